@@ -1,0 +1,59 @@
+"""Reading and writing npz files without pickled objects."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["read", "write"]
+
+
+def write(path: str | Path, kind: str, arrays: Mapping[str, Any]) -> Path:
+    """Write ``arrays`` and the file's ``format`` to ``path`` (``.npz`` is added if missing)."""
+    target = Path(path)
+    if target.suffix != ".npz":
+        target = target.with_name(target.name + ".npz")
+    stored = {name: np.asarray(value) for name, value in arrays.items()}
+    objects = [name for name, value in stored.items() if value.dtype == object]
+    if objects:
+        raise TypeError(f"cannot store object arrays: {', '.join(objects)}")
+    with target.open("wb") as file:
+        np.savez_compressed(file, format=f"isac-toolbox {kind} 1", **stored)  # type: ignore[arg-type]
+    return target
+
+
+def read(path: str | Path, kind: str, required: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Read every array of an npz file, never unpickling.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is not an npz, misses keys, or holds pickled objects; the message names them.
+    """
+    source = Path(path)
+    if not source.exists():
+        raise FileNotFoundError(f"no such file: {source}")
+    try:
+        archive = np.load(source, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{source} is not an npz file: {error}") from None
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError(f"{source} is not an npz file but a single array")
+    with archive:
+        missing = [name for name in required if name not in archive.files]
+        if missing:
+            raise ValueError(f"{source} misses the key(s) {', '.join(missing)} of a saved {kind}")
+        data = {}
+        for name in archive.files:
+            try:
+                data[name] = archive[name]
+            except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{source}: cannot read key {name} ({error})") from None
+    return data

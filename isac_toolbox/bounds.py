@@ -1,0 +1,141 @@
+"""Hybrid Cramer-Rao bound of positions, clocks and channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.atoms import fisher_blocks, make_atoms
+from isac_toolbox.channel.scene import Paths, Receiver, Scene, path_parameters
+
+if TYPE_CHECKING:
+    from isac_toolbox.scenario import Simulation
+
+__all__ = ["HybridBound", "hybrid_crb"]
+
+
+@dataclass(frozen=True, eq=False)
+class HybridBound:
+    """Lower bounds on root mean squared errors.
+
+    Attributes
+    ----------
+    position_rmse_m : ndarray, shape (S,)
+        Of every scatterer.
+    position_covariance_m2 : ndarray, shape (S, 3, 3)
+    user_position_rmse_m : ndarray, shape (K,)
+    time_offset_rmse_s : ndarray, shape (K,)
+    channel_nmse : float
+        ``E sum |h_hat - h|^2 / sum |h|^2``.
+    """
+
+    position_rmse_m: NDArray[np.float64]
+    position_covariance_m2: NDArray[np.float64]
+    user_position_rmse_m: NDArray[np.float64]
+    time_offset_rmse_s: NDArray[np.float64]
+    channel_nmse: float
+
+    @property
+    def channel_nmse_db(self) -> float:
+        """Channel bound in dB."""
+        return float(10 * np.log10(self.channel_nmse))
+
+
+def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
+    """Bound at the true scene: gains and scatterers unknown, users and clocks with their priors.
+
+    Parameters
+    ----------
+    simulation : Simulation
+    known_data : bool
+        True: all symbols known (no receiver can do better); False: pilots only.
+
+    Returns
+    -------
+    HybridBound
+
+    Notes
+    -----
+    docs/theory.md, section 8. Visibility is known; unlocated paths count with free direction and delay.
+    Paths that the block cannot tell apart make the Fisher matrix singular; a tiny ridge then keeps the
+    channel's bound finite and the positions' very large.
+    """
+    obs, truth = simulation.observation, simulation.truth
+    receiver = Receiver(
+        obs.array, obs.bs_position_m, obs.subcarrier_frequencies_hz, obs.wavefront, obs.carrier_hz
+    )
+    extra = truth.unlocated_paths
+    observed_length = SPEED_OF_LIGHT_M_S * (extra.delay_s + truth.time_offsets_s[extra.user])
+    scene = Scene(
+        points_m=truth.scatterer_positions_m,
+        users_m=truth.user_positions_m,
+        offsets_m=SPEED_OF_LIGHT_M_S * truth.time_offsets_s,
+        free_m=np.column_stack([observed_length, extra.direction_cosines]),
+    )
+    paths = Paths.build(truth.line_of_sight, truth.visibility, extra.user)
+    los, seen = paths.is_line_of_sight, paths.is_point
+    gains = np.empty(len(paths), complex)
+    gains[los] = truth.line_of_sight_gain[paths.user[los]]
+    gains[seen] = truth.scatterer_gain[paths.user[seen], paths.target[seen]]
+    gains[paths.is_free] = extra.gain
+
+    symbols = truth.symbols if known_data else obs.pilots
+    coupling = np.einsum("knt,jnt->nkj", symbols.conj(), symbols, optimize=True)
+    parameters = path_parameters(scene, paths, receiver)
+    atoms = make_atoms(parameters, paths, receiver)
+    information = (
+        _real_fisher(atoms.full_gram(coupling), gains, parameters.jacobian) * 2 / truth.noise_variance
+    )
+    precision, known = _prior_precision(scene, obs.user_position_stds_m, obs.time_offset_stds_s)
+    n_gains = 2 * len(paths)
+    information[n_gains:, n_gains:] += np.diag(precision)
+    keep = np.concatenate([np.ones(n_gains, bool), ~known])
+    covariance = np.zeros_like(information)
+    covariance[np.ix_(keep, keep)] = _inverse(information[np.ix_(keep, keep)])
+
+    identity = np.broadcast_to(np.eye(obs.n_users, dtype=complex), coupling.shape)
+    metric = _real_fisher(atoms.full_gram(identity), gains, parameters.jacobian)
+    error = float(np.sum(metric * covariance))
+    block = covariance[n_gains:, n_gains:]
+    points, users, offsets, _ = scene.blocks()
+    variance = np.diag(block)
+    positions = block[points, points].reshape(len(scene.points_m), 3, len(scene.points_m), 3)
+    index = np.arange(len(scene.points_m))
+    return HybridBound(
+        position_rmse_m=np.sqrt(variance[points].reshape(-1, 3).sum(axis=1)),
+        position_covariance_m2=positions[index, :, index],
+        user_position_rmse_m=np.sqrt(variance[users].reshape(-1, 3).sum(axis=1)),
+        time_offset_rmse_s=np.sqrt(variance[offsets]) / SPEED_OF_LIGHT_M_S,
+        channel_nmse=error / float(np.sum(np.abs(truth.channel) ** 2)),
+    )
+
+
+def _real_fisher(
+    gram: NDArray[np.complex128], gains: NDArray[np.complex128], jacobian: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Real inner products of the channel's derivatives in (Re x, Im x, scene)."""
+    gg, gs, ss = fisher_blocks(gram, gains, jacobian)
+    return np.block([[gg.real, -gg.imag, gs.real], [gg.imag, gg.real, gs.imag], [gs.real.T, gs.imag.T, ss]])
+
+
+def _prior_precision(
+    scene: Scene, user_stds_m: NDArray[np.float64], offset_stds_s: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Prior precision of the scene's vector (zero = no prior) and which entries are known exactly."""
+    precision, known = np.zeros(scene.n_parameters), np.zeros(scene.n_parameters, bool)
+    _, users, offsets, _ = scene.blocks()
+    for block, std in ((users, user_stds_m.ravel()), (offsets, offset_stds_s * SPEED_OF_LIGHT_M_S)):
+        known[block] = std == 0
+        precision[block] = np.where(std > 0, 1 / np.maximum(std, 1e-150) ** 2, 0.0)
+    return precision, known
+
+
+def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse of a positive semi-definite matrix, scaled to unit diagonal, with a tiny ridge."""
+    scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+    scaled = matrix * scale[:, None] * scale
+    return np.linalg.inv(scaled + 1e-13 * np.eye(len(matrix))) * scale[:, None] * scale

@@ -1,0 +1,21 @@
+"""Arrays, geometry, environments and the uplink; knows no estimator."""
+
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
+from isac_toolbox.channel.modulation import bit_labels, qam_constellation
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.channel.uplink import noise_variance_for_snr
+
+__all__ = [
+    "SPEED_OF_LIGHT_M_S",
+    "Environment",
+    "UniformPlanarArray",
+    "UnlocatedPaths",
+    "UplinkObservation",
+    "bit_labels",
+    "draw_environment",
+    "load_traced",
+    "noise_variance_for_snr",
+    "qam_constellation",
+]

@@ -1,0 +1,163 @@
+"""Separable algebra of path atoms: Gram, correlation and Fisher matrix without any N*M*L array.
+
+An atom is a delay response times an array response. With the statistics ``R`` (N, K, K) and ``Z``
+(K, N, M) of a block every inner product splits into a product over subcarriers and one over antennas
+(docs/theory.md, section 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.scene import PathParameters, Paths, Receiver
+
+__all__ = ["PathAtoms", "Statistics", "fisher_blocks", "make_atoms", "synthesise"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Sufficient statistics of a block.
+
+    Attributes
+    ----------
+    coupling : ndarray of complex, shape (N, K, K)
+        ``R_n[k, j] = sum_t E[conj(u_knt) u_jnt]``.
+    correlation : ndarray of complex, shape (K, N, M)
+        ``Z_kn = sum_t y_nt E[conj(u_knt)]``.
+    energy : float
+        ``|Y|^2`` over the symbols used.
+    n_observations : int
+        Number of complex samples used.
+    """
+
+    coupling: ComplexArray
+    correlation: ComplexArray
+    energy: float
+    n_observations: int
+
+
+@dataclass(frozen=True, eq=False)
+class PathAtoms:
+    """Factors of the path atoms and of their derivative atoms.
+
+    Atom type 0 is the path itself, 1 its derivative in the path length, 2.. those in the D spatial
+    parameters.
+    """
+
+    user: NDArray[np.int64]
+    delay: ComplexArray  # (N, L)
+    wavenumbers_per_m: RealArray  # (N,)
+    steering: ComplexArray  # (1 + D, L, M)
+
+    @property
+    def n_types(self) -> int:
+        """Number of atom types, 2 + D."""
+        return 1 + self.steering.shape[0]
+
+    def gram(self, coupling: ComplexArray) -> ComplexArray:
+        """Gram of the path atoms, shape (L, L)."""
+        a = self.steering[0]
+        return (a.conj() @ a.T) * self._delay_moments(coupling, 1)[0]
+
+    def full_gram(self, coupling: ComplexArray) -> ComplexArray:
+        """Gram of all atom types, shape (2 + D, 2 + D, L, L)."""
+        n_spatial, n_paths, n_antennas = self.steering.shape
+        flat = self.steering.reshape(-1, n_antennas)
+        space = (flat.conj() @ flat.T).reshape(n_spatial, n_paths, n_spatial, n_paths).transpose(0, 2, 1, 3)
+        zeroth, first, second = self._delay_moments(coupling, 3)
+        delay = np.array([[zeroth, -1j * first], [1j * first, second]])
+        in_delay = np.array([0, 1] + [0] * (n_spatial - 1))
+        in_space = np.array([0, *range(n_spatial)])
+        return delay[np.ix_(in_delay, in_delay)] * space[np.ix_(in_space, in_space)]
+
+    def _delay_moments(self, coupling: ComplexArray, orders: int) -> ComplexArray:
+        """``sum_n conj(b_ni) R_n[k_i, k_j] w_n^p b_nj`` for p < orders, shape (orders, L, L)."""
+        n_paths = self.user.size
+        moments = np.empty((orders, n_paths, n_paths), dtype=self.delay.dtype)
+        powers = self.wavenumbers_per_m[None, :] ** np.arange(orders)[:, None]
+        for j in np.unique(self.user):
+            own = np.flatnonzero(self.user == j)
+            left = self.delay.conj() * coupling[:, self.user, j]
+            right = powers[:, :, None] * self.delay[:, own]
+            moments[:, :, own] = np.matmul(left.T, right)
+        return moments
+
+    def correlate(self, correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
+        """Inner products with ``Z`` (K, N, M): shape (L,), or (2 + D, L) with derivatives."""
+        steering = self.steering if derivatives else self.steering[:1]
+        projected = self.project(correlation, steering)
+        conjugate = self.delay.conj()
+        values = np.einsum("nl,sln->sl", conjugate, projected, optimize=True)
+        if not derivatives:
+            return values[0]
+        in_length = np.einsum(
+            "n,nl,ln->l", 1j * self.wavenumbers_per_m, conjugate, projected[0], optimize=True
+        )
+        return np.concatenate([values[:1], in_length[None], values[1:]])
+
+    def project(self, correlation: ComplexArray, steering: ComplexArray) -> ComplexArray:
+        """``a_i^H Z_{k_i n}`` for responses (S, L, M), shape (S, L, N)."""
+        out = np.empty((*steering.shape[:2], self.delay.shape[0]), dtype=self.delay.dtype)
+        for k in np.unique(self.user):
+            own = np.flatnonzero(self.user == k)
+            out[:, own] = np.matmul(steering[:, own].conj(), correlation[k].T)
+        return out
+
+    def take(self, index: NDArray[np.int64]) -> PathAtoms:
+        """The atoms of some paths."""
+        return PathAtoms(
+            self.user[index], self.delay[:, index], self.wavenumbers_per_m, self.steering[:, index]
+        )
+
+
+def make_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> PathAtoms:
+    """Atoms ``b_n(L) = exp(-j 2 pi f_n L / c)`` times the array response."""
+    wavenumbers = receiver.wavenumbers_per_m
+    delay = np.exp(-1j * wavenumbers[:, None] * parameters.length_m)
+    return PathAtoms(paths.user, delay, wavenumbers, parameters.steering)
+
+
+def synthesise(atoms: PathAtoms, gains: ComplexArray, n_users: int) -> ComplexArray:
+    """Channel ``H_k = sum over the user's paths of x b a^T``, shape (K, N, M)."""
+    weighted = atoms.delay * gains
+    channel = np.zeros((n_users, atoms.delay.shape[0], atoms.steering.shape[2]), dtype=atoms.delay.dtype)
+    for k in np.unique(atoms.user):
+        own = np.flatnonzero(atoms.user == k)
+        channel[k] = weighted[:, own] @ atoms.steering[0, own]
+    return channel
+
+
+def fisher_blocks(
+    gram: ComplexArray, gains: ComplexArray, jacobian: RealArray
+) -> tuple[ComplexArray, ComplexArray, RealArray]:
+    """Inner products of the channel's derivatives in gains and in the scene's unknowns.
+
+    Parameters
+    ----------
+    gram : ndarray of complex, shape (2 + D, 2 + D, L, L)
+    gains : ndarray of complex, shape (L,)
+    jacobian : ndarray, shape (1 + D, L, P)
+
+    Returns
+    -------
+    gain_gain : ndarray of complex, shape (L, L)
+    gain_scene : ndarray of complex, shape (L, P)
+    scene_scene : ndarray, shape (P, P)
+        Real part only.
+
+    Notes
+    -----
+    Half the Fisher matrix per unit noise precision (docs/theory.md, section 6).
+    """
+    n_types, n_paths, n_parameters = jacobian.shape
+    flat = jacobian.reshape(n_types * n_paths, n_parameters)
+    derivative = gram[1:, 1:] * (gains.conj()[:, None] * gains)
+    square = derivative.real.transpose(0, 2, 1, 3).reshape(n_types * n_paths, n_types * n_paths)
+    cross = (gram[0, 1:] * gains).transpose(1, 0, 2).reshape(n_paths, n_types * n_paths)
+    return gram[0, 0], cross @ flat, flat.T @ square @ flat

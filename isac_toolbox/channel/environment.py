@@ -1,0 +1,322 @@
+"""Environments: users, scatterers and the paths between them, drawn at random or ray-traced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from isac_toolbox import _npz
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delays_s, unit_vectors
+
+__all__ = ["DrawSettings", "Environment", "draw_environment", "load_traced"]
+
+RealArray = NDArray[np.float64]
+Point = tuple[float, float, float]
+_SAME_POINT_M = 1e-3
+_MAX_TRIES = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Environment:
+    """Users, scatterers and every propagation path.
+
+    Attributes
+    ----------
+    bs_position_m : ndarray, shape (3,)
+    user_positions_m : ndarray, shape (K, 3)
+    scatterer_positions_m : ndarray, shape (S, 3)
+    line_of_sight_gain : ndarray of complex, shape (K,)
+        Zero where the user has no line of sight.
+    scatterer_gain : ndarray of complex, shape (K, S)
+        Zero where the user does not see the scatterer.
+    extra_user : ndarray of int, shape (P,)
+        User of every path that is not a single bounce.
+    extra_direction : ndarray, shape (P, 3)
+        Unit vector from the base station towards the arrival direction.
+    extra_delay_s : ndarray, shape (P,)
+    extra_gain : ndarray of complex, shape (P,)
+    region_m : ndarray, shape (2, 3)
+        Box that holds the scatterers.
+    name : str
+    """
+
+    bs_position_m: RealArray
+    user_positions_m: RealArray
+    scatterer_positions_m: RealArray
+    line_of_sight_gain: NDArray[np.complex128]
+    scatterer_gain: NDArray[np.complex128]
+    extra_user: NDArray[np.int64]
+    extra_direction: RealArray
+    extra_delay_s: RealArray
+    extra_gain: NDArray[np.complex128]
+    region_m: RealArray
+    name: str = "environment"
+
+    @property
+    def n_users(self) -> int:
+        """Number of users K."""
+        return int(self.user_positions_m.shape[0])
+
+    @property
+    def path_counts(self) -> NDArray[np.int64]:
+        """Number of paths of every user, shape (K,)."""
+        extra = np.bincount(self.extra_user, minlength=self.n_users)
+        return (self.line_of_sight_gain != 0) + np.count_nonzero(self.scatterer_gain, axis=1) + extra
+
+    def select_users(self, users: Sequence[int]) -> Environment:
+        """Keep only these users, and the scatterers that one of them sees.
+
+        Raises
+        ------
+        ValueError
+            If an index does not exist, repeats, or names a user without any path.
+        """
+        chosen = np.asarray(users)
+        if chosen.ndim != 1 or chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer):
+            raise ValueError(f"users must be a non-empty list of indices, got {users!r}")
+        if chosen.min() < 0 or chosen.max() >= self.n_users or np.unique(chosen).size != chosen.size:
+            raise ValueError(f"users must be distinct indices in 0..{self.n_users - 1}, got {users!r}")
+        silent = [int(k) for k in chosen if self.path_counts[k] == 0]
+        if silent:
+            raise ValueError(f"users: user(s) {silent} have no path to the base station")
+        gain = self.scatterer_gain[chosen]
+        seen = np.any(gain != 0, axis=0)
+        new_index = np.full(self.n_users, -1)
+        new_index[chosen] = np.arange(chosen.size)
+        kept = new_index[self.extra_user] >= 0
+        return Environment(
+            bs_position_m=self.bs_position_m,
+            user_positions_m=self.user_positions_m[chosen],
+            scatterer_positions_m=self.scatterer_positions_m[seen],
+            line_of_sight_gain=self.line_of_sight_gain[chosen],
+            scatterer_gain=gain[:, seen],
+            extra_user=new_index[self.extra_user[kept]],
+            extra_direction=self.extra_direction[kept],
+            extra_delay_s=self.extra_delay_s[kept],
+            extra_gain=self.extra_gain[kept],
+            region_m=self.region_m,
+            name=self.name,
+        )
+
+
+class DrawSettings(Protocol):
+    """What :func:`draw_environment` needs to know; :class:`isac_toolbox.Scenario` has it."""
+
+    @property
+    def n_users(self) -> int: ...
+    @property
+    def n_scatterers(self) -> int: ...
+    @property
+    def bs_position_m(self) -> Point: ...
+    @property
+    def region_m(self) -> tuple[Point, Point]: ...
+    @property
+    def user_region_m(self) -> tuple[Point, Point]: ...
+    @property
+    def min_separation_m(self) -> float: ...
+    @property
+    def min_excess_path_m(self) -> float: ...
+    @property
+    def visibility_probability(self) -> float: ...
+    @property
+    def line_of_sight_probability(self) -> float: ...
+    @property
+    def reflection_loss_db(self) -> float: ...
+    @property
+    def reflection_loss_std_db(self) -> float: ...
+    @property
+    def burst_size(self) -> int: ...
+    @property
+    def burst_radius_m(self) -> float: ...
+
+
+def draw_environment(settings: DrawSettings, rng: np.random.Generator) -> Environment:
+    """Draw users, scatterers, who sees which, and the gains (docs/theory.md, section 1).
+
+    A scatterer and every user lie at least ``min_separation_m`` from one another, and a user's path over
+    a scatterer is at least ``min_excess_path_m`` longer than its line of sight. A path's amplitude is
+    that of free space over its length, less a reflection loss drawn per path in dB; its phase is uniform.
+    Scatterers that no user sees are left out.
+
+    Raises
+    ------
+    ValueError
+        If the region cannot hold that many points at that separation.
+    """
+    users = _draw_separated(
+        rng, settings.n_users, settings.user_region_m, settings.min_separation_m, np.empty((0, 3))
+    )
+    scatterers = _draw_scatterers(settings, users, rng)
+    bs = np.asarray(settings.bs_position_m, dtype=float)
+    visible = rng.random((settings.n_users, len(scatterers))) < settings.visibility_probability
+    line_of_sight = rng.random(settings.n_users) < settings.line_of_sight_probability
+    visible[~line_of_sight & ~visible.any(axis=1), :1] = True
+    length = bistatic_delays_s(users, scatterers, bs) * SPEED_OF_LIGHT_M_S
+    loss_db = settings.reflection_loss_db + settings.reflection_loss_std_db * rng.standard_normal(
+        length.shape
+    )
+    phase = np.exp(2j * np.pi * rng.random(length.shape))
+    gain = visible * phase * 10 ** (-np.maximum(loss_db, 0.0) / 20) / length
+    los_length = line_of_sight_delays_s(users, bs) * SPEED_OF_LIGHT_M_S
+    los_gain = line_of_sight * np.exp(2j * np.pi * rng.random(settings.n_users)) / los_length
+    seen = visible.any(axis=0)
+    return Environment(
+        bs_position_m=bs,
+        user_positions_m=users,
+        scatterer_positions_m=scatterers[seen],
+        line_of_sight_gain=los_gain,
+        scatterer_gain=gain[:, seen],
+        extra_user=np.zeros(0, np.int64),
+        extra_direction=np.zeros((0, 3)),
+        extra_delay_s=np.zeros(0),
+        extra_gain=np.zeros(0, complex),
+        region_m=np.asarray(settings.region_m, dtype=float),
+        name="drawn",
+    )
+
+
+def _draw_separated(
+    rng: np.random.Generator, count: int, region_m: ArrayLike, separation_m: float, others: RealArray
+) -> RealArray:
+    """Uniform points in a box, at least ``separation_m`` from each other and from ``others``."""
+    low, high = np.asarray(region_m, dtype=float)
+    points = np.empty((0, 3))
+    for _ in range(_MAX_TRIES):
+        if len(points) == count:
+            return points
+        candidate = low + (high - low) * rng.random(3)
+        if _is_apart(candidate, points, separation_m) and _is_apart(candidate, others, separation_m):
+            points = np.vstack([points, candidate])
+    raise ValueError(f"region cannot hold {count} points at least {separation_m} m apart")
+
+
+def _is_apart(candidate: RealArray, points: RealArray, separation_m: float) -> bool:
+    return not np.any(np.linalg.norm(points - candidate, axis=1) < separation_m)
+
+
+def _draw_scatterers(settings: DrawSettings, users: RealArray, rng: np.random.Generator) -> RealArray:
+    """Scatterers in bursts of ``burst_size`` (1 = none), away from users and from their lines of sight."""
+    low, high = np.asarray(settings.region_m, dtype=float)
+    bs = np.asarray(settings.bs_position_m, dtype=float)
+    los_length = line_of_sight_delays_s(users, bs) * SPEED_OF_LIGHT_M_S
+    points = np.empty((0, 3))
+    centre = low
+    for _ in range(_MAX_TRIES):
+        if len(points) == settings.n_scatterers:
+            return points
+        first_of_burst = len(points) % settings.burst_size == 0
+        if first_of_burst:
+            candidate = centre = low + (high - low) * rng.random(3)
+        else:
+            candidate = np.clip(centre + settings.burst_radius_m * rng.uniform(-1, 1, 3), low, high)
+        excess = bistatic_delays_s(users, candidate, bs)[:, 0] * SPEED_OF_LIGHT_M_S - los_length
+        if (
+            np.all(excess >= settings.min_excess_path_m)
+            and _is_apart(candidate, points, settings.min_separation_m)
+            and _is_apart(candidate, users, settings.min_separation_m)
+        ):
+            points = np.vstack([points, candidate])
+    raise ValueError(
+        f"region_m cannot hold {settings.n_scatterers} scatterers at least {settings.min_separation_m} m apart "
+        f"with an excess path of {settings.min_excess_path_m} m"
+    )
+
+
+def load_traced(path: str | Path, *, margin_m: float = 10.0) -> Environment:
+    """Read a ray-traced environment.
+
+    Parameters
+    ----------
+    path : str or Path
+        An npz file, or the name of one of the shipped environments (``"munich"``, ``"street_canyon"``,
+        with or without ``.npz``).
+    margin_m : float
+        The region is the bounding box of the single-bounce points grown by this much.
+
+    Returns
+    -------
+    Environment
+        Single bounces are scatterers, a line of sight is one, everything else is an unlocated path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither a file nor a shipped environment of that name.
+    ValueError
+        If keys are missing or inconsistent.
+
+    Notes
+    -----
+    Keys: ``bs_position_m (3,)``, ``ue_position_m (K, 3)``, ``path_ue (P,)``, ``path_depth (P,)`` (0 = line
+    of sight, 1 = single bounce, more = further bounces), ``path_gain (P,)``, ``path_delay_s (P,)``,
+    ``path_first_bounce_m (P, 3)`` (NaN on the line of sight). The shipped files were traced with
+    sionna-rt 2.2.0 (Apache-2.0) at 3.5 GHz, specular reflections, at most two bounces.
+    """
+    keys = ["bs_position_m", "ue_position_m", "path_ue", "path_depth", "path_gain", "path_delay_s"]
+    keys.append("path_first_bounce_m")
+    source = Path(path)
+    if source.exists():
+        return _from_traced(_npz.read(source, "traced environment", keys), source.stem, margin_m)
+    shipped = files("isac_toolbox") / "data" / "traced" / f"{source.name.removesuffix('.npz')}.npz"
+    if not shipped.is_file():
+        known = sorted(
+            p.name for p in (files("isac_toolbox") / "data" / "traced").iterdir() if p.name.endswith("npz")
+        )
+        raise FileNotFoundError(f"no such traced environment: {path}; shipped are {', '.join(known)}")
+    with as_file(shipped) as real:
+        return _from_traced(_npz.read(real, "traced environment", keys), source.name, margin_m)
+
+
+def _from_traced(data: dict[str, NDArray], name: str, margin_m: float) -> Environment:
+    users, bs = data["ue_position_m"].astype(float), data["bs_position_m"].astype(float)
+    path_user, depth = data["path_ue"].astype(np.int64), data["path_depth"]
+    gain, bounce = data["path_gain"].astype(complex), data["path_first_bounce_m"].astype(float)
+    lengths = {
+        len(data[key])
+        for key in ("path_ue", "path_depth", "path_gain", "path_delay_s", "path_first_bounce_m")
+    }
+    if len(lengths) != 1:
+        raise ValueError(f"{name}: path arrays have different lengths {sorted(lengths)}")
+    if path_user.size and (path_user.min() < 0 or path_user.max() >= len(users)):
+        raise ValueError(f"{name}: path_ue must index ue_position_m (0..{len(users) - 1})")
+    los_gain = np.zeros(len(users), complex)
+    los_gain[path_user[depth == 0]] = gain[depth == 0]
+    single, further = depth == 1, depth > 1
+    points, index = _distinct_points(bounce[single])
+    scatterer_gain = np.zeros((len(users), len(points)), complex)
+    np.add.at(scatterer_gain, (path_user[single], index), gain[single])
+    box = np.vstack([points, users]) if len(points) else users
+    return Environment(
+        bs_position_m=bs,
+        user_positions_m=users,
+        scatterer_positions_m=points,
+        line_of_sight_gain=los_gain,
+        scatterer_gain=scatterer_gain,
+        extra_user=path_user[further],
+        extra_direction=unit_vectors(bs, bounce[further])[0],
+        extra_delay_s=data["path_delay_s"][further].astype(float),
+        extra_gain=gain[further],
+        region_m=np.array([box.min(axis=0) - margin_m, box.max(axis=0) + margin_m]),
+        name=name.removesuffix(".npz"),
+    )
+
+
+def _distinct_points(points: RealArray) -> tuple[RealArray, NDArray[np.int64]]:
+    """Points without repetitions (to a millimetre) and every input's index among them."""
+    distinct: list[RealArray] = []
+    index = np.empty(len(points), np.int64)
+    for i, point in enumerate(points):
+        distance = np.linalg.norm(np.asarray(distinct).reshape(-1, 3) - point, axis=1)
+        if distance.size and distance.min() < _SAME_POINT_M:
+            index[i] = int(np.argmin(distance))
+        else:
+            index[i] = len(distinct)
+            distinct.append(point)
+    return np.asarray(distinct).reshape(-1, 3), index

@@ -1,0 +1,293 @@
+"""What a receiver has: one received OFDM block, its pilots and what is known beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from isac_toolbox import _npz
+from isac_toolbox._validation import as_array, check_finite, check_non_negative, check_positive, check_shape
+from isac_toolbox.channel.array import UniformPlanarArray
+
+__all__ = ["LINKS", "WAVEFRONTS", "UplinkObservation"]
+
+WAVEFRONTS = ("planar", "spherical")
+LINKS = ("uplink",)
+_MIN_USER_DISTANCE_M = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class UplinkObservation:
+    """One received uplink block: the only thing an estimator sees.
+
+    Parameters
+    ----------
+    received : array_like of complex, shape (N, M, T)
+        Samples per subcarrier, antenna and OFDM symbol.
+    pilots : array_like of complex, shape (K, N, T)
+        Known symbols, zero where data is sent (and where a user is silent).
+    pilot_mask : array_like of bool, shape (N, T) or (K, N, T)
+        True where the symbol is known (a known zero = silent), False where data is sent.
+    array : UniformPlanarArray
+        Receive array with M elements.
+    subcarrier_frequencies_hz : array_like, shape (N,)
+        Baseband frequencies of the used subcarriers, centred around zero.
+    bs_position_m : array_like, shape (3,)
+        Base station.
+    user_positions_m : array_like, shape (K, 3)
+        Nominal user positions.
+    user_position_std_m : array_like, scalar, (3,) or (K, 3)
+        Standard deviation of their error, axes independent; 0 = known coordinate.
+    time_offset_std_s : array_like, scalar or (K,)
+        Standard deviation of the users' clock offsets.
+    constellation : array_like of complex, shape (Q,)
+        Data alphabet, unit mean energy, Q a power of two; bits are those of the index.
+    region_m : array_like, shape (2, 3) as a pair of corners
+        Box in which scatterers may lie.
+    carrier_hz : float, optional
+        Needed for spherical wavefronts.
+    wavefront : {"planar", "spherical"}
+    link : {"uplink"}
+    noise_variance : float, optional
+        Known noise variance per sample; estimated when not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is allowed.
+
+    Notes
+    -----
+    Saved files hold one npz array per field: ``received, pilots, pilot_mask, array_shape,
+    array_spacing_wavelengths, array_orientation_rad, subcarrier_frequencies_hz, bs_position_m,
+    user_positions_m, user_position_std_m, time_offset_std_s, constellation, region_m, carrier_hz
+    (NaN = none), wavefront, link, noise_variance (NaN = none), format``. No pickled objects.
+    """
+
+    received: NDArray[np.complex128]
+    pilots: NDArray[np.complex128]
+    pilot_mask: NDArray[np.bool_]
+    array: UniformPlanarArray
+    subcarrier_frequencies_hz: NDArray[np.float64]
+    bs_position_m: NDArray[np.float64]
+    user_positions_m: NDArray[np.float64]
+    user_position_std_m: NDArray[np.float64]
+    time_offset_std_s: NDArray[np.float64]
+    constellation: NDArray[np.complex128]
+    region_m: NDArray[np.float64]
+    carrier_hz: float | None = None
+    wavefront: str = "planar"
+    link: str = "uplink"
+    noise_variance: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.array, UniformPlanarArray):
+            raise TypeError(f"array must be a UniformPlanarArray, got {type(self.array).__name__}")
+        self._set("received", as_array("received", self.received, complex))
+        self._set("pilots", as_array("pilots", self.pilots, complex))
+        for name in _REAL_FIELDS:
+            self._set(name, as_array(name, getattr(self, name), float))
+        self._set("constellation", as_array("constellation", self.constellation, complex))
+        self._check_block()
+        self._check_pilots()
+        self._check_knowledge()
+        self._check_constellation()
+        self._check_options()
+
+    def _set(self, name: str, value: NDArray[Any]) -> None:
+        frozen = np.array(value)
+        frozen.setflags(write=False)
+        object.__setattr__(self, name, frozen)
+
+    def _check_block(self) -> None:
+        n_elements = self.array.n_elements
+        check_shape("received", self.received, (None, n_elements, None), "(N, M, T) with M of the array")
+        if self.received.shape[0] < 2:
+            raise ValueError(f"received must have at least two subcarriers, got {self.received.shape[0]}")
+        if self.received.shape[2] < 1:
+            raise ValueError("received must have at least one OFDM symbol, got none")
+        check_finite("received", self.received)
+        if not np.any(self.received):
+            raise ValueError("received must not be all zero: there is nothing to estimate from")
+        check_shape(
+            "subcarrier_frequencies_hz", self.subcarrier_frequencies_hz, (self.received.shape[0],), "(N,)"
+        )
+        check_finite("subcarrier_frequencies_hz", self.subcarrier_frequencies_hz)
+        if np.unique(self.subcarrier_frequencies_hz).size != self.received.shape[0]:
+            raise ValueError("subcarrier_frequencies_hz must be distinct, got repeated frequencies")
+
+    def _check_pilots(self) -> None:
+        n_sub, _, n_symbols = self.received.shape
+        check_shape("pilots", self.pilots, (None, n_sub, n_symbols), "(K, N, T)")
+        check_finite("pilots", self.pilots)
+        n_users = self.pilots.shape[0]
+        if n_users < 1:
+            raise ValueError("pilots must hold at least one user, got none")
+        if n_users > self.array.n_elements:
+            raise ValueError(
+                f"pilots: more users than antennas ({n_users} > {self.array.n_elements}); "
+                "at most M users can be separated"
+            )
+        mask = np.asarray(self.pilot_mask)
+        if mask.dtype != bool:
+            raise TypeError(f"pilot_mask must be boolean, got dtype {mask.dtype}")
+        if mask.shape not in ((n_sub, n_symbols), (n_users, n_sub, n_symbols)):
+            raise ValueError(
+                f"pilot_mask must have shape (N, T) = {(n_sub, n_symbols)} or (K, N, T) = "
+                f"{(n_users, n_sub, n_symbols)}, got {mask.shape}"
+            )
+        self._set("pilot_mask", mask)
+        if np.any(self.pilots[~self.known]):
+            raise ValueError("pilots must be zero wherever pilot_mask is False (data positions)")
+        energy = np.sum(np.abs(self.pilots) ** 2, axis=(1, 2))
+        if np.any(energy == 0):
+            raise ValueError(f"pilots: no pilots for user(s) {np.flatnonzero(energy == 0).tolist()}")
+
+    def _check_knowledge(self) -> None:
+        n_users = self.n_users
+        check_shape("bs_position_m", self.bs_position_m, (3,), "(3,)")
+        check_shape("user_positions_m", self.user_positions_m, (n_users, 3), "(K, 3)")
+        check_shape("region_m", self.region_m, (2, 3), "((3,), (3,))")
+        for name in _REAL_FIELDS:
+            check_finite(name, getattr(self, name))
+        std = self.user_position_std_m
+        if std.shape not in ((), (3,), (n_users, 3)):
+            raise ValueError(f"user_position_std_m must be scalar, (3,) or ({n_users}, 3), got {std.shape}")
+        if self.time_offset_std_s.shape not in ((), (n_users,)):
+            raise ValueError(
+                f"time_offset_std_s must be scalar or ({n_users},), got {self.time_offset_std_s.shape}"
+            )
+        check_non_negative("user_position_std_m", std)
+        check_non_negative("time_offset_std_s", self.time_offset_std_s)
+        if np.any(self.region_m[1] <= self.region_m[0]):
+            raise ValueError(
+                "region_m must have a positive extent along every axis, got corners "
+                f"{self.region_m[0].tolist()} and {self.region_m[1].tolist()}"
+            )
+        distances = np.linalg.norm(self.user_positions_m - self.bs_position_m, axis=1)
+        if np.any(distances < _MIN_USER_DISTANCE_M):
+            raise ValueError(
+                f"user_positions_m: user(s) {np.flatnonzero(distances < _MIN_USER_DISTANCE_M).tolist()} "
+                "coincide with bs_position_m, which an uplink does not allow"
+            )
+
+    def _check_constellation(self) -> None:
+        points = self.constellation
+        check_shape("constellation", points, (None,), "(Q,)")
+        check_finite("constellation", points)
+        if points.size < 2 or points.size & (points.size - 1):
+            raise ValueError(
+                f"constellation must have a power of two of points (at least 2), got {points.size}"
+            )
+        energy = float(np.mean(np.abs(points) ** 2))
+        if abs(energy - 1) > 1e-6:
+            raise ValueError(f"constellation must have unit mean energy, got {energy:.6g}")
+        if np.unique(points).size != points.size:
+            raise ValueError("constellation must have distinct points, got repeated ones")
+
+    def _check_options(self) -> None:
+        if self.wavefront not in WAVEFRONTS:
+            raise ValueError(f"wavefront must be one of {WAVEFRONTS}, got {self.wavefront!r}")
+        if self.link not in LINKS:
+            raise ValueError(f"link must be one of {LINKS}, got {self.link!r}")
+        for name in ("carrier_hz", "noise_variance"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+                object.__setattr__(self, name, float(getattr(self, name)))
+        if self.wavefront == "spherical" and self.carrier_hz is None:
+            raise ValueError("carrier_hz is needed for wavefront='spherical', got None")
+
+    @property
+    def n_users(self) -> int:
+        """Number of users K."""
+        return int(self.pilots.shape[0])
+
+    @property
+    def n_subcarriers(self) -> int:
+        """Number of used subcarriers N."""
+        return int(self.received.shape[0])
+
+    @property
+    def n_symbols(self) -> int:
+        """Number of OFDM symbols T."""
+        return int(self.received.shape[2])
+
+    @property
+    def bits_per_symbol(self) -> int:
+        """Bits of a constellation index."""
+        return int(self.constellation.size).bit_length() - 1
+
+    @cached_property
+    def known(self) -> NDArray[np.bool_]:
+        """``pilot_mask`` for every user, shape (K, N, T)."""
+        return np.broadcast_to(self.pilot_mask, self.pilots.shape)
+
+    @cached_property
+    def user_position_stds_m(self) -> NDArray[np.float64]:
+        """Standard deviations of the user positions, shape (K, 3)."""
+        return np.broadcast_to(self.user_position_std_m, (self.n_users, 3))
+
+    @cached_property
+    def time_offset_stds_s(self) -> NDArray[np.float64]:
+        """Standard deviations of the clock offsets, shape (K,)."""
+        return np.broadcast_to(self.time_offset_std_s, (self.n_users,))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the observation as an npz file (keys above) and return its path."""
+        stored: dict[str, ArrayLike] = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("array", "carrier_hz", "noise_variance")
+        }
+        stored["array_shape"] = self.array.shape
+        stored["array_spacing_wavelengths"] = self.array.spacings
+        stored["array_orientation_rad"] = (self.array.azimuth_rad, self.array.elevation_rad)
+        for name in ("carrier_hz", "noise_variance"):
+            value = getattr(self, name)
+            stored[name] = np.nan if value is None else value
+        return _npz.write(path, "uplink-observation", stored)
+
+    @classmethod
+    def load(cls, path: str | Path) -> UplinkObservation:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not an npz file, lacks keys or holds pickled objects.
+        """
+        names = [f.name for f in fields(cls) if f.name != "array"]
+        array_keys = ["array_shape", "array_spacing_wavelengths", "array_orientation_rad"]
+        data = _npz.read(path, "uplink-observation", names + array_keys)
+        check_shape("array_shape", data["array_shape"], (2,), "(2,)")
+        check_shape("array_spacing_wavelengths", data["array_spacing_wavelengths"], (2,), "(2,)")
+        check_shape("array_orientation_rad", data["array_orientation_rad"], (2,), "(2,)")
+        n_h, n_v = data["array_shape"].tolist()
+        d_h, d_v = data["array_spacing_wavelengths"].tolist()
+        array = UniformPlanarArray(
+            (n_h, n_v), d_h if d_h == d_v else (d_h, d_v), *data["array_orientation_rad"].tolist()
+        )
+        values: dict[str, Any] = {name: data[name] for name in names}
+        for name in ("carrier_hz", "noise_variance"):
+            number = float(values[name])
+            values[name] = None if np.isnan(number) else number
+        for name in ("wavefront", "link"):
+            values[name] = str(values[name])
+        return cls(array=array, **values)
+
+
+_REAL_FIELDS = (
+    "subcarrier_frequencies_hz",
+    "bs_position_m",
+    "user_positions_m",
+    "user_position_std_m",
+    "time_offset_std_s",
+    "region_m",
+)

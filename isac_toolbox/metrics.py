@@ -1,0 +1,124 @@
+"""Figures of merit: channel error, localisation, symbol and bit errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+
+from isac_toolbox._validation import as_array, check_finite, check_positive
+from isac_toolbox.channel.modulation import bit_labels
+
+if TYPE_CHECKING:
+    from isac_toolbox.estimators import EstimationResult
+    from isac_toolbox.scenario import Simulation
+
+__all__ = ["Localisation", "bit_error_rate", "channel_nmse_db", "localisation", "symbol_error_rate"]
+
+
+def channel_nmse_db(estimate: ArrayLike, truth: ArrayLike) -> float:
+    """Normalised mean squared error ``sum |h_hat - h|^2 / sum |h|^2`` over all users, in dB.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, the truth is zero, or values are not finite.
+    """
+    h_hat, h = as_array("estimate", estimate, complex), as_array("truth", truth, complex)
+    if h_hat.shape != h.shape:
+        raise ValueError(f"estimate must have the shape of truth {h.shape}, got {h_hat.shape}")
+    check_finite("estimate", h_hat)
+    check_finite("truth", h)
+    energy = float(np.sum(np.abs(h) ** 2))
+    if energy == 0:
+        raise ValueError("truth must not be all zero")
+    error = float(np.sum(np.abs(h_hat - h) ** 2))
+    return 10 * np.log10(error / energy) if error > 0 else -np.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Localisation:
+    """Estimated points matched to true ones.
+
+    Attributes
+    ----------
+    hits, misses, false_alarms : int
+        True points found, true points not found, estimated points without a true one.
+    rmse_m : float
+        Over the hits; NaN if there is none.
+    distances_m : ndarray, shape (hits,)
+    estimate_index, truth_index : ndarray of int, shape (hits,)
+    ospa_m : float
+        Optimal sub-pattern assignment distance of order 2 with cut-off ``max_distance_m``.
+    """
+
+    hits: int
+    misses: int
+    false_alarms: int
+    rmse_m: float
+    distances_m: NDArray[np.float64]
+    estimate_index: NDArray[np.int64]
+    truth_index: NDArray[np.int64]
+    ospa_m: float
+
+
+def localisation(estimate_m: ArrayLike, truth_m: ArrayLike, max_distance_m: float = 2.0) -> Localisation:
+    """Match estimated to true points, one to one, within ``max_distance_m``.
+
+    The assignment has the most matches, and among those the smallest sum of squared distances.
+
+    Parameters
+    ----------
+    estimate_m, truth_m : array_like, shape (S_hat, 3) and (S, 3)
+    max_distance_m : float
+
+    Raises
+    ------
+    ValueError
+        For wrong shapes, values that are not finite, or a distance that is not positive.
+    """
+    check_positive("max_distance_m", max_distance_m)
+    estimate, truth = as_array("estimate_m", estimate_m, float), as_array("truth_m", truth_m, float)
+    for name, points in (("estimate_m", estimate), ("truth_m", truth)):
+        if points.size and (points.ndim != 2 or points.shape[1] != 3):
+            raise ValueError(f"{name} must have shape (points, 3), got {points.shape}")
+        check_finite(name, points)
+    estimate, truth = estimate.reshape(-1, 3), truth.reshape(-1, 3)
+    distance = np.linalg.norm(estimate[:, None] - truth[None], axis=2)
+    allowed = distance <= max_distance_m
+    forbidden = 1e6 * max_distance_m**2
+    row, column = linear_sum_assignment(np.where(allowed, distance**2, forbidden))
+    matched = allowed[row, column]
+    row, column = row[matched], column[matched]
+    errors = distance[row, column]
+    larger = max(len(estimate), len(truth))
+    squared = np.sum(errors**2) + max_distance_m**2 * (larger - errors.size)
+    return Localisation(
+        hits=errors.size,
+        misses=len(truth) - errors.size,
+        false_alarms=len(estimate) - errors.size,
+        rmse_m=float(np.sqrt(np.mean(errors**2))) if errors.size else float("nan"),
+        distances_m=errors,
+        estimate_index=row,
+        truth_index=column,
+        ospa_m=float(np.sqrt(squared / larger)) if larger else 0.0,
+    )
+
+
+def symbol_error_rate(result: EstimationResult, simulation: Simulation) -> float:
+    """Share of wrong data symbols; NaN if the block carries none."""
+    sent = simulation.truth.symbol_indices
+    data = sent >= 0
+    return float(np.mean(result.symbol_decision[data] != sent[data])) if data.any() else float("nan")
+
+
+def bit_error_rate(result: EstimationResult, simulation: Simulation) -> float:
+    """Share of wrong bits of the data symbols; NaN if the block carries none."""
+    sent = simulation.truth.symbol_indices
+    data = sent >= 0
+    bits = bit_labels(simulation.observation.constellation.size)
+    wrong = bits[result.symbol_decision[data]] != bits[sent[data]]
+    return float(np.mean(wrong)) if data.any() else float("nan")
