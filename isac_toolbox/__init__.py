@@ -46,21 +46,26 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from isac_toolbox import bounds, channel, estimators, inference, metrics, plotting, scenario
-    from isac_toolbox.channel import (
-        Environment,
-        UniformPlanarArray,
-        UnlocatedPaths,
-        UplinkObservation,
-        load_traced,
-        qam_constellation,
-    )
-    from isac_toolbox.estimators import (
-        NOMP,
-        EMTurboBiSVBI,
-        EstimationResult,
-        GenieLMMSE,
-        LeastSquares,
-        MusicSCVBI,
-    )
-    from isac_toolbox.scenario import Scenario, Simulation, Truth, scenario_names
+    from isac_toolbox import bounds as bounds
+    from isac_toolbox import channel as channel
+    from isac_toolbox import estimators as estimators
+    from isac_toolbox import inference as inference
+    from isac_toolbox import metrics as metrics
+    from isac_toolbox import plotting as plotting
+    from isac_toolbox import scenario as scenario
+    from isac_toolbox.channel import Environment as Environment
+    from isac_toolbox.channel import UniformPlanarArray as UniformPlanarArray
+    from isac_toolbox.channel import UnlocatedPaths as UnlocatedPaths
+    from isac_toolbox.channel import UplinkObservation as UplinkObservation
+    from isac_toolbox.channel import load_traced as load_traced
+    from isac_toolbox.channel import qam_constellation as qam_constellation
+    from isac_toolbox.estimators import NOMP as NOMP
+    from isac_toolbox.estimators import EMTurboBiSVBI as EMTurboBiSVBI
+    from isac_toolbox.estimators import EstimationResult as EstimationResult
+    from isac_toolbox.estimators import GenieLMMSE as GenieLMMSE
+    from isac_toolbox.estimators import LeastSquares as LeastSquares
+    from isac_toolbox.estimators import MusicSCVBI as MusicSCVBI
+    from isac_toolbox.scenario import Scenario as Scenario
+    from isac_toolbox.scenario import Simulation as Simulation
+    from isac_toolbox.scenario import Truth as Truth
+    from isac_toolbox.scenario import scenario_names as scenario_names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["read", "write"]
+
+# what NumPy and zipfile raise on a truncated, altered or foreign file
+_DAMAGED = (ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def write(path: str | Path, kind: str, arrays: Mapping[str, Any]) -> Path:
@@ -42,7 +46,7 @@ def read(path: str | Path, kind: str, required: Iterable[str]) -> dict[str, NDAr
         raise FileNotFoundError(f"no such file: {source}")
     try:
         archive = np.load(source, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{source} is not an npz file: {error}") from None
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError(f"{source} is not an npz file but a single array")
@@ -54,6 +58,6 @@ def read(path: str | Path, kind: str, required: Iterable[str]) -> dict[str, NDAr
         for name in archive.files:
             try:
                 data[name] = archive[name]
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            except _DAMAGED as error:
                 raise ValueError(f"{source}: cannot read key {name} ({error})") from None
     return data

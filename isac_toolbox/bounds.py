@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms import fisher_blocks, make_atoms
-from isac_toolbox.channel.scene import Paths, Receiver, Scene, path_parameters
+from isac_toolbox.channel.scene import Paths, Receiver, Scene, ScenePrior, path_parameters
 
 if TYPE_CHECKING:
     from isac_toolbox.scenario import Simulation
@@ -65,9 +65,7 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     channel's bound finite and the positions' very large.
     """
     obs, truth = simulation.observation, simulation.truth
-    receiver = Receiver(
-        obs.array, obs.bs_position_m, obs.subcarrier_frequencies_hz, obs.wavefront, obs.carrier_hz
-    )
+    receiver = Receiver.of(obs)
     extra = truth.unlocated_paths
     observed_length = SPEED_OF_LIGHT_M_S * (extra.delay_s + truth.time_offsets_s[extra.user])
     scene = Scene(
@@ -90,10 +88,10 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     information = (
         _real_fisher(atoms.full_gram(coupling), gains, parameters.jacobian) * 2 / truth.noise_variance
     )
-    precision, known = _prior_precision(scene, obs.user_position_stds_m, obs.time_offset_stds_s)
+    prior = ScenePrior.of(obs)
     n_gains = 2 * len(paths)
-    information[n_gains:, n_gains:] += np.diag(precision)
-    keep = np.concatenate([np.ones(n_gains, bool), ~known])
+    information[n_gains:, n_gains:] += np.diag(prior.precision(scene))
+    keep = np.concatenate([np.ones(n_gains, bool), ~prior.known(scene)])
     covariance = np.zeros_like(information)
     covariance[np.ix_(keep, keep)] = _inverse(information[np.ix_(keep, keep)])
 
@@ -120,18 +118,6 @@ def _real_fisher(
     """Real inner products of the channel's derivatives in (Re x, Im x, scene)."""
     gg, gs, ss = fisher_blocks(gram, gains, jacobian)
     return np.block([[gg.real, -gg.imag, gs.real], [gg.imag, gg.real, gs.imag], [gs.real.T, gs.imag.T, ss]])
-
-
-def _prior_precision(
-    scene: Scene, user_stds_m: NDArray[np.float64], offset_stds_s: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Prior precision of the scene's vector (zero = no prior) and which entries are known exactly."""
-    precision, known = np.zeros(scene.n_parameters), np.zeros(scene.n_parameters, bool)
-    _, users, offsets, _ = scene.blocks()
-    for block, std in ((users, user_stds_m.ravel()), (offsets, offset_stds_s * SPEED_OF_LIGHT_M_S)):
-        known[block] = std == 0
-        precision[block] = np.where(std > 0, 1 / np.maximum(std, 1e-150) ** 2, 0.0)
-    return precision, known
 
 
 def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

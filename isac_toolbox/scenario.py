@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
@@ -23,7 +24,7 @@ from isac_toolbox.channel.uplink import draw_symbols, make_pilots, noise_varianc
 
 __all__ = ["Scenario", "Simulation", "Truth", "scenario_names"]
 
-Point = tuple[float, float, float]
+Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ class Scenario(BaseModel):
     # receiver
     array_shape: tuple[int, int] = (8, 8)
     spacing_wavelengths: float = Field(0.5, gt=0, allow_inf_nan=False)
-    azimuth_rad: float | None = None
+    azimuth_rad: FiniteFloat | None = None
     elevation_rad: float = Field(0.0, allow_inf_nan=False)
     carrier_hz: float = Field(3.5e9, gt=0, allow_inf_nan=False)
     wavefront: Literal["planar", "spherical"] = "planar"
@@ -109,7 +110,7 @@ class Scenario(BaseModel):
     # scatterers
     traced: str | None = None
     n_scatterers: int = Field(8, ge=0)
-    region_m: tuple[Point, Point] | None = ((20.0, -30.0, 0.0), (80.0, 30.0, 15.0))
+    region_m: tuple[Point, Point] = ((20.0, -30.0, 0.0), (80.0, 30.0, 15.0))
     min_separation_m: float = Field(5.0, ge=0, allow_inf_nan=False)
     min_excess_path_m: float = Field(3.0, ge=0, allow_inf_nan=False)
     visibility_probability: float = Field(0.65, ge=0, le=1)
@@ -127,21 +128,17 @@ class Scenario(BaseModel):
             raise ValueError(f"n_users: more users than antennas ({self.n_users} > {n_elements})")
         if self.pilot_pattern == "orthogonal" and self.pilot_symbols < self.n_users:
             raise ValueError(
-                f"n_pilot_symbols must be at least n_users for orthogonal pilots, got {self.n_pilot_symbols} < "
-                f"{self.n_users}; use pilot_pattern 'comb' or 'random' for fewer"
+                f"n_pilot_symbols must be at least n_users for orthogonal pilots, "
+                f"got {self.n_pilot_symbols} < {self.n_users}; use pilot_pattern 'comb' or 'random' for fewer"
             )
         if self.pilot_pattern == "comb" and self.n_subcarriers < self.n_users:
             raise ValueError("pilot_pattern 'comb' needs n_subcarriers >= n_users")
-        if self.traced is None and self.region_m is None:
-            raise ValueError("region_m is needed unless 'traced' names an environment")
         for name, box, strict in (
             ("region_m", self.region_m, True),
             ("user_region_m", self.user_region_m, False),
         ):
-            if box is None:
-                continue
             low, high = np.asarray(box)
-            if not np.all(np.isfinite([low, high])) or np.any(high < low) or (strict and np.any(high <= low)):
+            if np.any(high < low) or (strict and np.any(high <= low)):
                 raise ValueError(f"{name} must have its second corner beyond the first, got {box}")
         return self
 
@@ -163,16 +160,16 @@ class Scenario(BaseModel):
         if path.suffix == ".toml" or path.is_file():
             if not path.is_file():
                 raise ValueError(f"no such scenario file: {path}")
-            text, source = path.read_text(encoding="utf-8"), str(path)
+            content, source = path.read_bytes(), str(path)
         else:
             known = scenario_names()
             if str(name_or_path) not in known:
                 raise ValueError(f"unknown scenario {str(name_or_path)!r}; known are {', '.join(known)}")
-            text = (_scenario_folder() / f"{name_or_path}.toml").read_text(encoding="utf-8")
+            content = (_scenario_folder() / f"{name_or_path}.toml").read_bytes()
             source = f"scenario {name_or_path}"
         try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            values = tomllib.loads(content.decode("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{source} is not valid TOML: {error}") from None
         return cls._validated(values, source)
 
@@ -244,8 +241,8 @@ class Scenario(BaseModel):
             subcarrier_frequencies_hz=frequencies,
             bs_position_m=scene.bs_position_m,
             user_positions_m=scene.user_positions_m + error_m,
-            user_position_std_m=np.float64(self.user_position_std_m),
-            time_offset_std_s=np.float64(self.time_offset_std_s),
+            user_position_std_m=np.asarray(self.user_position_std_m),
+            time_offset_std_s=np.asarray(self.time_offset_std_s),
             constellation=qam_constellation(self.modulation),
             region_m=scene.region_m,
             carrier_hz=self.carrier_hz,
@@ -356,8 +353,8 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
+        # JSON escapes what a TOML string must escape, but for DEL
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     return repr(value)

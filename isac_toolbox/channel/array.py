@@ -54,10 +54,18 @@ class UniformPlanarArray:
         if n_h * n_v < 2:
             raise ValueError(f"shape must give at least two antennas, got {self.shape}")
         object.__setattr__(self, "shape", (n_h, n_v))
+        spacing = self.spacing_wavelengths
+        if isinstance(spacing, (tuple, list)) and len(spacing) != 2:
+            raise ValueError(
+                f"spacing_wavelengths must be one number or a pair (horizontal, vertical), got {spacing!r}"
+            )
         for spacing in self.spacings:
             check_positive("spacing_wavelengths", spacing)
         for name in ("azimuth_rad", "elevation_rad"):
-            check_finite(name, as_array(name, getattr(self, name), float))
+            angle = as_array(name, getattr(self, name), float)
+            if angle.ndim:
+                raise TypeError(f"{name} must be one number, got an array of shape {angle.shape}")
+            check_finite(name, angle)
 
     @property
     def n_elements(self) -> int:

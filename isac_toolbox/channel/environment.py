@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from isac_toolbox import _npz
+from isac_toolbox._validation import as_array, check_finite, check_shape
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delays_s, unit_vectors
 
@@ -21,6 +22,15 @@ RealArray = NDArray[np.float64]
 Point = tuple[float, float, float]
 _SAME_POINT_M = 1e-3
 _MAX_TRIES = 20_000
+_TRACED_KEYS: dict[str, tuple[type, tuple[int | None, ...], str]] = {
+    "bs_position_m": (float, (3,), "(3,)"),
+    "ue_position_m": (float, (None, 3), "(K, 3)"),
+    "path_ue": (float, (None,), "(P,)"),
+    "path_depth": (float, (None,), "(P,)"),
+    "path_gain": (complex, (None,), "(P,)"),
+    "path_delay_s": (float, (None,), "(P,)"),
+    "path_first_bounce_m": (float, (None, 3), "(P, 3)"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +88,10 @@ class Environment:
         ValueError
             If an index does not exist, repeats, or names a user without any path.
         """
-        chosen = np.asarray(users)
+        try:
+            chosen = np.asarray(users)
+        except ValueError:
+            raise ValueError(f"users must be a non-empty list of indices, got {users!r}") from None
         if chosen.ndim != 1 or chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer):
             raise ValueError(f"users must be a non-empty list of indices, got {users!r}")
         if chosen.min() < 0 or chosen.max() >= self.n_users or np.unique(chosen).size != chosen.size:
@@ -148,13 +161,21 @@ def draw_environment(settings: DrawSettings, rng: np.random.Generator) -> Enviro
     Raises
     ------
     ValueError
-        If the region cannot hold that many points at that separation.
+        If a region cannot hold that many points at that separation, if users may have neither a line of
+        sight nor a scatterer, or if a user falls on the base station.
     """
-    users = _draw_separated(
-        rng, settings.n_users, settings.user_region_m, settings.min_separation_m, np.empty((0, 3))
-    )
-    scatterers = _draw_scatterers(settings, users, rng)
+    if settings.n_scatterers == 0 and settings.line_of_sight_probability < 1:
+        raise ValueError(
+            "line_of_sight_probability must be 1 when n_scatterers is 0 (a user would have no path), got "
+            f"{settings.line_of_sight_probability}"
+        )
+    users = _draw_users(settings, rng)
     bs = np.asarray(settings.bs_position_m, dtype=float)
+    if np.any(np.linalg.norm(users - bs, axis=1) < _SAME_POINT_M):
+        raise ValueError(
+            f"user_region_m must keep users away from bs_position_m, got {settings.user_region_m}"
+        )
+    scatterers = _draw_scatterers(settings, users, rng)
     visible = rng.random((settings.n_users, len(scatterers))) < settings.visibility_probability
     line_of_sight = rng.random(settings.n_users) < settings.line_of_sight_probability
     visible[~line_of_sight & ~visible.any(axis=1), :1] = True
@@ -182,19 +203,19 @@ def draw_environment(settings: DrawSettings, rng: np.random.Generator) -> Enviro
     )
 
 
-def _draw_separated(
-    rng: np.random.Generator, count: int, region_m: ArrayLike, separation_m: float, others: RealArray
-) -> RealArray:
-    """Uniform points in a box, at least ``separation_m`` from each other and from ``others``."""
-    low, high = np.asarray(region_m, dtype=float)
+def _draw_users(settings: DrawSettings, rng: np.random.Generator) -> RealArray:
+    """Uniform users in their box, at least ``min_separation_m`` from each other."""
+    low, high = np.asarray(settings.user_region_m, dtype=float)
     points = np.empty((0, 3))
     for _ in range(_MAX_TRIES):
-        if len(points) == count:
+        if len(points) == settings.n_users:
             return points
         candidate = low + (high - low) * rng.random(3)
-        if _is_apart(candidate, points, separation_m) and _is_apart(candidate, others, separation_m):
+        if _is_apart(candidate, points, settings.min_separation_m):
             points = np.vstack([points, candidate])
-    raise ValueError(f"region cannot hold {count} points at least {separation_m} m apart")
+    raise ValueError(
+        f"user_region_m cannot hold {settings.n_users} users at least {settings.min_separation_m} m apart"
+    )
 
 
 def _is_apart(candidate: RealArray, points: RealArray, separation_m: float) -> bool:
@@ -223,9 +244,10 @@ def _draw_scatterers(settings: DrawSettings, users: RealArray, rng: np.random.Ge
             and _is_apart(candidate, users, settings.min_separation_m)
         ):
             points = np.vstack([points, candidate])
+    bursts = f", in bursts of burst_radius_m = {settings.burst_radius_m}" if settings.burst_size > 1 else ""
     raise ValueError(
-        f"region_m cannot hold {settings.n_scatterers} scatterers at least {settings.min_separation_m} m apart "
-        f"with an excess path of {settings.min_excess_path_m} m"
+        f"region_m cannot hold {settings.n_scatterers} scatterers at least "
+        f"{settings.min_separation_m} m apart with an excess path of {settings.min_excess_path_m} m{bursts}"
     )
 
 
@@ -238,7 +260,7 @@ def load_traced(path: str | Path, *, margin_m: float = 10.0) -> Environment:
         An npz file, or the name of one of the shipped environments (``"munich"``, ``"street_canyon"``,
         with or without ``.npz``).
     margin_m : float
-        The region is the bounding box of the single-bounce points grown by this much.
+        The region is the bounding box of the single-bounce points and the users grown by this much.
 
     Returns
     -------
@@ -250,7 +272,7 @@ def load_traced(path: str | Path, *, margin_m: float = 10.0) -> Environment:
     FileNotFoundError
         If there is neither a file nor a shipped environment of that name.
     ValueError
-        If keys are missing or inconsistent.
+        If keys are missing, inconsistent or not finite.
 
     Notes
     -----
@@ -259,31 +281,30 @@ def load_traced(path: str | Path, *, margin_m: float = 10.0) -> Environment:
     ``path_first_bounce_m (P, 3)`` (NaN on the line of sight). The shipped files were traced with
     sionna-rt 2.2.0 (Apache-2.0) at 3.5 GHz, specular reflections, at most two bounces.
     """
-    keys = ["bs_position_m", "ue_position_m", "path_ue", "path_depth", "path_gain", "path_delay_s"]
-    keys.append("path_first_bounce_m")
     source = Path(path)
-    if source.exists():
-        return _from_traced(_npz.read(source, "traced environment", keys), source.stem, margin_m)
+    if source.is_file():
+        return _from_traced(_npz.read(source, "traced environment", _TRACED_KEYS), source.stem, margin_m)
     shipped = files("isac_toolbox") / "data" / "traced" / f"{source.name.removesuffix('.npz')}.npz"
-    if not shipped.is_file():
+    if source.name != str(path) or not shipped.is_file():
         known = sorted(
             p.name for p in (files("isac_toolbox") / "data" / "traced").iterdir() if p.name.endswith("npz")
         )
         raise FileNotFoundError(f"no such traced environment: {path}; shipped are {', '.join(known)}")
     with as_file(shipped) as real:
-        return _from_traced(_npz.read(real, "traced environment", keys), source.name, margin_m)
+        return _from_traced(_npz.read(real, "traced environment", _TRACED_KEYS), source.name, margin_m)
 
 
 def _from_traced(data: dict[str, NDArray], name: str, margin_m: float) -> Environment:
-    users, bs = data["ue_position_m"].astype(float), data["bs_position_m"].astype(float)
-    path_user, depth = data["path_ue"].astype(np.int64), data["path_depth"]
-    gain, bounce = data["path_gain"].astype(complex), data["path_first_bounce_m"].astype(float)
-    lengths = {
-        len(data[key])
-        for key in ("path_ue", "path_depth", "path_gain", "path_delay_s", "path_first_bounce_m")
-    }
-    if len(lengths) != 1:
-        raise ValueError(f"{name}: path arrays have different lengths {sorted(lengths)}")
+    data = {key: _traced_array(name, key, data[key]) for key in _TRACED_KEYS}
+    users, bs, bounce = data["ue_position_m"], data["bs_position_m"], data["path_first_bounce_m"]
+    path_user, depth, gain = data["path_ue"].astype(np.int64), data["path_depth"], data["path_gain"]
+    for key in ("path_depth", "path_gain", "path_delay_s", "path_first_bounce_m"):
+        if len(data[key]) != path_user.size:
+            raise ValueError(
+                f"{name}: {key} must have one entry per path_ue ({path_user.size}), got {len(data[key])}"
+            )
+    if not np.all(np.isfinite(bounce[depth > 0])):
+        raise ValueError(f"{name}: path_first_bounce_m must be finite wherever path_depth is above 0")
     if path_user.size and (path_user.min() < 0 or path_user.max() >= len(users)):
         raise ValueError(f"{name}: path_ue must index ue_position_m (0..{len(users) - 1})")
     los_gain = np.zeros(len(users), complex)
@@ -301,11 +322,21 @@ def _from_traced(data: dict[str, NDArray], name: str, margin_m: float) -> Enviro
         scatterer_gain=scatterer_gain,
         extra_user=path_user[further],
         extra_direction=unit_vectors(bs, bounce[further])[0],
-        extra_delay_s=data["path_delay_s"][further].astype(float),
+        extra_delay_s=data["path_delay_s"][further],
         extra_gain=gain[further],
         region_m=np.array([box.min(axis=0) - margin_m, box.max(axis=0) + margin_m]),
         name=name.removesuffix(".npz"),
     )
+
+
+def _traced_array(name: str, key: str, value: NDArray) -> NDArray:
+    """One key of a traced file, converted and checked for shape and finite values."""
+    dtype, shape, meaning = _TRACED_KEYS[key]
+    array = as_array(f"{name}: {key}", value, dtype)
+    check_shape(f"{name}: {key}", array, shape, meaning)
+    if key != "path_first_bounce_m":
+        check_finite(f"{name}: {key}", array)
+    return array
 
 
 def _distinct_points(points: RealArray) -> tuple[RealArray, NDArray[np.int64]]:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.geometry import unit_vectors
+from isac_toolbox.channel.observation import UplinkObservation
 
-__all__ = ["FREE", "LINE_OF_SIGHT", "PathParameters", "Paths", "Receiver", "Scene", "path_parameters"]
+__all__ = [
+    "FREE",
+    "LINE_OF_SIGHT",
+    "PathParameters",
+    "Paths",
+    "Receiver",
+    "Scene",
+    "ScenePrior",
+    "path_parameters",
+]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -28,6 +39,11 @@ class Receiver:
     frequencies_hz: RealArray
     wavefront: str = "planar"
     carrier_hz: float | None = None
+
+    @classmethod
+    def of(cls, obs: UplinkObservation) -> Receiver:
+        """The receiver of an observation."""
+        return cls(obs.array, obs.bs_position_m, obs.subcarrier_frequencies_hz, obs.wavefront, obs.carrier_hz)
 
     @property
     def wavenumbers_per_m(self) -> RealArray:
@@ -71,11 +87,57 @@ class Scene:
     def blocks(self) -> tuple[slice, slice, slice, slice]:
         """Slices of points, users, offsets and free paths in :meth:`vector`."""
         edges = np.concatenate([[0], np.cumsum(self._sizes())]).tolist()
-        points, users, offsets, free = (slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True))
+        points, users, offsets, free = (slice(a, b) for a, b in pairwise(edges))
         return points, users, offsets, free
 
     def _sizes(self) -> list[int]:
         return [self.points_m.size, self.users_m.size, self.offsets_m.size, self.free_m.size]
+
+
+@dataclass(frozen=True, eq=False)
+class ScenePrior:
+    """Gaussian priors of user positions and clock offsets; a zero deviation means known.
+
+    Attributes
+    ----------
+    users_m, user_stds_m : ndarray, shape (K, 3)
+    offset_stds_m : ndarray, shape (K,)
+        Offsets have zero mean.
+    """
+
+    users_m: RealArray
+    user_stds_m: RealArray
+    offset_stds_m: RealArray
+
+    @classmethod
+    def of(cls, obs: UplinkObservation) -> ScenePrior:
+        """The prior knowledge in an observation."""
+        return cls(
+            obs.user_positions_m, obs.user_position_stds_m, SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s
+        )
+
+    def known(self, scene: Scene) -> NDArray[np.bool_]:
+        """Entries of the scene's vector that are known exactly, shape (P,)."""
+        known = np.zeros(scene.n_parameters, bool)
+        _, users, offsets, _ = scene.blocks()
+        known[users], known[offsets] = self.user_stds_m.ravel() == 0, self.offset_stds_m == 0
+        return known
+
+    def precision(self, scene: Scene) -> RealArray:
+        """Prior precision of every entry, shape (P,); zero where there is no prior or it is known."""
+        precision = np.zeros(scene.n_parameters)
+        _, users, offsets, _ = scene.blocks()
+        for block, std in ((users, self.user_stds_m.ravel()), (offsets, self.offset_stds_m)):
+            precision[block] = np.where(std > 0, 1 / np.maximum(std, 1e-150) ** 2, 0.0)
+        return precision
+
+    def deviation(self, scene: Scene) -> RealArray:
+        """Scene's vector less the prior mean where there is a prior, zero elsewhere, shape (P,)."""
+        deviation = np.zeros(scene.n_parameters)
+        _, users, offsets, _ = scene.blocks()
+        deviation[users] = (scene.users_m - self.users_m).ravel()
+        deviation[offsets] = scene.offsets_m
+        return deviation
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +179,7 @@ class Paths:
     def build(
         cls, line_of_sight: NDArray[np.bool_], seen: NDArray[np.bool_], free_user: NDArray[np.int64]
     ) -> Paths:
-        """Lines of sight of users (K,), then (user, point) pairs of ``seen`` (K, S) point by point, then free."""
+        """Lines of sight of users (K,), the pairs of ``seen`` (K, S) point by point, then the free paths."""
         los_user = np.flatnonzero(line_of_sight)
         point, point_user = np.nonzero(seen.T)
         n_other, n_free = los_user.size + point.size, free_user.size

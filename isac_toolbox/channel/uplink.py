@@ -59,8 +59,8 @@ def make_pilots(
         return np.sqrt(n_users) * own * random_phase
     if n_pilot_symbols < n_users:
         raise ValueError(
-            f"n_pilot_symbols must be at least n_users for orthogonal pilots, got {n_pilot_symbols} < {n_users}; "
-            "use pilot_pattern 'comb' or 'random' for fewer"
+            f"n_pilot_symbols must be at least n_users for orthogonal pilots, got {n_pilot_symbols} < "
+            f"{n_users}; use pilot_pattern 'comb' or 'random' for fewer"
         )
     sequence = np.exp(
         -2j * np.pi * np.outer(np.arange(n_users), np.arange(n_pilot_symbols)) / n_pilot_symbols

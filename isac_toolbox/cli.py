@@ -1,0 +1,340 @@
+"""The command line ``isac``: simulate, estimate, bound, info.
+
+Heavy modules are imported inside the commands, so that ``isac --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import fields
+from enum import StrEnum
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from isac_toolbox import __version__
+from isac_toolbox._command_io import (
+    BAD_INPUT,
+    FAILED,
+    INTERRUPTED,
+    Problem,
+    bad_input,
+    bound_of,
+    check_plot,
+    check_writable,
+    draw,
+    load_observation,
+    load_scenario,
+    make_console,
+    npz_path,
+    print_json,
+    reject_for_file,
+    run_estimator,
+    say,
+    write_outputs,
+)
+
+if TYPE_CHECKING:
+    from isac_toolbox.scenario import Simulation
+
+__all__ = ["app", "main"]
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors are one ``error: ...`` line on stderr, never a traceback."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run; every way to end has its exit code."""
+        standalone = extra.pop("standalone_mode", True)
+        extra["standalone_mode"] = False
+        if not standalone:
+            return super().main(*args, **extra)
+        try:
+            code = super().main(*args, **extra)
+        except (KeyboardInterrupt, typer.Abort):
+            code = INTERRUPTED
+        except Problem as problem:
+            say(f"error: {problem}")
+            code = problem.code
+        except Exception as error:
+            usage = getattr(error, "format_message", None)
+            if usage is None:
+                raise
+            say(f"error: {usage()} (see '{_command_path(error)} --help')")
+            code = BAD_INPUT
+        if code == INTERRUPTED:
+            say("interrupted")
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Integrated sensing and communication: one received block in, the whole scene out.",
+)
+
+
+class EstimatorName(StrEnum):
+    """Estimators of the command line."""
+
+    bisvbi = "bisvbi"
+    music_scvbi = "music-scvbi"
+    nomp = "nomp"
+    ls = "ls"
+    genie = "genie"
+
+
+class Coarse(StrEnum):
+    """Coarse stages."""
+
+    nomp = "nomp"
+    music = "music"
+
+
+class Rule(StrEnum):
+    """Update rules of the sparse prior."""
+
+    extrinsic = "extrinsic"
+    structured = "structured"
+    mean_field = "mean_field"
+
+
+class MStep(StrEnum):
+    """Refinements of the geometry."""
+
+    gauss_newton = "gauss_newton"
+    gradient = "gradient"
+
+
+_CLASSES = {
+    EstimatorName.bisvbi: "EMTurboBiSVBI",
+    EstimatorName.music_scvbi: "MusicSCVBI",
+    EstimatorName.nomp: "NOMP",
+    EstimatorName.ls: "LeastSquares",
+    EstimatorName.genie: "GenieLMMSE",
+}
+
+ScenarioArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SCENARIO", help="Name of a ready scenario ('isac info' lists them) or a TOML file."
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, help="Seed of the draw; 0 if not given.", show_default=False)
+]
+SnrOption = Annotated[float | None, typer.Option("--snr-db", help="SNR in dB instead of the scenario's.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Change a field of the scenario (TOML value); repeatable."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+
+
+def main() -> None:
+    """Entry point of ``isac``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # never fail on a terminal that lacks a letter
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"isac_toolbox {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def simulate(
+    scenario: ScenarioArgument,
+    seed: SeedOption = None,
+    snr_db: SnrOption = None,
+    changes: SetOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE.npz", help="Where to write the observation."),
+    ] = None,
+) -> None:
+    """Simulate one uplink block and write what the receiver has (not the truth) as an npz file."""
+    from isac_toolbox import _report as report
+    from isac_toolbox import _tables as tables
+
+    described = load_scenario(scenario, snr_db, changes)
+    target = npz_path(output or Path(f"{Path(scenario).stem}_seed{seed or 0}"))
+    check_writable("--output", target)
+    observation = draw(described, seed or 0).observation
+    with bad_input("--output"):
+        written = observation.save(target)
+    block = report.describe_block(scenario, seed or 0, observation, described.snr_db)
+    typer.echo(f"wrote {written}: {tables.block_sizes(block)}, SNR {described.snr_db:g} dB")
+    typer.echo(f"estimate from it: isac estimate {shlex.quote(str(written))}")
+
+
+@app.command()
+def estimate(
+    source: Annotated[
+        str, typer.Argument(metavar="SCENARIO|FILE.npz", help="Scenario to simulate, or a saved observation.")
+    ],
+    seed: SeedOption = None,
+    snr_db: SnrOption = None,
+    changes: SetOption = None,
+    estimator: Annotated[EstimatorName, typer.Option(help="Method.")] = EstimatorName.bisvbi,
+    coarse: Annotated[Coarse | None, typer.Option(help="Coarse stage.")] = None,
+    rule: Annotated[Rule | None, typer.Option(help="Update rule of the sparse prior.")] = None,
+    m_step: Annotated[MStep | None, typer.Option(help="Refinement of positions and clocks.")] = None,
+    max_iter: Annotated[int | None, typer.Option(min=1, help="Largest number of iterations.")] = None,
+    as_json: JsonOption = False,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the result as an npz file.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the scene (png, pdf or svg).")
+    ] = None,
+) -> None:
+    """Estimate scatterers, users, clocks, channel and data; against the truth if a scenario is given."""
+    from isac_toolbox import _report as report
+    from isac_toolbox import _tables as tables
+
+    check_plot(plot)
+    if save is not None:
+        save = npz_path(save)
+        check_writable("--save", save)
+    settings = {"coarse": coarse, "rule": rule, "m_step": m_step, "max_iter": max_iter}
+    _check_settings(estimator, settings)
+    snr: float | None = None
+    simulation: Simulation | None = None
+    if source.endswith(".npz"):
+        reject_for_file(seed=seed, snr_db=snr_db, set=changes)
+        if estimator is EstimatorName.genie:
+            raise Problem("--estimator genie needs the truth, which a file does not hold; give a scenario")
+        observation = load_observation(source)
+    else:
+        described = load_scenario(source, snr_db, changes)
+        simulation, snr = draw(described, seed or 0), described.snr_db
+        observation = simulation.observation
+    method = _make_estimator(estimator, settings, simulation)
+    result, seconds = run_estimator(method, observation, quiet=as_json)
+    run = report.Run(
+        source=source,
+        seed=None if simulation is None else seed or 0,
+        observation=observation,
+        result=result,
+        seconds=seconds,
+        simulation=simulation,
+        bound=bound_of(simulation),
+        snr_db=snr,
+    )
+    summary = report.estimation_report(run)
+    summary["estimator"]["settings"] = {k: v for k, v in settings.items() if v is not None}
+    if as_json:
+        print_json(summary)
+    else:
+        tables.print_estimation(make_console(), summary)
+    write_outputs(run, save, plot, quiet=as_json)
+    if result.status == "numerical failure":
+        raise Problem(
+            f"the estimation failed ({result.status} after {result.n_iter} iterations); "
+            "the figures above are of its last state",
+            FAILED,
+        )
+
+
+@app.command()
+def bound(
+    scenario: ScenarioArgument,
+    seed: SeedOption = None,
+    snr_db: SnrOption = None,
+    changes: SetOption = None,
+    pilots_only: Annotated[
+        bool, typer.Option("--pilots-only", help="The receiver knows the pilots only.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Hybrid Cramér-Rao bound of positions, clocks and channel."""
+    from isac_toolbox import _report as report
+    from isac_toolbox import _tables as tables
+    from isac_toolbox.bounds import hybrid_crb
+
+    described = load_scenario(scenario, snr_db, changes)
+    simulation = draw(described, seed or 0)
+    block = report.describe_block(scenario, seed or 0, simulation.observation, described.snr_db)
+    bounds = hybrid_crb(simulation, known_data=not pilots_only)
+    summary = report.bound_report(block, simulation, bounds, known_data=not pilots_only)
+    if as_json:
+        print_json(summary)
+    else:
+        tables.print_bound(make_console(), summary)
+
+
+@app.command()
+def info() -> None:
+    """Versions, threads and the ready scenarios."""
+    import platform
+    from importlib.metadata import version
+
+    import numba
+    import scipy.linalg  # noqa: F401  (loads its BLAS)
+    from threadpoolctl import threadpool_info
+
+    from isac_toolbox.scenario import Scenario, scenario_names
+
+    typer.echo(f"isac_toolbox  {__version__}")
+    typer.echo(f"python        {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for package in ("numpy", "scipy", "numba"):
+        typer.echo(f"{package:13} {version(package)}")
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    blas = dict.fromkeys(f"{p['internal_api']} {p['version']} ({p['num_threads']} threads)" for p in pools)
+    typer.echo(f"{'BLAS':13} {', '.join(blas) or 'unknown'}")
+    typer.echo(f"{'threads':13} {os.cpu_count()} processors, {numba.get_num_threads()} for numba")
+    typer.echo("\nscenarios")
+    names = scenario_names()
+    width = max(map(len, names), default=0)
+    for name in names:
+        typer.echo(f"  {name:{width}}  {Scenario.load(name).description}")
+
+
+def _check_settings(name: EstimatorName, settings: dict[str, Any]) -> None:
+    """Refuse options that the estimator does not have."""
+    known = {field.name for field in fields(_estimator_class(name)) if field.init}
+    strange = [key for key, value in settings.items() if value is not None and key not in known]
+    if strange:
+        fitting = [_option(key) for key in settings if key in known]
+        has = f"it takes {', '.join(fitting)}" if fitting else "it takes none of these options"
+        raise Problem(f"{', '.join(map(_option, strange))} does not fit --estimator {name}; {has}")
+
+
+def _option(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _estimator_class(name: EstimatorName) -> Any:
+    from isac_toolbox import estimators
+
+    return getattr(estimators, _CLASSES[name])
+
+
+def _make_estimator(name: EstimatorName, settings: dict[str, Any], simulation: Simulation | None) -> Any:
+    given = {key: str(v) if isinstance(v, StrEnum) else v for key, v in settings.items() if v is not None}
+    if name is EstimatorName.genie and simulation is not None:
+        given["truth"] = simulation.truth
+    with bad_input(f"--estimator {name}"):
+        return _estimator_class(name)(**given)
+
+
+def _command_path(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return "isac" if context is None else "isac " + " ".join(context.command_path.split()[1:])

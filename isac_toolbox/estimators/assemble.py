@@ -1,0 +1,162 @@
+"""From a loop's last state to an :class:`EstimationResult`, with uncertainties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.atoms import fisher_blocks, synthesise
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.estimators.detection import Detection
+from isac_toolbox.estimators.gauss_newton import Fit, Problem, scene_covariance
+from isac_toolbox.estimators.result import Candidates, EstimationResult
+from isac_toolbox.inference.turbo import History
+
+__all__ = ["SceneBelief", "assemble_result", "channel_variance"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+_KEPT_SPECTRUM = 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class SceneBelief:
+    """Everything about the scene that a result reports.
+
+    Attributes
+    ----------
+    problem : Problem
+    fit : Fit
+        Of the paths that make up the channel.
+    point_probability : ndarray, shape (S,)
+        Of the fit's points.
+    visibility_probability : ndarray, shape (K, S)
+    line_of_sight_probability : ndarray, shape (K,)
+    free_probability : ndarray, shape (F,)
+    candidates : Candidates
+    """
+
+    problem: Problem
+    fit: Fit
+    point_probability: RealArray
+    visibility_probability: RealArray
+    line_of_sight_probability: RealArray
+    free_probability: RealArray
+    candidates: Candidates
+
+
+def assemble_result(
+    name: str,
+    obs: UplinkObservation,
+    belief: SceneBelief,
+    detection: Detection,
+    scale: float,
+    history: History,
+    status: str,
+    converged: bool,
+) -> EstimationResult:
+    """Result in the units of the observation (``scale`` undoes the normalisation of amplitudes)."""
+    fit, problem = belief.fit, belief.problem
+    n_users = obs.n_users
+    covariance = scene_covariance(problem, fit)
+    points, users, offsets, _ = fit.scene.blocks()
+    shown = belief.point_probability >= 0.5
+    channel = synthesise(fit.atoms, fit.posterior.mean, n_users)
+    return EstimationResult(
+        estimator=name,
+        channel=channel * scale,
+        channel_variance=channel_variance(problem, fit, covariance, n_users) * scale**2,
+        scatterer_positions_m=fit.scene.points_m[shown],
+        scatterer_probability=belief.point_probability[shown],
+        scatterer_covariance_m2=_diagonal_blocks(covariance[points, points])[shown],
+        visibility_probability=belief.visibility_probability[:, shown],
+        candidates=belief.candidates,
+        line_of_sight_probability=belief.line_of_sight_probability,
+        unlocated_paths=_unlocated(fit, belief.free_probability, scale),
+        user_positions_m=fit.scene.users_m,
+        user_position_covariance_m2=_diagonal_blocks(covariance[users, users]),
+        time_offsets_s=fit.scene.offsets_m / SPEED_OF_LIGHT_M_S,
+        time_offset_std_s=np.sqrt(np.diag(covariance)[offsets]) / SPEED_OF_LIGHT_M_S,
+        noise_variance=scale**2 / problem.noise_precision,
+        symbol_mean=detection.moments.mean,
+        symbol_decision=detection.decision,
+        llr=detection.llr,
+        history=history,
+        converged=converged,
+        n_iter=len(history),
+        status=status,
+    )
+
+
+def _diagonal_blocks(covariance: RealArray) -> RealArray:
+    """The 3 x 3 blocks on the diagonal, shape (S, 3, 3)."""
+    n = len(covariance) // 3
+    index = np.arange(n)
+    return covariance.reshape(n, 3, n, 3)[index, :, index]
+
+
+def _unlocated(fit: Fit, probability: RealArray, scale: float) -> UnlocatedPaths:
+    free = fit.paths.is_free
+    user = fit.paths.user[free]
+    parameters = fit.scene.free_m[fit.paths.free[free]]
+    return UnlocatedPaths(
+        user=user,
+        direction_cosines=parameters[:, 1:],
+        delay_s=(parameters[:, 0] - fit.scene.offsets_m[user]) / SPEED_OF_LIGHT_M_S,
+        gain=fit.posterior.mean[free] * scale,
+        probability=probability,
+    )
+
+
+def channel_variance(problem: Problem, fit: Fit, covariance: RealArray, n_users: int) -> RealArray:
+    """Posterior variance of every channel entry, shape (K, N, M) (docs/theory.md, section 5).
+
+    The channel's error is ``Phi (dx - gamma Sigma B dtheta) + sum_i x_i phi_i' J_i dtheta`` with
+    ``dx ~ CN(0, Sigma)`` and ``dtheta ~ N(0, C)``; its covariance lives on the path and derivative atoms
+    of each user and is summed over its few eigenvectors.
+    """
+    atoms, posterior = fit.atoms, fit.posterior
+    n_types, n_paths = atoms.n_types, len(fit.paths)
+    gram = atoms.full_gram(problem.statistics.coupling)
+    _, gain_scene, _ = fisher_blocks(gram, posterior.mean, fit.parameters.jacobian)
+    own = np.empty((n_types, n_paths, covariance.shape[0]), complex)
+    own[0] = -problem.noise_precision * (posterior.covariance @ gain_scene)
+    own[1:] = posterior.mean[:, None] * fit.parameters.jacobian
+    variance = np.zeros((n_users, atoms.delay.shape[0], atoms.steering.shape[2]))
+    for k in np.unique(atoms.user):
+        index = np.flatnonzero(atoms.user == k)
+        rows = own[:, index].reshape(n_types * index.size, -1)
+        joint = rows @ covariance @ rows.conj().T
+        joint[: index.size, : index.size] += posterior.covariance[np.ix_(index, index)]
+        delay = atoms.delay[:, index]
+        factors = _separable_factors(
+            delay, -1j * atoms.wavenumbers_per_m[:, None] * delay, atoms.steering[:, index]
+        )
+        variance[k] = _summed_power(joint, *factors)
+    return variance
+
+
+def _separable_factors(
+    delay: ComplexArray, delay_derivative: ComplexArray, steering: ComplexArray
+) -> tuple[ComplexArray, ComplexArray]:
+    """Delay (N, Q) and array (Q, M) factors of a user's path and derivative atoms."""
+    n_spatial = steering.shape[0]
+    delays = np.concatenate([delay, delay_derivative, *[delay] * (n_spatial - 1)], axis=1)
+    return delays, np.concatenate([steering[0], *steering])
+
+
+def _summed_power(joint: ComplexArray, delays: ComplexArray, arrays: ComplexArray) -> RealArray:
+    """``diag(Psi C Psi^H)`` as an (N, M) array for separable atoms ``Psi``."""
+    norm = np.sqrt(np.sum(np.abs(delays) ** 2, axis=0) * np.sum(np.abs(arrays) ** 2, axis=1))
+    values, vectors = np.linalg.eigh(joint * norm[:, None] * norm)
+    total = np.zeros((delays.shape[0], arrays.shape[1]))
+    for value, vector in zip(values, vectors.T, strict=True):
+        if value > _KEPT_SPECTRUM * values[-1]:
+            direction = (delays * (vector / norm)) @ arrays
+            total += value * (direction.real**2 + direction.imag**2)
+    return total

@@ -1,0 +1,151 @@
+"""Soft symbol detection: LMMSE with the channel's uncertainty, made unbiased, then the constellation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from isac_toolbox.channel.atoms import PathAtoms, synthesise
+from isac_toolbox.channel.modulation import bit_labels
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.statistics import SymbolMoments
+
+__all__ = ["ChannelKnowledge", "Detection", "detect"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelKnowledge:
+    """Channel mean and, where there is one, the path model of its error.
+
+    Attributes
+    ----------
+    mean : ndarray of complex, shape (K, N, M)
+    atoms : PathAtoms, optional
+    covariance : ndarray of complex, shape (L, L), optional
+        Of the path gains.
+    white_variance : ndarray, shape (K,), optional
+        Error variance per entry, when the error has no path model.
+    """
+
+    mean: ComplexArray
+    atoms: PathAtoms | None = None
+    covariance: ComplexArray | None = None
+    white_variance: RealArray | None = None
+
+    @classmethod
+    def from_paths(
+        cls, atoms: PathAtoms, gains: ComplexArray, covariance: ComplexArray, n_users: int
+    ) -> ChannelKnowledge:
+        """Knowledge in a posterior of path gains."""
+        return cls(synthesise(atoms, gains, n_users), atoms, covariance)
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """Posterior of the symbols.
+
+    Attributes
+    ----------
+    moments : SymbolMoments
+        Mean and variance (K, N, T); pilots exact.
+    decision : ndarray of int, shape (K, N, T)
+        Most probable index, -1 at pilots.
+    llr : ndarray, shape (K, N, T, bits)
+        ``ln P(bit = 0) / P(bit = 1)``, zero at pilots.
+    """
+
+    moments: SymbolMoments
+    decision: NDArray[np.int64]
+    llr: RealArray
+
+
+def detect(
+    obs: UplinkObservation, received: ComplexArray, channel: ChannelKnowledge, noise_variance: float
+) -> Detection:
+    """Detect the data symbols of a block (docs/theory.md, section 5).
+
+    Per subcarrier ``W = (H^H H + s I)^-1 H^H`` over all users; its output divided by its own gain is
+    unbiased, and its error variance collects interference, noise and the channel's uncertainty
+    ``sum_j P_j C_jj P_j^H`` (``P_j`` the user's path atoms). The posterior over the constellation follows.
+    """
+    data = ~obs.known
+    pilots = SymbolMoments(obs.pilots, np.zeros(obs.pilots.shape))
+    shape = obs.pilots.shape
+    if not data.any():
+        return Detection(pilots, np.full(shape, -1), np.zeros((*shape, obs.bits_per_symbol)))
+    symbol, variance = _unbiased_lmmse(obs, received, channel, noise_variance)
+    distance = np.abs(symbol[data][:, None] - obs.constellation) ** 2
+    log_probability = -distance / np.broadcast_to(variance[:, :, None], shape)[data][:, None]
+    log_probability -= logsumexp(log_probability, axis=1, keepdims=True)
+    probability = np.exp(log_probability)
+    mean = probability @ obs.constellation
+    power = probability @ (np.abs(obs.constellation) ** 2)
+
+    soft_mean, soft_variance = pilots.mean.copy(), pilots.variance.copy()
+    soft_mean[data] = mean
+    soft_variance[data] = np.maximum(power - np.abs(mean) ** 2, 0.0)
+    decision = np.full(shape, -1)
+    decision[data] = np.argmax(log_probability, axis=1)
+    llr = np.zeros((*shape, obs.bits_per_symbol))
+    llr[data] = _bit_llrs(log_probability)
+    return Detection(SymbolMoments(soft_mean, soft_variance), decision, llr)
+
+
+def _bit_llrs(log_probability: RealArray) -> RealArray:
+    """LLRs (symbols, bits) from log-probabilities of the points (symbols, Q)."""
+    labels = bit_labels(log_probability.shape[1])
+    llrs = [
+        logsumexp(log_probability[:, ~bit], axis=1) - logsumexp(log_probability[:, bit], axis=1)
+        for bit in labels.T
+    ]
+    return np.stack(llrs, axis=1)
+
+
+def _unbiased_lmmse(
+    obs: UplinkObservation, received: ComplexArray, channel: ChannelKnowledge, noise_variance: float
+) -> tuple[ComplexArray, RealArray]:
+    """Unbiased symbol estimates (K, N, T) and their error variances (K, N)."""
+    h = np.ascontiguousarray(channel.mean.transpose(1, 2, 0))
+    h_conj = h.conj().transpose(0, 2, 1)
+    pilots = obs.pilots.transpose(1, 0, 2)
+    clean = received - np.matmul(h, pilots)
+    matched = np.matmul(h_conj, clean)
+    gram = np.matmul(h_conj, h)
+    error = _error_after_matching(channel, h_conj, gram)
+    n_users = gram.shape[1]
+    mean_error = np.real(np.trace(error, axis1=1, axis2=2)) / np.maximum(
+        np.real(np.trace(gram, axis1=1, axis2=2)), 1e-300
+    )
+    loading = noise_variance + mean_error
+    inverse = np.linalg.inv(gram + loading[:, None, None] * np.eye(n_users))
+    response = np.matmul(inverse, gram)
+    users = np.arange(n_users)
+    bias = np.maximum(np.real(response[:, users, users]), 1e-12)
+    power = np.abs(response) ** 2
+    interference = power.sum(axis=2) - power[:, users, users]
+    inside = noise_variance * gram + error
+    noise = np.real(np.einsum("nkj,njl,nkl->nk", inverse, inside, inverse.conj(), optimize=True))
+    variance = (interference + noise) / bias**2
+    symbol = np.matmul(inverse, matched) / bias[:, :, None]
+    return symbol.transpose(1, 0, 2), np.maximum(variance, 1e-12).T
+
+
+def _error_after_matching(
+    channel: ChannelKnowledge, h_conj: ComplexArray, gram: ComplexArray
+) -> ComplexArray:
+    """``H^H (sum_j P_j C_jj P_j^H) H`` per subcarrier, shape (N, K, K)."""
+    if channel.atoms is None or channel.covariance is None:
+        if channel.white_variance is None:
+            return np.zeros_like(gram)
+        return gram * np.sum(channel.white_variance)
+    atoms = channel.atoms
+    same_user = atoms.user[:, None] == atoms.user
+    through = np.matmul(h_conj, atoms.steering[0].T) * atoms.delay[:, None, :]
+    weighted = np.matmul(through, np.where(same_user, channel.covariance, 0))
+    return np.matmul(weighted, through.conj().transpose(0, 2, 1))

@@ -1,0 +1,260 @@
+"""Joint Gauss-Newton refinement of positions, clocks and gains, and its gradient counterpart.
+
+All on Gram matrices and correlations (docs/theory.md, section 6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from isac_toolbox.channel.atoms import PathAtoms, Statistics, fisher_blocks, make_atoms, synthesise
+from isac_toolbox.channel.scene import (
+    PathParameters,
+    Paths,
+    Receiver,
+    Scene,
+    ScenePrior,
+    path_parameters,
+)
+from isac_toolbox.inference.subspace import GaussianPosterior, working_set_posterior
+
+__all__ = [
+    "Fit",
+    "Problem",
+    "evaluate",
+    "gradient_steps",
+    "normal_equations",
+    "refine",
+    "residual_correlation",
+    "scene_covariance",
+    "with_noise_precision",
+]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+_MAX_DAMPING_TRIES = 6
+_STEP_CAP_CELLS = 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Data and prior of one refinement: everything but the scene."""
+
+    receiver: Receiver
+    statistics: Statistics
+    prior: ScenePrior
+    region_m: RealArray
+    noise_precision: float
+
+    @cached_property
+    def length_cell_m(self) -> float:
+        """Resolution in path length, ``c / bandwidth``."""
+        wavenumbers = self.receiver.wavenumbers_per_m
+        n = wavenumbers.size
+        return float(2 * np.pi * (n - 1) / n / np.ptp(wavenumbers))
+
+    @cached_property
+    def user_energies(self) -> RealArray:
+        """Squared norm ``M sum_n R_n[k, k]`` of a path atom of every user, shape (K,)."""
+        diagonal = np.real(np.einsum("nkk->k", self.statistics.coupling))
+        return self.receiver.array.n_elements * diagonal
+
+    @cached_property
+    def cosine_cells(self) -> RealArray:
+        """Resolution in the direction cosines, ``1 / (M d)``, shape (2,)."""
+        array = self.receiver.array
+        return 1 / (np.asarray(array.shape) * np.asarray(array.spacings))
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A scene with the gains that suit it best under the prior precisions.
+
+    Attributes
+    ----------
+    scene, paths
+        Where it was evaluated.
+    parameters : PathParameters
+    atoms : PathAtoms
+    gram : ndarray of complex, shape (L, L)
+    correlation : ndarray of complex, shape (L,)
+    posterior : GaussianPosterior
+        Of the gains.
+    objective : float
+        Negative log posterior at its best gains, without constants.
+    """
+
+    scene: Scene
+    paths: Paths
+    parameters: PathParameters
+    atoms: PathAtoms
+    gram: ComplexArray
+    correlation: ComplexArray
+    posterior: GaussianPosterior
+    objective: float
+
+
+def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray) -> Fit:
+    """Posterior of the gains and the objective at a scene (docs/theory.md, sections 5 and 6).
+
+    ``J = -gamma^2 zeta^H Sigma zeta + 1/2 (theta - theta_0)^T Lambda (theta - theta_0)``.
+    """
+    parameters = path_parameters(scene, paths, problem.receiver)
+    atoms = make_atoms(parameters, paths, problem.receiver)
+    gram = atoms.gram(problem.statistics.coupling)
+    correlation = atoms.correlate(problem.statistics.correlation)
+    posterior = working_set_posterior(gram, correlation, problem.noise_precision, precision)
+    deviation = problem.prior.deviation(scene)
+    penalty = 0.5 * float(np.sum(problem.prior.precision(scene) * deviation**2))
+    explained = problem.noise_precision * float(np.real(np.vdot(correlation, posterior.mean)))
+    return Fit(scene, paths, parameters, atoms, gram, correlation, posterior, penalty - explained)
+
+
+def residual_correlation(problem: Problem, fit: Fit) -> ComplexArray:
+    """``E_k = Z_k - sum_j R[k, j] H_j``: what the paths leave of the correlations, shape (K, N, M)."""
+    statistics = problem.statistics
+    channel = synthesise(fit.atoms, fit.posterior.mean, statistics.coupling.shape[1])
+    explained = np.matmul(statistics.coupling, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
+    return statistics.correlation - explained
+
+
+def normal_equations(problem: Problem, fit: Fit) -> tuple[RealArray, RealArray]:
+    """Half Hessian (P, P) with the gains eliminated, and half gradient (P,), of the objective."""
+    gamma = problem.noise_precision
+    gram = fit.atoms.full_gram(problem.statistics.coupling)
+    correlation = fit.atoms.correlate(problem.statistics.correlation, derivatives=True)
+    gains = fit.posterior.mean
+    _, gain_scene, scene_scene = fisher_blocks(gram, gains, fit.parameters.jacobian)
+    coupled = gamma**2 * np.real(gain_scene.conj().T @ (fit.posterior.covariance @ gain_scene))
+    precision = problem.prior.precision(fit.scene)
+    hessian = gamma * scene_scene - coupled + np.diag(precision / 2)
+    residual = correlation[1:] - gram[1:, 0] @ gains
+    slope = np.real(gains.conj() * residual)
+    gradient = -gamma * np.einsum("dl,dlp->p", slope, fit.parameters.jacobian, optimize=True)
+    return hessian, gradient + precision * problem.prior.deviation(fit.scene) / 2
+
+
+def scene_covariance(problem: Problem, fit: Fit) -> RealArray:
+    """Covariance of the scene's vector from the inverse Gauss-Newton matrix, shape (P, P)."""
+    hessian, _ = normal_equations(problem, fit)
+    free = ~problem.prior.known(fit.scene)
+    covariance = np.zeros_like(hessian)
+    inner = 2 * hessian[np.ix_(free, free)]
+    scale = 1 / np.sqrt(np.maximum(np.diag(inner), 1e-12))
+    scaled = inner * scale[:, None] * scale
+    inverse = np.linalg.inv(scaled + 1e-9 * np.eye(len(scaled)))
+    covariance[np.ix_(free, free)] = inverse * scale[:, None] * scale
+    return covariance
+
+
+def refine(problem: Problem, fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
+    """Levenberg-Marquardt steps on all unknowns together; the objective never rises.
+
+    Parameters
+    ----------
+    problem : Problem
+    fit : Fit
+        Start.
+    n_steps : int
+        Largest number of accepted steps.
+    tol : float
+        Stop when a step lowers the objective by less than this (in nats).
+    """
+    damping = 1e-3
+    free = ~problem.prior.known(fit.scene)
+    if not free.any():
+        return fit
+    for _ in range(n_steps):
+        hessian, gradient = normal_equations(problem, fit)
+        hessian, gradient = hessian[np.ix_(free, free)], gradient[free]
+        trial, damping = _damped_step(problem, fit, hessian, gradient, free, damping)
+        if trial is None:
+            break
+        gain, fit = fit.objective - trial.objective, trial
+        if gain < tol:
+            break
+    return fit
+
+
+def _damped_step(
+    problem: Problem,
+    fit: Fit,
+    hessian: RealArray,
+    gradient: RealArray,
+    free: NDArray[np.bool_],
+    damping: float,
+) -> tuple[Fit | None, float]:
+    """First step of rising damping that lowers the objective, and the next damping."""
+    scale = 1 / np.sqrt(np.maximum(np.diag(hessian), 1e-12))
+    scaled = hessian * scale[:, None] * scale
+    for _ in range(_MAX_DAMPING_TRIES):
+        try:
+            factor = cho_factor(scaled + damping * np.eye(len(scaled)))
+        except np.linalg.LinAlgError:
+            damping *= 10
+            continue
+        step = np.zeros(free.size)
+        step[free] = -scale * cho_solve(factor, scale * gradient)
+        trial = evaluate(problem, _moved(problem, fit.scene, step), fit.paths, fit.posterior.prior_precision)
+        if trial.objective < fit.objective:
+            return trial, max(damping / 10, 1e-9)
+        damping = damping * 10
+    return None, damping
+
+
+def _moved(problem: Problem, scene: Scene, step: RealArray) -> Scene:
+    """The scene after a step, capped to a fraction of the resolution cell; points stay in the region."""
+    moved = scene.with_vector(step)
+    cap = _STEP_CAP_CELLS * problem.length_cell_m
+    length = np.linalg.norm(moved.points_m, axis=1, keepdims=True)
+    points = scene.points_m + moved.points_m * np.minimum(1, cap / np.maximum(length, 1e-300))
+    cells = _STEP_CAP_CELLS * np.array([problem.length_cell_m, *problem.cosine_cells])
+    excess = np.max(np.abs(moved.free_m) / cells, axis=1, keepdims=True)
+    return Scene(
+        points_m=np.clip(points, problem.region_m[0], problem.region_m[1]),
+        users_m=scene.users_m + moved.users_m,
+        offsets_m=scene.offsets_m + moved.offsets_m,
+        free_m=scene.free_m + moved.free_m / np.maximum(1, excess),
+    )
+
+
+def gradient_steps(problem: Problem, fit: Fit, n_steps: int) -> Fit:
+    """Block-wise gradient M-step: points, users, offsets and free paths one after another.
+
+    Each block moves along its own gradient, the step length halved until the objective falls; positions,
+    clocks and gains are not coupled. Kept for comparison (docs/theory.md, section 6).
+    """
+    known = problem.prior.known(fit.scene)
+    for _ in range(n_steps):
+        for block in fit.scene.blocks():
+            fit = _gradient_block_step(problem, fit, block, known)
+    return fit
+
+
+def _gradient_block_step(problem: Problem, fit: Fit, block: slice, known: NDArray[np.bool_]) -> Fit:
+    hessian, gradient = normal_equations(problem, fit)
+    direction = np.zeros_like(gradient)
+    direction[block] = -np.where(known[block], 0.0, gradient[block])
+    curvature = float(direction @ hessian @ direction)
+    squared = float(direction @ direction)
+    if squared == 0 or curvature <= 0:
+        return fit
+    length = squared / curvature
+    for _ in range(_MAX_DAMPING_TRIES):
+        scene = _moved(problem, fit.scene, length * direction)
+        trial = evaluate(problem, scene, fit.paths, fit.posterior.prior_precision)
+        if trial.objective < fit.objective:
+            return trial
+        length /= 2
+    return fit
+
+
+def with_noise_precision(problem: Problem, noise_precision: float) -> Problem:
+    """The same problem at another noise precision."""
+    return replace(problem, noise_precision=noise_precision)

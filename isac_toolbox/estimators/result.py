@@ -1,0 +1,154 @@
+"""What an estimator returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox import _npz
+from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.inference.turbo import History, IterationRecord
+
+__all__ = ["Candidates", "EstimationResult"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+_KIND = "estimation-result"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Every point that was considered, whatever its probability: C of them.
+
+    Attributes
+    ----------
+    scatterer_positions_m : ndarray, shape (C, 3)
+    scatterer_probability : ndarray, shape (C,)
+    visibility_probability : ndarray, shape (K, C)
+    """
+
+    scatterer_positions_m: RealArray
+    scatterer_probability: RealArray
+    visibility_probability: RealArray
+
+
+@dataclass(frozen=True, eq=False)
+class EstimationResult:
+    """Scene, channel and data recovered from one block.
+
+    Attributes
+    ----------
+    estimator : str
+        Name of the method.
+    channel : ndarray of complex, shape (K, N, M)
+        Posterior mean.
+    channel_variance : ndarray, shape (K, N, M)
+        Posterior variance, uncertainty of gains, positions and clocks included.
+    scatterer_positions_m : ndarray, shape (S_hat, 3)
+        Points with probability of at least one half.
+    scatterer_probability : ndarray, shape (S_hat,)
+    scatterer_covariance_m2 : ndarray, shape (S_hat, 3, 3)
+    visibility_probability : ndarray, shape (K, S_hat)
+    candidates : Candidates
+    line_of_sight_probability : ndarray, shape (K,)
+    unlocated_paths : UnlocatedPaths
+        Paths that no single-bounce point in the region explains.
+    user_positions_m : ndarray, shape (K, 3)
+    user_position_covariance_m2 : ndarray, shape (K, 3, 3)
+    time_offsets_s, time_offset_std_s : ndarray, shape (K,)
+    noise_variance : float
+        Per sample.
+    symbol_mean : ndarray of complex, shape (K, N, T)
+        Posterior mean; the pilots at pilot positions.
+    symbol_decision : ndarray of int, shape (K, N, T)
+        Constellation index, -1 at pilots.
+    llr : ndarray, shape (K, N, T, bits)
+        ``ln P(bit = 0) / P(bit = 1)``, most significant bit first, 0 at pilots.
+    history : History
+        Per iteration: objective, noise variance, active paths, seconds.
+    converged : bool
+    n_iter : int
+    status : str
+        Why it stopped.
+    """
+
+    estimator: str
+    channel: ComplexArray
+    channel_variance: RealArray
+    scatterer_positions_m: RealArray
+    scatterer_probability: RealArray
+    scatterer_covariance_m2: RealArray
+    visibility_probability: RealArray
+    candidates: Candidates
+    line_of_sight_probability: RealArray
+    unlocated_paths: UnlocatedPaths
+    user_positions_m: RealArray
+    user_position_covariance_m2: RealArray
+    time_offsets_s: RealArray
+    time_offset_std_s: RealArray
+    noise_variance: float
+    symbol_mean: ComplexArray
+    symbol_decision: NDArray[np.int64]
+    llr: RealArray
+    history: History
+    converged: bool
+    n_iter: int
+    status: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result as an npz file and return its path.
+
+        One key per attribute; ``candidates`` and ``unlocated_paths`` as ``candidates.FIELD`` and
+        ``unlocated_paths.FIELD``, the history as ``history`` of shape (iterations, 4).
+        """
+        stored: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, (Candidates, UnlocatedPaths)):
+                stored.update({f"{field.name}.{f.name}": getattr(value, f.name) for f in fields(value)})
+            elif isinstance(value, History):
+                rows = [[getattr(r, f.name) for f in fields(IterationRecord)] for r in value]
+                stored[field.name] = np.array(rows, dtype=float).reshape(-1, len(fields(IterationRecord)))
+            else:
+                stored[field.name] = value
+        return _npz.write(path, _KIND, stored)
+
+    @classmethod
+    def load(cls, path: str | Path) -> EstimationResult:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not an npz file, lacks keys or holds pickled objects.
+        """
+        nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
+        plain = [f.name for f in fields(cls) if f.name not in nested]
+        keys = plain + [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
+        data = _npz.read(path, _KIND, keys)
+        values: dict[str, Any] = {name: data[name] for name in plain}
+        for name, kind in nested.items():
+            values[name] = kind(**{f.name: data[f"{name}.{f.name}"] for f in fields(kind)})
+        for name, convert in _SCALARS.items():
+            values[name] = convert(values[name].item())
+        history = History()
+        for objective, noise_variance, n_active, seconds in values["history"]:
+            history.append(IterationRecord(objective, noise_variance, int(n_active), seconds))
+        values["history"] = history
+        return cls(**values)
+
+
+_SCALARS: dict[str, Any] = {
+    "estimator": str,
+    "noise_variance": float,
+    "converged": bool,
+    "n_iter": int,
+    "status": str,
+}

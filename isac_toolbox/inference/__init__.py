@@ -1,0 +1,45 @@
+"""Shared turbo variational Bayes engine: messages, sparse priors, support graphs, working-set posteriors.
+
+It knows no antenna and no network: the channel estimators and the network compression both call it. The
+mathematics is in docs/theory.md, sections 3 (hierarchy), 4 (support graph) and 5 (working set).
+"""
+
+from isac_toolbox.inference.hierarchy import RULES, PriorState, ThreeLayerPrior
+from isac_toolbox.inference.messages import GaussianMessage, extrinsic_message
+from isac_toolbox.inference.mixture import branch_variances, gaussian_log_ratio, mixture_moments
+from isac_toolbox.inference.recovery import SparseRecovery, SparseRecoveryResult, sparse_recover
+from isac_toolbox.inference.subspace import (
+    GaussianPosterior,
+    expected_residual,
+    off_set_message,
+    update_noise_precision,
+    working_set_posterior,
+)
+from isac_toolbox.inference.support import ChainPosterior, GatedChain, IndependentSupport, SupportGraph
+from isac_toolbox.inference.turbo import History, IterationRecord, TurboLoop
+
+__all__ = [
+    "RULES",
+    "ChainPosterior",
+    "GatedChain",
+    "GaussianMessage",
+    "GaussianPosterior",
+    "History",
+    "IndependentSupport",
+    "IterationRecord",
+    "PriorState",
+    "SparseRecovery",
+    "SparseRecoveryResult",
+    "SupportGraph",
+    "ThreeLayerPrior",
+    "TurboLoop",
+    "branch_variances",
+    "expected_residual",
+    "extrinsic_message",
+    "gaussian_log_ratio",
+    "mixture_moments",
+    "off_set_message",
+    "sparse_recover",
+    "update_noise_precision",
+    "working_set_posterior",
+]

@@ -1,0 +1,394 @@
+"""Support graphs: which coefficients are active together (docs/theory.md, section 4).
+
+A graph receives one log-likelihood ratio `L_i` per coefficient and returns the extrinsic log-odds `e_i`: what
+all the *other* messages and the graph's parameters say about coefficient `i`. Every graph follows
+`SupportGraph`; the rest of the package uses nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.special import expit
+
+from isac_toolbox.inference import _chain
+from isac_toolbox.inference._checks import (
+    group_sizes_vector,
+    probabilities,
+    pseudo_counts,
+    real_vector,
+    tie_labels,
+    whole_number,
+)
+
+
+class SupportGraph(Protocol):
+    """Interface of a support graph over `n_coefficients` binary variables."""
+
+    @property
+    def n_coefficients(self) -> int:
+        """Number of coefficients."""
+        ...
+
+    def extrinsic_log_odds(self, L: np.ndarray) -> np.ndarray:
+        """Return `e` (n,), each entry independent of its own `L`."""
+        ...
+
+    def learn(self, L: np.ndarray) -> None:
+        """One EM step of the graph's parameters, in place."""
+        ...
+
+
+def log_pair(probability: np.ndarray) -> np.ndarray:
+    """Return `(ln(1 - p), ln p)` stacked in the last axis; exact 0 and 1 give minus infinity."""
+    with np.errstate(divide="ignore"):
+        return np.stack([np.log1p(-probability), np.log(probability)], axis=-1)
+
+
+class IndependentSupport:
+    """Independent coefficients, active with probability `p`.
+
+    Parameters
+    ----------
+    n : int
+        Number of coefficients.
+    probability : float or array_like, shape (n,)
+        Prior probability of "active".
+    learn_probability : bool
+        Whether `learn` updates a scalar probability. A vector is kept as given.
+    prior_counts : (float, float)
+        Beta pseudo-counts `(a, b)`: `p = (a + sum pi) / (a + b + n)`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or range.
+
+    Notes
+    -----
+    Source: docs/theory.md, section 4.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        probability: float | Sequence[float] | np.ndarray = 0.5,
+        learn_probability: bool = True,
+        prior_counts: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        self._n = whole_number("n", n, minimum=0)
+        self.probability = probabilities("probability", probability, (self._n,))
+        self.learn_probability = bool(learn_probability)
+        self.prior_counts = pseudo_counts("prior_counts", prior_counts)
+
+    @property
+    def n_coefficients(self) -> int:
+        """Number of coefficients."""
+        return self._n
+
+    def extrinsic_log_odds(self, L: np.ndarray) -> np.ndarray:
+        """Return `ln(p / (1 - p))` for every coefficient, (n,).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `L` is not a finite real vector of length n.
+        """
+        real_vector("L", L, self._n)
+        pair = log_pair(np.broadcast_to(np.asarray(self.probability), (self._n,)))
+        return pair[:, 1] - pair[:, 0]
+
+    def learn(self, L: np.ndarray) -> None:
+        """One EM step of a scalar probability."""
+        if self.learn_probability and np.ndim(self.probability) == 0:
+            a, b = self.prior_counts
+            active = float(np.sum(expit(self.extrinsic_log_odds(L) + L)))
+            self.probability = (a + active) / max(a + b + self._n, np.finfo(float).tiny)
+
+
+@dataclass(frozen=True)
+class ChainPosterior:
+    """Posterior of a gated chain given all messages.
+
+    Attributes
+    ----------
+    gate_probability : ndarray, shape (n_groups,)
+        `P(z_g = 1 | all)`.
+    member_probability : ndarray, shape (n,)
+        `P(s_i = 1 | all)`.
+    pair_counts : ndarray, shape (n, 2, 2)
+        `P(z = 1, s_{i-1} = a, s_i = b | all)` at `[i, a, b]`; zero at first members.
+    log_evidence : float
+        `ln p(all messages)`, with likelihood `exp(L s)` each.
+    """
+
+    gate_probability: np.ndarray
+    member_probability: np.ndarray
+    pair_counts: np.ndarray
+    log_evidence: float
+
+
+class GatedChain:
+    """Groups with a gate each; inside an open gate the members form a Markov chain.
+
+    A closed gate forces its members to zero. Inside an open one, the first member is active with `p_first`,
+    and a later member with `p11` or `p01` after an active or inactive predecessor.
+
+    Parameters
+    ----------
+    group_sizes : array_like of int, shape (n_groups,)
+        Members of each group; groups are contiguous. May be empty.
+    gate : float or array_like, shape (n_groups,)
+        `P(z_g = 1)`.
+    p_first : float or array_like, shape (n_groups,) or (n,)
+        Of a vector of length n, the entries at the first members are read.
+    p01, p11 : float or array_like, shape (n,)
+        Probability of the transition into each member.
+    tie : array_like of int, shape (n,), optional
+        Labels 0, 1, ...; members of one label share what they learn.
+    learn_parameters : bool
+        Whether `learn` changes anything.
+    gate_prior, member_prior : (float, float)
+        Beta pseudo-counts `(a, b)` of the gate and of every member parameter. Groups that were never
+        considered belong into `b` of `gate_prior`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or range.
+
+    Notes
+    -----
+    `learn` changes a scalar parameter, and with `tie` every member parameter (one value per label). Vectors
+    without `tie`, and a vector of gates, are kept as given. Source: docs/theory.md, section 4.
+    """
+
+    def __init__(
+        self,
+        group_sizes: Sequence[int] | np.ndarray,
+        gate: float | Sequence[float] | np.ndarray = 0.5,
+        p_first: float | Sequence[float] | np.ndarray = 0.5,
+        p01: float | Sequence[float] | np.ndarray = 0.05,
+        p11: float | Sequence[float] | np.ndarray = 0.8,
+        tie: Sequence[int] | np.ndarray | None = None,
+        learn_parameters: bool = True,
+        gate_prior: tuple[float, float] = (1.0, 1.0),
+        member_prior: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        self.group_sizes = group_sizes_vector(group_sizes)
+        self._starts = np.concatenate([[0], np.cumsum(self.group_sizes)]).astype(np.int64)
+        n, n_groups = self.n_coefficients, self.n_groups
+        self.gate = probabilities("gate", gate, (n_groups,))
+        self.p_first = probabilities("p_first", p_first, (n_groups, n))
+        self.p01 = probabilities("p01", p01, (n,))
+        self.p11 = probabilities("p11", p11, (n,))
+        self.tie = None if tie is None else tie_labels(tie, n)
+        self.learn_parameters = bool(learn_parameters)
+        self.gate_prior = pseudo_counts("gate_prior", gate_prior)
+        self.member_prior = pseudo_counts("member_prior", member_prior)
+        self._independent_size = 0
+        self._is_first = np.zeros(n, dtype=bool)
+        self._is_first[self._starts[:-1]] = True
+
+    @classmethod
+    def independent_members(
+        cls,
+        n_groups: int,
+        member_probability: Sequence[float] | np.ndarray,
+        gate: float | Sequence[float] | np.ndarray = 0.5,
+        learn_parameters: bool = True,
+        gate_prior: tuple[float, float] = (1.0, 1.0),
+        member_prior: tuple[float, float] = (1.0, 1.0),
+    ) -> GatedChain:
+        """Groups of equal size whose members are independent inside an open gate.
+
+        Member `k` of every group has `p_first = p01 = p11 = member_probability[k]`, also after `learn`, which
+        ties the members of one index.
+
+        Parameters
+        ----------
+        n_groups : int
+            Number of groups, at least 0.
+        member_probability : array_like, shape (n_members,)
+            One probability per member index (a user), at least one.
+        gate, learn_parameters, gate_prior, member_prior
+            As in the class.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, shape or range.
+        """
+        n_groups = whole_number("n_groups", n_groups, minimum=0)
+        member = real_vector("member_probability", member_probability)
+        n_members = whole_number("the length of member_probability", member.size)
+        p = np.tile(np.asarray(probabilities("member_probability", member, (n_members,))), n_groups)
+        graph = cls(
+            np.full(n_groups, n_members),
+            gate=gate,
+            p_first=p,
+            p01=p,
+            p11=p,
+            tie=np.tile(np.arange(n_members), n_groups),
+            learn_parameters=learn_parameters,
+            gate_prior=gate_prior,
+            member_prior=member_prior,
+        )
+        graph._independent_size = n_members
+        return graph
+
+    @property
+    def n_coefficients(self) -> int:
+        """Number of members over all groups."""
+        return int(self._starts[-1])
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return int(self.group_sizes.size)
+
+    @property
+    def member_probability(self) -> np.ndarray:
+        """Probability of each member index, (n_members,); only of `independent_members`.
+
+        Raises
+        ------
+        AttributeError
+            If the graph was not made by `independent_members`, or has no group.
+        """
+        if not self._independent_size or not self.n_groups:
+            raise AttributeError("member_probability exists only for independent_members with some group")
+        return np.asarray(self.p11)[: self._independent_size].copy()
+
+    def _log_parameters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logs of gate (n_groups, 2), first member (n, 2), transition (n, 2, 2)."""
+        n = self.n_coefficients
+        first = np.asarray(self.p_first)
+        if first.ndim == 1 and first.size == self.n_groups:
+            first = np.repeat(first, self.group_sizes)
+        gate = log_pair(np.broadcast_to(np.asarray(self.gate), (self.n_groups,)))
+        rows = [log_pair(np.broadcast_to(np.asarray(p), (n,))) for p in (self.p01, self.p11)]
+        return gate, log_pair(np.broadcast_to(first, (n,))), np.stack(rows, axis=1)
+
+    def _filter(self, L: np.ndarray) -> _Filtered:
+        """Run both filters on validated messages."""
+        ratio = real_vector("L", L, self.n_coefficients)
+        log_gate, log_first, log_transition = self._log_parameters()
+        forward, backward = np.zeros((ratio.size, 2)), np.zeros((ratio.size, 2))
+        log_open = np.zeros(self.n_groups)
+        _chain.filter_groups(ratio, self._starts, log_first, log_transition, forward, backward, log_open)
+        return _Filtered(ratio, log_gate, log_transition, forward, backward, log_open)
+
+    def extrinsic_log_odds(self, L: np.ndarray) -> np.ndarray:
+        """Return `e_i = logit P(s_i = 1 | all messages but L_i)`, (n,).
+
+        Infinite only where the parameters are exactly 0 or 1.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `L` is not a finite real vector of length n.
+        """
+        return self._member_log_odds(self._filter(L))
+
+    def _member_log_odds(self, f: _Filtered) -> np.ndarray:
+        extrinsic = np.zeros(self.n_coefficients)
+        _chain.member_log_odds(self._starts, f.log_gate, f.forward, f.backward, extrinsic)
+        return extrinsic
+
+    def gate_log_odds(self, L: np.ndarray) -> np.ndarray:
+        """Return the posterior log-odds `logit g + ln Ev` of every gate, (n_groups,).
+
+        `Ev` is the evidence of the group's messages for an open gate, relative to a closed one.
+        """
+        f = self._filter(L)
+        return f.log_gate[:, 1] - f.log_gate[:, 0] + f.log_open
+
+    def posterior(self, L: np.ndarray) -> ChainPosterior:
+        """Return gate, member and pair probabilities given all messages."""
+        f = self._filter(L)
+        log_evidence = np.logaddexp(f.log_gate[:, 0], f.log_gate[:, 1] + f.log_open)
+        pairs = np.zeros((self.n_coefficients, 2, 2))
+        _chain.pair_counts(
+            f.ratio, self._starts, f.log_gate, f.log_transition, f.forward, f.backward, log_evidence, pairs
+        )
+        return ChainPosterior(
+            gate_probability=np.exp(f.log_gate[:, 1] + f.log_open - log_evidence),
+            member_probability=expit(self._member_log_odds(f) + f.ratio),
+            pair_counts=pairs,
+            log_evidence=float(np.sum(log_evidence)),
+        )
+
+    def learn(self, L: np.ndarray) -> None:
+        """One EM step with gate-weighted counts, in place.
+
+        `gate = (a + sum P(z)) / (a + b + n_groups)`; `p_first`, `p01`, `p11` from the counts of first members
+        and transitions inside open gates, one value per label.
+        """
+        if not self.learn_parameters or self.n_groups == 0:
+            return
+        posterior = self.posterior(L)
+        if np.ndim(self.gate) == 0:
+            total, n_groups = float(np.sum(posterior.gate_probability)), np.array(self.n_groups)
+            self.gate = float(_ratio(np.array(total), n_groups - total, self.gate_prior, np.array(self.gate)))
+        if self._independent_size:
+            self._learn_independent(posterior)
+        else:
+            self._learn_chain(posterior)
+
+    def _learn_independent(self, posterior: ChainPosterior) -> None:
+        """`p_k = (a + sum P(s = 1)) / (a + b + sum P(z = 1))` over the groups, for each member index."""
+        shape = (self.n_groups, self._independent_size)
+        active = posterior.member_probability.reshape(shape).sum(axis=0)
+        gate_open = float(np.sum(posterior.gate_probability))
+        learned = _ratio(active, gate_open - active, self.member_prior, self.member_probability)
+        self.p_first = self.p01 = self.p11 = np.tile(learned, self.n_groups)
+
+    def _learn_chain(self, posterior: ChainPosterior) -> None:
+        """Update the member parameters that are scalar or tied."""
+        pairs, first = posterior.pair_counts, self._is_first
+        on = posterior.member_probability[first]
+        first_counts = np.zeros((self.n_coefficients, 2))
+        first_counts[first] = np.stack([posterior.gate_probability - on, on], axis=1)
+        first_value = self.p_first
+        if self.tie is not None and np.ndim(first_value) == 1 and np.size(first_value) == self.n_groups:
+            first_value = np.repeat(first_value, self.group_sizes)
+        self.p_first = self._tied(first_counts, first_value)
+        self.p01 = self._tied(pairs[:, 0], self.p01)
+        self.p11 = self._tied(pairs[:, 1], self.p11)
+
+    def _tied(self, counts: np.ndarray, value: float | np.ndarray) -> float | np.ndarray:
+        """New value of one parameter from its counts (n, 2) of "off" and "on"."""
+        if self.tie is None:
+            if np.ndim(value) == 1:
+                return value
+            off, on = counts.sum(axis=0)
+            return float(_ratio(on, off, self.member_prior, np.asarray(value)))
+        n_labels = int(self.tie.max()) + 1
+        off, on = (np.bincount(self.tie, counts[:, s], n_labels) for s in range(2))
+        old = np.zeros(n_labels)
+        old[self.tie] = value
+        return _ratio(on, off, self.member_prior, old)[self.tie]
+
+
+@dataclass(frozen=True)
+class _Filtered:
+    """Messages, log parameters and filter outputs of one pass."""
+
+    ratio: np.ndarray
+    log_gate: np.ndarray
+    log_transition: np.ndarray
+    forward: np.ndarray
+    backward: np.ndarray
+    log_open: np.ndarray
+
+
+def _ratio(on: Any, off: Any, prior: tuple[float, float], old: np.ndarray) -> np.ndarray:
+    """`(a + on) / (a + b + on + off)`; the old value where nothing was counted and there is no prior."""
+    numerator = prior[0] + np.maximum(on, 0.0)
+    total = numerator + prior[1] + np.maximum(off, 0.0)
+    safe = np.where(total > 0.0, total, 1.0)
+    return np.where(total > 0.0, numerator / safe, old)

@@ -1,0 +1,171 @@
+"""A small loop shared by the iterative estimators: set up, step, run, stop for a reason."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from isac_toolbox.inference._checks import positive_scalar, whole_number
+
+CONVERGED = "converged"
+ITERATION_LIMIT = "iteration limit"
+STOPPED = "stopped by callback"
+FAILED = "numerical failure"
+
+
+@dataclass(frozen=True)
+class IterationRecord:
+    """What one iteration left behind.
+
+    Attributes
+    ----------
+    objective : float
+        Value of the loop's objective.
+    noise_variance : float
+        Current noise variance.
+    n_active : int
+        Number of active coefficients.
+    seconds : float
+        Time since `run` began.
+    """
+
+    objective: float
+    noise_variance: float
+    n_active: int
+    seconds: float
+
+
+@dataclass
+class History:
+    """Records of all iterations, readable by row (indexing) or by column (properties)."""
+
+    records: list[IterationRecord] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[IterationRecord]:
+        return iter(self.records)
+
+    def __getitem__(self, index: int) -> IterationRecord:
+        return self.records[index]
+
+    def append(self, record: IterationRecord) -> None:
+        """Add one record."""
+        self.records.append(record)
+
+    @property
+    def objective(self) -> np.ndarray:
+        """Objective of every iteration, (n_iter,)."""
+        return np.array([record.objective for record in self.records], dtype=np.float64)
+
+    @property
+    def noise_variance(self) -> np.ndarray:
+        """Noise variance of every iteration, (n_iter,)."""
+        return np.array([record.noise_variance for record in self.records], dtype=np.float64)
+
+    @property
+    def n_active(self) -> np.ndarray:
+        """Number of active coefficients of every iteration, (n_iter,)."""
+        return np.array([record.n_active for record in self.records], dtype=np.int64)
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Time since the start at the end of every iteration, (n_iter,)."""
+        return np.array([record.seconds for record in self.records], dtype=np.float64)
+
+
+class TurboLoop(ABC):
+    """Iterate `step` until the change is small, the limit is reached or a callback stops it.
+
+    A subclass implements `setup` and `step`; after each step it has set the attributes `objective`,
+    `noise_variance`, `n_active` and `change` (relative change of what it estimates; infinity holds the loop
+    open, for example while its structure still moves).
+
+    Parameters
+    ----------
+    max_iter : int
+        Largest number of steps, at least 1.
+    tol : float
+        The loop has converged when `change <= tol` in two successive steps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or range.
+    """
+
+    objective: float = math.nan
+    noise_variance: float = math.nan
+    n_active: int = 0
+    change: float = math.inf
+
+    def __init__(self, max_iter: int = 100, tol: float = 1e-6) -> None:
+        self.max_iter = whole_number("max_iter", max_iter)
+        self.tol = positive_scalar("tol", tol)
+        self.history = History()
+        self.status = ""
+
+    @property
+    def n_iter(self) -> int:
+        """Number of completed steps."""
+        return len(self.history)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the last run ended by convergence."""
+        return self.status == CONVERGED
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Prepare the state before the first step."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """Do one iteration and set `objective`, `noise_variance`, `n_active` and `change`."""
+
+    def run(self, callback: Callable[[TurboLoop], bool | None] | None = None) -> str:
+        """Set up and iterate.
+
+        Parameters
+        ----------
+        callback : callable, optional
+            Called with the loop after every step; returning a true value stops it.
+
+        Returns
+        -------
+        str
+            `"converged"`, `"iteration limit"`, `"stopped by callback"` or `"numerical failure"` (a singular
+            matrix or a number that is not finite).
+        """
+        self.history = History()
+        self.status = ""
+        self.setup()
+        start = time.perf_counter()
+        quiet_steps = 0
+        for _ in range(self.max_iter):
+            try:
+                self.step()
+            except (FloatingPointError, np.linalg.LinAlgError):
+                self.status = FAILED
+                return self.status
+            seconds = time.perf_counter() - start
+            self.history.append(
+                IterationRecord(float(self.objective), float(self.noise_variance), self.n_active, seconds)
+            )
+            quiet_steps = quiet_steps + 1 if self.change <= self.tol else 0
+            if not (math.isfinite(self.objective) and math.isfinite(self.noise_variance)):
+                self.status = FAILED
+            elif callback is not None and callback(self):
+                self.status = STOPPED
+            elif quiet_steps >= 2:
+                self.status = CONVERGED
+            if self.status:
+                return self.status
+        self.status = ITERATION_LIMIT
+        return self.status
