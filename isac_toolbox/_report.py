@@ -225,6 +225,7 @@ def _summary(run: Run, match: metrics.Localisation | None) -> Report:
         hit_bound = float(np.sqrt(np.mean(run.bound.position_rmse_m[match.truth_index] ** 2)))
     summary.update(
         channel_nmse_db=metrics.channel_nmse_db(result.channel, truth.channel) if finite else None,
+        channel_exact=bool(np.array_equal(result.channel, truth.channel)),
         channel_bound_db=None if run.bound is None else run.bound.channel_nmse_db,
         hits=None if match is None else match.hits,
         misses=None if match is None else match.misses,

@@ -27,8 +27,8 @@ def print_estimation(console: Console, report: Report) -> None:
     _print_clocks(console, report["users"], known)
     _print_summary(console, report, known)
     if known:
-        _note(console, "error: to the truth; bound: hybrid Cramér-Rao bound of the RMSE, all symbols known;")
-        _note(console, "std: the estimator's own; nominal: error of the position given to the estimator")
+        _note(console, "bound: hybrid Cramér-Rao bound of the root mean square error, all symbols known")
+        _note(console, "std: the estimator's own belief; nominal: error of the position it was given")
 
 
 def print_bound(console: Console, report: Report) -> None:
@@ -146,16 +146,24 @@ def _print_summary(console: Console, report: Report, known: bool) -> None:
     """Figures of the whole block, with their bounds or true values where there are some."""
     summary = report["summary"]
     rows = _rows_with_truth(report) if known else [("scatterers", str(summary["n_scatterers"]), "")]
-    rows.append(("channel NMSE, own expectation", _unit(summary["expected_channel_nmse_db"], 2, "dB"), ""))
+    rows.append(("channel NMSE, expected", _unit(summary["expected_channel_nmse_db"], 2, "dB"), ""))
     if not known:
         rows.append(("SNR", _unit(summary["snr_db"], 1, "dB"), ""))
     rows += [
-        ("noise variance", _short(summary["noise_variance"]), _short(summary.get("true_noise_variance"))),
-        ("unlocated paths", str(summary["n_unlocated_paths"]), str(summary.get("true_n_unlocated_paths"))),
         (
-            "channel energy not located",
+            "noise variance",
+            _short(summary["noise_variance"]),
+            f"true {_short(summary.get('true_noise_variance'))}",
+        ),
+        (
+            "unlocated paths",
+            str(summary["n_unlocated_paths"]),
+            f"true {summary.get('true_n_unlocated_paths')}",
+        ),
+        (
+            "energy not located",
             _percent(summary["unlocated_energy_share"]),
-            f"{_percent(summary.get('true_unlocated_energy_share'))} of the true channel",
+            f"{_percent(summary.get('true_unlocated_energy_share'))} of the true one",
         ),
     ]
     table = _table("", "estimate", *(["bound or truth"] if known else []))
@@ -171,15 +179,15 @@ def _rows_with_truth(report: Report) -> list[tuple[str, str, str]]:
     rows = [
         (
             "channel NMSE",
-            _unit(summary["channel_nmse_db"], 2, "dB"),
-            f"{_unit(summary['channel_bound_db'], 2, 'dB')} (bound)",
+            "exact" if summary["channel_exact"] else _unit(summary["channel_nmse_db"], 2, "dB"),
+            f"bound {_unit(summary['channel_bound_db'], 2, 'dB')}",
         )
     ]
     if summary["hits"] is not None:
         found = f"{summary['hits']} found, {summary['misses']} missed, {summary['false_alarms']} false"
         total = summary["hits"] + summary["misses"]
-        rows.append(("scatterers", found, f"{total} (found: within {MATCH_DISTANCE_M:g} m)"))
-        bound = f"{_unit(summary['position_bound_m'], 3, 'm')} (bound)"
+        rows.append(("scatterers", found, f"of {total}, within {MATCH_DISTANCE_M:g} m"))
+        bound = f"bound {_unit(summary['position_bound_m'], 3, 'm')}"
         rows.append(("RMSE of the found", _unit(summary["position_rmse_m"], 3, "m"), bound))
     rows.append(("symbol error rate", _rate(summary["symbol_error_rate"], n_data), ""))
     rows.append(("bit error rate", _rate(summary["bit_error_rate"], n_data * bits), ""))
@@ -256,7 +264,7 @@ def _rate(value: float | None, total: int) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2g} %"
+    return "-" if share is None else f"{100 * share if share > 1e-9 else 0:.3g} %"
 
 
 def _point(position: list[float | None]) -> list[str]:

@@ -13,7 +13,10 @@ __all__ = ["as_array", "check_finite", "check_integer", "check_non_negative", "c
 
 def as_array(name: str, value: Any, dtype: type) -> NDArray[Any]:
     """Convert ``value`` to an array of ``dtype``; a failure names the argument."""
-    raw = np.asarray(value)
+    try:
+        raw = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} must be a regular array, got rows of different lengths") from None
     if raw.dtype == object or raw.dtype.kind in "USV":
         raise TypeError(f"{name} must be numeric, got an array of dtype {raw.dtype}")
     if np.iscomplexobj(raw) and dtype is float:
@@ -42,11 +45,12 @@ def check_non_negative(name: str, value: NDArray[Any] | float) -> None:
         raise ValueError(f"{name} must be non-negative, got {np.min(value)}")
 
 
-def check_positive(name: str, value: float) -> None:
+def check_positive(name: str, value: Any) -> None:
     """Raise unless the number is finite and above zero."""
-    if isinstance(value, bool) or not np.isscalar(value) or isinstance(value, (str, bytes)):
+    if isinstance(value, (bool, str, bytes, complex)) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name} must be a positive number, got {value!r}")
-    if not (np.isreal(value) and np.isfinite(value) and value > 0):  # type: ignore[operator]
+    number = float(value)
+    if not (np.isfinite(number) and number > 0):
         raise ValueError(f"{name} must be a positive number, got {value!r}")
 
 

@@ -65,7 +65,7 @@ class _Commands(TyperGroup):
             usage = getattr(error, "format_message", None)
             if usage is None:
                 raise
-            say(f"error: {usage()} (see '{_command_path(error)} --help')")
+            say(f"error: {usage().rstrip('.')} (see '{_command_path(error)} --help')")
             code = BAD_INPUT
         if code == INTERRUPTED:
             say("interrupted")
@@ -337,4 +337,5 @@ def _make_estimator(name: EstimatorName, settings: dict[str, Any], simulation: S
 
 def _command_path(error: Exception) -> str:
     context = getattr(error, "ctx", None)
-    return "isac" if context is None else "isac " + " ".join(context.command_path.split()[1:])
+    words = [] if context is None else context.command_path.split()[1:]
+    return " ".join(["isac", *words])

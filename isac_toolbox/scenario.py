@@ -99,8 +99,8 @@ class Scenario(BaseModel):
     pilot_pattern: Literal["orthogonal", "comb", "random"] = "orthogonal"
     n_pilot_symbols: int | None = Field(None, ge=1)
     n_data_symbols: int = Field(12, ge=0)
-    snr_db: float = Field(10.0, allow_inf_nan=False)
-    power_control: bool = True
+    snr_db: float = Field(10.0, ge=-200, le=300, allow_inf_nan=False)
+    power_control: bool = Field(True, strict=True)
     # users
     n_users: int = Field(3, ge=1)
     user_region_m: tuple[Point, Point] = ((40.0, -30.0, 1.5), (80.0, 30.0, 1.5))
@@ -156,6 +156,8 @@ class Scenario(BaseModel):
         ValueError
             For an unknown name (the known ones are listed), an unknown key or a bad value (named).
         """
+        if not isinstance(name_or_path, (str, Path)):
+            raise TypeError(f"name_or_path must be a name or a path, got {name_or_path!r}")
         path = Path(name_or_path)
         if path.suffix == ".toml" or path.is_file():
             if not path.is_file():
@@ -224,7 +226,7 @@ class Scenario(BaseModel):
         offsets_s = self.time_offset_std_s * streams[2].standard_normal(n_users)
         array = self._array(scene)
         frequencies = (
-            np.arange(self.n_subcarriers) - (self.n_subcarriers - 1) / 2
+            np.arange(self.n_subcarriers, dtype=np.float64) - (self.n_subcarriers - 1) / 2
         ) * self.subcarrier_spacing_hz
         channel = multi_user_channel(scene, array, frequencies, offsets_s, self.wavefront, self.carrier_hz)
         scale = normalise_power(channel, self.power_control)

@@ -89,7 +89,7 @@ class UniformPlanarArray:
     def phase_slopes(self) -> tuple[RealArray, RealArray]:
         """Phase per unit direction cosine, ``2 pi d m``, shapes (M_h,) and (M_v,)."""
         slopes = [
-            2 * np.pi * d * (np.arange(n) - (n - 1) / 2)
+            2 * np.pi * d * (np.arange(n, dtype=np.float64) - (n - 1) / 2)
             for d, n in zip(self.spacings, self.shape, strict=True)
         ]
         return slopes[0], slopes[1]

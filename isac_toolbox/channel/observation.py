@@ -276,8 +276,9 @@ class UplinkObservation:
         )
         values: dict[str, Any] = {name: data[name] for name in names}
         for name in ("carrier_hz", "noise_variance"):
-            number = float(values[name])
-            values[name] = None if np.isnan(number) else number
+            number = as_array(name, values[name], float)
+            check_shape(name, number, (), "scalar")
+            values[name] = None if np.isnan(number) else float(number)
         for name in ("wavefront", "link"):
             values[name] = str(values[name])
         return cls(array=array, **values)

@@ -1,6 +1,16 @@
 """Estimators: an observation in, a result out."""
 
+from isac_toolbox.estimators.baselines import NOMP, GenieLMMSE, LeastSquares
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
+from isac_toolbox.estimators.music_scvbi import MusicSCVBI
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 
-__all__ = ["Candidates", "EMTurboBiSVBI", "EstimationResult"]
+__all__ = [
+    "NOMP",
+    "Candidates",
+    "EMTurboBiSVBI",
+    "EstimationResult",
+    "GenieLMMSE",
+    "LeastSquares",
+    "MusicSCVBI",
+]

@@ -59,18 +59,24 @@ def assemble_result(
     history: History,
     status: str,
     converged: bool,
+    channel_fit: Fit | None = None,
 ) -> EstimationResult:
-    """Result in the units of the observation (``scale`` undoes the normalisation of amplitudes)."""
+    """Result in the units of the observation (``scale`` undoes the normalisation of amplitudes).
+
+    ``channel_fit`` gives the channel where it is not that of the located scene.
+    """
     fit, problem = belief.fit, belief.problem
     n_users = obs.n_users
     covariance = scene_covariance(problem, fit)
     points, users, offsets, _ = fit.scene.blocks()
     shown = belief.point_probability >= 0.5
-    channel = synthesise(fit.atoms, fit.posterior.mean, n_users)
+    source = fit if channel_fit is None else channel_fit
+    own = covariance if channel_fit is None else scene_covariance(problem, source)
+    channel = synthesise(source.atoms, source.posterior.mean, n_users)
     return EstimationResult(
         estimator=name,
         channel=channel * scale,
-        channel_variance=channel_variance(problem, fit, covariance, n_users) * scale**2,
+        channel_variance=channel_variance(problem, source, own, n_users) * scale**2,
         scatterer_positions_m=fit.scene.points_m[shown],
         scatterer_probability=belief.point_probability[shown],
         scatterer_covariance_m2=_diagonal_blocks(covariance[points, points])[shown],
@@ -108,7 +114,7 @@ def _unlocated(fit: Fit, probability: RealArray, scale: float) -> UnlocatedPaths
         user=user,
         direction_cosines=parameters[:, 1:],
         delay_s=(parameters[:, 0] - fit.scene.offsets_m[user]) / SPEED_OF_LIGHT_M_S,
-        gain=fit.posterior.mean[free] * scale,
+        gain=np.asarray(fit.posterior.mean[free] * scale, dtype=complex),
         probability=probability,
     )
 
@@ -131,7 +137,7 @@ def channel_variance(problem: Problem, fit: Fit, covariance: RealArray, n_users:
     for k in np.unique(atoms.user):
         index = np.flatnonzero(atoms.user == k)
         rows = own[:, index].reshape(n_types * index.size, -1)
-        joint = rows @ covariance @ rows.conj().T
+        joint: ComplexArray = np.asarray(rows @ covariance @ rows.conj().T, dtype=complex)
         joint[: index.size, : index.size] += posterior.covariance[np.ix_(index, index)]
         delay = atoms.delay[:, index]
         factors = _separable_factors(

@@ -6,29 +6,23 @@ After Liu, Xu, Xu and Caire, arXiv:2502.00811; docs/theory.md, sections 3 to 7.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from isac_toolbox._validation import check_integer
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.channel.scene import Receiver, ScenePrior
-from isac_toolbox.estimators.assemble import SceneBelief, assemble_result
-from isac_toolbox.estimators.coarse import COARSE_STAGES, coarse_scene
-from isac_toolbox.estimators.detection import ChannelKnowledge, Detection, detect
-from isac_toolbox.estimators.gauss_newton import Problem, gradient_steps, refine
-from isac_toolbox.estimators.result import Candidates, EstimationResult
-from isac_toolbox.estimators.search import PathSearch
-from isac_toolbox.estimators.statistics import amplitude_scale, data_statistics, pilot_statistics
-from isac_toolbox.estimators.structure import give_birth, merge_points, remove_rejected
-from isac_toolbox.estimators.working_set import WorkingSet, marginal_objective
+from isac_toolbox.channel.scene import Scene
+from isac_toolbox.estimators.coarse import COARSE_STAGES, coarse_working_set
+from isac_toolbox.estimators.gauss_newton import gradient_steps, refine
+from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene_loop import SceneLoop
+from isac_toolbox.estimators.statistics import data_statistics
+from isac_toolbox.estimators.structure import give_birth, merge_points
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import TurboLoop
 
 __all__ = ["M_STEPS", "BiSVBILoop", "EMTurboBiSVBI"]
-
-RealArray = NDArray[np.float64]
 
 M_STEPS = ("gauss_newton", "gradient")
 
@@ -116,146 +110,83 @@ class EMTurboBiSVBI:
         ValueError
             If a user has no usable pilot.
         """
-        loop = BiSVBILoop(self, obs)
-        loop.run(callback)
-        return loop.result()
+        return BiSVBILoop(self, obs).run_single_threaded(callback)
 
 
-class BiSVBILoop(TurboLoop):
-    """The iteration of :class:`EMTurboBiSVBI`: ``setup``, then ``step`` again and again, or ``run``.
+class BiSVBILoop(SceneLoop):
+    """The iteration of :class:`EMTurboBiSVBI`: ``setup``, then ``step`` again and again, or ``run``."""
 
-    Attributes
-    ----------
-    working : WorkingSet
-        Scene, paths and beliefs, on the block scaled to unit mean power.
-    """
-
-    working: WorkingSet
+    name = "EM-Turbo-BiSVBI"
 
     def __init__(self, settings: EMTurboBiSVBI, obs: UplinkObservation) -> None:
-        if not isinstance(obs, UplinkObservation):
-            raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
-        super().__init__(settings.max_iter, settings.tol)
-        self.settings, self.obs = settings, obs
-        self.scale = amplitude_scale(obs)
-        self.received = obs.received / self.scale
-        self.search = PathSearch.for_observation(obs)
-        self._dropped: list[tuple[RealArray, float, RealArray]] = []
+        super().__init__(obs, settings.max_iter, settings.tol)
+        self.settings = settings
 
     def setup(self) -> None:
         """Coarse stage on the pilots, then the first working set."""
-        obs = self.obs
-        self._dropped = []
+        super().setup()
         self._settled = False
-        statistics = pilot_statistics(obs, self.received)
-        problem = Problem(Receiver.of(obs), statistics, ScenePrior.of(obs), obs.region_m, 1.0)
-        start = coarse_scene(self.settings.coarse, problem, self.search, self.settings.unlocated_paths)
-        self.working = WorkingSet.start(
-            start.problem,
-            start.scene,
-            start.free_user,
-            self.settings.rule,
-            start.gain_power,
-            n_cells=obs.n_subcarriers * obs.array.n_elements,
+        self._settled_size: tuple[int, int, int] | None = None
+        settings = self.settings
+        self.working = coarse_working_set(
+            settings.coarse,
+            self.obs,
+            self.pilot_problem(),
+            self.search,
+            settings.rule,
+            settings.unlocated_paths,
         )
 
     def step(self) -> None:
         """One EM iteration: data, E-step, noise, M-step, structure."""
-        if self.settings.data_aided and self.n_iter >= self.settings.burn_in:
+        if self._on_all_data:
             self._use_data()
         self.working = self.working.e_step(_SWEEPS).learn_noise()
         before = self.working.fit.scene
         self._m_step()
         self.change = self._largest_move(before)
         self._revise_structure()
-        self.objective = marginal_objective(self.working)
-        self.noise_variance = self.scale**2 / self.working.problem.noise_precision
-        self.n_active = int(np.count_nonzero(self.working.active))
+        self.record()
+
+    @property
+    def _on_all_data(self) -> bool:
+        return self.settings.data_aided and self.n_iter >= self.settings.burn_in
 
     def _use_data(self) -> None:
-        statistics = data_statistics(self.received, self._detect().moments)
-        problem = self.working.problem
-        self.working = self.working.with_problem(
-            Problem(problem.receiver, statistics, problem.prior, problem.region_m, problem.noise_precision)
-        )
-
-    def _detect(self) -> Detection:
-        working = self.working
-        posterior = working.fit.posterior
-        channel = ChannelKnowledge.from_paths(
-            working.fit.atoms, posterior.mean, posterior.covariance, working.n_users
-        )
-        return detect(self.obs, self.received, channel, 1 / working.problem.noise_precision)
+        statistics = data_statistics(self.received, self.detect().moments)
+        self.working = self.working.with_problem(replace(self.working.problem, statistics=statistics))
 
     def _m_step(self) -> None:
         n_steps = _STEPS[self.settings.m_step]
         move = refine if self.settings.m_step == "gauss_newton" else gradient_steps
         self.working = self.working.with_fit(move(self.working.problem, self.working.fit, n_steps))
 
-    def _largest_move(self, before: object) -> float:
-        old, new = getattr(before, "points_m"), self.working.fit.scene.points_m  # noqa: B009
+    def _largest_move(self, before: Scene) -> float:
+        old, new = before.points_m, self.working.fit.scene.points_m
         moved = np.linalg.norm(new - old, axis=1).max(initial=0.0)
         return float(moved / self.working.problem.length_cell_m)
 
     def _revise_structure(self) -> None:
-        """Removal always; birth and merging every few iterations until they find nothing on all data."""
-        self._remove()
+        """Removal always; birth and merging every few iterations until they change nothing on all data."""
+        self.remove_rejected()
         if not self._settled and self.n_iter % _STRUCTURE_EVERY == _STRUCTURE_EVERY - 1:
-            born = give_birth(self.working, self.search, _FALSE_ALARM_RATE, self.settings.unlocated_paths)
-            if born is not None:
-                self.working = born.with_fit(refine(born.problem, born.fit, n_steps=2))
-            merged = merge_points(self.working)
-            if merged is not None:
-                self.working = merged
-            uses_all = not self.settings.data_aided or self.n_iter >= self.settings.burn_in
-            self._settled = uses_all and born is None and merged is None
+            on_all_data = self._on_all_data or not self.settings.data_aided
+            size = (self.working.n_points, len(self.working.free_user), int(self.working.active.sum()))
+            if on_all_data and size == self._settled_size:
+                self._settled = True
+            else:
+                changed = self._search_structure()
+                self._settled = on_all_data and not changed
+                self._settled_size = size if on_all_data else None
         if not self._settled:
             self.change = np.inf
 
-    def _remove(self) -> None:
-        working = self.working
-        self.working, dropped = remove_rejected(working)
-        visibility = working.visibility_probability
-        for index in dropped:
-            self._dropped.append(
-                (
-                    working.fit.scene.points_m[index],
-                    float(working.point_probability[index]),
-                    visibility[:, index],
-                )
-            )
-
-    def result(self) -> EstimationResult:
-        """The result at the present state."""
-        working = self.working
-        detection = self._detect()
-        fit, points, free = working.active_fit()
-        belief = SceneBelief(
-            problem=working.problem,
-            fit=fit,
-            point_probability=working.point_probability[points],
-            visibility_probability=working.visibility_probability[:, points],
-            line_of_sight_probability=working.state.probability[: working.n_users],
-            free_probability=working.free_probability[free],
-            candidates=self._candidates(),
-        )
-        return assemble_result(
-            "EM-Turbo-BiSVBI",
-            self.obs,
-            belief,
-            detection,
-            self.scale,
-            self.history,
-            self.status,
-            self.converged,
-        )
-
-    def _candidates(self) -> Candidates:
-        working = self.working
-        dropped = [np.array([d[i] for d in self._dropped]) for i in range(3)]
-        n = len(self._dropped)
-        return Candidates(
-            np.vstack([working.fit.scene.points_m, dropped[0].reshape(n, 3)]),
-            np.concatenate([working.point_probability, dropped[1].reshape(n)]),
-            np.hstack([working.visibility_probability, dropped[2].reshape(n, working.n_users).T]),
-        )
+    def _search_structure(self) -> bool:
+        """Births and merges; whether there was any."""
+        born = give_birth(self.working, self.search, _FALSE_ALARM_RATE, self.settings.unlocated_paths)
+        if born is not None:
+            self.working = born.with_fit(refine(born.problem, born.fit, n_steps=2))
+        merged = merge_points(self.working)
+        if merged is not None:
+            self.working = merged
+        return born is not None or merged is not None

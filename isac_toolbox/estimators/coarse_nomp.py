@@ -62,6 +62,7 @@ def newtonised_omp(
             problem.user_energies,
             false_alarm_rate,
             room=np.maximum(max_paths_per_user - counts, 0),
+            noise_level=1 / problem.noise_precision if problem.noise_known else None,
         )
         problem = with_noise_precision(problem, 1 / noise)
         if not len(found):

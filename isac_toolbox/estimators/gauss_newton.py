@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from isac_toolbox.channel.atoms import PathAtoms, Statistics, fisher_blocks, make_atoms, synthesise
+from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.scene import (
     PathParameters,
     Paths,
@@ -21,6 +22,7 @@ from isac_toolbox.channel.scene import (
     ScenePrior,
     path_parameters,
 )
+from isac_toolbox.estimators.statistics import pilot_statistics
 from isac_toolbox.inference.subspace import GaussianPosterior, working_set_posterior
 
 __all__ = [
@@ -44,13 +46,35 @@ _STEP_CAP_CELLS = 0.7
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Data and prior of one refinement: everything but the scene."""
+    """Data and prior of one refinement: everything but the scene.
+
+    Attributes
+    ----------
+    receiver : Receiver
+    statistics : Statistics
+        Of the block scaled to unit mean power.
+    prior : ScenePrior
+    region_m : ndarray, shape (2, 3)
+    noise_precision : float
+        Inverse noise variance of a scaled sample.
+    noise_known : bool
+        Whether it was given rather than estimated.
+    """
 
     receiver: Receiver
     statistics: Statistics
     prior: ScenePrior
     region_m: RealArray
     noise_precision: float
+    noise_known: bool = False
+
+    @classmethod
+    def on_pilots(cls, obs: UplinkObservation, received: ComplexArray, scale: float) -> Problem:
+        """The problem on the pilots of a scaled block, noise as given or not known yet."""
+        known = obs.noise_variance is not None
+        precision = scale**2 / obs.noise_variance if obs.noise_variance is not None else 1.0
+        statistics = pilot_statistics(obs, received)
+        return cls(Receiver.of(obs), statistics, ScenePrior.of(obs), obs.region_m, precision, known)
 
     @cached_property
     def length_cell_m(self) -> float:
@@ -166,7 +190,7 @@ def refine(problem: Problem, fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
     tol : float
         Stop when a step lowers the objective by less than this (in nats).
     """
-    damping = 1e-3
+    damping = 1e-6
     free = ~problem.prior.known(fit.scene)
     if not free.any():
         return fit
@@ -256,5 +280,7 @@ def _gradient_block_step(problem: Problem, fit: Fit, block: slice, known: NDArra
 
 
 def with_noise_precision(problem: Problem, noise_precision: float) -> Problem:
-    """The same problem at another noise precision."""
+    """The same problem at another noise precision, unless the noise is known."""
+    if problem.noise_known:
+        return problem
     return replace(problem, noise_precision=noise_precision)

@@ -135,45 +135,48 @@ def fuse_points(problem: Problem, fit: Fit, seen: BoolArray) -> tuple[Scene, Boo
     """
     mean, covariance = fit.scene.vector(), scene_covariance(problem, fit)
     log_volume = float(np.sum(np.log(problem.region_m[1] - problem.region_m[0])))
-    alive = list(range(seen.shape[1]))
+    alive = np.arange(seen.shape[1])
     seen = seen.copy()
-    while True:
-        gain, pair = _best_merge(mean, covariance, alive, seen, log_volume)
-        if pair is None or gain <= 0:
+    while alive.size > 1:
+        evidence = coincidence_evidence(mean, covariance, alive, log_volume)
+        shared = seen[:, alive].astype(int)
+        evidence[shared.T @ shared > 0] = -np.inf
+        first, second = np.unravel_index(np.argmax(evidence), evidence.shape)
+        if evidence[first, second] <= 0:
             break
-        kept, gone = pair
+        kept, gone = int(alive[first]), int(alive[second])
         mean, covariance = condition_on_coincidence(mean, covariance, kept, gone)
         seen[:, kept] |= seen[:, gone]
-        alive.remove(gone)
+        alive = np.delete(alive, second)
     scene = fit.scene.with_vector(mean)
     points = np.clip(scene.points_m[alive], problem.region_m[0], problem.region_m[1])
     return Scene(points, scene.users_m, scene.offsets_m, scene.free_m), seen[:, alive]
 
 
 def coincidence_evidence(
-    mean: RealArray, covariance: RealArray, first: int, second: int, log_volume: float
-) -> float:
-    """Log evidence of one point against two, from their joint Gaussian."""
-    a, b = 3 * first + np.arange(3), 3 * second + np.arange(3)
-    difference = mean[a] - mean[b]
-    cross = covariance[np.ix_(a, b)]
-    spread = covariance[np.ix_(a, a)] + covariance[np.ix_(b, b)] - cross - cross.T
+    mean: RealArray, covariance: RealArray, points: IntArray, log_volume: float
+) -> RealArray:
+    """Log evidence that two points are one, for every pair of ``points``, from their joint Gaussian.
+
+    Returns
+    -------
+    ndarray, shape (S, S)
+        ``ln(volume) - 1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` above the diagonal, ``-inf`` elsewhere.
+    """
+    evidence = np.full((points.size, points.size), -np.inf)
+    i, j = np.triu_indices(points.size, 1)
+    if not i.size:
+        return evidence
+    xyz = 3 * points[:, None] + np.arange(3)
+    rows, columns = xyz[i][:, :, None], xyz[j][:, :, None]
+    cross = covariance[rows, xyz[j][:, None, :]]
+    spread = covariance[rows, xyz[i][:, None, :]] + covariance[columns, xyz[j][:, None, :]]
+    spread = spread - cross - cross.transpose(0, 2, 1)
+    difference = mean[xyz[i]] - mean[xyz[j]]
     _, log_det = np.linalg.slogdet(2 * np.pi * spread)
-    return float(log_volume - 0.5 * log_det - 0.5 * difference @ np.linalg.solve(spread, difference))
-
-
-def _best_merge(
-    mean: RealArray, covariance: RealArray, alive: list[int], seen: BoolArray, log_volume: float
-) -> tuple[float, tuple[int, int] | None]:
-    best, best_pair = -np.inf, None
-    for position, first in enumerate(alive):
-        for second in alive[position + 1 :]:
-            if np.any(seen[:, first] & seen[:, second]):
-                continue
-            gain = coincidence_evidence(mean, covariance, first, second, log_volume)
-            if gain > best:
-                best, best_pair = gain, (first, second)
-    return best, best_pair
+    squared = np.sum(difference * np.linalg.solve(spread, difference[:, :, None])[:, :, 0], axis=1)
+    evidence[i, j] = log_volume - 0.5 * log_det - 0.5 * squared
+    return evidence
 
 
 def condition_on_coincidence(

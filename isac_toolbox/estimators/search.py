@@ -1,4 +1,4 @@
-"""Search for paths in a residual: a matched filter over direction and delay with constant false-alarm rate."""
+"""Search for paths in a residual: matched filter over direction and delay, constant false-alarm rate."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ class PathSearch:
         """Direction cosines of the transform's bins, shapes (G_h,) and (G_v,)."""
         array = self.receiver.array
         grids = [
-            np.fft.fftfreq(_OVERSAMPLING * n) / d for n, d in zip(array.shape, array.spacings, strict=True)
+            np.asarray(np.fft.fftfreq(_OVERSAMPLING * n) / d, dtype=np.float64)
+            for n, d in zip(array.shape, array.spacings, strict=True)
         ]
         return grids[0], grids[1]
 
@@ -116,6 +117,7 @@ class PathSearch:
         false_alarm_rate: float,
         room: NDArray[np.int64],
         noise_floor: float = 0.0,
+        noise_level: float | None = None,
     ) -> tuple[RealArray, NDArray[np.int64], float]:
         """Paths of all users that a residual (K, N, M) shows above the noise.
 
@@ -130,6 +132,8 @@ class PathSearch:
             Largest number of new paths per user.
         noise_floor : float
             The noise level is not taken below this.
+        noise_level : float, optional
+            Known level; taken from the spectra's medians if not given.
 
         Returns
         -------
@@ -138,7 +142,9 @@ class PathSearch:
         noise_level : float
         """
         spectra = [self.spectrum(e, d) for e, d in zip(residual, energies, strict=True)]
-        level = max(float(np.median([self.noise_level(s) for s in spectra])), noise_floor, 1e-300)
+        if noise_level is None:
+            noise_level = float(np.median([self.noise_level(s) for s in spectra]))
+        level = max(noise_level, noise_floor, 1e-300)
         threshold = self.threshold(level, false_alarm_rate)
         found = [self.peaks(s, threshold)[:n] for s, n in zip(spectra, room, strict=True)]
         user = np.repeat(np.arange(len(found)), [len(f) for f in found])

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms import Statistics
 from isac_toolbox.channel.observation import UplinkObservation
 
-__all__ = ["SymbolMoments", "amplitude_scale", "data_statistics", "pilot_moments", "pilot_statistics"]
+__all__ = [
+    "SymbolMoments",
+    "amplitude_scale",
+    "data_statistics",
+    "least_squares_channel",
+    "pilot_moments",
+    "pilot_statistics",
+]
 
 ComplexArray = NDArray[np.complex128]
 
@@ -42,14 +49,14 @@ def pilot_statistics(obs: UplinkObservation, received: ComplexArray) -> Statisti
     ValueError
         If a user has no pilot energy in such cells.
     """
-    used = obs.known.all(axis=0)
+    used = np.all(obs.known, axis=0)
     pilots = np.where(used, obs.pilots, 0)
     silent = np.flatnonzero(np.sum(np.abs(pilots) ** 2, axis=(1, 2)) == 0)
     if silent.size:
         raise ValueError(
             f"pilot_mask: user(s) {silent.tolist()} send no pilot where every user's symbol is known"
         )
-    return _statistics(np.where(used[:, None, :], received, 0), pilots, None, int(used.sum()))
+    return _statistics(received * used[:, None, :], pilots, None, int(np.count_nonzero(used)))
 
 
 def data_statistics(received: ComplexArray, moments: SymbolMoments) -> Statistics:
@@ -70,3 +77,26 @@ def _statistics(
     correlation = np.matmul(by_subcarrier.conj(), received.transpose(0, 2, 1)).transpose(1, 0, 2)
     energy = float(np.vdot(received, received).real)
     return Statistics(coupling, np.ascontiguousarray(correlation), energy, n_cells * received.shape[1])
+
+
+def least_squares_channel(statistics: Statistics, frequencies_hz: NDArray[np.float64]) -> ComplexArray:
+    """Least-squares channel ``H_n = R_n^+ Z_n`` of every user, shape (K, N, M).
+
+    On subcarriers where a user sends nothing (comb) its channel is interpolated linearly over frequency.
+    """
+    inverse = np.linalg.pinv(statistics.coupling, hermitian=True)
+    channel = np.matmul(inverse, statistics.correlation.transpose(1, 0, 2)).transpose(1, 0, 2)
+    sounded = np.real(np.einsum("nkk->kn", statistics.coupling)) > 0
+    return np.stack([_interpolated(h, s, frequencies_hz) for h, s in zip(channel, sounded, strict=True)])
+
+
+def _interpolated(
+    channel: ComplexArray, sounded: NDArray[np.bool_], frequencies_hz: NDArray[np.float64]
+) -> ComplexArray:
+    """Linear interpolation over frequency from the subcarriers that were sounded, (N, M)."""
+    if sounded.all():
+        return channel
+    order = np.argsort(frequencies_hz)
+    known = order[sounded[order]]
+    columns = [np.interp(frequencies_hz, frequencies_hz[known], column[known]) for column in channel.T]
+    return np.stack(columns, axis=1)

@@ -112,13 +112,11 @@ def _merge_one(working: WorkingSet) -> WorkingSet | None:
 def _promising_pairs(problem: Problem, fit: Fit) -> list[tuple[int, int]]:
     mean, covariance = fit.scene.vector(), scene_covariance(problem, fit)
     log_volume = float(np.sum(np.log(problem.region_m[1] - problem.region_m[0])))
-    n_points = len(fit.scene.points_m)
-    rated = [
-        (coincidence_evidence(mean, covariance, i, j, log_volume), i, j)
-        for i in range(n_points)
-        for j in range(i + 1, n_points)
-    ]
-    return [(i, j) for gain, i, j in sorted(rated, reverse=True) if gain > _PROMISING_EVIDENCE]
+    evidence = coincidence_evidence(mean, covariance, np.arange(len(fit.scene.points_m)), log_volume)
+    order = np.argsort(-evidence, axis=None, kind="stable")
+    promising = order[evidence.ravel()[order] > _PROMISING_EVIDENCE]
+    first, second = np.unravel_index(promising, evidence.shape)
+    return list(zip(first.tolist(), second.tolist(), strict=True))
 
 
 def _merged_fit(working: WorkingSet, fit: Fit, first: int, second: int) -> Fit:

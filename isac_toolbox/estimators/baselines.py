@@ -1,0 +1,271 @@
+"""Baselines on the same observation: NOMP with fusion, least squares, and the genie receiver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.channel.scene import Paths
+from isac_toolbox.estimators.assemble import SceneBelief, assemble_result
+from isac_toolbox.estimators.coarse_nomp import newtonised_omp
+from isac_toolbox.estimators.detection import ChannelKnowledge, Detection, detect
+from isac_toolbox.estimators.gauss_newton import Fit, Problem, evaluate, refine
+from isac_toolbox.estimators.locate import fuse_points, place_points
+from isac_toolbox.estimators.result import Candidates, EstimationResult
+from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.statistics import amplitude_scale, least_squares_channel, pilot_statistics
+from isac_toolbox.inference.turbo import History, IterationRecord, TurboLoop
+
+if TYPE_CHECKING:
+    from isac_toolbox.scenario import Truth
+
+__all__ = ["NOMP", "GenieLMMSE", "LeastSquares"]
+
+Callback = Callable[[TurboLoop], bool | None]
+
+
+@dataclass(frozen=True)
+class NOMP:
+    """Newtonised OMP per user on the pilots, then single-bounce location and fusion over users.
+
+    The strongest classical baseline. The channel is that of the users' own paths (direction and delay
+    free); points are what :func:`fuse_points` makes of them. Every point found is reported with
+    probability one: the method has no other.
+
+    Parameters
+    ----------
+    false_alarm_rate : float
+        Per user and round, in (0, 1).
+
+    Raises
+    ------
+    ValueError
+        If the rate is out of range.
+
+    Notes
+    -----
+    Mamandipoor, Ramasamy, Madhow, IEEE TSP 2016; docs/theory.md, section 7.
+    """
+
+    false_alarm_rate: float = 1e-2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_alarm_rate < 1:
+            raise ValueError(f"false_alarm_rate must lie in (0, 1), got {self.false_alarm_rate!r}")
+
+    def estimate(self, obs: UplinkObservation, *, callback: Callback | None = None) -> EstimationResult:
+        """Estimate from one block; ``callback`` is never called, as there is no loop to watch."""
+        del callback
+        _check_observation(obs)
+        start = perf_counter()
+        scale = amplitude_scale(obs)
+        received = obs.received / scale
+        problem = Problem.on_pilots(obs, received, scale)
+        problem, free_fit = newtonised_omp(
+            problem, PathSearch.for_observation(obs), false_alarm_rate=self.false_alarm_rate
+        )
+        placed, sight, seen = place_points(problem, free_fit)
+        scene, seen = fuse_points(problem, placed, seen)
+        paths = Paths.build(sight, seen, placed.paths.user[placed.paths.is_free])
+        weak = np.full(len(paths), float(placed.posterior.prior_precision.min(initial=1e-9)))
+        fit = refine(problem, evaluate(problem, scene, paths, weak), n_steps=10, tol=1e-2)
+        channel = ChannelKnowledge.from_paths(
+            free_fit.atoms, free_fit.posterior.mean, free_fit.posterior.covariance, obs.n_users
+        )
+        noise_variance = 1 / problem.noise_precision
+        detection = detect(obs, received, channel, noise_variance)
+        belief = _certain(problem, fit, sight, seen)
+        history = _single_record(noise_variance * scale**2, len(free_fit.paths), start)
+        return assemble_result(
+            "NOMP", obs, belief, detection, scale, history, "finished", True, channel_fit=free_fit
+        )
+
+
+def _certain(problem: Problem, fit: Fit, sight: NDArray[np.bool_], seen: NDArray[np.bool_]) -> SceneBelief:
+    """A scene taken for sure."""
+    probability = np.ones(seen.shape[1])
+    return SceneBelief(
+        problem=problem,
+        fit=fit,
+        point_probability=probability,
+        visibility_probability=seen.astype(float),
+        line_of_sight_probability=sight.astype(float),
+        free_probability=np.ones(len(fit.scene.free_m)),
+        candidates=Candidates(fit.scene.points_m, probability, seen.astype(float)),
+    )
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """Least-squares channel on the pilots, without any model of the paths.
+
+    Per subcarrier ``H_n = R_n^+ Z_n``; where a user sends no pilot on a subcarrier (comb) its channel is
+    interpolated linearly between those on which it does. No scatterers are reported.
+    """
+
+    def estimate(self, obs: UplinkObservation, *, callback: Callback | None = None) -> EstimationResult:
+        """Estimate from one block; ``callback`` is never called, as there is no loop to watch."""
+        del callback
+        _check_observation(obs)
+        start = perf_counter()
+        scale = amplitude_scale(obs)
+        received = obs.received / scale
+        statistics = pilot_statistics(obs, received)
+        channel = least_squares_channel(statistics, obs.subcarrier_frequencies_hz)
+        noise_variance = _least_squares_noise(obs, received, channel)
+        inverse = np.linalg.pinv(statistics.coupling, hermitian=True)
+        per_user = noise_variance * np.mean(np.real(np.einsum("nkk->kn", inverse)), axis=1)
+        detection = detect(obs, received, ChannelKnowledge(channel, white_variance=per_user), noise_variance)
+        variance = np.broadcast_to(per_user[:, None, None], channel.shape)
+        return _without_scene(
+            "LeastSquares",
+            obs,
+            channel * scale,
+            variance * scale**2,
+            detection,
+            noise_variance * scale**2,
+            _single_record(noise_variance * scale**2, obs.n_users, start),
+        )
+
+
+def _least_squares_noise(
+    obs: UplinkObservation, received: NDArray[np.complex128], channel: NDArray[np.complex128]
+) -> float:
+    """Noise variance from the pilots' residual, or from adjacent subcarriers when the fit is exact."""
+    if obs.noise_variance is not None:
+        return obs.noise_variance / amplitude_scale(obs) ** 2
+    used = np.all(obs.known, axis=0)
+    n_sub, n_antennas, _ = received.shape
+    predicted = np.matmul(channel.transpose(1, 2, 0), obs.pilots.transpose(1, 0, 2))
+    residual = (received - predicted) * used[:, None, :]
+    freedom = n_antennas * (int(np.count_nonzero(used)) - n_sub * obs.n_users)
+    if freedom > 0:
+        return float(np.sum(np.abs(residual) ** 2) / freedom)
+    bend = received[2:] - 2 * received[1:-1] + received[:-2]
+    return float(np.median(np.abs(bend) ** 2) / np.log(2) / 6) if n_sub > 2 else 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class GenieLMMSE:
+    """LMMSE detection with the true channel and noise: what no receiver of this kind can beat.
+
+    The one estimator that is given the truth; its channel and scene are the true ones.
+
+    Parameters
+    ----------
+    truth : Truth
+        Of the simulation that made the observation.
+
+    Raises
+    ------
+    TypeError
+        If ``truth`` has no channel.
+    """
+
+    truth: Truth
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.truth, "channel"):
+            raise TypeError(f"truth must be a simulation's truth, got {type(self.truth).__name__}")
+
+    def estimate(self, obs: UplinkObservation, *, callback: Callback | None = None) -> EstimationResult:
+        """Detect the data of the truth's own block; ``callback`` is never called.
+
+        Raises
+        ------
+        ValueError
+            If the truth belongs to a block of another shape.
+        """
+        del callback
+        _check_observation(obs)
+        truth = self.truth
+        expected = (obs.n_users, obs.n_subcarriers, obs.array.n_elements)
+        if truth.channel.shape != expected:
+            raise ValueError(
+                f"truth.channel must have shape (K, N, M) = {expected}, got {truth.channel.shape}"
+            )
+        start = perf_counter()
+        detection = detect(obs, obs.received, ChannelKnowledge(truth.channel), truth.noise_variance)
+        n_points = len(truth.scatterer_positions_m)
+        probability, seen = np.ones(n_points), truth.visibility.astype(float)
+        return EstimationResult(
+            estimator="GenieLMMSE",
+            channel=truth.channel,
+            channel_variance=np.zeros(expected),
+            scatterer_positions_m=truth.scatterer_positions_m,
+            scatterer_probability=probability,
+            scatterer_covariance_m2=np.zeros((n_points, 3, 3)),
+            visibility_probability=seen,
+            candidates=Candidates(truth.scatterer_positions_m, probability, seen),
+            line_of_sight_probability=truth.line_of_sight.astype(float),
+            unlocated_paths=truth.unlocated_paths,
+            user_positions_m=truth.user_positions_m,
+            user_position_covariance_m2=np.zeros((obs.n_users, 3, 3)),
+            time_offsets_s=truth.time_offsets_s,
+            time_offset_std_s=np.zeros(obs.n_users),
+            noise_variance=truth.noise_variance,
+            symbol_mean=detection.moments.mean,
+            symbol_decision=detection.decision,
+            llr=detection.llr,
+            history=_single_record(truth.noise_variance, int(truth.visibility.sum()), start),
+            converged=True,
+            n_iter=1,
+            status="finished",
+        )
+
+
+def _without_scene(
+    name: str,
+    obs: UplinkObservation,
+    channel: NDArray[np.complex128],
+    variance: NDArray[np.float64],
+    detection: Detection,
+    noise_variance: float,
+    history: History,
+) -> EstimationResult:
+    """A result that knows the channel only; users and clocks stay nominal, lines of sight undecided."""
+    n_users = obs.n_users
+    nothing = Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros((n_users, 0)))
+    return EstimationResult(
+        estimator=name,
+        channel=channel,
+        channel_variance=np.ascontiguousarray(variance),
+        scatterer_positions_m=nothing.scatterer_positions_m,
+        scatterer_probability=nothing.scatterer_probability,
+        scatterer_covariance_m2=np.zeros((0, 3, 3)),
+        visibility_probability=nothing.visibility_probability,
+        candidates=nothing,
+        line_of_sight_probability=np.full(n_users, 0.5),
+        unlocated_paths=UnlocatedPaths.none(),
+        user_positions_m=obs.user_positions_m,
+        user_position_covariance_m2=obs.user_position_stds_m[:, :, None] ** 2 * np.eye(3),
+        time_offsets_s=np.zeros(n_users),
+        time_offset_std_s=np.array(obs.time_offset_stds_s),
+        noise_variance=noise_variance,
+        symbol_mean=detection.moments.mean,
+        symbol_decision=detection.decision,
+        llr=detection.llr,
+        history=history,
+        converged=True,
+        n_iter=1,
+        status="finished",
+    )
+
+
+def _single_record(noise_variance: float, n_active: int, start: float) -> History:
+    """History of a method without iterations: one row, no objective."""
+    history = History()
+    history.append(IterationRecord(float("nan"), noise_variance, n_active, perf_counter() - start))
+    return history
+
+
+def _check_observation(obs: object) -> None:
+    if not isinstance(obs, UplinkObservation):
+        raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")

@@ -1,0 +1,246 @@
+"""MUSIC over direction and delay, evaluated on locations (docs/theory.md, section 7).
+
+The pilot channel of every user is smoothed over subarrays, subcarrier windows and polyphase components,
+forward and backward; its dominant eigenvectors span the signal subspace. A location's pseudo-spectrum is
+the share of its atom inside the subspaces of the users that may see it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike, NDArray
+
+from isac_toolbox._validation import as_array, check_finite
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.geometry import unit_vectors
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.statistics import amplitude_scale, least_squares_channel, pilot_statistics
+
+__all__ = ["MusicModel", "music_spectrum"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+_SUBARRAY_SHARE = 0.75
+_WINDOW_SHARE = 0.5
+_WINDOW_STEPS = 8
+_SUBARRAY_STEPS = 2
+_DELAY_GUARD = 1.5
+_MAX_ORDER = 24
+_BLOCK_POINTS = 512
+_LINE_OF_SIGHT_CELLS = 0.35
+_OFFSET_SCAN_STDS = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class MusicModel:
+    """Signal subspaces of all users on a common subarray and subcarrier window.
+
+    Attributes
+    ----------
+    array : UniformPlanarArray
+        The subarray.
+    wavenumbers_per_m : ndarray, shape (W,)
+        ``2 pi f / c`` of the window's subcarriers.
+    subspaces : tuple of ndarray of complex, each (W, M_sub, r_k)
+        Orthonormal bases.
+    bs_position_m, user_positions_m : ndarray, shape (3,), (K, 3)
+    offsets_m : ndarray, shape (K,)
+        Clock offsets read off the line of sight.
+    length_cell_m : float
+    """
+
+    array: UniformPlanarArray
+    wavenumbers_per_m: RealArray
+    subspaces: tuple[ComplexArray, ...]
+    bs_position_m: RealArray
+    user_positions_m: RealArray
+    offsets_m: RealArray
+    length_cell_m: float
+
+    @classmethod
+    def from_observation(cls, obs: UplinkObservation) -> MusicModel:
+        """Subspaces and clock offsets from the pilots of a block.
+
+        Raises
+        ------
+        ValueError
+            If the subcarriers are not equally spaced.
+        """
+        frequencies = obs.subcarrier_frequencies_hz
+        spacing = np.diff(frequencies)
+        if not np.allclose(spacing, spacing[0], rtol=1e-6):
+            raise ValueError(
+                "subcarrier_frequencies_hz must be equally spaced and ascending for MUSIC; "
+                "use the NOMP coarse stage"
+            )
+        received = obs.received / amplitude_scale(obs)
+        channel = least_squares_channel(pilot_statistics(obs, received), frequencies)
+        subarray = tuple(max(int(np.ceil(_SUBARRAY_SHARE * n)), 1) for n in obs.array.shape)
+        decimation = _decimation(obs)
+        n_decimated = obs.n_subcarriers // decimation
+        window = max(int(_WINDOW_SHARE * n_decimated), 2)
+        step = max((n_decimated - window) // max(_WINDOW_STEPS // decimation, 2), 1)
+        subspaces = tuple(
+            _signal_subspace(
+                _snapshots(h.reshape(-1, *obs.array.shape), subarray, decimation, window, step)
+            ).reshape(window, subarray[0] * subarray[1], -1)
+            for h in channel
+        )
+        used = decimation * np.arange(window) * spacing[0]
+        model = cls(
+            array=UniformPlanarArray(
+                (subarray[0], subarray[1]),
+                obs.array.spacings,
+                obs.array.azimuth_rad,
+                obs.array.elevation_rad,
+            ),
+            wavenumbers_per_m=2 * np.pi * (used - used.mean()) / SPEED_OF_LIGHT_M_S,
+            subspaces=subspaces,
+            bs_position_m=obs.bs_position_m,
+            user_positions_m=obs.user_positions_m,
+            offsets_m=np.zeros(obs.n_users),
+            length_cell_m=SPEED_OF_LIGHT_M_S / (obs.n_subcarriers * float(spacing[0])),
+        )
+        return model._with_offsets(SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s)
+
+    def _with_offsets(self, stds_m: RealArray) -> MusicModel:
+        """Clock offsets by a scan of the line of sight's delay along each user's nominal direction."""
+        direction, distance = unit_vectors(self.bs_position_m, self.user_positions_m)
+        offsets = np.zeros(len(stds_m))
+        for k, std in enumerate(stds_m):
+            if std == 0:
+                continue
+            span = _OFFSET_SCAN_STDS * std
+            scan = np.arange(-span, span, self.length_cell_m / 16)
+            share = self.projection(k, distance[k] + scan, np.broadcast_to(direction[k], (scan.size, 3)))
+            prior = -0.5 * (scan / std) ** 2
+            offsets[k] = scan[np.argmax(prior - np.log(np.maximum(1 - share, 1e-3)))]
+        return MusicModel(
+            self.array,
+            self.wavenumbers_per_m,
+            self.subspaces,
+            self.bs_position_m,
+            self.user_positions_m,
+            offsets,
+            self.length_cell_m,
+        )
+
+    def projection(self, user: int, lengths_m: RealArray, directions: RealArray) -> RealArray:
+        """Share of atoms (P,) inside a user's subspace, in [0, 1].
+
+        Evaluated in blocks of points by matrix products, so memory does not grow with their number.
+        """
+        basis = self.subspaces[user]
+        n_window, n_sub, order = basis.shape
+        flat = basis.conj().transpose(1, 0, 2).reshape(n_sub, n_window * order)
+        share = np.empty(lengths_m.size)
+        for start in range(0, lengths_m.size, _BLOCK_POINTS):
+            block = slice(start, start + _BLOCK_POINTS)
+            a = self.array.steering_from_cosines(*self.array.direction_cosines(directions[block]))
+            b = np.exp(-1j * lengths_m[block, None] * self.wavenumbers_per_m)
+            over_space = (a @ flat).reshape(-1, n_window, order)
+            inner = np.matmul(b[:, None, :], over_space)[:, 0]
+            share[block] = np.sum(inner.real**2 + inner.imag**2, axis=1) / (n_sub * n_window)
+        return np.minimum(share, 1.0)
+
+    def location_spectrum(self, points_m: RealArray, floor: float) -> RealArray:
+        """``sum_k -ln(1 - share_k + floor)`` at points (P, 3), shape (P,).
+
+        A user does not vote where the point's path is hardly longer than its line of sight.
+        """
+        direction, to_bs = unit_vectors(self.bs_position_m, points_m)
+        total = np.zeros(len(points_m))
+        for k, user in enumerate(self.user_positions_m):
+            to_user = np.linalg.norm(points_m - user, axis=1)
+            excess = to_user + to_bs - np.linalg.norm(user - self.bs_position_m)
+            votes = excess > _LINE_OF_SIGHT_CELLS * self.length_cell_m
+            lengths = to_user[votes] + to_bs[votes] + self.offsets_m[k]
+            share = self.projection(k, lengths, direction[votes])
+            total[votes] -= np.log(1 - share + floor)
+        return total
+
+
+def music_spectrum(obs: UplinkObservation, points_m: ArrayLike, *, floor: float = 1e-2) -> RealArray:
+    """MUSIC location pseudo-spectrum of a block at given points.
+
+    Parameters
+    ----------
+    obs : UplinkObservation
+    points_m : array_like, shape (..., 3)
+    floor : float
+        Limits the height of a peak; the larger, the broader the peaks.
+
+    Returns
+    -------
+    ndarray, shape (...,)
+        ``sum over users of -ln(1 - share + floor)``.
+
+    Raises
+    ------
+    ValueError
+        For points of another shape, or subcarriers that are not equally spaced.
+    """
+    points = as_array("points_m", points_m, float)
+    if points.ndim == 0 or points.shape[-1] != 3:
+        raise ValueError(f"points_m must have shape (..., 3), got {points.shape}")
+    check_finite("points_m", points)
+    if not floor > 0:
+        raise ValueError(f"floor must be positive, got {floor!r}")
+    values = MusicModel.from_observation(obs).location_spectrum(points.reshape(-1, 3), floor)
+    return values.reshape(points.shape[:-1])
+
+
+def _decimation(obs: UplinkObservation) -> int:
+    """Largest decimation of the subcarriers that leaves all delays from the region unambiguous."""
+    frequencies = obs.subcarrier_frequencies_hz
+    unambiguous = SPEED_OF_LIGHT_M_S / (frequencies[1] - frequencies[0])
+    corners = np.stack(np.meshgrid(*obs.region_m.T, indexing="ij"), axis=-1).reshape(-1, 3)
+    to_bs = np.linalg.norm(corners - obs.bs_position_m, axis=1)
+    to_user = np.linalg.norm(corners[:, None] - obs.user_positions_m, axis=2)
+    direct = np.linalg.norm(obs.user_positions_m - obs.bs_position_m, axis=1)
+    span = float(np.max(to_bs[:, None] + to_user)) - float(direct.min())
+    largest = obs.n_subcarriers // 16
+    return max(1, min(int(unambiguous / (_DELAY_GUARD * span)), largest))
+
+
+def _snapshots(
+    channel: ComplexArray, subarray: tuple[int, ...], decimation: int, window: int, step: int
+) -> ComplexArray:
+    """Smoothed snapshots of a channel (N, M_h, M_v), forward and backward, shape (W * M_sub, snapshots)."""
+    columns = []
+    strides = [max((n - m) // _SUBARRAY_STEPS, 1) for n, m in zip(channel.shape[1:], subarray, strict=True)]
+    for phase in range(decimation):
+        comb = channel[phase::decimation]
+        if comb.shape[0] < window:
+            continue
+        views = sliding_window_view(comb, (window, *subarray))[::step, :: strides[0], :: strides[1]]
+        columns.append(views.reshape(-1, window * subarray[0] * subarray[1]))
+    forward = np.concatenate(columns).T
+    return np.concatenate([forward, forward[::-1].conj()], axis=1)
+
+
+def _signal_subspace(snapshots: ComplexArray) -> ComplexArray:
+    """Dominant left singular vectors (W * M_sub, r), with the order by minimum description length."""
+    n_rows = snapshots.shape[0]
+    small = snapshots.conj().T @ snapshots
+    values, vectors = np.linalg.eigh(small)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    order = _description_length_order(np.maximum(values, values[0] * 1e-15), n_rows)
+    return snapshots @ (vectors[:, :order] / np.sqrt(values[:order]))
+
+
+def _description_length_order(eigenvalues: RealArray, n_snapshots: int) -> int:
+    """Order that minimises the description length (Wax and Kailath, IEEE TASSP 1985)."""
+    size = eigenvalues.size
+    largest = min(_MAX_ORDER, size - 1)
+    logs = np.log(eigenvalues)
+    costs = []
+    for order in range(largest + 1):
+        rest = eigenvalues[order:]
+        likelihood = n_snapshots * rest.size * (np.log(rest.mean()) - logs[order:].mean())
+        costs.append(likelihood + 0.5 * order * (2 * size - order) * np.log(n_snapshots))
+    return max(int(np.argmin(costs)), 1)

@@ -1,0 +1,133 @@
+"""What the iterative scene estimators share: normalised data, working set, record and result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.assemble import SceneBelief, assemble_result
+from isac_toolbox.estimators.detection import ChannelKnowledge, Detection, detect
+from isac_toolbox.estimators.gauss_newton import Problem
+from isac_toolbox.estimators.result import Candidates, EstimationResult
+from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.statistics import amplitude_scale
+from isac_toolbox.estimators.structure import remove_rejected
+from isac_toolbox.estimators.working_set import WorkingSet, marginal_objective
+from isac_toolbox.inference.turbo import TurboLoop
+
+__all__ = ["SceneLoop"]
+
+RealArray = NDArray[np.float64]
+
+
+class SceneLoop(TurboLoop):
+    """A loop over a working set of paths, on the block scaled to unit mean power.
+
+    Attributes
+    ----------
+    obs : UplinkObservation
+    received : ndarray of complex, shape (N, M, T)
+        Scaled block.
+    scale : float
+        ``obs.received = scale * received``.
+    search : PathSearch
+    working : WorkingSet
+        Scene, paths and beliefs; set by ``setup``.
+    """
+
+    name: str
+    working: WorkingSet
+
+    def __init__(self, obs: UplinkObservation, max_iter: int, tol: float) -> None:
+        if not isinstance(obs, UplinkObservation):
+            raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
+        super().__init__(max_iter, tol)
+        self.obs = obs
+        self.scale = amplitude_scale(obs)
+        self.received = obs.received / self.scale
+        self.search = PathSearch.for_observation(obs)
+        self._dropped: list[tuple[RealArray, float, RealArray]] = []
+
+    def run_single_threaded(
+        self, callback: Callable[[TurboLoop], bool | None] | None = None
+    ) -> EstimationResult:
+        """Run with one BLAS thread (the matrices are small: more threads only wait) and give the result."""
+        with threadpool_limits(limits=1, user_api="blas"):
+            self.run(callback)
+            return self.result()
+
+    def setup(self) -> None:
+        """Forget what an earlier run dropped; a subclass makes the first working set."""
+        self._dropped = []
+
+    def pilot_problem(self) -> Problem:
+        """The problem on the pilots alone."""
+        return Problem.on_pilots(self.obs, self.received, self.scale)
+
+    def detect(self) -> Detection:
+        """Symbols under the present channel."""
+        working = self.working
+        posterior = working.fit.posterior
+        channel = ChannelKnowledge.from_paths(
+            working.fit.atoms, posterior.mean, posterior.covariance, working.n_users
+        )
+        return detect(self.obs, self.received, channel, 1 / working.problem.noise_precision)
+
+    def remove_rejected(self) -> None:
+        """Drop what the posterior rejects, remembering dropped points as candidates."""
+        working = self.working
+        self.working, dropped = remove_rejected(working)
+        visibility = working.visibility_probability
+        for index in dropped:
+            self._dropped.append(
+                (
+                    working.fit.scene.points_m[index],
+                    float(working.point_probability[index]),
+                    visibility[:, index],
+                )
+            )
+
+    def record(self) -> None:
+        """Set what the history keeps of an iteration."""
+        self.objective = marginal_objective(self.working)
+        self.noise_variance = self.scale**2 / self.working.problem.noise_precision
+        self.n_active = int(np.count_nonzero(self.working.active))
+
+    def result(self) -> EstimationResult:
+        """The result at the present state."""
+        working = self.working
+        detection = self.detect()
+        fit, points, free = working.active_fit()
+        belief = SceneBelief(
+            problem=working.problem,
+            fit=fit,
+            point_probability=working.point_probability[points],
+            visibility_probability=working.visibility_probability[:, points],
+            line_of_sight_probability=working.state.probability[: working.n_users],
+            free_probability=working.free_probability[free],
+            candidates=self._candidates(),
+        )
+        return assemble_result(
+            self.name,
+            self.obs,
+            belief,
+            detection,
+            self.scale,
+            self.history,
+            self.status,
+            self.converged,
+        )
+
+    def _candidates(self) -> Candidates:
+        working = self.working
+        dropped = [np.array([d[i] for d in self._dropped]) for i in range(3)]
+        n = len(self._dropped)
+        return Candidates(
+            np.vstack([working.fit.scene.points_m, dropped[0].reshape(n, 3)]),
+            np.concatenate([working.point_probability, dropped[1].reshape(n)]),
+            np.hstack([working.visibility_probability, dropped[2].reshape(n, working.n_users).T]),
+        )

@@ -1,0 +1,185 @@
+"""Path parameters and their Jacobian against finite differences, for every unknown of every kind of path."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.atoms import make_atoms
+from isac_toolbox.channel.scene import (
+    FREE,
+    LINE_OF_SIGHT,
+    Paths,
+    Receiver,
+    Scene,
+    ScenePrior,
+    path_parameters,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+wavefronts = st.sampled_from(["planar", "spherical"])
+STEP_M = 1e-3
+
+
+def random_case(seed: int, wavefront: str) -> tuple[Scene, Paths, Receiver]:
+    """Three points, two users, two free paths; each point seen by somebody; a random tilted array."""
+    rng = np.random.default_rng(seed)
+    array = UniformPlanarArray(
+        (3, 2), (rng.uniform(0.3, 0.8), rng.uniform(0.3, 0.8)), *rng.uniform(-1.2, 1.2, 2)
+    )
+    frequencies = (np.arange(5) - 2) * rng.uniform(1e6, 1e7)
+    receiver = Receiver(array, rng.normal(0, 5, 3), frequencies, wavefront, 3.5e9)
+
+    def away(count: int, nearest: float, farthest: float) -> np.ndarray:
+        u = rng.standard_normal((count, 3))
+        u /= np.linalg.norm(u, axis=1, keepdims=True)
+        return receiver.bs_position_m + rng.uniform(nearest, farthest, (count, 1)) * u
+
+    scene = Scene(
+        away(3, 4.0, 30.0),
+        away(2, 40.0, 90.0),  # beyond the points: no user lies on one
+        rng.normal(0, 3, 2),
+        np.column_stack([rng.uniform(50, 200, 2), rng.uniform(-0.6, 0.6, (2, 2))]),
+    )
+    seen = rng.random((2, 3)) < 0.5
+    seen[rng.integers(2, size=3), np.arange(3)] = True
+    return scene, Paths.build(np.array([True, True]), seen, np.array([1, 0])), receiver
+
+
+def path_responses(scene: Scene, paths: Paths, receiver: Receiver) -> np.ndarray:
+    """Every path's response over subcarriers and antennas, shape (L, N, M)."""
+    atoms = make_atoms(path_parameters(scene, paths, receiver), paths, receiver)
+    return np.einsum("nl,lm->lnm", atoms.delay, atoms.steering[0])
+
+
+def difference_quotient(function, scene: Scene, index: int, step: float):
+    """Fourth-order central difference of ``function(scene)`` in one unknown."""
+    start = scene.vector()
+
+    def at(shift: float):
+        moved = start.copy()
+        moved[index] += shift
+        return function(scene.with_vector(moved))
+
+    return (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
+
+
+@given(seeds, wavefronts)
+@settings(max_examples=40, deadline=None)
+def test_responses_are_those_of_the_geometry(seed, wavefront):
+    scene, paths, receiver = random_case(seed, wavefront)
+    response = path_responses(scene, paths, receiver)
+    bs, array = receiver.bs_position_m, receiver.array
+    for i in range(len(paths)):
+        user = scene.users_m[paths.user[i]]
+        if paths.target[i] == FREE:
+            length, u_h, u_v = scene.free_m[paths.free[i]]
+            steering = array.steering_from_cosines(u_h, u_v)
+        else:
+            target = user if paths.target[i] == LINE_OF_SIGHT else scene.points_m[paths.target[i]]
+            length = (
+                np.linalg.norm(target - user) + np.linalg.norm(target - bs) + scene.offsets_m[paths.user[i]]
+            )
+            direction = (target - bs) / np.linalg.norm(target - bs)
+            steering = (
+                array.steering(direction)
+                if wavefront == "planar"
+                else array.spherical_steering(target - bs, receiver.carrier_hz)
+            )
+        delay = np.exp(-2j * np.pi * receiver.frequencies_hz * length / SPEED_OF_LIGHT_M_S)
+        assert_allclose(response[i], np.outer(delay, steering), atol=1e-9)
+
+
+@given(seeds, wavefronts)
+@settings(max_examples=25, deadline=None)
+def test_jacobian_of_every_unknown(seed, wavefront):
+    """``d (b a) / d theta = b' a dL/dtheta + sum_d b a_d ds_d/dtheta`` for all paths and unknowns."""
+    scene, paths, receiver = random_case(seed, wavefront)
+    parameters = path_parameters(scene, paths, receiver)
+    atoms = make_atoms(parameters, paths, receiver)
+    delay = atoms.delay.T[:, :, None]
+    steering = atoms.steering[:, :, None, :]
+    in_length = -1j * receiver.wavenumbers_per_m[:, None] * delay * steering[0]
+    jacobian = parameters.jacobian
+    assert jacobian.shape == (atoms.n_types - 1, len(paths), scene.n_parameters)
+    for p in range(scene.n_parameters):
+        analytic = jacobian[0, :, p, None, None] * in_length
+        for d in range(1, jacobian.shape[0]):
+            analytic = analytic + jacobian[d, :, p, None, None] * delay * steering[d]
+        numeric = difference_quotient(lambda s: path_responses(s, paths, receiver), scene, p, STEP_M)
+        assert_allclose(analytic, numeric, atol=2e-8 * (1 + np.abs(analytic).max()))
+
+
+@given(seeds)
+@settings(max_examples=25, deadline=None)
+def test_planar_jacobian_holds_length_and_direction_cosines(seed):
+    scene, paths, receiver = random_case(seed, "planar")
+    jacobian = path_parameters(scene, paths, receiver).jacobian
+
+    def explicit(s: Scene) -> np.ndarray:
+        rows = np.empty((3, len(paths)))
+        for i in range(len(paths)):
+            user = s.users_m[paths.user[i]]
+            if paths.is_free[i]:
+                rows[:, i] = s.free_m[paths.free[i]]
+                continue
+            target = user if paths.is_line_of_sight[i] else s.points_m[paths.target[i]]
+            from_bs = target - receiver.bs_position_m
+            rows[0, i] = np.linalg.norm(from_bs) + np.linalg.norm(target - user) + s.offsets_m[paths.user[i]]
+            rows[1:, i] = receiver.array.axes[1:] @ from_bs / np.linalg.norm(from_bs)
+        return rows
+
+    for p in range(scene.n_parameters):
+        assert_allclose(jacobian[:, :, p], difference_quotient(explicit, scene, p, STEP_M), atol=1e-8)
+
+
+@pytest.mark.parametrize("wavefront", ["planar", "spherical"])
+def test_the_cases_exercise_every_kind_of_path_and_unknown(wavefront):
+    scene, paths, receiver = random_case(3, wavefront)
+    assert paths.is_point.any() and paths.is_line_of_sight.any() and paths.is_free.any()
+    assert not np.any(paths.is_point & paths.is_line_of_sight)
+    moved = np.abs(path_parameters(scene, paths, receiver).jacobian).max(axis=(0, 1))
+    assert np.all(moved > 0)
+
+
+def test_vector_layout_round_trip():
+    scene, _, _ = random_case(0, "planar")
+    vector = np.arange(scene.n_parameters, dtype=float)
+    back = scene.with_vector(vector)
+    assert_array_equal(back.vector(), vector)
+    points, users, offsets, free = scene.blocks()
+    assert_array_equal(vector[points].reshape(-1, 3), back.points_m)
+    assert_array_equal(vector[users].reshape(-1, 3), back.users_m)
+    assert_array_equal(vector[offsets], back.offsets_m)
+    assert_array_equal(vector[free].reshape(-1, 3), back.free_m)
+    assert free.stop == scene.n_parameters
+
+
+def test_paths_are_lines_of_sight_then_points_then_free():
+    seen = np.array([[True, False], [True, True]])
+    paths = Paths.build(np.array([False, True]), seen, np.array([0]))
+    assert paths.user.tolist() == [1, 0, 1, 1, 0]
+    assert paths.target.tolist() == [LINE_OF_SIGHT, 0, 0, 1, FREE]
+    assert paths.free.tolist() == [-1, -1, -1, -1, 0]
+
+
+def test_prior_of_known_and_uncertain_unknowns():
+    scene, _, _ = random_case(0, "planar")
+    stds = np.array([[0.0, 0.5, 2.0], [0.1, 0.0, 0.0]])
+    mean = scene.users_m - 0.25
+    prior = ScenePrior(mean, stds, np.array([0.0, 4.0]))
+    _, users, offsets, _ = scene.blocks()
+    known, precision, deviation = prior.known(scene), prior.precision(scene), prior.deviation(scene)
+    assert known[users].tolist() == (stds == 0).ravel().tolist()
+    assert known[offsets].tolist() == [True, False]
+    assert np.count_nonzero(known) == 4
+    assert_allclose(precision[users], [0, 4, 0.25, 100, 0, 0])
+    assert_allclose(precision[offsets], [0, 1 / 16])
+    assert np.count_nonzero(precision) == 4
+    assert_allclose(deviation[users], 0.25)
+    assert_allclose(deviation[offsets], scene.offsets_m)
+    assert np.count_nonzero(deviation) == 8
