@@ -33,11 +33,11 @@ Callback = Callable[[TurboLoop], bool | None]
 
 @dataclass(frozen=True)
 class NOMP:
-    """Newtonised OMP per user on the pilots, then single-bounce location and fusion over users.
+    """Newtonised OMP on the pilots, then single-bounce location and fusion over users.
 
-    The strongest classical baseline. The channel is that of the users' own paths (direction and delay
-    free); points are what :func:`fuse_points` makes of them. Every point found is reported with
-    probability one: the method has no other.
+    The strongest classical baseline: paths are detected user by user and refined together. The channel is
+    that of the users' own paths, direction and delay free; points are what fusion makes of them, and every
+    point found is reported with probability one, as the method has no other.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.scene import Scene
 from isac_toolbox.estimators.coarse_music import music_scene
 from isac_toolbox.estimators.coarse_nomp import newtonised_omp
-from isac_toolbox.estimators.gauss_newton import Problem, with_noise_precision
+from isac_toolbox.estimators.gauss_newton import Problem, refine, with_noise_precision
 from isac_toolbox.estimators.locate import fuse_points, place_points
 from isac_toolbox.estimators.music import MusicModel
 from isac_toolbox.estimators.search import PathSearch
@@ -22,7 +22,7 @@ __all__ = ["COARSE_STAGES", "coarse_working_set", "music_working_set"]
 
 COARSE_STAGES = ("nomp", "music")
 
-_SWEEPS_AFTER_MUSIC = 10
+_SWEEPS_AFTER_MUSIC = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +38,21 @@ def coarse_working_set(
 ) -> WorkingSet:
     """First working set of the fine stage, from one of :data:`COARSE_STAGES`."""
     if stage == "music":
-        working = music_working_set(obs, problem, search, rule)
-        for _ in range(_SWEEPS_AFTER_MUSIC):
-            working, _ = remove_rejected(working.e_step(1).learn_noise())
-        return working
+        return _settled(music_working_set(obs, problem, search, rule))
     start = _nomp_start(problem, search)
     if not unlocated_paths:
         scene = start.scene
         located = Scene(scene.points_m, scene.users_m, scene.offsets_m, np.zeros((0, 3)))
         start = _Start(start.problem, located, np.zeros(0, np.int64), start.gain_power)
     return _working_set(start, rule)
+
+
+def _settled(working: WorkingSet) -> WorkingSet:
+    """Subspace-constrained VBI with a dynamic grid: sweeps between which the candidates move."""
+    for _ in range(_SWEEPS_AFTER_MUSIC):
+        working = working.with_fit(refine(working.problem, working.fit, n_steps=2, tol=1.0))
+        working, _ = remove_rejected(working.e_step(1).learn_noise())
+    return working
 
 
 def music_working_set(obs: UplinkObservation, problem: Problem, search: PathSearch, rule: str) -> WorkingSet:

@@ -70,7 +70,7 @@ def detect(
 ) -> Detection:
     """Detect the data symbols of a block (docs/theory.md, section 5).
 
-    Per subcarrier ``W = (H^H H + s I)^-1 H^H`` over all users; its output divided by its own gain is
+    Per subcarrier ``W = (H^H H + s I)^-1 H^H`` over the sending users; its output divided by its own gain is
     unbiased, and its error variance collects interference, noise and the channel's uncertainty
     ``sum_j P_j C_jj P_j^H`` (``P_j`` the user's path atoms). The posterior over the constellation follows.
     """
@@ -81,7 +81,7 @@ def detect(
         return Detection(pilots, np.full(shape, -1), np.zeros((*shape, obs.bits_per_symbol)))
     symbol, variance = _unbiased_lmmse(obs, received, channel, noise_variance)
     distance = np.abs(symbol[data][:, None] - obs.constellation) ** 2
-    log_probability = -distance / np.broadcast_to(variance[:, :, None], shape)[data][:, None]
+    log_probability = -distance / variance[data][:, None]
     log_probability -= logsumexp(log_probability, axis=1, keepdims=True)
     probability = np.exp(log_probability)
     mean = probability @ obs.constellation
@@ -110,42 +110,66 @@ def _bit_llrs(log_probability: RealArray) -> RealArray:
 def _unbiased_lmmse(
     obs: UplinkObservation, received: ComplexArray, channel: ChannelKnowledge, noise_variance: float
 ) -> tuple[ComplexArray, RealArray]:
-    """Unbiased symbol estimates (K, N, T) and their error variances (K, N)."""
+    """Unbiased symbol estimates and their error variances, each (K, N, T); zero and one at pilots.
+
+    Known symbols are subtracted; cells with the same set of sending users share one filter.
+    """
     h = np.ascontiguousarray(channel.mean.transpose(1, 2, 0))
-    h_conj = h.conj().transpose(0, 2, 1)
-    pilots = obs.pilots.transpose(1, 0, 2)
-    clean = received - np.matmul(h, pilots)
-    matched = np.matmul(h_conj, clean)
-    gram = np.matmul(h_conj, h)
-    error = _error_after_matching(channel, h_conj, gram)
-    n_users = gram.shape[1]
+    clean = received - np.matmul(h, obs.pilots.transpose(1, 0, 2))
+    symbol, variance = np.zeros(obs.pilots.shape, complex), np.ones(obs.pilots.shape)
+    data = ~obs.known
+    for pattern in np.unique(data.reshape(obs.n_users, -1), axis=1).T:
+        users = np.flatnonzero(pattern)
+        if not users.size:
+            continue
+        cells = np.all(data == pattern[:, None, None], axis=0)
+        own_symbol, own_variance = _filter_users(channel, h, clean, users, noise_variance)
+        symbol[users] = np.where(cells, own_symbol, symbol[users])
+        variance[users] = np.where(cells, own_variance[:, :, None], variance[users])
+    return symbol, variance
+
+
+def _filter_users(
+    channel: ChannelKnowledge,
+    h: ComplexArray,
+    clean: ComplexArray,
+    users: NDArray[np.int64],
+    noise_variance: float,
+) -> tuple[ComplexArray, RealArray]:
+    """Unbiased LMMSE among ``users``: symbols (U, N, T) and error variances (U, N)."""
+    own = h[:, :, users]
+    own_conj = own.conj().transpose(0, 2, 1)
+    gram = np.matmul(own_conj, own)
+    error = _error_after_matching(channel, own_conj, gram, users)
     mean_error = np.real(np.trace(error, axis1=1, axis2=2)) / np.maximum(
         np.real(np.trace(gram, axis1=1, axis2=2)), 1e-300
     )
-    loading = noise_variance + mean_error
-    inverse = np.linalg.inv(gram + loading[:, None, None] * np.eye(n_users))
+    index = np.arange(users.size)
+    loading = (noise_variance + mean_error)[:, None, None] * np.eye(users.size)
+    inverse = np.linalg.inv(gram + loading)
     response = np.matmul(inverse, gram)
-    users = np.arange(n_users)
-    bias = np.maximum(np.real(response[:, users, users]), 1e-12)
+    bias = np.maximum(np.real(response[:, index, index]), 1e-12)
     power = np.abs(response) ** 2
-    interference = power.sum(axis=2) - power[:, users, users]
+    interference = power.sum(axis=2) - power[:, index, index]
     inside = noise_variance * gram + error
     noise = np.real(np.einsum("nkj,njl,nkl->nk", inverse, inside, inverse.conj(), optimize=True))
     variance = (interference + noise) / bias**2
-    symbol = np.matmul(inverse, matched) / bias[:, :, None]
+    symbol = np.matmul(inverse, np.matmul(own_conj, clean)) / bias[:, :, None]
     return symbol.transpose(1, 0, 2), np.maximum(variance, 1e-12).T
 
 
 def _error_after_matching(
-    channel: ChannelKnowledge, h_conj: ComplexArray, gram: ComplexArray
+    channel: ChannelKnowledge, h_conj: ComplexArray, gram: ComplexArray, users: NDArray[np.int64]
 ) -> ComplexArray:
-    """``H^H (sum_j P_j C_jj P_j^H) H`` per subcarrier, shape (N, K, K)."""
+    """``H^H (sum_j P_j C_jj P_j^H) H`` over the sending users, per subcarrier, shape (N, U, U)."""
     if channel.atoms is None or channel.covariance is None:
         if channel.white_variance is None:
             return np.zeros_like(gram)
-        return gram * np.sum(channel.white_variance)
-    atoms = channel.atoms
+        return gram * np.sum(channel.white_variance[users])
+    of_senders = np.flatnonzero(np.isin(channel.atoms.user, users))
+    atoms = channel.atoms.take(of_senders)
     same_user = atoms.user[:, None] == atoms.user
+    covariance = channel.covariance[np.ix_(of_senders, of_senders)]
     through = np.matmul(h_conj, atoms.steering[0].T) * atoms.delay[:, None, :]
-    weighted = np.matmul(through, np.where(same_user, channel.covariance, 0))
+    weighted = np.matmul(through, np.where(same_user, covariance, 0))
     return np.matmul(weighted, through.conj().transpose(0, 2, 1))

@@ -251,8 +251,8 @@ def _moved(problem: Problem, scene: Scene, step: RealArray) -> Scene:
 def gradient_steps(problem: Problem, fit: Fit, n_steps: int) -> Fit:
     """Block-wise gradient M-step: points, users, offsets and free paths one after another.
 
-    Each block moves along its own gradient, the step length halved until the objective falls; positions,
-    clocks and gains are not coupled. Kept for comparison (docs/theory.md, section 6).
+    Each block moves along its own gradient by its Cauchy step, halved until the objective falls; the blocks
+    are not coupled, the gains are renewed at every trial. Kept for comparison (docs/theory.md, section 6).
     """
     known = problem.prior.known(fit.scene)
     for _ in range(n_steps):

@@ -1,8 +1,8 @@
 """MUSIC over direction and delay, evaluated on locations (docs/theory.md, section 7).
 
 The pilot channel of every user is smoothed over subarrays, subcarrier windows and polyphase components,
-forward and backward; its dominant eigenvectors span the signal subspace. A location's pseudo-spectrum is
-the share of its atom inside the subspaces of the users that may see it.
+forward and backward; its dominant eigenvectors span the signal subspace. A location's pseudo-spectrum adds
+``-ln(1 - share)`` over users, the share being that of its atom inside a user's subspace.
 """
 
 from __future__ import annotations
@@ -226,21 +226,24 @@ def _snapshots(
 def _signal_subspace(snapshots: ComplexArray) -> ComplexArray:
     """Dominant left singular vectors (W * M_sub, r), with the order by minimum description length."""
     n_rows = snapshots.shape[0]
-    small = snapshots.conj().T @ snapshots
-    values, vectors = np.linalg.eigh(small)
-    values, vectors = values[::-1], vectors[:, ::-1]
+    values, vectors = np.linalg.eigh(snapshots.conj().T @ snapshots)
+    rank = min(snapshots.shape)
+    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
     order = _description_length_order(np.maximum(values, values[0] * 1e-15), n_rows)
     return snapshots @ (vectors[:, :order] / np.sqrt(values[:order]))
 
 
-def _description_length_order(eigenvalues: RealArray, n_snapshots: int) -> int:
-    """Order that minimises the description length (Wax and Kailath, IEEE TASSP 1985)."""
+def _description_length_order(eigenvalues: RealArray, n_samples: int) -> int:
+    """Order, at least one, of least description length (Wax and Kailath, IEEE TASSP 1985).
+
+    The eigenvalues are those of the small Gram of snapshots, so a snapshot's length counts as samples.
+    """
     size = eigenvalues.size
     largest = min(_MAX_ORDER, size - 1)
     logs = np.log(eigenvalues)
     costs = []
     for order in range(largest + 1):
         rest = eigenvalues[order:]
-        likelihood = n_snapshots * rest.size * (np.log(rest.mean()) - logs[order:].mean())
-        costs.append(likelihood + 0.5 * order * (2 * size - order) * np.log(n_snapshots))
+        likelihood = n_samples * rest.size * (np.log(rest.mean()) - logs[order:].mean())
+        costs.append(likelihood + 0.5 * order * (2 * size - order) * np.log(n_samples))
     return max(int(np.argmin(costs)), 1)

@@ -23,7 +23,9 @@ _KIND = "estimation-result"
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Every point that was considered, whatever its probability: C of them.
+    """Every point that the posterior judged, whatever its probability: C of them.
+
+    Points merged into another one are that one's; points dropped on the way keep their last probability.
 
     Attributes
     ----------

@@ -15,7 +15,6 @@ __all__ = [
     "amplitude_scale",
     "data_statistics",
     "least_squares_channel",
-    "pilot_moments",
     "pilot_statistics",
 ]
 
@@ -34,11 +33,6 @@ def amplitude_scale(obs: UplinkObservation) -> float:
     """Root mean square of the received block; estimators work on ``received / scale``."""
     peak = float(np.max(np.abs(obs.received)))
     return peak * float(np.sqrt(np.mean(np.abs(obs.received / peak) ** 2)))
-
-
-def pilot_moments(obs: UplinkObservation) -> SymbolMoments:
-    """Pilots are known exactly; data have mean zero and variance one."""
-    return SymbolMoments(obs.pilots, np.where(obs.known, 0.0, 1.0))
 
 
 def pilot_statistics(obs: UplinkObservation, received: ComplexArray) -> Statistics:

@@ -31,7 +31,6 @@ IntArray = NDArray[np.int64]
 _LINE_OF_SIGHT_PROBABILITY = 0.9
 _START_VISIBILITY = 0.5
 _SPIKE_TO_NOISE = 1e4
-_WEAK_PRECISION = 1e-9
 
 
 class ScenePriorGraph:
