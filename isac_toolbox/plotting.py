@@ -179,7 +179,7 @@ def spectrum_slice(
     ax.set(xlabel="x (m)", ylabel="y (m)", aspect="equal")
     ax.set(xlim=(x[0] - half[0], x[-1] + half[0]), ylim=(y[0] - half[1], y[-1] + half[1]))
     if height_m is not None:
-        ax.set_title(f"slice at height {height_m:g} m")
+        ax.set_title(f"slice at height {height_m:.1f} m")
     return fig, ax
 
 
@@ -233,11 +233,12 @@ def convergence(
     if bound_db is not None:
         lines.append(ax.axhline(bound_db, color="black", ls="--", lw=1.2, label="hybrid Cramér-Rao bound"))
     right = ax.twinx()
-    lines += right.plot(
-        iteration, history.noise_variance, "s:", color=orange, mfc="none", label="noise variance", **dots
-    )
-    if np.all(history.noise_variance > 0):
+    noise = history.noise_variance
+    lines += right.plot(iteration, noise, "s:", color=orange, mfc="none", label="noise variance", **dots)
+    if noise.min() > 0 and noise.max() > 3 * noise.min():
         right.set_yscale("log")
+    else:
+        right.ticklabel_format(useOffset=False)
     right.set_ylabel("noise variance (per sample)")
     ax.set_xlabel("iteration")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

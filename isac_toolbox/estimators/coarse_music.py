@@ -45,7 +45,7 @@ def music_points(model: MusicModel, region_m: RealArray) -> RealArray:
     heights = model.location_spectrum(peaks, _FINE_FLOOR)
     order = np.argsort(-heights, kind="stable")
     chosen = _apart(peaks[order], 0.5 * model.length_cell_m)
-    least = -np.log(1 - _KEPT_SHARE + _FINE_FLOOR)
+    least = np.log((1 + _FINE_FLOOR) / (1 - _KEPT_SHARE + _FINE_FLOOR))
     kept = heights[order][chosen] > least
     return peaks[order][chosen][kept][:_MAX_POINTS]
 

@@ -148,7 +148,7 @@ class MusicModel:
         return np.minimum(share, 1.0)
 
     def location_spectrum(self, points_m: RealArray, floor: float) -> RealArray:
-        """``sum_k -ln(1 - share_k + floor)`` at points (P, 3), shape (P,).
+        """``sum_k ln((1 + floor) / (1 - share_k + floor))`` at points (P, 3), shape (P,).
 
         A user does not vote where the point's path is hardly longer than its line of sight.
         """
@@ -160,7 +160,7 @@ class MusicModel:
             votes = excess > _LINE_OF_SIGHT_CELLS * self.length_cell_m
             lengths = to_user[votes] + to_bs[votes] + self.offsets_m[k]
             share = self.projection(k, lengths, direction[votes])
-            total[votes] -= np.log(1 - share + floor)
+            total[votes] += np.log((1 + floor) / (1 - share + floor))
         return total
 
 
@@ -177,7 +177,7 @@ def music_spectrum(obs: UplinkObservation, points_m: ArrayLike, *, floor: float 
     Returns
     -------
     ndarray, shape (...,)
-        ``sum over users of -ln(1 - share + floor)``.
+        ``sum over users of ln((1 + floor) / (1 - share + floor))``, never negative.
 
     Raises
     ------

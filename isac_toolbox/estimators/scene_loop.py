@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from isac_toolbox.channel.atoms import synthesise
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.assemble import SceneBelief, assemble_result
 from isac_toolbox.estimators.detection import ChannelKnowledge, Detection, detect
@@ -96,6 +97,11 @@ class SceneLoop(TurboLoop):
         self.objective = marginal_objective(self.working)
         self.noise_variance = self.scale**2 / self.working.problem.noise_precision
         self.n_active = int(np.count_nonzero(self.working.active))
+
+    def channel(self) -> NDArray[np.complex128]:
+        """Posterior mean channel at the present state, shape (K, N, M), in the units of the observation."""
+        fit = self.working.fit
+        return self.scale * synthesise(fit.atoms, fit.posterior.mean, self.working.n_users)
 
     def result(self) -> EstimationResult:
         """The result at the present state."""
