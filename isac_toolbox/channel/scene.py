@@ -175,6 +175,15 @@ class Paths:
         """Unlocated paths."""
         return self.target == FREE
 
+    def membership(
+        self, n_users: int, n_points: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+        """What :meth:`build` was given: lines of sight (K,), seen (K, S), users of the free paths (F,)."""
+        sight, seen = np.zeros(n_users, bool), np.zeros((n_users, n_points), bool)
+        sight[self.user[self.is_line_of_sight]] = True
+        seen[self.user[self.is_point], self.target[self.is_point]] = True
+        return sight, seen, self.user[self.is_free]
+
     @classmethod
     def build(
         cls, line_of_sight: NDArray[np.bool_], seen: NDArray[np.bool_], free_user: NDArray[np.int64]

@@ -18,7 +18,7 @@ from isac_toolbox.estimators.gauss_newton import gradient_steps, refine
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene_loop import SceneLoop
 from isac_toolbox.estimators.statistics import data_statistics
-from isac_toolbox.estimators.structure import give_birth, merge_points
+from isac_toolbox.estimators.structure import absorb_duplicates, give_birth, merge_points
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -182,11 +182,12 @@ class BiSVBILoop(SceneLoop):
             self.change = np.inf
 
     def _search_structure(self) -> bool:
-        """Births and merges; whether there was any."""
+        """Births, merges and duplicates absorbed; whether there was any."""
         born = give_birth(self.working, self.search, _FALSE_ALARM_RATE, self.settings.unlocated_paths)
         if born is not None:
             self.working = born.with_fit(refine(born.problem, born.fit, n_steps=2))
         merged = merge_points(self.working)
-        if merged is not None:
-            self.working = merged
-        return born is not None or merged is not None
+        self.working = merged or self.working
+        absorbed = absorb_duplicates(self.working)
+        self.working = absorbed or self.working
+        return born is not None or merged is not None or absorbed is not None

@@ -22,7 +22,7 @@ from isac_toolbox.estimators.locate import coincidence_evidence, condition_on_co
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.working_set import WorkingSet
 
-__all__ = ["give_birth", "log_evidence", "merge_points", "remove_rejected"]
+__all__ = ["absorb_duplicates", "give_birth", "log_evidence", "merge_points", "remove_rejected"]
 
 RealArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -30,6 +30,7 @@ IntArray = NDArray[np.int64]
 _REJECTED = 0.02
 _MAX_BIRTHS_PER_USER = 8
 _PROMISING_EVIDENCE = -10.0
+_COHERENT = 0.4
 
 
 def remove_rejected(working: WorkingSet) -> tuple[WorkingSet, IntArray]:
@@ -109,6 +110,75 @@ def _merge_one(working: WorkingSet) -> WorkingSet | None:
     return None
 
 
+def absorb_duplicates(working: WorkingSet) -> WorkingSet | None:
+    """Drop the points and free paths that only repeat another path of the same user; None when none does.
+
+    A point of one path, or a free path, is tried when its atom is coherent with another path of its user
+    (a point on a line of sight, say); it goes when the scene without it has the greater evidence.
+    """
+    absorbed = None
+    while True:
+        step = _absorb_one(working if absorbed is None else absorbed)
+        if step is None:
+            return absorbed
+        absorbed = step
+
+
+def _absorb_one(working: WorkingSet) -> WorkingSet | None:
+    fit, points, free = working.active_fit()
+    before = None
+    for path in _repeating_paths(fit):
+        trial = _fit_without(working, fit, path)
+        before = log_evidence(working.problem, fit) if before is None else before
+        if log_evidence(working.problem, trial) <= before:
+            continue
+        if fit.paths.is_free[path]:
+            free = np.delete(free, fit.paths.free[path])
+        else:
+            points = np.delete(points, fit.paths.target[path])
+        return working.restructured(trial.scene, working.free_user[free], points, free)
+    return None
+
+
+def _repeating_paths(fit: Fit) -> IntArray:
+    """Paths that carry a whole point or free path and are coherent with a stronger one, or a line of sight, of their user."""
+    paths = fit.paths
+    energy = np.real(np.diagonal(fit.gram))
+    coherence = np.abs(fit.gram) ** 2 / np.multiply.outer(energy, energy)
+    strength = np.abs(fit.posterior.mean)
+    stronger = (strength[:, None] < strength) | paths.is_line_of_sight
+    rivals = (paths.user[:, None] == paths.user) & stronger
+    alone = paths.is_free.copy()
+    located = np.flatnonzero(paths.is_point)
+    users_of = np.bincount(paths.target[located], minlength=len(fit.scene.points_m))
+    alone[located] = users_of[paths.target[located]] == 1
+    highest = np.max(np.where(rivals, coherence, 0.0), axis=1, initial=0.0)
+    suspects = np.flatnonzero(alone & (highest > _COHERENT))
+    return suspects[np.argsort(-highest[suspects], kind="stable")]
+
+
+def _fit_without(working: WorkingSet, fit: Fit, path: int) -> Fit:
+    """The active scene without the point or free path of one path, refined."""
+    scene, paths = fit.scene, fit.paths
+    sight, seen, free_user = paths.membership(working.n_users, len(scene.points_m))
+    points_m, free_m = scene.points_m, scene.free_m
+    if paths.is_free[path]:
+        free_m = np.delete(free_m, paths.free[path], axis=0)
+        free_user = np.delete(free_user, paths.free[path])
+    else:
+        points_m = np.delete(points_m, paths.target[path], axis=0)
+        seen = np.delete(seen, paths.target[path], axis=1)
+    reduced = Scene(points_m, scene.users_m, scene.offsets_m, free_m)
+    return _refined(working, reduced, Paths.build(sight, seen, free_user))
+
+
+def _refined(working: WorkingSet, scene: Scene, paths: Paths) -> Fit:
+    """A trial scene under the slabs of its paths, refined."""
+    classes = np.where(paths.is_line_of_sight, working.n_users, paths.user)
+    start = evaluate(working.problem, scene, paths, working.prior.slab_precision[classes])
+    return refine(working.problem, start, n_steps=6, tol=1e-2)
+
+
 def _promising_pairs(problem: Problem, fit: Fit) -> list[tuple[int, int]]:
     mean, covariance = fit.scene.vector(), scene_covariance(problem, fit)
     log_volume = float(np.sum(np.log(problem.region_m[1] - problem.region_m[0])))
@@ -121,21 +191,14 @@ def _promising_pairs(problem: Problem, fit: Fit) -> list[tuple[int, int]]:
 
 def _merged_fit(working: WorkingSet, fit: Fit, first: int, second: int) -> Fit:
     """The active scene with two points made one, refined."""
-    problem, n_users = working.problem, working.n_users
+    problem = working.problem
     mean, _ = condition_on_coincidence(fit.scene.vector(), scene_covariance(problem, fit), first, second)
     scene = fit.scene.with_vector(mean)
     points = np.clip(np.delete(scene.points_m, second, axis=0), *problem.region_m)
-    paths = fit.paths
-    seen = np.zeros((n_users, len(fit.scene.points_m)), bool)
-    seen[paths.user[paths.is_point], paths.target[paths.is_point]] = True
+    sight, seen, free_user = fit.paths.membership(working.n_users, len(fit.scene.points_m))
     seen[:, first] |= seen[:, second]
-    sight = np.zeros(n_users, bool)
-    sight[paths.user[paths.is_line_of_sight]] = True
-    merged_paths = Paths.build(sight, np.delete(seen, second, axis=1), paths.user[paths.is_free])
-    classes = np.where(merged_paths.is_line_of_sight, n_users, merged_paths.user)
     merged = Scene(points, scene.users_m, scene.offsets_m, scene.free_m)
-    start = evaluate(problem, merged, merged_paths, working.prior.slab_precision[classes])
-    return refine(problem, start, n_steps=6, tol=1e-2)
+    return _refined(working, merged, Paths.build(sight, np.delete(seen, second, axis=1), free_user))
 
 
 def log_evidence(problem: Problem, fit: Fit) -> float:
