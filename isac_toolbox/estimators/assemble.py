@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms import fisher_blocks, synthesise
+from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.estimators.detection import Detection
@@ -37,7 +38,8 @@ class SceneBelief:
         Of the fit's points.
     visibility_probability : ndarray, shape (K, S)
     line_of_sight_probability : ndarray, shape (K,)
-    free_probability : ndarray, shape (F,)
+    path_probability : ndarray, shape (L,)
+        That each of the fit's paths exists, wherever it runs.
     candidates : Candidates
     """
 
@@ -46,7 +48,7 @@ class SceneBelief:
     point_probability: RealArray
     visibility_probability: RealArray
     line_of_sight_probability: RealArray
-    free_probability: RealArray
+    path_probability: RealArray
     candidates: Candidates
 
 
@@ -83,7 +85,7 @@ def assemble_result(
         visibility_probability=belief.visibility_probability[:, shown],
         candidates=belief.candidates,
         line_of_sight_probability=belief.line_of_sight_probability,
-        unlocated_paths=_unlocated(fit, belief.free_probability, scale),
+        unlocated_paths=_unlocated(problem, fit, shown, belief.path_probability, scale),
         user_positions_m=fit.scene.users_m,
         user_position_covariance_m2=_diagonal_blocks(covariance[users, users]),
         time_offsets_s=fit.scene.offsets_m / SPEED_OF_LIGHT_M_S,
@@ -106,16 +108,26 @@ def _diagonal_blocks(covariance: RealArray) -> RealArray:
     return covariance.reshape(n, 3, n, 3)[index, :, index]
 
 
-def _unlocated(fit: Fit, probability: RealArray, scale: float) -> UnlocatedPaths:
-    free = fit.paths.is_free
-    user = fit.paths.user[free]
-    parameters = fit.scene.free_m[fit.paths.free[free]]
+def _unlocated(
+    problem: Problem, fit: Fit, shown: NDArray[np.bool_], probability: RealArray, scale: float
+) -> UnlocatedPaths:
+    """Free paths, and paths over points that are not shown."""
+    paths, scene = fit.paths, fit.scene
+    hidden = np.zeros(len(paths), bool)
+    hidden[paths.is_point] = ~shown[paths.target[paths.is_point]]
+    index = np.flatnonzero(paths.is_free | hidden)
+    user, free = paths.user[index], paths.is_free[index]
+    cosines = np.empty((index.size, 2))
+    cosines[free] = scene.free_m[paths.free[index[free]], 1:]
+    direction, _ = unit_vectors(problem.receiver.bs_position_m, scene.points_m[paths.target[index[~free]]])
+    cosines[~free] = np.stack(problem.receiver.array.direction_cosines(direction), axis=-1)
+    length = fit.parameters.length_m[index] - scene.offsets_m[user]
     return UnlocatedPaths(
         user=user,
-        direction_cosines=parameters[:, 1:],
-        delay_s=(parameters[:, 0] - fit.scene.offsets_m[user]) / SPEED_OF_LIGHT_M_S,
-        gain=np.asarray(fit.posterior.mean[free] * scale, dtype=complex),
-        probability=probability,
+        direction_cosines=cosines,
+        delay_s=length / SPEED_OF_LIGHT_M_S,
+        gain=np.asarray(fit.posterior.mean[index] * scale, dtype=complex),
+        probability=probability[index],
     )
 
 

@@ -97,7 +97,7 @@ def _certain(problem: Problem, fit: Fit, sight: NDArray[np.bool_], seen: NDArray
         point_probability=probability,
         visibility_probability=seen.astype(float),
         line_of_sight_probability=sight.astype(float),
-        free_probability=np.ones(len(fit.scene.free_m)),
+        path_probability=np.ones(len(fit.paths)),
         candidates=Candidates(fit.scene.points_m, probability, seen.astype(float)),
     )
 

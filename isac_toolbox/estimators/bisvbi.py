@@ -18,7 +18,7 @@ from isac_toolbox.estimators.gauss_newton import gradient_steps, refine
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene_loop import SceneLoop
 from isac_toolbox.estimators.statistics import data_statistics
-from isac_toolbox.estimators.structure import absorb_duplicates, give_birth, merge_points
+from isac_toolbox.estimators.structure import absorb_duplicates, give_birth, merge_points, split_points
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -30,6 +30,7 @@ _SWEEPS = 3
 _STEPS = {"gauss_newton": 2, "gradient": 3}
 _STRUCTURE_EVERY = 3
 _FALSE_ALARM_RATE = 1e-2
+_CONTRADICTION_STDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class EMTurboBiSVBI:
     m_step : {"gauss_newton", "gradient"}
         Refinement of positions and clocks: joint Levenberg-Marquardt, or gradient steps block by block.
     data_aided : bool
-        Feed soft symbols back after the pilot-only burn-in.
+        Feed soft symbols back after the pilot-only burn-in. Where the outcome contradicts the pilots
+        (wrong decisions that confirmed themselves), the block is estimated again without.
     unlocated_paths : bool
         Allow paths that no single-bounce point explains.
     max_iter : int
@@ -110,7 +112,11 @@ class EMTurboBiSVBI:
         ValueError
             If a user has no usable pilot.
         """
-        return BiSVBILoop(self, obs).run_single_threaded(callback)
+        loop = BiSVBILoop(self, obs)
+        result = loop.run_single_threaded(callback)
+        if self.data_aided and loop.contradicts_pilots():
+            return BiSVBILoop(replace(self, data_aided=False), obs).run_single_threaded(callback)
+        return result
 
 
 class BiSVBILoop(SceneLoop):
@@ -127,6 +133,8 @@ class BiSVBILoop(SceneLoop):
         super().setup()
         self._settled = False
         self._settled_size: tuple[int, int, int] | None = None
+        self._pilots = self.pilot_problem()
+        self._pilot_residual = np.inf
         settings = self.settings
         self.working = coarse_working_set(
             settings.coarse,
@@ -140,6 +148,8 @@ class BiSVBILoop(SceneLoop):
     def step(self) -> None:
         """One EM iteration: data, E-step, noise, M-step, structure."""
         if self._on_all_data:
+            if self.n_iter == self.settings.burn_in:
+                self._pilot_residual = self._residual_on_pilots()
             self._use_data()
         self.working = self.working.e_step(_SWEEPS).learn_noise()
         before = self.working.fit.scene
@@ -155,6 +165,28 @@ class BiSVBILoop(SceneLoop):
     def _use_data(self) -> None:
         statistics = data_statistics(self.received, self.detect().moments)
         self.working = self.working.with_problem(replace(self.working.problem, statistics=statistics))
+
+    def _residual_on_pilots(self) -> float:
+        """Squared residual of the pilots under the present channel."""
+        statistics, fit = self._pilots.statistics, self.working.fit
+        gains = fit.posterior.mean
+        fitted = 2 * np.vdot(gains, fit.atoms.correlate(statistics.correlation)).real
+        return statistics.energy - float(
+            fitted - np.vdot(gains, fit.atoms.gram(statistics.coupling) @ gains).real
+        )
+
+    def contradicts_pilots(self) -> bool:
+        """Whether the pilots fit much worse than before data were used.
+
+        The pilot-only fit is better on the pilots by about half a nat per parameter even when the final
+        channel is true; far more than that means that the data have led it astray.
+        """
+        if not np.isfinite(self._pilot_residual):
+            return False
+        fit, _, _ = self.working.active_fit()
+        n_parameters = 2 * len(fit.paths) + fit.scene.n_parameters
+        rise = self.working.problem.noise_precision * (self._residual_on_pilots() - self._pilot_residual)
+        return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
 
     def _m_step(self) -> None:
         n_steps = _STEPS[self.settings.m_step]
@@ -176,18 +208,21 @@ class BiSVBILoop(SceneLoop):
                 self._settled = True
             else:
                 changed = self._search_structure()
+                if changed:
+                    self.working = self.working.e_step(1)
                 self._settled = on_all_data and not changed
                 self._settled_size = size if on_all_data else None
         if not self._settled:
             self.change = np.inf
 
     def _search_structure(self) -> bool:
-        """Births, merges and duplicates absorbed; whether there was any."""
+        """Births, splits, merges and duplicates absorbed; whether there was any."""
         born = give_birth(self.working, self.search, _FALSE_ALARM_RATE, self.settings.unlocated_paths)
         if born is not None:
             self.working = born.with_fit(refine(born.problem, born.fit, n_steps=2))
-        merged = merge_points(self.working)
-        self.working = merged or self.working
-        absorbed = absorb_duplicates(self.working)
-        self.working = absorbed or self.working
-        return born is not None or merged is not None or absorbed is not None
+        changed = born is not None
+        for move in (split_points, merge_points, absorb_duplicates):
+            moved = move(self.working)
+            self.working = moved or self.working
+            changed = changed or moved is not None
+        return changed

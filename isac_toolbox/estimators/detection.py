@@ -79,7 +79,7 @@ def detect(
     shape = obs.pilots.shape
     if not data.any():
         return Detection(pilots, np.full(shape, -1), np.zeros((*shape, obs.bits_per_symbol)))
-    symbol, variance = _unbiased_lmmse(obs, received, channel, noise_variance)
+    symbol, variance, correlation = _unbiased_lmmse(obs, received, channel, noise_variance)
     distance = np.abs(symbol[data][:, None] - obs.constellation) ** 2
     log_probability = -distance / variance[data][:, None]
     log_probability -= logsumexp(log_probability, axis=1, keepdims=True)
@@ -94,7 +94,7 @@ def detect(
     decision[data] = np.argmax(log_probability, axis=1)
     llr = np.zeros((*shape, obs.bits_per_symbol))
     llr[data] = _bit_llrs(log_probability)
-    return Detection(SymbolMoments(soft_mean, soft_variance), decision, llr)
+    return Detection(SymbolMoments(soft_mean, soft_variance, correlation), decision, llr)
 
 
 def _bit_llrs(log_probability: RealArray) -> RealArray:
@@ -109,24 +109,30 @@ def _bit_llrs(log_probability: RealArray) -> RealArray:
 
 def _unbiased_lmmse(
     obs: UplinkObservation, received: ComplexArray, channel: ChannelKnowledge, noise_variance: float
-) -> tuple[ComplexArray, RealArray]:
-    """Unbiased symbol estimates and their error variances, each (K, N, T); zero and one at pilots.
+) -> tuple[ComplexArray, RealArray, ComplexArray]:
+    """Unbiased symbol estimates and their error variances, each (K, N, T), and error correlations.
+
+    Symbols are zero and variances one at pilots; the correlations (N, T, K, K) are those of the LMMSE error.
 
     Known symbols are subtracted; cells with the same set of sending users share one filter.
     """
     h = np.ascontiguousarray(channel.mean.transpose(1, 2, 0))
     clean = received - np.matmul(h, obs.pilots.transpose(1, 0, 2))
     symbol, variance = np.zeros(obs.pilots.shape, complex), np.ones(obs.pilots.shape)
+    correlation = np.zeros((*obs.pilots.shape[1:], obs.n_users, obs.n_users), complex)
     data = ~obs.known
     for pattern in np.unique(data.reshape(obs.n_users, -1), axis=1).T:
         users = np.flatnonzero(pattern)
         if not users.size:
             continue
         cells = np.all(data == pattern[:, None, None], axis=0)
-        own_symbol, own_variance = _filter_users(channel, h, clean, users, noise_variance)
+        own_symbol, own_variance, own_correlation = _filter_users(channel, h, clean, users, noise_variance)
         symbol[users] = np.where(cells, own_symbol, symbol[users])
         variance[users] = np.where(cells, own_variance[:, :, None], variance[users])
-    return symbol, variance
+        full = np.zeros((obs.pilots.shape[1], obs.n_users, obs.n_users), complex)
+        full[:, users[:, None], users] = own_correlation
+        correlation += np.where(cells[:, :, None, None], full[:, None], 0)
+    return symbol, variance, correlation
 
 
 def _filter_users(
@@ -135,8 +141,8 @@ def _filter_users(
     clean: ComplexArray,
     users: NDArray[np.int64],
     noise_variance: float,
-) -> tuple[ComplexArray, RealArray]:
-    """Unbiased LMMSE among ``users``: symbols (U, N, T) and error variances (U, N)."""
+) -> tuple[ComplexArray, RealArray, ComplexArray]:
+    """Unbiased LMMSE among ``users``: symbols (U, N, T), error variances (U, N), correlations (N, U, U)."""
     own = h[:, :, users]
     own_conj = own.conj().transpose(0, 2, 1)
     gram = np.matmul(own_conj, own)
@@ -155,7 +161,9 @@ def _filter_users(
     noise = np.real(np.einsum("nkj,njl,nkl->nk", inverse, inside, inverse.conj(), optimize=True))
     variance = (interference + noise) / bias**2
     symbol = np.matmul(inverse, np.matmul(own_conj, clean)) / bias[:, :, None]
-    return symbol.transpose(1, 0, 2), np.maximum(variance, 1e-12).T
+    deviation = np.sqrt(np.real(inverse[:, index, index]))
+    correlation = inverse / (deviation[:, :, None] * deviation[:, None, :])
+    return symbol.transpose(1, 0, 2), np.maximum(variance, 1e-12).T, correlation
 
 
 def _error_after_matching(

@@ -12,7 +12,8 @@ from isac_toolbox.channel.atoms import synthesise
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.assemble import SceneBelief, assemble_result
 from isac_toolbox.estimators.detection import ChannelKnowledge, Detection, detect
-from isac_toolbox.estimators.gauss_newton import Problem
+from isac_toolbox.estimators.gauss_newton import Problem, scene_covariance
+from isac_toolbox.estimators.plausibility import single_bounce_probability
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.statistics import amplitude_scale
@@ -107,15 +108,18 @@ class SceneLoop(TurboLoop):
         """The result at the present state."""
         working = self.working
         detection = self.detect()
-        fit, points, free = working.active_fit()
+        fit, points, _ = working.active_fit()
+        covariance = scene_covariance(working.problem, fit)
+        probability = working.point_probability.copy()
+        probability[points] *= single_bounce_probability(working.problem, fit, covariance)
         belief = SceneBelief(
             problem=working.problem,
             fit=fit,
-            point_probability=working.point_probability[points],
+            point_probability=probability[points],
             visibility_probability=working.visibility_probability[:, points],
             line_of_sight_probability=working.state.probability[: working.n_users],
-            free_probability=working.free_probability[free],
-            candidates=self._candidates(),
+            path_probability=working.state.probability[working.active],
+            candidates=self._candidates(probability),
         )
         return assemble_result(
             self.name,
@@ -128,12 +132,12 @@ class SceneLoop(TurboLoop):
             self.converged,
         )
 
-    def _candidates(self) -> Candidates:
+    def _candidates(self, probability: RealArray) -> Candidates:
         working = self.working
         dropped = [np.array([d[i] for d in self._dropped]) for i in range(3)]
         n = len(self._dropped)
         return Candidates(
             np.vstack([working.fit.scene.points_m, dropped[0].reshape(n, 3)]),
-            np.concatenate([working.point_probability, dropped[1].reshape(n)]),
+            np.concatenate([probability, dropped[1].reshape(n)]),
             np.hstack([working.visibility_probability, dropped[2].reshape(n, working.n_users).T]),
         )

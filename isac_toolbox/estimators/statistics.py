@@ -20,13 +20,25 @@ __all__ = [
 
 ComplexArray = NDArray[np.complex128]
 
+# A cell with a data symbol less certain than this (posterior variance) is not used.
+_UNCERTAIN = 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class SymbolMoments:
-    """Posterior mean and variance of every symbol, each (K, N, T); pilots are exact."""
+    """Posterior moments of the symbols; pilots are exact.
+
+    Attributes
+    ----------
+    mean : ndarray of complex, shape (K, N, T)
+    variance : ndarray, shape (K, N, T)
+    correlation : ndarray of complex, shape (N, T, K, K), optional
+        Correlation coefficients ``corr(u_k, u_j)`` of the users' errors.
+    """
 
     mean: ComplexArray
     variance: NDArray[np.float64]
+    correlation: ComplexArray | None = None
 
 
 def amplitude_scale(obs: UplinkObservation) -> float:
@@ -54,20 +66,33 @@ def pilot_statistics(obs: UplinkObservation, received: ComplexArray) -> Statisti
 
 
 def data_statistics(received: ComplexArray, moments: SymbolMoments) -> Statistics:
-    """Statistics of the whole block, with soft symbols."""
-    n_sub, _, n_symbols = received.shape
-    return _statistics(received, moments.mean, moments.variance, n_sub * n_symbols)
+    """Statistics of the block with soft symbols, cells with an uncertain symbol left out.
+
+    The users' symbol errors are correlated where their channels are alike; leaving that out of
+    ``E[conj(u_k) u_j]`` would bias the channel towards wrong decisions (docs/theory.md, section 5).
+    """
+    used = np.max(moments.variance, axis=0) < _UNCERTAIN
+    spread = np.sqrt(moments.variance * used)
+    statistics = _statistics(
+        received * used[:, None, :], moments.mean * used, spread, int(np.count_nonzero(used))
+    )
+    if moments.correlation is not None:
+        users = np.arange(len(spread))
+        errors = moments.correlation.copy()
+        errors[:, :, users, users] = 0
+        statistics.coupling[:] += np.einsum("knt,jnt,ntjk->nkj", spread, spread, errors, optimize=True)
+    return statistics
 
 
 def _statistics(
-    received: ComplexArray, mean: ComplexArray, variance: NDArray[np.float64] | None, n_cells: int
+    received: ComplexArray, mean: ComplexArray, spread: NDArray[np.float64] | None, n_cells: int
 ) -> Statistics:
     """``R_n[k, j] = sum_t E[conj(u_knt) u_jnt]`` and ``Z_kn = sum_t y_nt E[conj(u_knt)]``."""
     by_subcarrier = mean.transpose(1, 0, 2)
     coupling = np.matmul(by_subcarrier.conj(), by_subcarrier.transpose(0, 2, 1))
-    if variance is not None:
+    if spread is not None:
         users = np.arange(mean.shape[0])
-        coupling[:, users, users] += variance.sum(axis=2).T
+        coupling[:, users, users] += np.sum(spread**2, axis=2).T
     correlation = np.matmul(by_subcarrier.conj(), received.transpose(0, 2, 1)).transpose(1, 0, 2)
     energy = float(np.vdot(received, received).real)
     return Statistics(coupling, np.ascontiguousarray(correlation), energy, n_cells * received.shape[1])

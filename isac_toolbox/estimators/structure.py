@@ -5,10 +5,13 @@ docs/theory.md, section 6.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.scene import Paths, Scene
+from isac_toolbox.channel.scene import Paths, Scene, path_parameters
 from isac_toolbox.estimators.gauss_newton import (
     Fit,
     Problem,
@@ -22,7 +25,14 @@ from isac_toolbox.estimators.locate import coincidence_evidence, condition_on_co
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.working_set import WorkingSet
 
-__all__ = ["absorb_duplicates", "give_birth", "log_evidence", "merge_points", "remove_rejected"]
+__all__ = [
+    "absorb_duplicates",
+    "give_birth",
+    "log_evidence",
+    "merge_points",
+    "remove_rejected",
+    "split_points",
+]
 
 RealArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -31,6 +41,8 @@ _REJECTED = 0.02
 _MAX_BIRTHS_PER_USER = 8
 _PROMISING_EVIDENCE = -10.0
 _COHERENT = 0.4
+_PROMISING_FALL = 5.0
+_MAX_MOVES = 100
 
 
 def remove_rejected(working: WorkingSet) -> tuple[WorkingSet, IntArray]:
@@ -79,35 +91,25 @@ def give_birth(
     return working.restructured(scene, free_user, kept_points, kept_free)
 
 
+Proposal = Callable[[WorkingSet, Fit], Iterator[Fit]]
+
+
+def split_points(working: WorkingSet) -> WorkingSet | None:
+    """Give a user its own point where sharing one contradicts the data; None when nothing is split.
+
+    The score test of the tie between a user's path and the shared point predicts how far the objective
+    would fall; promising splits are refined, and kept when :func:`log_evidence` rises.
+    """
+    return _raise_evidence(working, _splits)
+
+
 def merge_points(working: WorkingSet) -> WorkingSet | None:
     """Merge the pairs of points that the evidence takes for one; None when there is none.
 
     Pairs come in the order of their Gaussian evidence of coincidence; each is tried by refining the merged
     scene, and kept when :func:`log_evidence` rises.
     """
-    merged = None
-    while True:
-        step = _merge_one(working if merged is None else merged)
-        if step is None:
-            return merged
-        merged = step
-
-
-def _merge_one(working: WorkingSet) -> WorkingSet | None:
-    fit, points, free = working.active_fit()
-    if len(points) < 2:
-        return None
-    pairs = _promising_pairs(working.problem, fit)
-    if not pairs:
-        return None
-    before = log_evidence(working.problem, fit)
-    for first, second in pairs:
-        trial = _merged_fit(working, fit, first, second)
-        if log_evidence(working.problem, trial) <= before:
-            continue
-        kept = np.delete(points, second)
-        return working.restructured(trial.scene, working.free_user[free], kept, free)
-    return None
+    return _raise_evidence(working, _merges)
 
 
 def absorb_duplicates(working: WorkingSet) -> WorkingSet | None:
@@ -116,32 +118,112 @@ def absorb_duplicates(working: WorkingSet) -> WorkingSet | None:
     A point of one path, or a free path, is tried when its atom is coherent with another path of its user
     (a point on a line of sight, say); it goes when the scene without it has the greater evidence.
     """
-    absorbed = None
-    while True:
-        step = _absorb_one(working if absorbed is None else absorbed)
-        if step is None:
-            return absorbed
-        absorbed = step
+    return _raise_evidence(working, _absorptions)
 
 
-def _absorb_one(working: WorkingSet) -> WorkingSet | None:
-    fit, points, free = working.active_fit()
+def _raise_evidence(working: WorkingSet, propose: Proposal) -> WorkingSet | None:
+    """Adopt proposed scenes as long as one raises the evidence; None when none ever does."""
+    adopted = None
+    for _ in range(_MAX_MOVES):
+        current = working if adopted is None else adopted
+        fit, _, _ = current.active_fit()
+        trial = _first_better(current.problem, fit, propose(current, fit))
+        if trial is None:
+            break
+        adopted = current.adopt(trial)
+    return adopted
+
+
+def _first_better(problem: Problem, fit: Fit, trials: Iterator[Fit]) -> Fit | None:
     before = None
-    for path in _repeating_paths(fit):
-        trial = _fit_without(working, fit, path)
-        before = log_evidence(working.problem, fit) if before is None else before
-        if log_evidence(working.problem, trial) <= before:
-            continue
-        if fit.paths.is_free[path]:
-            free = np.delete(free, fit.paths.free[path])
-        else:
-            points = np.delete(points, fit.paths.target[path])
-        return working.restructured(trial.scene, working.free_user[free], points, free)
+    for trial in trials:
+        before = log_evidence(problem, fit) if before is None else before
+        if log_evidence(problem, trial) > before:
+            return trial
     return None
 
 
+def _merges(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
+    if len(fit.scene.points_m) < 2:
+        return
+    covariance = scene_covariance(working.problem, fit)
+    for first, second in _promising_pairs(working.problem, fit, covariance):
+        yield _merged_fit(working, fit, covariance, first, second)
+
+
+def _absorptions(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
+    for path in _repeating_paths(fit):
+        yield _fit_without(working, fit, path)
+
+
+def _splits(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
+    fall = _tie_scores(working.problem, fit)
+    for path in np.argsort(-fall, kind="stable"):
+        if fall[path] < _PROMISING_FALL:
+            return
+        yield _split_fit(working, fit, int(path))
+
+
+def _tie_scores(problem: Problem, fit: Fit) -> RealArray:
+    """Predicted fall of the objective when a path gets a point of its own, shape (L,).
+
+    ``g^T (H_dd - H_dt H_tt^-1 H_td)^-1 g`` with half gradient and half Hessian of the scene in which every
+    located path has its own point; ``t`` is the tied scene, ``d`` the path's own displacement. Zero for
+    paths that share their point with none.
+    """
+    paths, scene = fit.paths, fit.scene
+    located = np.flatnonzero(paths.is_point)
+    scores = np.zeros(len(paths))
+    n_seen = np.bincount(paths.target[located], minlength=len(scene.points_m))
+    shared = located[n_seen[paths.target[located]] > 1]
+    if not shared.size:
+        return scores
+    untied_target = paths.target.copy()
+    untied_target[located] = np.arange(located.size)
+    untied_scene = replace(scene, points_m=scene.points_m[paths.target[located]])
+    untied_paths = replace(paths, target=untied_target)
+    parameters = path_parameters(untied_scene, untied_paths, problem.receiver)
+    untied = replace(fit, scene=untied_scene, paths=untied_paths, parameters=parameters)
+    hessian, gradient = normal_equations(problem, untied)
+    tie = _tie_matrix(paths.target[located], len(scene.points_m), untied_scene.n_parameters)
+    free = ~problem.prior.known(scene)
+    inner = (tie.T @ hessian @ tie)[np.ix_(free, free)]
+    cross = (hessian @ tie)[:, free]
+    scale = 1 / np.sqrt(np.maximum(np.diag(inner), 1e-12))
+    scaled = inner * scale[:, None] * scale + 1e-9 * np.eye(len(inner))
+    explained = cross * scale @ np.linalg.solve(scaled, (cross * scale).T)
+    for path in shared:
+        own = slice(3 * untied_target[path], 3 * untied_target[path] + 3)
+        block = hessian[own, own] - explained[own, own]
+        ridge = 1e-9 * np.trace(hessian[own, own]) * np.eye(3)
+        scores[path] = gradient[own] @ np.linalg.solve(block + ridge, gradient[own])
+    return scores
+
+
+def _tie_matrix(target: IntArray, n_points: int, n_untied: int) -> RealArray:
+    """Linear map from the tied scene's vector to the one in which every path has its own point."""
+    rows = np.arange(3 * target.size)
+    tie = np.zeros((n_untied, n_untied - rows.size + 3 * n_points))
+    tie[rows, (3 * target[:, None] + np.arange(3)).ravel()] = 1.0
+    others = np.arange(n_untied - rows.size)
+    tie[rows.size + others, 3 * n_points + others] = 1.0
+    return tie
+
+
+def _split_fit(working: WorkingSet, fit: Fit, path: int) -> Fit:
+    """The active scene with one path on a point of its own, refined."""
+    scene, paths = fit.scene, fit.paths
+    sight, seen, free_user = paths.membership(working.n_users, len(scene.points_m))
+    user, target = paths.user[path], paths.target[path]
+    alone = np.zeros((working.n_users, 1), bool)
+    alone[user] = True
+    seen[user, target] = False
+    split = replace(scene, points_m=np.vstack([scene.points_m, scene.points_m[target]]))
+    return _refined(working, split, Paths.build(sight, np.hstack([seen, alone]), free_user))
+
+
 def _repeating_paths(fit: Fit) -> IntArray:
-    """Paths that carry a whole point or free path and are coherent with a stronger one, or a line of sight, of their user."""
+    """Paths alone on their point, or free, and coherent with a stronger one or a sight line of their user."""
     paths = fit.paths
     energy = np.real(np.diagonal(fit.gram))
     coherence = np.abs(fit.gram) ** 2 / np.multiply.outer(energy, energy)
@@ -179,25 +261,24 @@ def _refined(working: WorkingSet, scene: Scene, paths: Paths) -> Fit:
     return refine(working.problem, start, n_steps=6, tol=1e-2)
 
 
-def _promising_pairs(problem: Problem, fit: Fit) -> list[tuple[int, int]]:
-    mean, covariance = fit.scene.vector(), scene_covariance(problem, fit)
+def _promising_pairs(problem: Problem, fit: Fit, covariance: RealArray) -> list[tuple[int, int]]:
     log_volume = float(np.sum(np.log(problem.region_m[1] - problem.region_m[0])))
-    evidence = coincidence_evidence(mean, covariance, np.arange(len(fit.scene.points_m)), log_volume)
+    points = np.arange(len(fit.scene.points_m))
+    evidence = coincidence_evidence(fit.scene.vector(), covariance, points, log_volume)
     order = np.argsort(-evidence, axis=None, kind="stable")
     promising = order[evidence.ravel()[order] > _PROMISING_EVIDENCE]
     first, second = np.unravel_index(promising, evidence.shape)
     return list(zip(first.tolist(), second.tolist(), strict=True))
 
 
-def _merged_fit(working: WorkingSet, fit: Fit, first: int, second: int) -> Fit:
+def _merged_fit(working: WorkingSet, fit: Fit, covariance: RealArray, first: int, second: int) -> Fit:
     """The active scene with two points made one, refined."""
-    problem = working.problem
-    mean, _ = condition_on_coincidence(fit.scene.vector(), scene_covariance(problem, fit), first, second)
+    mean, _ = condition_on_coincidence(fit.scene.vector(), covariance, first, second)
     scene = fit.scene.with_vector(mean)
-    points = np.clip(np.delete(scene.points_m, second, axis=0), *problem.region_m)
+    points = np.clip(np.delete(scene.points_m, second, axis=0), *working.problem.region_m)
     sight, seen, free_user = fit.paths.membership(working.n_users, len(fit.scene.points_m))
     seen[:, first] |= seen[:, second]
-    merged = Scene(points, scene.users_m, scene.offsets_m, scene.free_m)
+    merged = replace(scene, points_m=points)
     return _refined(working, merged, Paths.build(sight, np.delete(seen, second, axis=1), free_user))
 
 

@@ -31,6 +31,7 @@ IntArray = NDArray[np.int64]
 _LINE_OF_SIGHT_PROBABILITY = 0.9
 _START_VISIBILITY = 0.5
 _SPIKE_TO_NOISE = 1e4
+_SURE = 0.99
 
 
 class ScenePriorGraph:
@@ -281,6 +282,22 @@ class WorkingSet:
             )
         )
         return self._assemble(self.problem, scene, free_user, self.prior, graph, merged)
+
+    def adopt(self, trial: Fit) -> WorkingSet:
+        """Take over a trial scene: its paths active, every other pair of user and point inactive."""
+        n_users, scene = self.n_users, trial.scene
+        sight, seen, free_user = trial.paths.membership(n_users, len(scene.points_m))
+        graph = ScenePriorGraph(
+            n_users, len(scene.points_m), len(free_user), self.graph.n_cells, self.graph.member_probability
+        )
+        paths = Paths.build(np.ones(n_users, bool), np.ones_like(seen), free_user)
+        active = np.concatenate([sight, seen.T.ravel(), np.ones(free_user.size, bool)])
+        classes = _classes(paths, n_users)
+        slab, spike = self.prior.class_precisions(classes)
+        state = PriorState.initial(
+            len(paths), np.where(active, slab, spike), np.where(active, _SURE, 1 - _SURE)
+        )
+        return self._assemble(self.problem, scene, free_user, self.prior, graph, state)
 
     def active_fit(self) -> tuple[Fit, IntArray, IntArray]:
         """The active paths alone under their slabs, on the scene of the points and free paths they use.
