@@ -171,6 +171,7 @@ def _separable_factors(
 def _summed_power(joint: ComplexArray, delays: ComplexArray, arrays: ComplexArray) -> RealArray:
     """``diag(Psi C Psi^H)`` as an (N, M) array for separable atoms ``Psi``."""
     norm = np.sqrt(np.sum(np.abs(delays) ** 2, axis=0) * np.sum(np.abs(arrays) ** 2, axis=1))
+    norm = np.maximum(norm, 1e-300)
     values, vectors = np.linalg.eigh(joint * norm[:, None] * norm)
     total = np.zeros((delays.shape[0], arrays.shape[1]))
     for value, vector in zip(values, vectors.T, strict=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._validation import check_positive
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.channel.scene import Paths
@@ -57,7 +58,8 @@ class NOMP:
     false_alarm_rate: float = 1e-2
 
     def __post_init__(self) -> None:
-        if not 0 < self.false_alarm_rate < 1:
+        check_positive("false_alarm_rate", self.false_alarm_rate)
+        if self.false_alarm_rate >= 1:
             raise ValueError(f"false_alarm_rate must lie in (0, 1), got {self.false_alarm_rate!r}")
 
     def estimate(self, obs: UplinkObservation, *, callback: Callback | None = None) -> EstimationResult:
@@ -138,9 +140,10 @@ class LeastSquares:
 def _least_squares_noise(
     obs: UplinkObservation, received: NDArray[np.complex128], channel: NDArray[np.complex128]
 ) -> float:
-    """Noise variance from the pilots' residual, or from adjacent subcarriers when the fit is exact."""
-    if obs.noise_variance is not None:
-        return obs.noise_variance / amplitude_scale(obs) ** 2
+    """Noise variance: as given, from the pilots' residual, or, where the fit is exact, between the paths."""
+    problem = Problem.on_pilots(obs, received, amplitude_scale(obs))
+    if problem.noise_known:
+        return 1 / problem.noise_precision
     used = np.all(obs.known, axis=0)
     n_sub, n_antennas, _ = received.shape
     predicted = np.matmul(channel.transpose(1, 2, 0), obs.pilots.transpose(1, 0, 2))
@@ -148,8 +151,9 @@ def _least_squares_noise(
     freedom = n_antennas * (int(np.count_nonzero(used)) - n_sub * obs.n_users)
     if freedom > 0:
         return float(np.sum(np.abs(residual) ** 2) / freedom)
-    bend = received[2:] - 2 * received[1:-1] + received[:-2]
-    return float(np.median(np.abs(bend) ** 2) / np.log(2) / 6) if n_sub > 2 else 1e-3
+    return PathSearch.for_observation(obs).user_noise_level(
+        problem.statistics.correlation, problem.user_energies
+    )
 
 
 @dataclass(frozen=True, eq=False)

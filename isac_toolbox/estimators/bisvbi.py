@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from isac_toolbox._validation import check_integer
+from isac_toolbox._validation import check_integer, check_positive
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.scene import Scene
 from isac_toolbox.estimators.coarse import COARSE_STAGES, coarse_working_set
@@ -86,8 +86,7 @@ class EMTurboBiSVBI:
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         check_integer("max_iter", self.max_iter, 1)
         check_integer("burn_in", self.burn_in, 1)
-        if not self.tol > 0:
-            raise ValueError(f"tol must be positive, got {self.tol!r}")
+        check_positive("tol", self.tol)
 
     def estimate(
         self, obs: UplinkObservation, *, callback: Callable[[TurboLoop], bool | None] | None = None

@@ -59,8 +59,7 @@ def music_working_set(obs: UplinkObservation, problem: Problem, search: PathSear
     """Every MUSIC peak as a candidate point of every user."""
     statistics = problem.statistics
     scene = music_scene(MusicModel.from_observation(obs), problem.region_m)
-    spectra = zip(statistics.correlation, problem.user_energies, strict=True)
-    noise = float(np.median([search.noise_level(search.spectrum(z, e)) for z, e in spectra]))
+    noise = search.user_noise_level(statistics.correlation, problem.user_energies)
     power = statistics.energy / statistics.n_observations
     started = with_noise_precision(problem, 1 / max(noise, 1e-9 * power))
     n_paths = max(len(scene.points_m), 1)

@@ -38,6 +38,8 @@ def music_points(model: MusicModel, region_m: RealArray) -> RealArray:
     grid, shape = _grid(region_m, step)
     values = model.location_spectrum(grid, _COARSE_FLOOR)
     peaks = grid[_local_maxima(values.reshape(shape)).ravel()]
+    if not len(peaks):
+        return peaks
     floors = np.geomspace(_COARSE_FLOOR, _FINE_FLOOR, _LEVELS)
     for floor in floors:
         step /= 2

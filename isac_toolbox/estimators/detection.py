@@ -19,6 +19,10 @@ RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 
+# Of the mean channel power: keeps the filters of collinear users apart at vanishing noise.
+_LEAST_LOADING = 1e-12
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelKnowledge:
     """Channel mean and, where there is one, the path model of its error.
@@ -147,11 +151,11 @@ def _filter_users(
     own_conj = own.conj().transpose(0, 2, 1)
     gram = np.matmul(own_conj, own)
     error = _error_after_matching(channel, own_conj, gram, users)
-    mean_error = np.real(np.trace(error, axis1=1, axis2=2)) / np.maximum(
-        np.real(np.trace(gram, axis1=1, axis2=2)), 1e-300
-    )
+    gram_trace = np.maximum(np.real(np.trace(gram, axis1=1, axis2=2)), 1e-300)
+    mean_error = np.real(np.trace(error, axis1=1, axis2=2)) / gram_trace
+    least = _LEAST_LOADING * gram_trace / users.size
     index = np.arange(users.size)
-    loading = (noise_variance + mean_error)[:, None, None] * np.eye(users.size)
+    loading = (noise_variance + mean_error + least)[:, None, None] * np.eye(users.size)
     inverse = np.linalg.inv(gram + loading)
     response = np.matmul(inverse, gram)
     bias = np.maximum(np.real(response[:, index, index]), 1e-12)
@@ -161,7 +165,7 @@ def _filter_users(
     noise = np.real(np.einsum("nkj,njl,nkl->nk", inverse, inside, inverse.conj(), optimize=True))
     variance = (interference + noise) / bias**2
     symbol = np.matmul(inverse, np.matmul(own_conj, clean)) / bias[:, :, None]
-    deviation = np.sqrt(np.real(inverse[:, index, index]))
+    deviation = np.sqrt(np.maximum(np.real(inverse[:, index, index]), 1e-300))
     correlation = inverse / (deviation[:, :, None] * deviation[:, None, :])
     return symbol.transpose(1, 0, 2), np.maximum(variance, 1e-12).T, correlation
 

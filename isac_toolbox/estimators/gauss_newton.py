@@ -42,6 +42,9 @@ ComplexArray = NDArray[np.complex128]
 
 _MAX_DAMPING_TRIES = 6
 _STEP_CAP_CELLS = 0.7
+_FLATTEST = 1e-9
+# Of a block of unit mean power: 140 dB of SNR, beyond what double precision resolves here.
+_LARGEST_PRECISION = 1e14
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,14 +168,17 @@ def normal_equations(problem: Problem, fit: Fit) -> tuple[RealArray, RealArray]:
 
 
 def scene_covariance(problem: Problem, fit: Fit) -> RealArray:
-    """Covariance of the scene's vector from the inverse Gauss-Newton matrix, shape (P, P)."""
+    """Covariance of the scene's vector from the inverse Gauss-Newton matrix, shape (P, P).
+
+    Directions in which the scaled matrix is flatter than ``_FLATTEST`` are taken to be that flat.
+    """
     hessian, _ = normal_equations(problem, fit)
     free = ~problem.prior.known(fit.scene)
     covariance = np.zeros_like(hessian)
     inner = 2 * hessian[np.ix_(free, free)]
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), 1e-12))
-    scaled = inner * scale[:, None] * scale
-    inverse = np.linalg.inv(scaled + 1e-9 * np.eye(len(scaled)))
+    values, vectors = np.linalg.eigh(inner * scale[:, None] * scale)
+    inverse = (vectors / np.maximum(values, _FLATTEST)) @ vectors.T
     covariance[np.ix_(free, free)] = inverse * scale[:, None] * scale
     return covariance
 
@@ -283,4 +289,4 @@ def with_noise_precision(problem: Problem, noise_precision: float) -> Problem:
     """The same problem at another noise precision, unless the noise is known."""
     if problem.noise_known:
         return problem
-    return replace(problem, noise_precision=noise_precision)
+    return replace(problem, noise_precision=min(noise_precision, _LARGEST_PRECISION))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from isac_toolbox._validation import as_array, check_finite
+from isac_toolbox._validation import as_array, check_finite, check_positive
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
@@ -72,7 +72,7 @@ class MusicModel:
         """
         frequencies = obs.subcarrier_frequencies_hz
         spacing = np.diff(frequencies)
-        if not np.allclose(spacing, spacing[0], rtol=1e-6):
+        if spacing[0] <= 0 or not np.allclose(spacing, spacing[0], rtol=1e-6):
             raise ValueError(
                 "subcarrier_frequencies_hz must be equally spaced and ascending for MUSIC; "
                 "use the NOMP coarse stage"
@@ -188,8 +188,7 @@ def music_spectrum(obs: UplinkObservation, points_m: ArrayLike, *, floor: float 
     if points.ndim == 0 or points.shape[-1] != 3:
         raise ValueError(f"points_m must have shape (..., 3), got {points.shape}")
     check_finite("points_m", points)
-    if not floor > 0:
-        raise ValueError(f"floor must be positive, got {floor!r}")
+    check_positive("floor", floor)
     values = MusicModel.from_observation(obs).location_spectrum(points.reshape(-1, 3), floor)
     return values.reshape(points.shape[:-1])
 

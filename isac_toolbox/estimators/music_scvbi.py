@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isac_toolbox._validation import check_integer
+from isac_toolbox._validation import check_integer, check_positive
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.coarse import music_working_set
 from isac_toolbox.estimators.result import EstimationResult
@@ -51,8 +51,7 @@ class MusicSCVBI:
         if self.rule not in RULES:
             raise ValueError(f"rule must be one of {RULES}, got {self.rule!r}")
         check_integer("max_iter", self.max_iter, 1)
-        if not self.tol > 0:
-            raise ValueError(f"tol must be positive, got {self.tol!r}")
+        check_positive("tol", self.tol)
 
     def estimate(
         self, obs: UplinkObservation, *, callback: Callable[[TurboLoop], bool | None] | None = None

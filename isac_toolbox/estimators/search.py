@@ -105,6 +105,11 @@ class PathSearch:
         inside = spectrum[:, self._visible]
         return float(np.median(inside) / _EXPONENTIAL_MEDIAN)
 
+    def user_noise_level(self, residual: ComplexArray, energies: RealArray) -> float:
+        """Noise power in the residual correlations (K, N, M) of all users."""
+        spectra = [self.spectrum(e, d) for e, d in zip(residual, energies, strict=True)]
+        return max(float(np.median([self.noise_level(s) for s in spectra])), 1e-300)
+
     def threshold(self, noise_level: float, false_alarm_rate: float) -> float:
         """Power that noise exceeds anywhere in the window with probability ``false_alarm_rate``."""
         n_cells = self.lengths_m.size * np.count_nonzero(self._visible)

@@ -42,10 +42,10 @@ def complex_normal(rng: np.random.Generator, shape) -> np.ndarray:
 
 
 def soft_moments(rng: np.random.Generator, shape: tuple[int, int, int]) -> SymbolMoments:
-    """Symbols (K, N, T): a third known exactly, the rest with a mean and a variance."""
+    """Symbols (K, N, T): a third known exactly, the rest with a mean and a moderate variance."""
     known = rng.random(shape) < 0.3
     mean = complex_normal(rng, shape) * np.where(known, 1.0, 0.7)
-    return SymbolMoments(mean, np.where(known, 0.0, rng.uniform(0.05, 0.6, shape)))
+    return SymbolMoments(mean, np.where(known, 0.0, rng.uniform(0.05, 0.4, shape)))
 
 
 @dataclass

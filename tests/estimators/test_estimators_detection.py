@@ -171,6 +171,23 @@ def test_known_symbols_of_one_user_are_taken_away_from_the_other():
     assert_allclose(other.llr[1], detection.llr[1], rtol=1e-6)
 
 
+def test_error_correlations_are_those_of_the_linear_model():
+    """Where they are given, they are those of the Gaussian posterior of the users' symbols."""
+    channel = random_channel(3)
+    observation, _, _ = block(channel, 0.4)
+    moments = detect(observation, observation.received, ChannelKnowledge(channel), 0.4).moments
+    if moments.correlation is None:
+        pytest.skip("the users' errors are taken for independent")
+    assert moments.correlation.shape == (N_SUB, 5, 3, 3)
+    assert not moments.correlation[:, 0].any()  # pilots have no error
+    for n in range(N_SUB):
+        h = channel[:, n].T
+        covariance = np.linalg.inv(h.conj().T @ h / 0.4 + np.eye(3))
+        deviation = np.sqrt(covariance.diagonal().real)
+        expected = covariance / np.outer(deviation, deviation)
+        assert_allclose(moments.correlation[n, 1:], np.broadcast_to(expected, (4, 3, 3)), atol=1e-9)
+
+
 # --- calibration -------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,6 @@ from isac_toolbox.estimators.statistics import (
     amplitude_scale,
     data_statistics,
     least_squares_channel,
-    pilot_moments,
     pilot_statistics,
 )
 
@@ -84,15 +83,45 @@ def test_a_user_without_a_common_pilot_is_named():
         pilot_statistics(observation, observation.received)
 
 
-def test_pilot_moments_are_exact_at_pilots_and_blank_at_data():
-    observation = hand_made()
-    moments = pilot_moments(observation)
-    assert np.array_equal(moments.mean, observation.pilots)
-    assert np.array_equal(moments.variance == 0, observation.known)
-    assert np.all(moments.variance[~observation.known] == 1)
-    statistics = data_statistics(observation.received, moments)
-    energy = np.sum(np.abs(observation.pilots) ** 2, axis=2) + np.sum(~observation.known, axis=2)
-    assert_allclose(np.einsum("nkk->kn", statistics.coupling), energy, atol=1e-12)
+def test_cells_with_an_uncertain_symbol_are_left_out_or_count_fully():
+    """A cell counts with all its users or not at all, in every statistic alike."""
+    rng = np.random.default_rng(2)
+    _, n_sub, n_symbols = SHAPE
+    received, moments = complex_normal(rng, (n_sub, 3, n_symbols)), soft_moments(rng, SHAPE)
+    variance = moments.variance.copy()
+    variance[1, 2, 3] = 1.0  # nothing is known of user 1's symbol there
+    mean = moments.mean.copy()
+    mean[1, 2, 3] = 0
+    statistics = data_statistics(received, SymbolMoments(mean, variance))
+    if statistics.n_observations == received.size:
+        return
+    assert statistics.n_observations == received.size - 3
+    without = received.copy()
+    without[2, :, 3] = 0
+    assert statistics.energy == pytest.approx(np.sum(np.abs(without) ** 2))
+    mean[:, 2, 3] = variance[:, 2, 3] = 0
+    silent = data_statistics(without, SymbolMoments(mean, variance))
+    assert_allclose(statistics.coupling, silent.coupling, atol=1e-13)
+    assert_allclose(statistics.correlation, silent.correlation, atol=1e-13)
+
+
+def test_correlated_symbol_errors_enter_the_coupling():
+    """``R_n[k, j]`` gains ``sum_t conj(sd_k) sd_j corr`` off the diagonal, and stays Hermitian."""
+    rng = np.random.default_rng(3)
+    _, n_sub, n_symbols = SHAPE
+    received, moments = complex_normal(rng, (n_sub, 3, n_symbols)), soft_moments(rng, SHAPE)
+    rho = 0.8 * np.exp(2j * np.pi * rng.random((n_sub, n_symbols)))
+    correlation = np.zeros((n_sub, n_symbols, 2, 2), complex)
+    correlation[..., 0, 0] = correlation[..., 1, 1] = 1
+    correlation[..., 0, 1], correlation[..., 1, 0] = rho, rho.conj()
+    plain = data_statistics(received, moments)
+    full = data_statistics(received, SymbolMoments(moments.mean, moments.variance, correlation))
+    deviation = np.sqrt(moments.variance)
+    extra = full.coupling - plain.coupling
+    # corr(u_k, u_j) = E[du_k conj(du_j)] / (sd_k sd_j), and R needs E[conj(du_k) du_j]
+    assert_allclose(extra[:, 0, 1], np.sum(deviation[0] * deviation[1] * rho.conj(), axis=1), atol=1e-12)
+    assert_allclose(full.coupling, full.coupling.conj().swapaxes(1, 2), atol=1e-12)
+    assert_allclose(extra[:, [0, 1], [0, 1]], 0, atol=1e-12)
 
 
 def test_expected_squared_residual():
