@@ -218,7 +218,7 @@ class BiSVBILoop(SceneLoop):
         """Births, splits, merges and duplicates absorbed; whether there was any."""
         born = give_birth(self.working, self.search, _FALSE_ALARM_RATE, self.settings.unlocated_paths)
         if born is not None:
-            self.working = born.with_fit(refine(born.problem, born.fit, n_steps=2))
+            self.working = born.with_fit(refine(born.problem, born.fit, n_steps=2)).e_step(_SWEEPS)
         changed = born is not None
         for move in (split_points, merge_points, absorb_duplicates):
             moved = move(self.working)

@@ -5,6 +5,7 @@ mathematics is in docs/theory.md, sections 3 (hierarchy), 4 (support graph) and 
 """
 
 from isac_toolbox.inference.hierarchy import RULES, PriorState, ThreeLayerPrior
+from isac_toolbox.inference.lattice import Lattice, LatticePosterior
 from isac_toolbox.inference.messages import GaussianMessage, extrinsic_message
 from isac_toolbox.inference.mixture import branch_variances, gaussian_log_ratio, mixture_moments
 from isac_toolbox.inference.recovery import SparseRecovery, SparseRecoveryResult, sparse_recover
@@ -27,6 +28,8 @@ __all__ = [
     "History",
     "IndependentSupport",
     "IterationRecord",
+    "Lattice",
+    "LatticePosterior",
     "PriorState",
     "SparseRecovery",
     "SparseRecoveryResult",

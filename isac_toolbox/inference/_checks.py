@@ -157,3 +157,51 @@ def working_set_limit(max_active: Any, m: int, n: int) -> int:
     if max_active is None:
         return n if n <= m else max(1, (3 * m) // 4)
     return min(n, whole_number("max_active", max_active))
+
+
+def grid_shape(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
+    """Validate a grid shape: one to three sizes, each at least 1; an integer is one axis."""
+    sizes = (value,) if isinstance(value, (int, np.integer)) else value
+    if isinstance(sizes, str) or not isinstance(sizes, (Sequence, np.ndarray)):
+        raise TypeError(f"{name} must be an integer or a sequence of integers, got {value!r}")
+    if not 1 <= len(sizes) <= 3:
+        raise ValueError(f"{name} must have one to three axes, got {len(sizes)}")
+    return tuple(whole_number(f"{name}[{a}]", size) for a, size in enumerate(sizes))
+
+
+def axis_couplings(name: str, value: Any, n_axes: int, limit: float) -> float | np.ndarray:
+    """Return couplings in [0, limit]: a float, or a vector with one per axis.
+
+    Raises
+    ------
+    TypeError
+        If the data is not real.
+    ValueError
+        If a value lies outside the range or the length is not allowed.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    if array.ndim > 0 and array.shape != (n_axes,):
+        raise ValueError(f"{name} must have shape a scalar or ({n_axes},), got {array.shape}")
+    if not np.all((array >= 0.0) & (array <= limit)):
+        raise ValueError(f"{name} must lie in [0, {limit:g}], got {value!r}")
+    return float(array) if array.ndim == 0 else array.astype(np.float64)
+
+
+def fraction(name: str, value: Any) -> float:
+    """Return a float in [0, 1).
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a real scalar.
+    ValueError
+        If it lies outside the range.
+    """
+    array = np.asarray(value)
+    if array.ndim != 0 or array.dtype.kind not in "buif":
+        raise TypeError(f"{name} must be a real scalar, got {value!r}")
+    if not 0.0 <= array < 1.0:
+        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+    return float(array)
