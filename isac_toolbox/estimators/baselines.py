@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from isac_toolbox._validation import check_positive
 from isac_toolbox.channel.observation import UplinkObservation
@@ -66,6 +67,10 @@ class NOMP:
         """Estimate from one block; ``callback`` is never called, as there is no loop to watch."""
         del callback
         _check_observation(obs)
+        with threadpool_limits(limits=1, user_api="blas"):
+            return self._estimate(obs)
+
+    def _estimate(self, obs: UplinkObservation) -> EstimationResult:
         start = perf_counter()
         scale = amplitude_scale(obs)
         received = obs.received / scale

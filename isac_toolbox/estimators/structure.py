@@ -285,20 +285,35 @@ def _merged_fit(working: WorkingSet, fit: Fit, covariance: RealArray, first: int
 def log_evidence(problem: Problem, fit: Fit) -> float:
     """Laplace evidence of a scene: gains integrated out, positions by the inverse Gauss-Newton matrix.
 
-    ``-J + ln det Sigma + sum ln rho - 1/2 ln det(H / 2 pi) - S ln(volume) - F ln(free volume)``; terms that
-    are the same for every scene of these users and data are left out (docs/theory.md, section 6).
+    ``-J + ln det Sigma + sum ln rho - 1/2 ln det((H + U) / 2 pi) - S ln(volume) - F ln(free volume)``; terms
+    that are the same for every scene of these users and data are left out (docs/theory.md, section 6). ``U``
+    holds the inverse variances of the uniform priors, so that no direction counts as wider than its prior.
     """
     hessian, _ = normal_equations(problem, fit)
+    extents = _uniform_extents(problem, fit.scene)
     free = ~problem.prior.known(fit.scene)
-    inner = 2 * hessian[np.ix_(free, free)]
+    inner = 2 * hessian + np.diag(12 / extents**2)
+    inner = inner[np.ix_(free, free)]
     diagonal = np.maximum(np.diag(inner), 1e-12)
     scaled = inner / np.sqrt(np.multiply.outer(diagonal, diagonal))
-    _, log_det = np.linalg.slogdet(scaled + 1e-9 * np.eye(len(scaled)))
+    _, log_det = np.linalg.slogdet(scaled + 1e-12 * np.eye(len(scaled)))
     curvature = log_det + float(np.sum(np.log(diagonal / (2 * np.pi))))
     posterior = fit.posterior
     gains = posterior.log_det + float(np.sum(np.log(posterior.prior_precision)))
-    extent = problem.region_m[1] - problem.region_m[0]
-    log_volume = float(np.sum(np.log(extent)))
-    free_volume = np.log(np.pi * 2 * np.linalg.norm(extent))
-    occam = len(fit.scene.points_m) * log_volume + len(fit.scene.free_m) * free_volume
+    occam = float(np.sum(np.log(extents[np.isfinite(extents)])))
     return -fit.objective + gains - 0.5 * curvature - occam
+
+
+def _uniform_extents(problem: Problem, scene: Scene) -> RealArray:
+    """Width of the uniform prior of every entry of the scene's vector, infinite for users and offsets.
+
+    Points: the region. Free paths: twice the region's diagonal in length, the unit disc's equivalent
+    square in direction cosines.
+    """
+    region = problem.region_m[1] - problem.region_m[0]
+    extents = np.full(scene.n_parameters, np.inf)
+    points, _, _, free = scene.blocks()
+    extents[points] = np.tile(region, len(scene.points_m))
+    side = np.sqrt(np.pi)
+    extents[free] = np.tile([2 * np.linalg.norm(region), side, side], len(scene.free_m))
+    return extents
