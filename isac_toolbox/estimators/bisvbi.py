@@ -49,7 +49,8 @@ class EMTurboBiSVBI:
         Feed soft symbols back after the pilot-only burn-in. Where the outcome contradicts the pilots
         (wrong decisions that confirmed themselves), the block is estimated again without.
     unlocated_paths : bool
-        Allow paths that no single-bounce point explains.
+        Allow paths that no single-bounce point in the region explains. Points that are more likely of
+        several bounces are listed as unlocated paths in either case.
     max_iter : int
         Largest number of iterations.
     burn_in : int

@@ -20,6 +20,7 @@ _FINE_FLOOR = 1e-2
 _KEPT_SHARE = 0.5
 _LEVELS = 6
 _MAX_POINTS = 60
+_MAX_GRID_POINTS = 200_000
 
 
 def music_scene(model: MusicModel, region_m: RealArray) -> Scene:
@@ -31,10 +32,12 @@ def music_scene(model: MusicModel, region_m: RealArray) -> Scene:
 def music_points(model: MusicModel, region_m: RealArray) -> RealArray:
     """Peaks (S, 3) of the location spectrum in a box, highest first.
 
-    A grid of the delay resolution's step with broad peaks (a high floor) gives the local maxima; each is
-    then followed to finer steps with ever sharper peaks. Peaks that run into one another are one.
+    A grid of half the delay resolution (coarser in a large region) with broad peaks, by a high floor, gives
+    the local maxima; each is then followed to finer steps with ever sharper peaks. Peaks that run into one
+    another are one.
     """
-    step = model.length_cell_m / 2
+    extent = region_m[1] - region_m[0]
+    step = max(model.length_cell_m / 2, float(np.cbrt(np.prod(extent) / _MAX_GRID_POINTS)))
     grid, shape = _grid(region_m, step)
     values = model.location_spectrum(grid, _COARSE_FLOOR)
     peaks = grid[_local_maxima(values.reshape(shape)).ravel()]

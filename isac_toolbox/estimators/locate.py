@@ -56,9 +56,17 @@ def find_lines_of_sight(problem: Problem, fit: Fit) -> IntArray:
             columns = slice(3 * fit.paths.free[i], 3 * fit.paths.free[i] + 3)
             difference = fit.scene.free_m[fit.paths.free[i]] - expected
             total = spread + own[columns, columns]
-            if difference @ np.linalg.solve(total, difference) < _LINE_OF_SIGHT_GATE and strength[i] > best:
+            if _squared_distance(difference, total) < _LINE_OF_SIGHT_GATE and strength[i] > best:
                 best, chosen[k] = strength[i], i
     return chosen
+
+
+def _squared_distance(difference: RealArray, covariance: RealArray) -> float:
+    """Mahalanobis distance, squared, of quantities of different units; safe for a singular covariance."""
+    deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
+    scaled = difference / deviation
+    correlation = covariance / np.outer(deviation, deviation)
+    return float(scaled @ np.linalg.pinv(correlation, hermitian=True) @ scaled)
 
 
 def arrival_directions(problem: Problem, cosines: RealArray) -> tuple[RealArray, BoolArray]:

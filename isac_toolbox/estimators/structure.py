@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ _PROMISING_EVIDENCE = -10.0
 _COHERENT = 0.4
 _PROMISING_FALL = 5.0
 _MAX_MOVES = 100
+_MAX_TRIALS = 20
 
 
 def remove_rejected(working: WorkingSet) -> tuple[WorkingSet, IntArray]:
@@ -136,7 +138,7 @@ def _raise_evidence(working: WorkingSet, propose: Proposal) -> WorkingSet | None
 
 def _first_better(problem: Problem, fit: Fit, trials: Iterator[Fit]) -> Fit | None:
     before = None
-    for trial in trials:
+    for trial in islice(trials, _MAX_TRIALS):
         before = log_evidence(problem, fit) if before is None else before
         if log_evidence(problem, trial) > before:
             return trial

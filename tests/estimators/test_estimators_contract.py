@@ -341,6 +341,33 @@ def test_a_constant_block_without_noise(estimator, n_users):
     check_odd_block(observation, estimator)
 
 
+@every_estimator
+@pytest.mark.parametrize("seed", [11, 12])
+def test_a_band_too_narrow_to_tell_lengths_apart(estimator, seed):
+    """15 kHz, a vague user and a block that no path explains: uncertainties of any size are numbers."""
+    rng = np.random.default_rng(seed)
+    n_sub, n_symbols = 16, 2
+    pilots = 1e3 * np.exp(2j * np.pi * rng.random((1, n_sub, n_symbols)))
+    pilots[:, rng.random(n_sub) < 0.3] = 0
+    pilots[:, 0, 0] = 1e3
+    observation = isac.UplinkObservation(
+        received=np.ones((n_sub, 16, n_symbols)),
+        pilots=pilots,
+        pilot_mask=np.ones((n_sub, n_symbols), bool),
+        array=isac.UniformPlanarArray((4, 4), 0.5, *rng.uniform(-1, 1, 2)),
+        subcarrier_frequencies_hz=(np.arange(n_sub) - 7.5) * 1e3,
+        bs_position_m=rng.normal([0, 0, 20], 3),
+        user_positions_m=rng.normal([50, 0, 2], [10, 20, 1], (1, 3)),
+        user_position_std_m=100.0,
+        time_offset_std_s=5e-9,
+        constellation=isac.qam_constellation("16qam"),
+        region_m=[[20, -30, 0], [50, 0, 30]],
+        carrier_hz=1e9,
+        wavefront="spherical",
+    )
+    check_odd_block(observation, estimator)
+
+
 @st.composite
 def odd_blocks(draw: st.DrawFn) -> isac.UplinkObservation:
     """Valid observations that make little sense: noise, outliers, constants, tiny arrays, wild scales."""
