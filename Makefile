@@ -4,13 +4,17 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check clean
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -e .
 	touch $@
 
-demo: $(VENV)/.installed          ## one simulated block in, the whole scene out, with a picture
+$(VENV)/.installed: $(VENV)/.base constraints.txt
+	$(BIN)/python -m pip install --quiet -e ".[dev,nn]" -c constraints.txt
+	touch $@
+
+demo: $(VENV)/.base                       ## one simulated block in, the whole scene out, with a picture
 	$(BIN)/isac estimate urban_uplink --seed 0 --plot demo.png
 
 check: $(VENV)/.installed         ## formatting, lint and types
