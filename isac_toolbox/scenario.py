@@ -20,7 +20,13 @@ from isac_toolbox.channel.model import multi_user_channel, normalise_power
 from isac_toolbox.channel.modulation import qam_constellation
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
-from isac_toolbox.channel.uplink import draw_symbols, make_pilots, noise_variance_for_snr, receive
+from isac_toolbox.channel.uplink import (
+    all_known,
+    draw_symbols,
+    make_pilots,
+    noise_variance_for_snr,
+    receive,
+)
 
 __all__ = ["Scenario", "Simulation", "Truth", "scenario_names"]
 
@@ -91,6 +97,8 @@ class Scenario(BaseModel):
     elevation_rad: float = Field(0.0, allow_inf_nan=False)
     carrier_hz: float = Field(3.5e9, gt=0, allow_inf_nan=False)
     wavefront: Literal["planar", "spherical"] = "planar"
+    beam_squint: bool = Field(False, strict=True)
+    link: Literal["uplink", "monostatic"] = "uplink"
     bs_position_m: Point = (0.0, 0.0, 20.0)
     # waveform
     n_subcarriers: int = Field(64, ge=2)
@@ -133,6 +141,13 @@ class Scenario(BaseModel):
             )
         if self.pilot_pattern == "comb" and self.n_subcarriers < self.n_users:
             raise ValueError("pilot_pattern 'comb' needs n_subcarriers >= n_users")
+        if self.beam_squint and self.wavefront != "planar":
+            raise ValueError("beam_squint is modelled for wavefront 'planar' only, got 'spherical'")
+        if self.link == "monostatic" and (self.n_users != 1 or self.traced is not None):
+            raise ValueError(
+                "link 'monostatic' needs n_users = 1 (the base station hears itself) and no traced "
+                f"environment, got n_users = {self.n_users}, traced = {self.traced!r}"
+            )
         for name, box, strict in (
             ("region_m", self.region_m, True),
             ("user_region_m", self.user_region_m, False),
@@ -222,18 +237,26 @@ class Scenario(BaseModel):
         streams = [np.random.default_rng(s) for s in _spawn(seed, 5)]
         scene = self._scene(environment, users, streams[0])
         n_users = scene.n_users
-        error_m = self.user_position_std_m * streams[1].standard_normal((n_users, 3))
-        offsets_s = self.time_offset_std_s * streams[2].standard_normal(n_users)
+        monostatic = self.link == "monostatic"
+        position_std_m, offset_std_s = self.user_position_std_m, self.time_offset_std_s
+        if monostatic:
+            position_std_m = offset_std_s = 0.0
+        error_m = position_std_m * streams[1].standard_normal((n_users, 3))
+        offsets_s = offset_std_s * streams[2].standard_normal(n_users)
         array = self._array(scene)
         frequencies = (
             np.arange(self.n_subcarriers, dtype=np.float64) - (self.n_subcarriers - 1) / 2
         ) * self.subcarrier_spacing_hz
-        channel = multi_user_channel(scene, array, frequencies, offsets_s, self.wavefront, self.carrier_hz)
+        channel = multi_user_channel(
+            scene, array, frequencies, offsets_s, self.wavefront, self.carrier_hz, self.beam_squint
+        )
         scale = normalise_power(channel, self.power_control)
         channel = channel * scale[:, None, None]
         n_pilots = self.pilot_symbols if self.n_users == n_users else (self.n_pilot_symbols or n_users)
         pilots = make_pilots(self.pilot_pattern, n_users, self.n_subcarriers, n_pilots, streams[3])
         block = draw_symbols(pilots, self.n_data_symbols, qam_constellation(self.modulation), streams[3])
+        if monostatic:
+            block = all_known(block)
         noise_variance = noise_variance_for_snr(channel, self.snr_db)
         observation = UplinkObservation(
             received=receive(channel, block.symbols, noise_variance, streams[4]),
@@ -243,12 +266,14 @@ class Scenario(BaseModel):
             subcarrier_frequencies_hz=frequencies,
             bs_position_m=scene.bs_position_m,
             user_positions_m=scene.user_positions_m + error_m,
-            user_position_std_m=np.asarray(self.user_position_std_m),
-            time_offset_std_s=np.asarray(self.time_offset_std_s),
+            user_position_std_m=np.asarray(position_std_m),
+            time_offset_std_s=np.asarray(offset_std_s),
             constellation=qam_constellation(self.modulation),
             region_m=scene.region_m,
             carrier_hz=self.carrier_hz,
             wavefront=self.wavefront,
+            link=self.link,
+            beam_squint=self.beam_squint,
         )
         return Simulation(observation, _truth(scene, array, channel, scale, offsets_s, block, noise_variance))
 
@@ -257,6 +282,8 @@ class Scenario(BaseModel):
     ) -> Environment:
         if environment is not None and not isinstance(environment, Environment):
             raise TypeError(f"environment must be an Environment, got {type(environment).__name__}")
+        if environment is not None and self.link == "monostatic":
+            raise ValueError("environment cannot be given for link 'monostatic', which draws its own")
         if environment is None and self.traced is None:
             if users is not None:
                 raise ValueError("users can only be chosen from a given or traced environment")
@@ -272,10 +299,11 @@ class Scenario(BaseModel):
         return scene.select_users(users)
 
     def _array(self, scene: Environment) -> UniformPlanarArray:
-        """The scenario's array; without an azimuth its boresight faces the mean of the users."""
+        """The scenario's array; without an azimuth it faces the users (monostatic: the region)."""
         azimuth = self.azimuth_rad
         if azimuth is None:
-            towards = scene.user_positions_m.mean(axis=0) - scene.bs_position_m
+            ahead = scene.region_m if self.link == "monostatic" else scene.user_positions_m
+            towards = ahead.mean(axis=0) - scene.bs_position_m
             azimuth = float(np.arctan2(towards[1], towards[0]))
         return UniformPlanarArray(self.array_shape, self.spacing_wavelengths, azimuth, self.elevation_rad)
 

@@ -119,13 +119,20 @@ def test_the_suffix_is_added(tmp_path, name, stored):
 
 def test_documented_keys_and_nothing_pickled(saved):
     with np.load(saved, allow_pickle=False) as file:
-        assert sorted(file.files) == sorted([*KEYS, "format"])
+        assert sorted(file.files) == sorted([*KEYS, "beam_squint", "format"])
         assert str(file["format"]) == "isac-toolbox uplink-observation 1"
         assert np.isnan(file["noise_variance"]) and file["carrier_hz"] == 3.5e9
         assert all(file[key].dtype != object for key in file.files)
 
 
 # --- foreign and damaged files -----------------------------------------------------------------------
+
+
+def test_blocks_saved_before_beam_squint_existed_load(saved):
+    with np.load(saved) as file:
+        arrays = {name: file[name] for name in file.files if name != "beam_squint"}
+    np.savez(saved, **arrays)
+    assert isac.UplinkObservation.load(saved).beam_squint is False
 
 
 @pytest.mark.parametrize("key", KEYS)

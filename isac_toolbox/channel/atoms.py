@@ -8,13 +8,15 @@ An atom is a delay response times an array response. With the statistics ``R`` (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.channel.planar_atoms import PlanarAtoms, delay_moments
 from isac_toolbox.channel.scene import PathParameters, Paths, Receiver
 
-__all__ = ["PathAtoms", "Statistics", "fisher_blocks", "make_atoms", "synthesise"]
+__all__ = ["DenseAtoms", "PathAtoms", "Statistics", "fisher_blocks", "make_atoms"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -42,18 +44,75 @@ class Statistics:
     n_observations: int
 
 
-@dataclass(frozen=True, eq=False)
-class PathAtoms:
-    """Factors of the path atoms and of their derivative atoms.
+class PathAtoms(Protocol):
+    """Atoms of some paths: type 0 the path itself, 1 its derivative in length, 2.. the D spatial ones."""
 
-    Atom type 0 is the path itself, 1 its derivative in the path length, 2.. those in the D spatial
-    parameters.
+    @property
+    def user(self) -> NDArray[np.int64]:
+        """User of every path, shape (L,)."""
+        ...
+
+    @property
+    def delay(self) -> ComplexArray:
+        """Delay factors, shape (N, L)."""
+        ...
+
+    @property
+    def wavenumbers_per_m(self) -> RealArray:
+        """Phase per metre on every subcarrier, shape (N,)."""
+        ...
+
+    @property
+    def steering(self) -> ComplexArray:
+        """Array factors at the carrier with their D derivatives, shape (1 + D, L, M)."""
+        ...
+
+    @property
+    def n_types(self) -> int:
+        """Number of atom types, 2 + D."""
+        ...
+
+    def gram(self, coupling: ComplexArray) -> ComplexArray:
+        """Gram of the path atoms, shape (L, L)."""
+        ...
+
+    def full_gram(self, coupling: ComplexArray) -> ComplexArray:
+        """Gram of all atom types, shape (2 + D, 2 + D, L, L)."""
+        ...
+
+    def correlate(self, correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
+        """Inner products with ``Z`` (K, N, M): shape (L,), or (2 + D, L) with derivatives."""
+        ...
+
+    def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray:
+        """Channel ``H_k = sum over the user's paths of x b a^T``, shape (K, N, M)."""
+        ...
+
+    def respond(self, rows: ComplexArray) -> ComplexArray:
+        """Inner products ``sum_m y_num b_ni a_mi`` of rows (N, U, M) with every path, shape (N, U, L)."""
+        ...
+
+    def take(self, index: NDArray[np.int64]) -> PathAtoms:
+        """The atoms of some paths."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DenseAtoms:
+    """Atoms with array responses of any form (spherical wavefronts).
+
+    Attributes
+    ----------
+    user : ndarray of int, shape (L,)
+    delay : ndarray of complex, shape (N, L)
+    wavenumbers_per_m : ndarray, shape (N,)
+    steering : ndarray of complex, shape (1 + D, L, M)
     """
 
     user: NDArray[np.int64]
-    delay: ComplexArray  # (N, L)
-    wavenumbers_per_m: RealArray  # (N,)
-    steering: ComplexArray  # (1 + D, L, M)
+    delay: ComplexArray
+    wavenumbers_per_m: RealArray
+    steering: ComplexArray
 
     @property
     def n_types(self) -> int:
@@ -77,16 +136,7 @@ class PathAtoms:
         return delay[np.ix_(in_delay, in_delay)] * space[np.ix_(in_space, in_space)]
 
     def _delay_moments(self, coupling: ComplexArray, orders: int) -> ComplexArray:
-        """``sum_n conj(b_ni) R_n[k_i, k_j] w_n^p b_nj`` for p < orders, shape (orders, L, L)."""
-        n_paths = self.user.size
-        moments = np.empty((orders, n_paths, n_paths), dtype=self.delay.dtype)
-        powers = self.wavenumbers_per_m[None, :] ** np.arange(orders)[:, None]
-        for j in np.unique(self.user):
-            own = np.flatnonzero(self.user == j)
-            left = self.delay.conj() * coupling[:, self.user, j]
-            right = powers[:, :, None] * self.delay[:, own]
-            moments[:, :, own] = np.matmul(left.T, right)
-        return moments
+        return delay_moments(self.delay, self.user, self.wavenumbers_per_m, coupling, orders)
 
     def correlate(self, correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
         """Inner products with ``Z`` (K, N, M): shape (L,), or (2 + D, L) with derivatives."""
@@ -109,9 +159,22 @@ class PathAtoms:
             out[:, own] = np.matmul(steering[:, own].conj(), correlation[k].T)
         return out
 
-    def take(self, index: NDArray[np.int64]) -> PathAtoms:
+    def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray:
+        """Channel ``H_k = sum over the user's paths of x b a^T``, shape (K, N, M)."""
+        weighted = self.delay * gains
+        channel = np.zeros((n_users, self.delay.shape[0], self.steering.shape[2]), dtype=self.delay.dtype)
+        for k in np.unique(self.user):
+            own = np.flatnonzero(self.user == k)
+            channel[k] = weighted[:, own] @ self.steering[0, own]
+        return channel
+
+    def respond(self, rows: ComplexArray) -> ComplexArray:
+        """Inner products ``sum_m y_num b_ni a_mi`` of rows (N, U, M) with every path, shape (N, U, L)."""
+        return np.matmul(rows, self.steering[0].T) * self.delay[:, None, :]
+
+    def take(self, index: NDArray[np.int64]) -> DenseAtoms:
         """The atoms of some paths."""
-        return PathAtoms(
+        return DenseAtoms(
             self.user[index], self.delay[:, index], self.wavenumbers_per_m, self.steering[:, index]
         )
 
@@ -120,17 +183,9 @@ def make_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> 
     """Atoms ``b_n(L) = exp(-j 2 pi f_n L / c)`` times the array response."""
     wavenumbers = receiver.wavenumbers_per_m
     delay = np.exp(-1j * wavenumbers[:, None] * parameters.length_m)
-    return PathAtoms(paths.user, delay, wavenumbers, parameters.steering)
-
-
-def synthesise(atoms: PathAtoms, gains: ComplexArray, n_users: int) -> ComplexArray:
-    """Channel ``H_k = sum over the user's paths of x b a^T``, shape (K, N, M)."""
-    weighted = atoms.delay * gains
-    channel = np.zeros((n_users, atoms.delay.shape[0], atoms.steering.shape[2]), dtype=atoms.delay.dtype)
-    for k in np.unique(atoms.user):
-        own = np.flatnonzero(atoms.user == k)
-        channel[k] = weighted[:, own] @ atoms.steering[0, own]
-    return channel
+    if parameters.steering is not None:
+        return DenseAtoms(paths.user, delay, wavenumbers, parameters.steering)
+    return PlanarAtoms(paths.user, delay, wavenumbers, parameters.cosines, receiver.array, receiver.squint_m)
 
 
 def fisher_blocks(

@@ -148,6 +148,8 @@ class DrawSettings(Protocol):
     def burst_size(self) -> int: ...
     @property
     def burst_radius_m(self) -> float: ...
+    @property
+    def link(self) -> str: ...
 
 
 def draw_environment(settings: DrawSettings, rng: np.random.Generator) -> Environment:
@@ -156,7 +158,8 @@ def draw_environment(settings: DrawSettings, rng: np.random.Generator) -> Enviro
     A scatterer and every user lie at least ``min_separation_m`` from one another, and a user's path over
     a scatterer is at least ``min_excess_path_m`` longer than its line of sight. A path's amplitude is
     that of free space over its length, less a reflection loss drawn per path in dB; its phase is uniform.
-    Scatterers that no user sees are left out.
+    Scatterers that no user sees are left out. On a monostatic link the one user is the base station itself,
+    without a line of sight.
 
     Raises
     ------
@@ -164,20 +167,23 @@ def draw_environment(settings: DrawSettings, rng: np.random.Generator) -> Enviro
         If a region cannot hold that many points at that separation, if users may have neither a line of
         sight nor a scatterer, or if a user falls on the base station.
     """
+    monostatic = settings.link == "monostatic"
+    if monostatic and settings.n_scatterers == 0:
+        raise ValueError("n_scatterers must be at least 1 for link 'monostatic' (no path otherwise), got 0")
     if settings.n_scatterers == 0 and settings.line_of_sight_probability < 1:
         raise ValueError(
             "line_of_sight_probability must be 1 when n_scatterers is 0 (a user would have no path), got "
             f"{settings.line_of_sight_probability}"
         )
-    users = _draw_users(settings, rng)
     bs = np.asarray(settings.bs_position_m, dtype=float)
-    if np.any(np.linalg.norm(users - bs, axis=1) < _SAME_POINT_M):
+    users = bs[None] if monostatic else _draw_users(settings, rng)
+    if not monostatic and np.any(np.linalg.norm(users - bs, axis=1) < _SAME_POINT_M):
         raise ValueError(
             f"user_region_m must keep users away from bs_position_m, got {settings.user_region_m}"
         )
     scatterers = _draw_scatterers(settings, users, rng)
     visible = rng.random((settings.n_users, len(scatterers))) < settings.visibility_probability
-    line_of_sight = rng.random(settings.n_users) < settings.line_of_sight_probability
+    line_of_sight = rng.random(settings.n_users) < settings.line_of_sight_probability * (not monostatic)
     visible[~line_of_sight & ~visible.any(axis=1), :1] = True
     length = bistatic_delays_s(users, scatterers, bs) * SPEED_OF_LIGHT_M_S
     loss_db = settings.reflection_loss_db + settings.reflection_loss_std_db * rng.standard_normal(
@@ -186,7 +192,8 @@ def draw_environment(settings: DrawSettings, rng: np.random.Generator) -> Enviro
     phase = np.exp(2j * np.pi * rng.random(length.shape))
     gain = visible * phase * 10 ** (-np.maximum(loss_db, 0.0) / 20) / length
     los_length = line_of_sight_delays_s(users, bs) * SPEED_OF_LIGHT_M_S
-    los_gain = line_of_sight * np.exp(2j * np.pi * rng.random(settings.n_users)) / los_length
+    los_gain = line_of_sight * np.exp(2j * np.pi * rng.random(settings.n_users))
+    los_gain = los_gain / np.maximum(los_length, _SAME_POINT_M)
     seen = visible.any(axis=0)
     return Environment(
         bs_position_m=bs,

@@ -39,32 +39,58 @@ def multi_user_channel(
     time_offsets_s: NDArray[np.float64],
     wavefront: str = "planar",
     carrier_hz: float | None = None,
+    beam_squint: bool = False,
 ) -> NDArray[np.complex128]:
     """Channel of every user, shape (K, N, M) (docs/theory.md, section 1).
 
     ``h_kn = x_k0 b_n(tau_k0 + delta_k) a(p_k) + sum_q x_kq b_n(tau_kq + delta_k) a(p_q)`` plus the
-    environment's further paths.
+    environment's further paths. With ``beam_squint`` the array's phase is that of the subcarrier's own
+    frequency, ``1 + f_n / f_c`` times the carrier's.
     """
     bs, users, points = (
         environment.bs_position_m,
         environment.user_positions_m,
         environment.scatterer_positions_m,
     )
-    los_delay = line_of_sight_delays_s(users, bs) + time_offsets_s
-    delay = bistatic_delays_s(users, points, bs) + time_offsets_s[:, None]
     frequencies = subcarrier_frequencies_hz
-    b_los = delay_response(los_delay, frequencies) * environment.line_of_sight_gain[:, None]
-    b = delay_response(delay, frequencies) * environment.scatterer_gain[:, :, None]
-    a = response_towards(points, array, bs, wavefront, carrier_hz)
-    channel = b_los[:, :, None] * response_towards(users, array, bs, wavefront, carrier_hz)[:, None, :]
-    channel = channel + np.einsum("ksn,sm->knm", b, a, optimize=True)
-    extra_delay = environment.extra_delay_s + time_offsets_s[environment.extra_user]
-    b_extra = delay_response(extra_delay, frequencies) * environment.extra_gain[:, None]
-    a_extra = array.steering_from_cosines(*array.direction_cosines(environment.extra_direction))
-    for k in range(environment.n_users):
-        own = environment.extra_user == k
-        channel[k] += b_extra[own].T @ a_extra[own]
+    sight_delay = line_of_sight_delays_s(users, bs) + time_offsets_s
+    delay = bistatic_delays_s(users, points, bs) + time_offsets_s[:, None]
+    channel = np.empty((len(users), frequencies.size, array.n_elements), complex)
+    for k in range(len(users)):
+        extra = environment.extra_user == k
+        targets = np.vstack([users[k : k + 1], points])
+        delays = np.concatenate([sight_delay[k : k + 1], delay[k]])
+        gains = np.concatenate([environment.line_of_sight_gain[k : k + 1], environment.scatterer_gain[k]])
+        extra_delays = environment.extra_delay_s[extra] + time_offsets_s[k]
+        weights = gains * delay_response(delays, frequencies).T
+        extra_weights = environment.extra_gain[extra] * delay_response(extra_delays, frequencies).T
+        directions = np.vstack([unit_vectors(bs, targets)[0], environment.extra_direction[extra]])
+        cosines = np.stack(array.direction_cosines(directions))
+        if beam_squint:
+            if carrier_hz is None:
+                raise ValueError("carrier_hz is needed for beam_squint=True, got None")
+            weights = np.hstack([weights, extra_weights])
+            channel[k] = _squinted_sum(weights, cosines, array, frequencies / carrier_hz)
+        else:
+            responses = response_towards(targets, array, bs, wavefront, carrier_hz)
+            extra_responses = array.steering_from_cosines(*cosines[:, len(targets) :])
+            channel[k] = weights @ responses + extra_weights @ extra_responses
     return channel
+
+
+def _squinted_sum(
+    weights: NDArray[np.complex128],
+    cosines: NDArray[np.float64],
+    array: UniformPlanarArray,
+    relative_frequencies: NDArray[np.float64],
+) -> NDArray[np.complex128]:
+    """Sum of paths of weights (N, L) and direction cosines (2, L) with exact beam squint, shape (N, M)."""
+    stretch = 1 + relative_frequencies[:, None, None]
+    slope_h, slope_v = array.phase_slopes
+    a_h = np.exp(1j * stretch * cosines[0, :, None] * slope_h)
+    a_v = np.exp(1j * stretch * cosines[1, :, None] * slope_v)
+    summed = np.matmul((weights[:, :, None] * a_h).transpose(0, 2, 1), a_v)
+    return summed.reshape(len(weights), array.n_elements)
 
 
 def normalise_power(channel: NDArray[np.complex128], power_control: bool) -> NDArray[np.float64]:

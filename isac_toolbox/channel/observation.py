@@ -17,8 +17,9 @@ from isac_toolbox.channel.array import UniformPlanarArray
 __all__ = ["LINKS", "WAVEFRONTS", "UplinkObservation"]
 
 WAVEFRONTS = ("planar", "spherical")
-LINKS = ("uplink",)
+LINKS = ("uplink", "monostatic")
 _MIN_USER_DISTANCE_M = 1e-3
+_MAX_SITE_DISTANCE_M = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +51,15 @@ class UplinkObservation:
     region_m : array_like, shape (2, 3) as a pair of corners
         Box in which scatterers may lie.
     carrier_hz : float, optional
-        Needed for spherical wavefronts.
+        Needed for spherical wavefronts and beam squint.
     wavefront : {"planar", "spherical"}
-    link : {"uplink"}
+    link : {"uplink", "monostatic"}
+        ``"monostatic"``: the base station hears its own echoes; the users are transmitters at its site, there
+        is no line of sight.
     noise_variance : float, optional
         Known noise variance per sample; estimated when not given.
+    beam_squint : bool
+        Whether the array's phase follows the subcarrier's own frequency, planar wavefronts only.
 
     Raises
     ------
@@ -66,7 +71,8 @@ class UplinkObservation:
     Saved files hold one npz array per field: ``received, pilots, pilot_mask, array_shape,
     array_spacing_wavelengths, array_orientation_rad, subcarrier_frequencies_hz, bs_position_m,
     user_positions_m, user_position_std_m, time_offset_std_s, constellation, region_m, carrier_hz
-    (NaN = none), wavefront, link, noise_variance (NaN = none), format``. No pickled objects.
+    (NaN = none), wavefront, link, noise_variance (NaN = none), beam_squint (False if missing), format``. No
+    pickled objects.
     """
 
     received: NDArray[np.complex128]
@@ -84,6 +90,7 @@ class UplinkObservation:
     wavefront: str = "planar"
     link: str = "uplink"
     noise_variance: float | None = None
+    beam_squint: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.array, UniformPlanarArray):
@@ -93,11 +100,11 @@ class UplinkObservation:
         for name in _REAL_FIELDS:
             self._set(name, as_array(name, getattr(self, name), float))
         self._set("constellation", as_array("constellation", self.constellation, complex))
+        self._check_options()
         self._check_block()
         self._check_pilots()
         self._check_knowledge()
         self._check_constellation()
-        self._check_options()
 
     def _set(self, name: str, value: NDArray[Any]) -> None:
         frozen = np.array(value)
@@ -170,7 +177,13 @@ class UplinkObservation:
                 f"{self.region_m[0].tolist()} and {self.region_m[1].tolist()}"
             )
         distances = np.linalg.norm(self.user_positions_m - self.bs_position_m, axis=1)
-        if np.any(distances < _MIN_USER_DISTANCE_M):
+        if self.link == "monostatic":
+            if np.any(distances > _MAX_SITE_DISTANCE_M):
+                raise ValueError(
+                    "user_positions_m must be at the base station's site for link='monostatic' (within "
+                    f"{_MAX_SITE_DISTANCE_M} m), got {distances.max():.3g} m"
+                )
+        elif np.any(distances < _MIN_USER_DISTANCE_M):
             raise ValueError(
                 f"user_positions_m: user(s) {np.flatnonzero(distances < _MIN_USER_DISTANCE_M).tolist()} "
                 "coincide with bs_position_m, which an uplink does not allow"
@@ -201,6 +214,15 @@ class UplinkObservation:
                 object.__setattr__(self, name, float(getattr(self, name)))
         if self.wavefront == "spherical" and self.carrier_hz is None:
             raise ValueError("carrier_hz is needed for wavefront='spherical', got None")
+        if not isinstance(self.beam_squint, (bool, np.bool_)):
+            raise TypeError(f"beam_squint must be True or False, got {self.beam_squint!r}")
+        object.__setattr__(self, "beam_squint", bool(self.beam_squint))
+        if self.beam_squint and self.carrier_hz is None:
+            raise ValueError("carrier_hz is needed for beam_squint=True, got None")
+        if self.beam_squint and self.wavefront != "planar":
+            raise ValueError(
+                f"beam_squint=True is modelled for wavefront='planar' only, got {self.wavefront!r}"
+            )
 
     @property
     def n_users(self) -> int:
@@ -221,6 +243,11 @@ class UplinkObservation:
     def bits_per_symbol(self) -> int:
         """Bits of a constellation index."""
         return int(self.constellation.size).bit_length() - 1
+
+    @property
+    def has_line_of_sight(self) -> bool:
+        """Whether users may have a line of sight: not on a monostatic link."""
+        return self.link != "monostatic"
 
     @cached_property
     def known(self) -> NDArray[np.bool_]:
@@ -263,7 +290,7 @@ class UplinkObservation:
         ValueError
             If it is not an npz file, lacks keys or holds pickled objects.
         """
-        names = [f.name for f in fields(cls) if f.name != "array"]
+        names = [f.name for f in fields(cls) if f.name not in ("array", "beam_squint")]
         array_keys = ["array_shape", "array_spacing_wavelengths", "array_orientation_rad"]
         data = _npz.read(path, "uplink-observation", names + array_keys)
         check_shape("array_shape", data["array_shape"], (2,), "(2,)")
@@ -281,6 +308,7 @@ class UplinkObservation:
             values[name] = None if np.isnan(number) else float(number)
         for name in ("wavefront", "link"):
             values[name] = str(values[name])
+        values["beam_squint"] = bool(np.all(data.get("beam_squint", False)))
         return cls(array=array, **values)
 
 

@@ -39,16 +39,32 @@ class Receiver:
     frequencies_hz: RealArray
     wavefront: str = "planar"
     carrier_hz: float | None = None
+    beam_squint: bool = False
 
     @classmethod
     def of(cls, obs: UplinkObservation) -> Receiver:
         """The receiver of an observation."""
-        return cls(obs.array, obs.bs_position_m, obs.subcarrier_frequencies_hz, obs.wavefront, obs.carrier_hz)
+        return cls(
+            array=obs.array,
+            bs_position_m=obs.bs_position_m,
+            frequencies_hz=obs.subcarrier_frequencies_hz,
+            wavefront=obs.wavefront,
+            carrier_hz=obs.carrier_hz,
+            beam_squint=obs.beam_squint,
+        )
 
     @property
     def wavenumbers_per_m(self) -> RealArray:
         """Phase per metre of path length on every subcarrier, ``2 pi f_n / c``, shape (N,)."""
         return 2 * np.pi * self.frequencies_hz / SPEED_OF_LIGHT_M_S
+
+    @property
+    def squint_m(self) -> float:
+        """Inverse wavenumber of the carrier, ``c / (2 pi f_c)``; zero where beam squint is not modelled."""
+        if not self.beam_squint:
+            return 0.0
+        assert self.carrier_hz is not None
+        return SPEED_OF_LIGHT_M_S / (2 * np.pi * self.carrier_hz)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,17 +119,23 @@ class ScenePrior:
     users_m, user_stds_m : ndarray, shape (K, 3)
     offset_stds_m : ndarray, shape (K,)
         Offsets have zero mean.
+    has_line_of_sight : bool
+        Whether users may have a line of sight.
     """
 
     users_m: RealArray
     user_stds_m: RealArray
     offset_stds_m: RealArray
+    has_line_of_sight: bool = True
 
     @classmethod
     def of(cls, obs: UplinkObservation) -> ScenePrior:
         """The prior knowledge in an observation."""
         return cls(
-            obs.user_positions_m, obs.user_position_stds_m, SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s
+            obs.user_positions_m,
+            obs.user_position_stds_m,
+            SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s,
+            obs.has_line_of_sight,
         )
 
     def known(self, scene: Scene) -> NDArray[np.bool_]:
@@ -207,14 +229,17 @@ class PathParameters:
     ----------
     length_m : ndarray, shape (L,)
         Observed length, clock offset included.
-    steering : ndarray of complex, shape (1 + D, L, M)
-        Array response, then its derivatives in D spatial parameters.
+    cosines : ndarray, shape (2, L)
+        Direction cosines ``u_h, u_v``.
+    steering : ndarray of complex, shape (1 + D, L, M), optional
+        Spherical wavefronts only: array response, then its derivatives in D spatial parameters.
     jacobian : ndarray, shape (1 + D, L, P)
         Derivatives of length and spatial parameters in the scene's vector.
     """
 
     length_m: RealArray
-    steering: ComplexArray
+    cosines: RealArray
+    steering: ComplexArray | None
     jacobian: RealArray
 
 
@@ -236,7 +261,12 @@ def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParam
 
     length = distance + np.where(is_point, user_distance, 0.0) + scene.offsets_m[paths.user]
     length[is_free] = scene.free_m[paths.free[is_free], 0]
-    steering, spatial = _response(e_b, distance, targets, scene, paths, receiver)
+    cosines = np.stack(receiver.array.direction_cosines(e_b))
+    cosines[:, is_free] = scene.free_m[paths.free[is_free], 1:].T
+    steering, spatial = None, _cosine_jacobian(cosines, e_b, distance, receiver)
+    if receiver.wavefront == "spherical":
+        steering = _spherical_response(cosines, targets - bs, is_free, receiver)
+        spatial = np.broadcast_to(np.eye(3)[:, None, :], (3, n_paths, 3))
 
     n_spatial = spatial.shape[0]
     jacobian = np.zeros((1 + n_spatial, n_paths, scene.n_parameters))
@@ -257,26 +287,29 @@ def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParam
     for d in range(3):
         jacobian[d, rows[is_free], free.start + 3 * paths.free[is_free] + d] = 1.0
     assert offsets.stop - offsets.start == n_users
-    return PathParameters(length, steering, jacobian)
+    return PathParameters(length, cosines, steering, jacobian)
 
 
-def _response(
-    e_b: RealArray, distance: RealArray, targets: RealArray, scene: Scene, paths: Paths, receiver: Receiver
-) -> tuple[ComplexArray, RealArray]:
-    """Responses with derivatives (1 + D, L, M) and the spatial Jacobian in the target (D, L, 3)."""
-    array, is_free = receiver.array, paths.is_free
-    u_h, u_v = array.direction_cosines(e_b)
-    u_h[is_free], u_v[is_free] = scene.free_m[paths.free[is_free], 1], scene.free_m[paths.free[is_free], 2]
-    a = array.steering_from_cosines(u_h, u_v)
-    a_h, a_v = array.steering_derivatives(a)
-    if receiver.wavefront == "planar":
-        axes = array.axes[1:, None, :]
-        cosines = np.stack([u_h, u_v])[:, :, None]
-        spatial = (axes - cosines * e_b) / distance[:, None]
-        return np.stack([a, a_h, a_v]), spatial
-    assert receiver.carrier_hz is not None
-    near = array.spherical_steering(targets - receiver.bs_position_m, receiver.carrier_hz)
-    gradient = array.spherical_jacobian(targets - receiver.bs_position_m, receiver.carrier_hz)
+def _cosine_jacobian(
+    cosines: RealArray, e_b: RealArray, distance: RealArray, receiver: Receiver
+) -> RealArray:
+    """Derivatives of the direction cosines in the target's coordinates, shape (2, L, 3)."""
+    axes = receiver.array.axes[1:, None, :]
+    return (axes - cosines[:, :, None] * e_b) / np.maximum(distance, 1e-300)[:, None]
+
+
+def _spherical_response(
+    cosines: RealArray, displacements_m: RealArray, is_free: NDArray[np.bool_], receiver: Receiver
+) -> ComplexArray:
+    """Responses with their derivatives in the target's coordinates, shape (4, L, M).
+
+    Free paths are planar: derivatives in ``u_h`` and ``u_v``, and a third that is zero.
+    """
+    array, carrier_hz = receiver.array, receiver.carrier_hz
+    assert carrier_hz is not None
+    near = array.spherical_steering(displacements_m, carrier_hz)
+    gradient = array.spherical_jacobian(displacements_m, carrier_hz)
     steering = np.concatenate([near[None], np.moveaxis(gradient, -1, 0)])
-    steering[:, is_free] = np.stack([a, a_h, a_v, np.zeros_like(a)])[:, is_free]
-    return steering, np.broadcast_to(np.eye(3)[:, None, :], (3, len(paths), 3))
+    planar = array.steering_from_cosines(*cosines[:, is_free])
+    steering[:, is_free] = np.stack([planar, *array.steering_derivatives(planar), np.zeros_like(planar)])
+    return steering

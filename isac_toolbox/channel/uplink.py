@@ -7,7 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PILOT_PATTERNS", "Block", "draw_symbols", "make_pilots", "noise_variance_for_snr", "receive"]
+__all__ = [
+    "PILOT_PATTERNS",
+    "Block",
+    "all_known",
+    "draw_symbols",
+    "make_pilots",
+    "noise_variance_for_snr",
+    "receive",
+]
 
 PILOT_PATTERNS = ("orthogonal", "comb", "random")
 
@@ -82,6 +90,16 @@ def draw_symbols(
         indices=np.concatenate([np.full(pilots.shape, -1), data], axis=2),
         pilots=np.concatenate([pilots, blank], axis=2),
         mask=mask,
+    )
+
+
+def all_known(block: Block) -> Block:
+    """The block as its own transmitter knows it: every symbol a pilot."""
+    return Block(
+        symbols=block.symbols,
+        indices=np.full_like(block.indices, -1),
+        pilots=block.symbols,
+        mask=np.ones_like(block.mask),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.atoms import fisher_blocks, synthesise
+from isac_toolbox.channel.atoms import fisher_blocks
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
@@ -74,7 +74,7 @@ def assemble_result(
     shown = belief.point_probability >= 0.5
     source = fit if channel_fit is None else channel_fit
     own = covariance if channel_fit is None else scene_covariance(problem, source)
-    channel = synthesise(source.atoms, source.posterior.mean, n_users)
+    channel = source.atoms.synthesise(source.posterior.mean, n_users)
     return EstimationResult(
         estimator=name,
         channel=channel * scale,

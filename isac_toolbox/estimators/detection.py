@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from isac_toolbox.channel.atoms import PathAtoms, synthesise
+from isac_toolbox.channel.atoms import PathAtoms
 from isac_toolbox.channel.modulation import bit_labels
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.statistics import SymbolMoments
@@ -47,7 +47,7 @@ class ChannelKnowledge:
         cls, atoms: PathAtoms, gains: ComplexArray, covariance: ComplexArray, n_users: int
     ) -> ChannelKnowledge:
         """Knowledge in a posterior of path gains."""
-        return cls(synthesise(atoms, gains, n_users), atoms, covariance)
+        return cls(atoms.synthesise(gains, n_users), atoms, covariance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +182,6 @@ def _error_after_matching(
     atoms = channel.atoms.take(of_senders)
     same_user = atoms.user[:, None] == atoms.user
     covariance = channel.covariance[np.ix_(of_senders, of_senders)]
-    through = np.matmul(h_conj, atoms.steering[0].T) * atoms.delay[:, None, :]
+    through = atoms.respond(h_conj)
     weighted = np.matmul(through, np.where(same_user, covariance, 0))
     return np.matmul(weighted, through.conj().transpose(0, 2, 1))

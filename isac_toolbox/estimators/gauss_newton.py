@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from isac_toolbox.channel.atoms import PathAtoms, Statistics, fisher_blocks, make_atoms, synthesise
+from isac_toolbox.channel.atoms import PathAtoms, Statistics, fisher_blocks, make_atoms
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.scene import (
     PathParameters,
@@ -146,7 +146,7 @@ def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray)
 def residual_correlation(problem: Problem, fit: Fit) -> ComplexArray:
     """``E_k = Z_k - sum_j R[k, j] H_j``: what the paths leave of the correlations, shape (K, N, M)."""
     statistics = problem.statistics
-    channel = synthesise(fit.atoms, fit.posterior.mean, statistics.coupling.shape[1])
+    channel = fit.atoms.synthesise(fit.posterior.mean, statistics.coupling.shape[1])
     explained = np.matmul(statistics.coupling, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
     return statistics.correlation - explained
 

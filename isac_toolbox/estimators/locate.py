@@ -37,13 +37,15 @@ def find_lines_of_sight(problem: Problem, fit: Fit) -> IntArray:
     their priors and the path's own uncertainty (chi-square of three); of several the strongest is taken.
     """
     prior, bs = problem.prior, problem.receiver.bs_position_m
+    chosen = np.full(len(prior.users_m), -1)
+    if not prior.has_line_of_sight:
+        return chosen
     covariance = scene_covariance(problem, fit)
     _, _, _, free = fit.scene.blocks()
     own = covariance[free, free]
     direction, distance = unit_vectors(bs, prior.users_m)
     cosines = np.stack(problem.receiver.array.direction_cosines(direction), axis=1)
     strength = np.abs(fit.posterior.mean) ** 2
-    chosen = np.full(len(prior.users_m), -1)
     for k in range(len(prior.users_m)):
         axes = problem.receiver.array.axes[1:]
         in_cosines = (axes - cosines[k][:, None] * direction[k]) / distance[k]

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from isac_toolbox.channel.atoms import synthesise
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.assemble import SceneBelief, assemble_result
 from isac_toolbox.estimators.detection import ChannelKnowledge, Detection, detect
@@ -102,7 +101,7 @@ class SceneLoop(TurboLoop):
     def channel(self) -> NDArray[np.complex128]:
         """Posterior mean channel at the present state, shape (K, N, M), in the units of the observation."""
         fit = self.working.fit
-        return self.scale * synthesise(fit.atoms, fit.posterior.mean, self.working.n_users)
+        return self.scale * fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
 
     def result(self) -> EstimationResult:
         """The result at the present state."""
@@ -117,7 +116,7 @@ class SceneLoop(TurboLoop):
             fit=fit,
             point_probability=probability[points],
             visibility_probability=working.visibility_probability[:, points],
-            line_of_sight_probability=working.state.probability[: working.n_users],
+            line_of_sight_probability=working.line_of_sight_probability,
             path_probability=working.state.probability[working.active],
             candidates=self._candidates(probability),
         )

@@ -40,6 +40,8 @@ IntArray = NDArray[np.int64]
 
 _REJECTED = 0.02
 _MAX_BIRTHS_PER_USER = 8
+# Working-set size beyond which nothing more is born: a model that does not fit would never have enough.
+_MAX_PATHS = 1024
 _PROMISING_EVIDENCE = -10.0
 _COHERENT = 0.4
 _PROMISING_FALL = 5.0
@@ -68,11 +70,14 @@ def give_birth(
     Returns None when the residual shows nothing.
     """
     problem, fit = working.problem, working.fit
+    room = min(_MAX_BIRTHS_PER_USER, max(_MAX_PATHS - len(fit.paths), 0) // working.n_users**2)
+    if not room:
+        return None
     found, user, _ = search.detect(
         residual_correlation(problem, fit),
         problem.user_energies,
         false_alarm_rate,
-        room=np.full(working.n_users, _MAX_BIRTHS_PER_USER),
+        room=np.full(working.n_users, room),
         noise_floor=1 / problem.noise_precision,
     )
     if not len(found):

@@ -47,6 +47,8 @@ class ScenePriorGraph:
         in which nothing was found.
     member_probability : ndarray, shape (K,), optional
         Learned probability that a user sees a scatterer, carried over.
+    has_line_of_sight : bool
+        Whether there are paths for lines of sight at all.
     """
 
     def __init__(
@@ -56,11 +58,13 @@ class ScenePriorGraph:
         n_free: int,
         n_cells: int,
         member_probability: RealArray | None = None,
+        has_line_of_sight: bool = True,
     ) -> None:
+        self.n_lines = n_users if has_line_of_sight else 0
         self.n_users, self.n_points, self.n_free, self.n_cells = n_users, n_points, n_free, n_cells
         member = np.full(n_users, _START_VISIBILITY) if member_probability is None else member_probability
         self._member = member
-        self.lines = IndependentSupport(n_users, _LINE_OF_SIGHT_PROBABILITY, learn_probability=False)
+        self.lines = IndependentSupport(self.n_lines, _LINE_OF_SIGHT_PROBABILITY, learn_probability=False)
         self.points = GatedChain.independent_members(
             n_points,
             member,
@@ -74,7 +78,7 @@ class ScenePriorGraph:
     @property
     def n_coefficients(self) -> int:
         """Number of paths covered."""
-        return self.n_users + self.n_users * self.n_points + self.n_free
+        return self.n_lines + self.n_users * self.n_points + self.n_free
 
     @property
     def member_probability(self) -> RealArray:
@@ -82,8 +86,19 @@ class ScenePriorGraph:
         return np.asarray(self.points.member_probability) if self.n_points else self._member
 
     def _split(self, ratio: RealArray) -> tuple[RealArray, RealArray, RealArray]:
-        end = self.n_users * (1 + self.n_points)
-        return ratio[: self.n_users], ratio[self.n_users : end], ratio[end:]
+        end = self.n_lines + self.n_users * self.n_points
+        return ratio[: self.n_lines], ratio[self.n_lines : end], ratio[end:]
+
+    def sized(self, n_points: int, n_free: int) -> ScenePriorGraph:
+        """A graph of another size with what was learned of the users' visibility."""
+        return ScenePriorGraph(
+            self.n_users, n_points, n_free, self.n_cells, self.member_probability, self.n_lines > 0
+        )
+
+    def paths(self, free_user: IntArray) -> Paths:
+        """Every path of the graph: lines of sight, all pairs of user and point, the free paths."""
+        seen = np.ones((self.n_users, self.n_points), bool)
+        return Paths.build(np.full(self.n_users, self.n_lines > 0), seen, free_user)
 
     def extrinsic_log_odds(self, L: RealArray) -> RealArray:
         """Message of the graph to every path, its own evidence left out."""
@@ -147,7 +162,13 @@ class WorkingSet:
         prior = ThreeLayerPrior(
             slab, _spike_precision(problem, slab), rule=rule, moment_matching=rule == "extrinsic"
         )
-        graph = ScenePriorGraph(n_users, len(scene.points_m), len(free_user), n_cells)
+        graph = ScenePriorGraph(
+            n_users,
+            len(scene.points_m),
+            len(free_user),
+            n_cells,
+            has_line_of_sight=problem.prior.has_line_of_sight,
+        )
         return cls._assemble(problem, scene, free_user, prior, graph, None)
 
     @classmethod
@@ -160,11 +181,10 @@ class WorkingSet:
         graph: ScenePriorGraph,
         state: PriorState | None,
     ) -> WorkingSet:
-        n_users = len(scene.users_m)
-        seen = np.ones((n_users, len(scene.points_m)), bool)
-        paths = Paths.build(np.ones(n_users, bool), seen, free_user)
+        paths = graph.paths(free_user)
         if state is None:
-            state = PriorState.initial(len(paths), prior.slab_precision[_classes(paths, n_users)], 0.5)
+            slab = prior.slab_precision[_classes(paths, graph.n_users)]
+            state = PriorState.initial(len(paths), slab, 0.5)
         fit = evaluate(problem, scene, paths, state.precision)
         return cls(problem, fit, prior, state, graph)
 
@@ -187,6 +207,14 @@ class WorkingSet:
     def point_probability(self) -> RealArray:
         """Probability that each point exists, shape (S,)."""
         return self.graph.point_probability(self.state.log_likelihood_ratio)
+
+    @property
+    def line_of_sight_probability(self) -> RealArray:
+        """Probability of every user's line of sight, shape (K,)."""
+        probability = np.zeros(self.n_users)
+        sight = self.fit.paths.is_line_of_sight
+        probability[self.fit.paths.user[sight]] = self.state.probability[sight]
+        return probability
 
     @property
     def visibility_probability(self) -> RealArray:
@@ -262,15 +290,13 @@ class WorkingSet:
         kept_free : ndarray of int, shape (F',)
             Old index of every new free path, -1 for a new one.
         """
-        k = self.n_users
-        offset = k + k * self.n_points
-        pair = np.where(kept_points[:, None] < 0, -1, k + k * kept_points[:, None] + np.arange(k)).ravel()
-        free = np.where(kept_free < 0, -1, offset + kept_free)
-        source = np.concatenate([np.arange(k), pair, free]).astype(np.int64)
-        graph = ScenePriorGraph(
-            k, len(kept_points), len(kept_free), self.graph.n_cells, self.graph.member_probability
-        )
-        paths = Paths.build(np.ones(k, bool), np.ones((k, len(kept_points)), bool), free_user)
+        k, n_lines = self.n_users, self.graph.n_lines
+        pair = n_lines + k * kept_points[:, None] + np.arange(k)
+        pair = np.where(kept_points[:, None] < 0, -1, pair).ravel()
+        free = np.where(kept_free < 0, -1, n_lines + k * self.n_points + kept_free)
+        source = np.concatenate([np.arange(n_lines), pair, free]).astype(np.int64)
+        graph = self.graph.sized(len(kept_points), len(kept_free))
+        paths = graph.paths(free_user)
         slab = self.prior.slab_precision[_classes(paths, k)]
         fresh = PriorState.initial(len(source), slab, 0.5)
         old = self.state.take(np.maximum(source, 0))
@@ -287,11 +313,9 @@ class WorkingSet:
         """Take over a trial scene: its paths active, every other pair of user and point inactive."""
         n_users, scene = self.n_users, trial.scene
         sight, seen, free_user = trial.paths.membership(n_users, len(scene.points_m))
-        graph = ScenePriorGraph(
-            n_users, len(scene.points_m), len(free_user), self.graph.n_cells, self.graph.member_probability
-        )
-        paths = Paths.build(np.ones(n_users, bool), np.ones_like(seen), free_user)
-        active = np.concatenate([sight, seen.T.ravel(), np.ones(free_user.size, bool)])
+        graph = self.graph.sized(len(scene.points_m), len(free_user))
+        paths = graph.paths(free_user)
+        active = np.concatenate([sight[: graph.n_lines], seen.T.ravel(), np.ones(free_user.size, bool)])
         classes = _classes(paths, n_users)
         slab, spike = self.prior.class_precisions(classes)
         state = PriorState.initial(
@@ -315,7 +339,9 @@ class WorkingSet:
         free = np.unique(paths.free[active & paths.is_free])
         seen = active[paths.is_point].reshape(self.n_points, self.n_users).T[:, points]
         used = Scene(scene.points_m[points], scene.users_m, scene.offsets_m, scene.free_m[free])
-        own = Paths.build(active[: self.n_users], seen, self.free_user[free])
+        sight = np.zeros(self.n_users, bool)
+        sight[paths.user[active & paths.is_line_of_sight]] = True
+        own = Paths.build(sight, seen, self.free_user[free])
         precision = self.prior.slab_precision[_classes(own, self.n_users)]
         return evaluate(self.problem, used, own, precision), points, free
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from isac_toolbox.channel.atoms import PathAtoms, fisher_blocks, synthesise
+from isac_toolbox.channel.atoms import DenseAtoms, fisher_blocks
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.tuples(
@@ -32,7 +32,7 @@ class Case:
         wavenumbers = rng.normal(0, 0.7, n)
         delay = np.exp(-1j * wavenumbers[:, None] * rng.uniform(5, 50, paths))
         self.n_users = k
-        self.atoms = PathAtoms(rng.integers(0, k, paths), delay, wavenumbers, normal(rng, 3, paths, m))
+        self.atoms = DenseAtoms(rng.integers(0, k, paths), delay, wavenumbers, normal(rng, 3, paths, m))
         mean, variance = normal(rng, k, n, t), rng.random((k, n, t))
         self.coupling = np.zeros((n, k, k), complex)
         for i, a, b in np.ndindex(n, k, k):
@@ -104,7 +104,7 @@ def test_synthesised_channel_is_the_sum_of_paths(seed, sizes):
     expected = np.zeros((case.n_users, sizes[1], sizes[3]), complex)
     for i, user in enumerate(case.atoms.user):
         expected[user] += case.gains[i] * case.response(0, i)
-    assert_allclose(synthesise(case.atoms, case.gains, case.n_users), expected, rtol=1e-9, atol=1e-9)
+    assert_allclose(case.atoms.synthesise(case.gains, case.n_users), expected, rtol=1e-9, atol=1e-9)
 
 
 @given(seeds, sizes)
