@@ -10,7 +10,7 @@ __all__ = ["assemble_gram"]
 
 @njit(cache=True)
 def assemble_gram(delay, horizontal, vertical, cosine_h, cosine_v, squint, n_orders, n_types):  # type: ignore[no-untyped-def]
-    """Gram of the first ``n_types`` atom types (path, d length, d u_h, d u_v), shape (n_types, n_types, L, L).
+    """Gram of the first ``n_types`` atom types (path, d length, d u_h, d u_v), shape (types, types, L, L).
 
     ``delay[a] = sum_n conj(b_ni) R_n w_n^a b_nj``, ``horizontal[b] = sum_m conj(a_mi) s_m^b a_mj`` and
     ``vertical`` alike. An atom type multiplies the path atom by ``1, -j w, j s_h (1 + kappa w), j s_v (1 +

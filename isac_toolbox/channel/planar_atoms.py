@@ -92,7 +92,11 @@ class PlanarAtoms:
             _array_moments(factor, slope, 1 + extra + derivatives)
             for factor, slope in zip(self.factors, self.array.phase_slopes, strict=True)
         )
-        return assemble_gram(delay, horizontal, vertical, *self.cosines, self.squint, self.n_orders, n_types)
+        u_h, u_v = self.cosines
+        gram: ComplexArray = assemble_gram(
+            delay, horizontal, vertical, u_h, u_v, self.squint, self.n_orders, n_types
+        )
+        return gram
 
     def correlate(self, correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
         """Inner products with ``Z`` (K, N, M): shape (L,), or (4, L) with derivatives."""
