@@ -6,6 +6,8 @@ refinement is the joint Gauss-Newton step of all paths (docs/theory.md, section 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,7 +73,24 @@ def newtonised_omp(
         scene = Scene(scene.points_m, scene.users_m, scene.offsets_m, np.vstack([fit.scene.free_m, found]))
         fit = _fit_free(problem, scene, user)
         fit = refine(problem, fit, n_steps=4, tol=0.1)
-    return problem, refine(problem, fit, n_steps=15)
+    return problem, _prune(problem, refine(problem, fit, n_steps=15), search, false_alarm_rate)
+
+
+def _prune(problem: Problem, fit: Fit, search: PathSearch, false_alarm_rate: float) -> Fit:
+    """Drop paths, the least significant first, that the final fit no longer needs; refine after each.
+
+    A path found while its neighbours were badly placed can end beside them, and then none of them has a place
+    of its own: its gain drowns in the variance that such neighbours share.
+    """
+    threshold = search.threshold(1.0, false_alarm_rate)
+    while len(fit.paths):
+        significance = np.abs(fit.posterior.mean) ** 2 / fit.posterior.variance
+        least = int(np.argmin(significance))
+        if significance[least] >= threshold:
+            break
+        scene = replace(fit.scene, free_m=np.delete(fit.scene.free_m, least, axis=0))
+        fit = refine(problem, _fit_free(problem, scene, np.delete(fit.paths.user, least)), n_steps=4, tol=0.1)
+    return fit
 
 
 def _fit_free(problem: Problem, scene: Scene, user: NDArray[np.int64]) -> Fit:
