@@ -21,6 +21,7 @@ _PUBLIC = {
     "EMTurboBiSVBI": "isac_toolbox.estimators",
     "MusicSCVBI": "isac_toolbox.estimators",
     "NOMP": "isac_toolbox.estimators",
+    "OMP": "isac_toolbox.estimators",
     "LeastSquares": "isac_toolbox.estimators",
     "GenieLMMSE": "isac_toolbox.estimators",
     "EstimationResult": "isac_toolbox.estimators",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from isac_toolbox.channel import load_traced as load_traced
     from isac_toolbox.channel import qam_constellation as qam_constellation
     from isac_toolbox.estimators import NOMP as NOMP
+    from isac_toolbox.estimators import OMP as OMP
     from isac_toolbox.estimators import EMTurboBiSVBI as EMTurboBiSVBI
     from isac_toolbox.estimators import EstimationResult as EstimationResult
     from isac_toolbox.estimators import GenieLMMSE as GenieLMMSE

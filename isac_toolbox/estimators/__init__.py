@@ -3,10 +3,12 @@
 from isac_toolbox.estimators.baselines import NOMP, GenieLMMSE, LeastSquares
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
 from isac_toolbox.estimators.music_scvbi import MusicSCVBI
+from isac_toolbox.estimators.omp import OMP
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 
 __all__ = [
     "NOMP",
+    "OMP",
     "Candidates",
     "EMTurboBiSVBI",
     "EstimationResult",

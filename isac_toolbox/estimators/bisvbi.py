@@ -15,6 +15,7 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.scene import Scene
 from isac_toolbox.estimators.coarse import COARSE_STAGES, coarse_working_set
 from isac_toolbox.estimators.gauss_newton import gradient_steps, refine
+from isac_toolbox.estimators.grid import INVERSES, make_e_step
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene_loop import SceneLoop
 from isac_toolbox.estimators.statistics import data_statistics
@@ -45,6 +46,12 @@ class EMTurboBiSVBI:
         Update rule of the sparse prior.
     m_step : {"gauss_newton", "gradient"}
         Refinement of positions and clocks: joint Levenberg-Marquardt, or gradient steps block by block.
+    inverse : {"subspace", "full", "mm"}
+        E-step: on the working set alone, or on every point of a grid over the region as well, either by
+        one full inverse a sweep or inverse-free by majorisation-minimisation. The last two are baselines:
+        they cost far more and need ``O((K grid_points)^2)`` (``"full"``) or ``O(K grid_points)`` memory.
+    grid_points : int
+        About how many points that grid has; of no effect with ``inverse="subspace"``.
     data_aided : bool
         Feed soft symbols back after the pilot-only burn-in. Where the outcome contradicts the pilots
         (wrong decisions that confirmed themselves), the block is estimated again without.
@@ -72,6 +79,8 @@ class EMTurboBiSVBI:
     coarse: str = "nomp"
     rule: str = "extrinsic"
     m_step: str = "gauss_newton"
+    inverse: str = "subspace"
+    grid_points: int = 1024
     data_aided: bool = True
     unlocated_paths: bool = True
     max_iter: int = 30
@@ -79,12 +88,14 @@ class EMTurboBiSVBI:
     tol: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name, allowed in (("coarse", COARSE_STAGES), ("rule", RULES), ("m_step", M_STEPS)):
+        choices = (("coarse", COARSE_STAGES), ("rule", RULES), ("m_step", M_STEPS), ("inverse", INVERSES))
+        for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         for name in ("data_aided", "unlocated_paths"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        check_integer("grid_points", self.grid_points, 1)
         check_integer("max_iter", self.max_iter, 1)
         check_integer("burn_in", self.burn_in, 1)
         check_positive("tol", self.tol)
@@ -110,7 +121,7 @@ class EMTurboBiSVBI:
         TypeError
             If ``obs`` is not an observation.
         ValueError
-            If a user has no usable pilot.
+            If a user has no usable pilot, or ``grid_points`` are too many for a full inverse.
         """
         loop = BiSVBILoop(self, obs)
         result = loop.run_single_threaded(callback)
@@ -136,6 +147,9 @@ class BiSVBILoop(SceneLoop):
         self._pilots = self.pilot_problem()
         self._pilot_residual = np.inf
         settings = self.settings
+        self._e_step = make_e_step(
+            settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
+        )
         self.working = coarse_working_set(
             settings.coarse,
             self.obs,
@@ -151,7 +165,7 @@ class BiSVBILoop(SceneLoop):
             if self.n_iter == self.settings.burn_in:
                 self._pilot_residual = self._residual_on_pilots()
             self._use_data()
-        self.working = self.working.e_step(_SWEEPS).learn_noise()
+        self.working = self._e_step(self.working, _SWEEPS).learn_noise()
         before = self.working.fit.scene
         self._m_step()
         self.change = self._largest_move(before)
@@ -209,7 +223,7 @@ class BiSVBILoop(SceneLoop):
             else:
                 changed = self._search_structure()
                 if changed:
-                    self.working = self.working.e_step(1)
+                    self.working = self._e_step(self.working, 1)
                 self._settled = on_all_data and not changed
                 self._settled_size = size if on_all_data else None
         if not self._settled:
@@ -219,7 +233,8 @@ class BiSVBILoop(SceneLoop):
         """Births, splits, merges and duplicates absorbed; whether there was any."""
         born = give_birth(self.working, self.search, _FALSE_ALARM_RATE, self.settings.unlocated_paths)
         if born is not None:
-            self.working = born.with_fit(refine(born.problem, born.fit, n_steps=2)).e_step(_SWEEPS)
+            placed = born.with_fit(refine(born.problem, born.fit, n_steps=2))
+            self.working = self._e_step(placed, _SWEEPS)
         changed = born is not None
         for move in (split_points, merge_points, absorb_duplicates):
             moved = move(self.working)
