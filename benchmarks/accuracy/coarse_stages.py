@@ -5,11 +5,11 @@ python benchmarks/accuracy/coarse_stages.py [--seeds 20] > benchmarks/accuracy/c
 
 from __future__ import annotations
 
-import argparse
 from time import perf_counter
 
 import numpy as np
-from runs import print_table
+from joblib import Parallel, delayed
+from runs import options, print_table, seeds_of, seeds_text, warm_up
 from threadpoolctl import threadpool_limits
 
 import isac_toolbox as isac
@@ -20,6 +20,7 @@ SNRS_DB = (-10.0, 0.0, 10.0, 20.0)
 
 def coarse(scenario: isac.Scenario, seed: int, stage: str) -> tuple[isac.metrics.Localisation, float]:
     """Points after the coarse stage of one block, and its time."""
+    warm_up()
     simulation = scenario.simulate(seed=seed)
     loop = BiSVBILoop(isac.EMTurboBiSVBI(coarse=stage), simulation.observation)
     with threadpool_limits(limits=1):
@@ -32,16 +33,14 @@ def coarse(scenario: isac.Scenario, seed: int, stage: str) -> tuple[isac.metrics
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    seeds = range(parser.parse_args().seeds)
+    arguments = options(__doc__, seeds=20).parse_args()
+    seeds = seeds_of(arguments)
     scenario = isac.Scenario.load("urban_uplink")
-    for stage in ("nomp", "music"):
-        coarse(scenario, 0, stage)  # compile and fill caches
     rows = []
     for snr_db in SNRS_DB:
         for stage in ("nomp", "music"):
-            runs = [coarse(scenario.replace(snr_db=snr_db), seed, stage) for seed in seeds]
+            own = scenario.replace(snr_db=snr_db)
+            runs = list(Parallel(n_jobs=arguments.jobs)(delayed(coarse)(own, seed, stage) for seed in seeds))
             found = [r[0] for r in runs]
             hits, misses = sum(f.hits for f in found), sum(f.misses for f in found)
             errors = np.concatenate([f.distances_m for f in found])
@@ -58,7 +57,7 @@ def main() -> None:
                 ]
             )
     heads = ["SNR dB", "stage", "recall", "false per block", "RMSE m", "median s", "worst s"]
-    print_table(f"coarse stages, urban_uplink, seeds 0-{seeds[-1]}", heads, rows)
+    print_table(f"coarse stages, urban_uplink, {seeds_text(arguments)}", heads, rows)
 
 
 if __name__ == "__main__":

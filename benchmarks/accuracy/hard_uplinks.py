@@ -5,10 +5,7 @@ python benchmarks/accuracy/hard_uplinks.py [--seeds 20]
 
 from __future__ import annotations
 
-import argparse
-
-import numpy as np
-from runs import COLUMNS, print_table, row, run_trials
+from runs import COLUMNS, Pool, options, print_table, row, run_trials, seeds_of, seeds_text
 
 import isac_toolbox as isac
 
@@ -42,11 +39,8 @@ CASES: dict[str, dict[str, object]] = {
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=2)
-    arguments = parser.parse_args()
-    seeds = range(arguments.seeds)
+    arguments = options(__doc__, seeds=20).parse_args()
+    seeds = seeds_of(arguments)
     rows = []
     for name, changes in CASES.items():
         scenario = isac.Scenario.load("urban_uplink").replace(**changes)
@@ -56,10 +50,9 @@ def main() -> None:
         genie = run_trials(
             scenario, seeds, lambda sim: isac.GenieLMMSE(truth=sim.truth).estimate(sim.observation), 1
         )
-        genie_rate = float(np.mean([t.symbol_error_rate for t in genie]))
-        rows.append([name, *row(trials), f"{genie_rate:.2g}"])
+        rows.append([name, *row(trials), f"{Pool(genie).symbol_error_rate:.2g}"])
     heads = ["case", *COLUMNS, "genie SER"]
-    print_table(f"urban_uplink, changed, seeds 0-{arguments.seeds - 1}", heads, rows)
+    print_table(f"urban_uplink, changed, {seeds_text(arguments)}", heads, rows)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ python benchmarks/accuracy/main_case.py [--seeds 20] [--jobs 2] > benchmarks/acc
 
 from __future__ import annotations
 
-import argparse
-
-from runs import COLUMNS, print_table, row, run_trials
+from runs import COLUMNS, options, print_table, row, run_trials, seeds_of, seeds_text
 
 import isac_toolbox as isac
 
@@ -31,19 +29,16 @@ ESTIMATORS = {
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments = options(__doc__, seeds=20).parse_args()
     scenario = isac.Scenario.load("urban_uplink")
     for snr_db in SNRS_DB:
         rows = []
         for name, estimate in ESTIMATORS.items():
             trials = run_trials(
-                scenario.replace(snr_db=snr_db), range(arguments.seeds), estimate, arguments.jobs
+                scenario.replace(snr_db=snr_db), seeds_of(arguments), estimate, arguments.jobs
             )
             rows.append([name, *row(trials)])
-        title = f"urban_uplink, {snr_db:g} dB, seeds 0-{arguments.seeds - 1}"
+        title = f"urban_uplink, {snr_db:g} dB, {seeds_text(arguments)}"
         print_table(title, ["estimator", *COLUMNS], rows)
 
 
