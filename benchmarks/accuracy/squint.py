@@ -1,0 +1,45 @@
+"""What beam squint costs an estimator that ignores it, and that modelling it costs nothing.
+
+python benchmarks/accuracy/squint.py [--seeds 5] > benchmarks/accuracy/squint.txt
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runs import COLUMNS, options, print_table, row, run_trials, seeds_of, seeds_text
+
+import isac_toolbox as isac
+from isac_toolbox.scenario import Simulation
+
+CASES: dict[str, tuple[str, dict[str, object]]] = {
+    "8 x 8, 96 MHz, 3.5 GHz": ("urban_uplink", {}),
+    "8 x 8, 96 MHz, 28 GHz": ("urban_uplink", {"carrier_hz": 28e9}),
+    "16 x 16, 100 MHz, 3.5 GHz": ("massive_uplink", {}),
+}
+
+
+def modelled(simulation: Simulation) -> isac.EstimationResult:
+    """The estimator as the observation asks for it."""
+    return isac.EMTurboBiSVBI().estimate(simulation.observation)
+
+
+def ignored(simulation: Simulation) -> isac.EstimationResult:
+    """The same block with the narrowband model."""
+    return isac.EMTurboBiSVBI().estimate(replace(simulation.observation, beam_squint=False))
+
+
+def main() -> None:
+    """Run and print."""
+    arguments = options(__doc__, seeds=5).parse_args()
+    rows = []
+    for name, (base, changes) in CASES.items():
+        scenario = isac.Scenario.load(base).replace(beam_squint=True, **changes)
+        for label, estimate in (("modelled", modelled), ("ignored", ignored)):
+            trials = run_trials(scenario, seeds_of(arguments), estimate, arguments.jobs)
+            rows.append([name, label, *row(trials)])
+    print_table(f"beam squint, 10 dB, {seeds_text(arguments)}", ["case", "squint", *COLUMNS], rows)
+
+
+if __name__ == "__main__":
+    main()
