@@ -66,7 +66,7 @@ class NOMP:
     def estimate(self, obs: UplinkObservation, *, callback: Callback | None = None) -> EstimationResult:
         """Estimate from one block; ``callback`` is never called, as there is no loop to watch."""
         del callback
-        _check_observation(obs)
+        check_observation(obs)
         with threadpool_limits(limits=1, user_api="blas"):
             return self._estimate(obs)
 
@@ -88,14 +88,16 @@ class NOMP:
         )
         noise_variance = 1 / problem.noise_precision
         detection = detect(obs, received, channel, noise_variance)
-        belief = _certain(problem, fit, sight, seen)
-        history = _single_record(noise_variance * scale**2, len(free_fit.paths), start)
+        belief = certain_belief(problem, fit, sight, seen)
+        history = single_record(noise_variance * scale**2, len(free_fit.paths), start)
         return assemble_result(
             "NOMP", obs, belief, detection, scale, history, "finished", True, channel_fit=free_fit
         )
 
 
-def _certain(problem: Problem, fit: Fit, sight: NDArray[np.bool_], seen: NDArray[np.bool_]) -> SceneBelief:
+def certain_belief(
+    problem: Problem, fit: Fit, sight: NDArray[np.bool_], seen: NDArray[np.bool_]
+) -> SceneBelief:
     """A scene taken for sure."""
     probability = np.ones(seen.shape[1])
     return SceneBelief(
@@ -120,7 +122,7 @@ class LeastSquares:
     def estimate(self, obs: UplinkObservation, *, callback: Callback | None = None) -> EstimationResult:
         """Estimate from one block; ``callback`` is never called, as there is no loop to watch."""
         del callback
-        _check_observation(obs)
+        check_observation(obs)
         start = perf_counter()
         scale = amplitude_scale(obs)
         received = obs.received / scale
@@ -138,7 +140,7 @@ class LeastSquares:
             variance * scale**2,
             detection,
             noise_variance * scale**2,
-            _single_record(noise_variance * scale**2, obs.n_users, start),
+            single_record(noise_variance * scale**2, obs.n_users, start),
         )
 
 
@@ -193,7 +195,7 @@ class GenieLMMSE:
             If the truth belongs to a block of another shape.
         """
         del callback
-        _check_observation(obs)
+        check_observation(obs)
         truth = self.truth
         expected = (obs.n_users, obs.n_subcarriers, obs.array.n_elements)
         if truth.channel.shape != expected:
@@ -223,7 +225,7 @@ class GenieLMMSE:
             symbol_mean=detection.moments.mean,
             symbol_decision=detection.decision,
             llr=detection.llr,
-            history=_single_record(truth.noise_variance, int(truth.visibility.sum()), start),
+            history=single_record(truth.noise_variance, int(truth.visibility.sum()), start),
             converged=True,
             n_iter=1,
             status="finished",
@@ -268,13 +270,13 @@ def _without_scene(
     )
 
 
-def _single_record(noise_variance: float, n_active: int, start: float) -> History:
+def single_record(noise_variance: float, n_active: int, start: float) -> History:
     """History of a method without iterations: one row, no objective."""
     history = History()
     history.append(IterationRecord(float("nan"), noise_variance, n_active, perf_counter() - start))
     return history
 
 
-def _check_observation(obs: object) -> None:
+def check_observation(obs: object) -> None:
     if not isinstance(obs, UplinkObservation):
         raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")

@@ -15,7 +15,7 @@ from isac_toolbox._validation import check_integer, check_positive
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.scene import Paths, Scene
 from isac_toolbox.estimators.assemble import assemble_result
-from isac_toolbox.estimators.baselines import _certain, _check_observation, _single_record
+from isac_toolbox.estimators.baselines import certain_belief, check_observation, single_record
 from isac_toolbox.estimators.detection import ChannelKnowledge, detect
 from isac_toolbox.estimators.gauss_newton import (
     Fit,
@@ -99,7 +99,7 @@ class OMP:
             If a user has no usable pilot.
         """
         del callback
-        _check_observation(obs)
+        check_observation(obs)
         with threadpool_limits(limits=1, user_api="blas"):
             return self._estimate(obs)
 
@@ -116,11 +116,11 @@ class OMP:
         noise_variance = 1 / problem.noise_precision
         detection = detect(obs, received, channel, noise_variance)
         sight, seen, _ = fit.paths.membership(obs.n_users, len(fit.scene.points_m))
-        history = _single_record(noise_variance * scale**2, len(fit.paths), start)
+        history = single_record(noise_variance * scale**2, len(fit.paths), start)
         result = assemble_result(
             "OMP",
             obs,
-            _certain(problem, fit, sight, seen),
+            certain_belief(problem, fit, sight, seen),
             detection,
             scale,
             history,
