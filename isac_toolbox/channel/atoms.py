@@ -7,14 +7,16 @@ An atom is a delay response times an array response. With the statistics ``R`` (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.planar_atoms import PlanarAtoms, delay_moments
+from isac_toolbox.channel.planar_atoms import PlanarAtoms, delay_moments, match_separable
 from isac_toolbox.channel.scene import PathParameters, Paths, Receiver
+from isac_toolbox.channel.tables import BlockTables
 
 __all__ = ["DenseAtoms", "PathAtoms", "Statistics", "fisher_blocks", "make_atoms"]
 
@@ -42,6 +44,45 @@ class Statistics:
     correlation: ComplexArray
     energy: float
     n_observations: int
+    _tables: list[tuple[Receiver, BlockTables | None]] = field(default_factory=list, init=False, repr=False)
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Statistics of two parts of a block together."""
+        return Statistics(
+            self.coupling + other.coupling,
+            self.correlation + other.correlation,
+            self.energy + other.energy,
+            self.n_observations + other.n_observations,
+        )
+
+    def stored_as(self, dtype: str) -> Statistics:
+        """The same with the correlation, and with it the block's tables, kept in another precision."""
+        correlation = self.correlation.astype(dtype, copy=False)
+        return Statistics(self.coupling, correlation, self.energy, self.n_observations)
+
+    def tables(self, receiver: Receiver) -> BlockTables | None:
+        """Tables of the block in the path length, made once; None where the receiver has none."""
+        for known, tables in self._tables:
+            if known is receiver:
+                return tables
+        self._tables.append((receiver, BlockTables.of(self.coupling, self.correlation, receiver)))
+        return self._tables[-1][1]
+
+    @cached_property
+    def users_decouple(self) -> bool:
+        """Whether no two users ever send together, so that each has a problem of its own."""
+        together = np.any(self.coupling, axis=0)
+        return not np.any(together & ~np.eye(len(together), dtype=bool))
+
+    def of_user(self, user: int, receiver: Receiver) -> Statistics:
+        """Statistics of one user, for users that decouple; the block's tables are shared."""
+        own = slice(user, user + 1)
+        alone = Statistics(
+            self.coupling[:, own, own], self.correlation[own], self.energy, self.n_observations
+        )
+        tables = self.tables(receiver)
+        alone._tables.append((receiver, None if tables is None else tables.of_user(user)))
+        return alone
 
 
 class PathAtoms(Protocol):
@@ -90,6 +131,10 @@ class PathAtoms(Protocol):
 
     def respond(self, rows: ComplexArray) -> ComplexArray:
         """Inner products ``sum_m y_num b_ni a_mi`` of rows (N, U, M) with every path, shape (N, U, L)."""
+        ...
+
+    def match(self, gains: ComplexArray, users: NDArray[np.int64]) -> ComplexArray:
+        """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
         ...
 
     def take(self, index: NDArray[np.int64]) -> PathAtoms:
@@ -171,6 +216,11 @@ class DenseAtoms:
     def respond(self, rows: ComplexArray) -> ComplexArray:
         """Inner products ``sum_m y_num b_ni a_mi`` of rows (N, U, M) with every path, shape (N, U, L)."""
         return np.matmul(rows, self.steering[0].T) * self.delay[:, None, :]
+
+    def match(self, gains: ComplexArray, users: NDArray[np.int64]) -> ComplexArray:
+        """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
+        a = self.steering[0]
+        return match_separable(self.delay, self.user, a.conj() @ a.T, gains, users)
 
     def take(self, index: NDArray[np.int64]) -> DenseAtoms:
         """The atoms of some paths."""

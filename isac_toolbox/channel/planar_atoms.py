@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel._moments import assemble_gram
 from isac_toolbox.channel.array import UniformPlanarArray
 
-__all__ = ["PlanarAtoms", "delay_moments", "squint_orders"]
+__all__ = ["PlanarAtoms", "delay_moments", "match_separable", "squint_orders"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -75,9 +75,14 @@ class PlanarAtoms:
         """Gram of the path atoms, shape (L, L)."""
         if self.squint:
             return self._gram(coupling, 1)[0, 0]
+        moments = delay_moments(self.delay, self.user, self.wavenumbers_per_m, coupling, 1)[0]
+        return self._array_gram * moments
+
+    @cached_property
+    def _array_gram(self) -> ComplexArray:
+        """``a_i^H a_j`` at the carrier, shape (L, L)."""
         a_h, a_v = self.factors
-        space = (a_h.conj() @ a_h.T) * (a_v.conj() @ a_v.T)
-        return space * delay_moments(self.delay, self.user, self.wavenumbers_per_m, coupling, 1)[0]
+        return (a_h.conj() @ a_h.T) * (a_v.conj() @ a_v.T)
 
     def full_gram(self, coupling: ComplexArray) -> ComplexArray:
         """Gram of all atom types, shape (4, 4, L, L)."""
@@ -165,6 +170,13 @@ class PlanarAtoms:
             total = total + power[:, None, None] * np.matmul(rows, response.T)
         return total * self.delay[:, None, :]
 
+    def match(self, gains: ComplexArray, users: NDArray[np.int64]) -> ComplexArray:
+        """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
+        if not self.squint:
+            return match_separable(self.delay, self.user, self._array_gram, gains, users)
+        channel = self.synthesise(gains, int(max(users.max(), self.user.max(initial=0))) + 1)
+        return self.respond(channel[users].conj().transpose(1, 0, 2))
+
     def _squint_responses(self, index: NDArray[np.int64]) -> list[ComplexArray]:
         """``(j theta_m)^p / p! a_m`` for every order p, each (L', M); ``theta`` is the carrier phase."""
         a_h, a_v = (factor[index] for factor in self.factors)
@@ -221,6 +233,23 @@ def delay_moments(
         moments[:, others[:, None], own] = block
         moments[:, own[:, None], others] = block.conj().transpose(0, 2, 1)
     return moments
+
+
+def match_separable(
+    delay: ComplexArray,
+    user: NDArray[np.int64],
+    array_gram: ComplexArray,
+    gains: ComplexArray,
+    users: NDArray[np.int64],
+) -> ComplexArray:
+    """``sum_i conj(x_i b_ni) (a_i^H a_l) b_nl`` over the paths i of a user, shape (N, U, L)."""
+    weighted = (delay * gains).conj()
+    matched = np.empty((delay.shape[0], users.size, user.size), complex)
+    for row, k in enumerate(users):
+        own = np.flatnonzero(user == k)
+        matched[:, row] = weighted[:, own] @ array_gram[own]
+    matched *= delay[:, None, :]
+    return matched
 
 
 def _array_moments(factor: ComplexArray, slope: RealArray, orders: int) -> ComplexArray:

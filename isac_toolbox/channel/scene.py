@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.channel._planar_kernels import trace_paths
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
-from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 
 __all__ = [
     "FREE",
     "LINE_OF_SIGHT",
+    "PathJacobian",
     "PathParameters",
     "Paths",
     "Receiver",
@@ -53,10 +55,16 @@ class Receiver:
             beam_squint=obs.beam_squint,
         )
 
-    @property
+    @cached_property
     def wavenumbers_per_m(self) -> RealArray:
         """Phase per metre of path length on every subcarrier, ``2 pi f_n / c``, shape (N,)."""
         return 2 * np.pi * self.frequencies_hz / SPEED_OF_LIGHT_M_S
+
+    @cached_property
+    def equally_spaced(self) -> bool:
+        """Whether subcarriers ascend in equal steps."""
+        spacing = np.diff(self.frequencies_hz)
+        return bool(spacing.size and spacing[0] > 0 and np.ptp(spacing) <= 1e-9 * spacing[0])
 
     @property
     def squint_m(self) -> float:
@@ -97,12 +105,12 @@ class Scene:
 
     def with_vector(self, vector: RealArray) -> Scene:
         """The scene of a vector laid out as :meth:`vector`."""
-        points, users, offsets, free = np.split(vector, np.cumsum(self._sizes())[:-1])
+        points, users, offsets, free = (vector[block] for block in self.blocks())
         return Scene(points.reshape(-1, 3), users.reshape(-1, 3), offsets, free.reshape(-1, 3))
 
     def blocks(self) -> tuple[slice, slice, slice, slice]:
         """Slices of points, users, offsets and free paths in :meth:`vector`."""
-        edges = np.concatenate([[0], np.cumsum(self._sizes())]).tolist()
+        edges = list(accumulate(self._sizes(), initial=0))
         points, users, offsets, free = (slice(a, b) for a, b in pairwise(edges))
         return points, users, offsets, free
 
@@ -138,6 +146,28 @@ class ScenePrior:
             obs.has_line_of_sight,
         )
 
+    @cached_property
+    def _precisions(self) -> tuple[RealArray, RealArray]:
+        """Of user positions (K, 3) and offsets (K,); zero where there is no prior or it is known."""
+        users, offsets = (
+            np.where(std > 0, 1 / np.maximum(std, 1e-150) ** 2, 0.0)
+            for std in (self.user_stds_m, self.offset_stds_m)
+        )
+        return users, offsets
+
+    def penalty(self, scene: Scene) -> float:
+        """``1/2 (theta - theta_0)^T Lambda (theta - theta_0)``."""
+        of_users, of_offsets = self._precisions
+        users = np.sum(of_users * (scene.users_m - self.users_m) ** 2)
+        return 0.5 * float(users + of_offsets @ scene.offsets_m**2)
+
+    def of_user(self, user: int) -> ScenePrior:
+        """The prior of one user."""
+        own = slice(user, user + 1)
+        return ScenePrior(
+            self.users_m[own], self.user_stds_m[own], self.offset_stds_m[own], self.has_line_of_sight
+        )
+
     def known(self, scene: Scene) -> NDArray[np.bool_]:
         """Entries of the scene's vector that are known exactly, shape (P,)."""
         known = np.zeros(scene.n_parameters, bool)
@@ -149,8 +179,7 @@ class ScenePrior:
         """Prior precision of every entry, shape (P,); zero where there is no prior or it is known."""
         precision = np.zeros(scene.n_parameters)
         _, users, offsets, _ = scene.blocks()
-        for block, std in ((users, self.user_stds_m.ravel()), (offsets, self.offset_stds_m)):
-            precision[block] = np.where(std > 0, 1 / np.maximum(std, 1e-150) ** 2, 0.0)
+        precision[users], precision[offsets] = self._precisions[0].ravel(), self._precisions[1]
         return precision
 
     def deviation(self, scene: Scene) -> RealArray:
@@ -181,6 +210,16 @@ class Paths:
 
     def __len__(self) -> int:
         return int(self.user.size)
+
+    @cached_property
+    def kind(self) -> NDArray[np.int64]:
+        """0 over a point, 1 line of sight, 2 free, shape (L,)."""
+        return np.where(self.target >= 0, 0, np.where(self.target == LINE_OF_SIGHT, 1, 2))
+
+    @cached_property
+    def place(self) -> NDArray[np.int64]:
+        """Index of the path's target among the points, users or free paths, shape (L,)."""
+        return np.choose(self.kind, [self.target, self.user, self.free])
 
     @property
     def is_point(self) -> NDArray[np.bool_]:
@@ -222,6 +261,66 @@ class Paths:
 
 
 @dataclass(frozen=True, eq=False)
+class PathJacobian:
+    """Derivatives of every path's parameters in the scene's vector, without their zeros.
+
+    A path's length and its D spatial parameters depend on the three coordinates of its target; the length of
+    a path over a point also depends on its user's position and clock.
+
+    Attributes
+    ----------
+    in_target : ndarray, shape (L, 1 + D, 3)
+    target_column : ndarray of int, shape (L,)
+        First of the target's three columns in the scene's vector.
+    in_user : ndarray, shape (L, 4)
+        Of the length, in the user's position (zero where the user is the target) and clock.
+    user_column, offset_column : ndarray of int, shape (L,)
+        First of the user's three columns, and the column of its clock.
+    n_parameters : int
+    """
+
+    in_target: RealArray
+    target_column: NDArray[np.int64]
+    in_user: RealArray
+    user_column: NDArray[np.int64]
+    offset_column: NDArray[np.int64]
+    n_parameters: int
+
+    @classmethod
+    def none(cls, n_paths: int) -> PathJacobian:
+        """No derivatives at all."""
+        column = np.zeros(n_paths, np.int64)
+        return cls(np.zeros((n_paths, 0, 3)), column, np.zeros((n_paths, 4)), column, column, 0)
+
+    def pull(self, slopes: RealArray) -> RealArray:
+        """``sum_di slopes_di J_dip`` of slopes (1 + D, L), shape (P,)."""
+        xyz = np.arange(3)
+        columns = (self.target_column[:, None] + xyz, self.user_column[:, None] + xyz, self.offset_column)
+        in_target = np.einsum("dl,ldx->lx", slopes, self.in_target)
+        in_user = slopes[0][:, None] * self.in_user
+        pulled: RealArray = np.bincount(
+            np.concatenate([c.ravel() for c in columns]),
+            np.concatenate([in_target.ravel(), in_user[:, :3].ravel(), in_user[:, 3]]),
+            self.n_parameters,
+        ).astype(np.float64, copy=False)
+        return pulled
+
+    def dense(self) -> RealArray:
+        """The whole Jacobian, shape (1 + D, L, P)."""
+        n_paths, n_types, _ = self.in_target.shape
+        jacobian = np.zeros((n_types, n_paths, self.n_parameters))
+        if not (n_types and n_paths):
+            return jacobian
+        rows, xyz = np.arange(n_paths)[:, None], np.arange(3)
+        jacobian[0, rows, self.user_column[:, None] + xyz] = self.in_user[:, :3]
+        jacobian[0, rows[:, 0], self.offset_column] = self.in_user[:, 3]
+        columns = self.target_column[:, None] + xyz
+        for d in range(n_types):
+            jacobian[d, rows, columns] += self.in_target[:, d]
+        return jacobian
+
+
+@dataclass(frozen=True, eq=False)
 class PathParameters:
     """Path lengths and array responses with their derivatives.
 
@@ -233,14 +332,19 @@ class PathParameters:
         Direction cosines ``u_h, u_v``.
     steering : ndarray of complex, shape (1 + D, L, M), optional
         Spherical wavefronts only: array response, then its derivatives in D spatial parameters.
-    jacobian : ndarray, shape (1 + D, L, P)
-        Derivatives of length and spatial parameters in the scene's vector.
+    derivatives : PathJacobian
+        Of length and spatial parameters in the scene's vector.
     """
 
     length_m: RealArray
     cosines: RealArray
     steering: ComplexArray | None
-    jacobian: RealArray
+    derivatives: PathJacobian
+
+    @cached_property
+    def jacobian(self) -> RealArray:
+        """Derivatives of length and spatial parameters in the scene's vector, shape (1 + D, L, P)."""
+        return self.derivatives.dense()
 
 
 def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParameters:
@@ -250,52 +354,36 @@ def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParam
     vectors towards the path's target; angles through ``u_h, u_v`` (planar), or the response's own
     derivative in the target's coordinates (spherical).
     """
-    bs = receiver.bs_position_m
-    is_point, is_los, is_free = paths.is_point, paths.is_line_of_sight, paths.is_free
-    n_paths, n_users = len(paths), scene.users_m.shape[0]
-    rows = np.arange(n_paths)
-    targets = np.where(is_los[:, None], scene.users_m[paths.user], bs + receiver.array.axes[0])
-    targets[is_point] = scene.points_m[paths.target[is_point]]
-    e_b, distance = unit_vectors(bs, targets)
-    e_k, user_distance = unit_vectors(scene.users_m[paths.user], targets)
-
-    length = distance + np.where(is_point, user_distance, 0.0) + scene.offsets_m[paths.user]
-    length[is_free] = scene.free_m[paths.free[is_free], 0]
-    cosines = np.stack(receiver.array.direction_cosines(e_b))
-    cosines[:, is_free] = scene.free_m[paths.free[is_free], 1:].T
-    steering, spatial = None, _cosine_jacobian(cosines, e_b, distance, receiver)
-    if receiver.wavefront == "spherical":
-        steering = _spherical_response(cosines, targets - bs, is_free, receiver)
-        spatial = np.broadcast_to(np.eye(3)[:, None, :], (3, n_paths, 3))
-
-    n_spatial = spatial.shape[0]
-    jacobian = np.zeros((1 + n_spatial, n_paths, scene.n_parameters))
+    bs, axes = receiver.bs_position_m, receiver.array.axes
+    spherical = receiver.wavefront == "spherical"
+    n_spatial = 3 if spherical else 2
+    length, cosines = np.empty(len(paths)), np.empty((2, len(paths)))
+    in_target, in_user = np.zeros((len(paths), 1 + n_spatial, 3)), np.zeros((len(paths), 4))
+    trace_paths(
+        (scene.points_m, scene.users_m, scene.offsets_m, scene.free_m),
+        (paths.user, paths.target, paths.free),
+        bs,
+        axes[1:],
+        spherical,
+        (length, cosines, in_target, in_user),
+    )
     points, users, offsets, free = scene.blocks()
-    xyz = np.arange(3)
-    own = rows[is_point][:, None], points.start + 3 * paths.target[is_point][:, None] + xyz
-    jacobian[0][own] = (e_b + e_k)[is_point]
-    for d in range(n_spatial):
-        jacobian[1 + d][own] = spatial[d][is_point]
-    user_columns = users.start + 3 * paths.user[:, None] + xyz
-    jacobian[0][rows[is_point][:, None], user_columns[is_point]] = -e_k[is_point]
-    own = rows[is_los][:, None], user_columns[is_los]
-    jacobian[0][own] = e_b[is_los]
-    for d in range(n_spatial):
-        jacobian[1 + d][own] = spatial[d][is_los]
-    located = ~is_free
-    jacobian[0][rows[located], offsets.start + paths.user[located]] = 1.0
-    for d in range(3):
-        jacobian[d, rows[is_free], free.start + 3 * paths.free[is_free] + d] = 1.0
-    assert offsets.stop - offsets.start == n_users
-    return PathParameters(length, cosines, steering, jacobian)
-
-
-def _cosine_jacobian(
-    cosines: RealArray, e_b: RealArray, distance: RealArray, receiver: Receiver
-) -> RealArray:
-    """Derivatives of the direction cosines in the target's coordinates, shape (2, L, 3)."""
-    axes = receiver.array.axes[1:, None, :]
-    return (axes - cosines[:, :, None] * e_b) / np.maximum(distance, 1e-300)[:, None]
+    first = np.array([points.start, users.start, free.start])
+    target_column = first[paths.kind] + 3 * paths.place
+    derivatives = PathJacobian(
+        in_target,
+        target_column,
+        in_user,
+        users.start + 3 * paths.user,
+        offsets.start + paths.user,
+        scene.n_parameters,
+    )
+    steering = None
+    if spherical:
+        targets = np.where(paths.is_line_of_sight[:, None], scene.users_m[paths.user], bs + axes[0])
+        targets[paths.is_point] = scene.points_m[paths.target[paths.is_point]]
+        steering = _spherical_response(cosines, targets - bs, paths.is_free, receiver)
+    return PathParameters(length, cosines, steering, derivatives)
 
 
 def _spherical_response(

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.atoms import fisher_blocks
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.estimators.detection import Detection
-from isac_toolbox.estimators.gauss_newton import Fit, Problem, scene_covariance
+from isac_toolbox.estimators.gauss_newton import Fit, Problem, scene_blocks, scene_covariance
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 from isac_toolbox.inference.turbo import History
 
@@ -21,8 +20,6 @@ __all__ = ["SceneBelief", "assemble_result", "channel_variance"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
-
-_KEPT_SPECTRUM = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,12 +133,11 @@ def channel_variance(problem: Problem, fit: Fit, covariance: RealArray, n_users:
 
     The channel's error is ``Phi (dx - gamma Sigma B dtheta) + sum_i x_i phi_i' J_i dtheta`` with
     ``dx ~ CN(0, Sigma)`` and ``dtheta ~ N(0, C)``; its covariance lives on the path and derivative atoms
-    of each user and is summed over its few eigenvectors.
+    of each user.
     """
     atoms, posterior = fit.atoms, fit.posterior
     n_types, n_paths = atoms.n_types, len(fit.paths)
-    gram = atoms.full_gram(problem.statistics.coupling)
-    _, gain_scene, _ = fisher_blocks(gram, posterior.mean, fit.parameters.jacobian)
+    gain_scene, _, _ = scene_blocks(problem, fit)
     own = np.empty((n_types, n_paths, covariance.shape[0]), complex)
     own[0] = -problem.noise_precision * (posterior.covariance @ gain_scene)
     own[1:] = posterior.mean[:, None] * fit.parameters.jacobian
@@ -149,33 +145,36 @@ def channel_variance(problem: Problem, fit: Fit, covariance: RealArray, n_users:
     for k in np.unique(atoms.user):
         index = np.flatnonzero(atoms.user == k)
         rows = own[:, index].reshape(n_types * index.size, -1)
-        joint: ComplexArray = np.asarray(rows @ covariance @ rows.conj().T, dtype=complex)
+        joint: ComplexArray = np.asarray((rows @ covariance) @ rows.conj().T, dtype=complex)
         joint[: index.size, : index.size] += posterior.covariance[np.ix_(index, index)]
-        delay = atoms.delay[:, index]
-        factors = _separable_factors(
-            delay, -1j * atoms.wavenumbers_per_m[:, None] * delay, atoms.steering[:, index]
+        joint = joint.reshape(n_types, index.size, n_types, index.size)
+        variance[k] = _summed_power(
+            joint, atoms.delay[:, index], atoms.steering[:, index], atoms.wavenumbers_per_m
         )
-        variance[k] = _summed_power(joint, *factors)
     return variance
 
 
-def _separable_factors(
-    delay: ComplexArray, delay_derivative: ComplexArray, steering: ComplexArray
-) -> tuple[ComplexArray, ComplexArray]:
-    """Delay (N, Q) and array (Q, M) factors of a user's path and derivative atoms."""
-    n_spatial = steering.shape[0]
-    delays = np.concatenate([delay, delay_derivative, *[delay] * (n_spatial - 1)], axis=1)
-    return delays, np.concatenate([steering[0], *steering])
+def _summed_power(
+    joint: ComplexArray, delay: ComplexArray, steering: ComplexArray, wavenumbers_per_m: RealArray
+) -> RealArray:
+    """``diag(Psi C Psi^H)`` as an (N, M) array for a user's path and derivative atoms ``Psi``.
 
-
-def _summed_power(joint: ComplexArray, delays: ComplexArray, arrays: ComplexArray) -> RealArray:
-    """``diag(Psi C Psi^H)`` as an (N, M) array for separable atoms ``Psi``."""
-    norm = np.sqrt(np.sum(np.abs(delays) ** 2, axis=0) * np.sum(np.abs(arrays) ** 2, axis=1))
-    norm = np.maximum(norm, 1e-300)
-    values, vectors = np.linalg.eigh(joint * norm[:, None] * norm)
-    total = np.zeros((delays.shape[0], arrays.shape[1]))
-    for value, vector in zip(values, vectors.T, strict=True):
-        if value > _KEPT_SPECTRUM * values[-1]:
-            direction = (delays * (vector / norm)) @ arrays
-            total += value * (direction.real**2 + direction.imag**2)
-    return total
+    A pair of paths contributes ``b_ni conj(b_nj)`` times a quadratic in ``w_n`` whose coefficients depend on
+    the antenna, so the sum over the pairs i <= j is one real matrix product.
+    """
+    n_types, n_paths = joint.shape[:2]
+    i, j = np.triu_indices(n_paths)
+    arrays = np.concatenate([steering[:1], steering])
+    phase = np.where(np.arange(n_types) == 1, -1j, 1)
+    weights = joint[:, i, :, j] * np.multiply.outer(phase, phase.conj())
+    weights[i != j] *= 2
+    coefficients = np.zeros((3, i.size, steering.shape[2]), complex)
+    for s in range(n_types):
+        for t in range(n_types):
+            term = weights[:, s, t, None] * (arrays[s, i] * arrays[t, j].conj())
+            coefficients[int(s == 1) + int(t == 1)] += term
+    pairs = delay[:, i] * delay[:, j].conj()
+    powers = wavenumbers_per_m[:, None] ** np.arange(3)[:, None, None] * pairs
+    left = np.concatenate([powers.real, powers.imag], axis=2)
+    right = np.concatenate([coefficients.real, -coefficients.imag], axis=1)
+    return np.maximum(np.sum(np.matmul(left, right), axis=0), 0.0)

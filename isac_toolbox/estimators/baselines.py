@@ -87,7 +87,7 @@ class NOMP:
             free_fit.atoms, free_fit.posterior.mean, free_fit.posterior.covariance, obs.n_users
         )
         noise_variance = 1 / problem.noise_precision
-        detection = detect(obs, received, channel, noise_variance)
+        detection = detect(obs, received, channel, noise_variance, joint=False)
         belief = certain_belief(problem, fit, sight, seen)
         history = single_record(noise_variance * scale**2, len(free_fit.paths), start)
         return assemble_result(
@@ -131,7 +131,9 @@ class LeastSquares:
         noise_variance = _least_squares_noise(obs, received, channel)
         inverse = np.linalg.pinv(statistics.coupling, hermitian=True)
         per_user = noise_variance * np.mean(np.real(np.einsum("nkk->kn", inverse)), axis=1)
-        detection = detect(obs, received, ChannelKnowledge(channel, white_variance=per_user), noise_variance)
+        detection = detect(
+            obs, received, ChannelKnowledge(channel, white_variance=per_user), noise_variance, joint=False
+        )
         variance = np.broadcast_to(per_user[:, None, None], channel.shape)
         return _without_scene(
             "LeastSquares",
@@ -165,7 +167,9 @@ def _least_squares_noise(
 
 @dataclass(frozen=True, eq=False)
 class GenieLMMSE:
-    """LMMSE detection with the true channel and noise: what no receiver of this kind can beat.
+    """LMMSE detection with the true channel and noise: what no linear receiver can beat.
+
+    Receivers that decide users jointly, as :class:`EMTurboBiSVBI` does where they are coupled, can.
 
     The one estimator that is given the truth; its channel and scene are the true ones.
 
@@ -203,7 +207,9 @@ class GenieLMMSE:
                 f"truth.channel must have shape (K, N, M) = {expected}, got {truth.channel.shape}"
             )
         start = perf_counter()
-        detection = detect(obs, obs.received, ChannelKnowledge(truth.channel), truth.noise_variance)
+        detection = detect(
+            obs, obs.received, ChannelKnowledge(truth.channel), truth.noise_variance, joint=False
+        )
         n_points = len(truth.scatterer_positions_m)
         probability, seen = np.ones(n_points), truth.visibility.astype(float)
         return EstimationResult(

@@ -16,9 +16,15 @@ from isac_toolbox.channel.scene import Scene
 from isac_toolbox.estimators.coarse import COARSE_STAGES, coarse_working_set
 from isac_toolbox.estimators.gauss_newton import gradient_steps, refine
 from isac_toolbox.estimators.grid import INVERSES, make_e_step
+from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene_loop import SceneLoop
-from isac_toolbox.estimators.statistics import data_statistics
+from isac_toolbox.estimators.statistics import (
+    SymbolMoments,
+    data_statistics,
+    some_symbols,
+    split_symbols,
+)
 from isac_toolbox.estimators.structure import absorb_duplicates, give_birth, merge_points, split_points
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import TurboLoop
@@ -26,6 +32,7 @@ from isac_toolbox.inference.turbo import TurboLoop
 __all__ = ["M_STEPS", "BiSVBILoop", "EMTurboBiSVBI"]
 
 M_STEPS = ("gauss_newton", "gradient")
+DTYPES = ("complex128", "complex64")
 
 _SWEEPS = 3
 _STEPS = {"gauss_newton": 2, "gradient": 3}
@@ -58,6 +65,12 @@ class EMTurboBiSVBI:
     unlocated_paths : bool
         Allow paths that no single-bounce point in the region explains. Points that are more likely of
         several bounces are listed as unlocated paths in either case.
+    dtype : {"complex128", "complex64"}
+        Precision in which the block's correlations and their tables are kept; all sums are in double
+        precision. Single precision halves the largest arrays and adds an error of -140 dB of the channel.
+    n_threads : int, optional
+        Largest number of threads of BLAS and of the Fourier transforms; one if not given, which is fastest at
+        most sizes and right beside other processes.
     max_iter : int
         Largest number of iterations.
     burn_in : int
@@ -83,12 +96,20 @@ class EMTurboBiSVBI:
     grid_points: int = 1024
     data_aided: bool = True
     unlocated_paths: bool = True
+    dtype: str = "complex128"
     max_iter: int = 30
     burn_in: int = 3
     tol: float = 1e-4
+    n_threads: int | None = None
 
     def __post_init__(self) -> None:
-        choices = (("coarse", COARSE_STAGES), ("rule", RULES), ("m_step", M_STEPS), ("inverse", INVERSES))
+        choices = (
+            ("coarse", COARSE_STAGES),
+            ("rule", RULES),
+            ("m_step", M_STEPS),
+            ("inverse", INVERSES),
+            ("dtype", DTYPES),
+        )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
@@ -99,6 +120,22 @@ class EMTurboBiSVBI:
         check_integer("max_iter", self.max_iter, 1)
         check_integer("burn_in", self.burn_in, 1)
         check_positive("tol", self.tol)
+        if self.n_threads is not None:
+            check_integer("n_threads", self.n_threads, 1)
+
+    def memory_usage(self, obs: UplinkObservation) -> int:
+        """Peak memory in bytes that :meth:`estimate` needs beside the observation, to within a factor of two.
+
+        The number of paths is not known beforehand; 24 per user are assumed.
+
+        Raises
+        ------
+        TypeError
+            If ``obs`` is not an observation.
+        """
+        if not isinstance(obs, UplinkObservation):
+            raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
+        return peak_bytes(obs, self.dtype, self.inverse, self.grid_points)
 
     def estimate(
         self, obs: UplinkObservation, *, callback: Callable[[TurboLoop], bool | None] | None = None
@@ -124,9 +161,10 @@ class EMTurboBiSVBI:
             If a user has no usable pilot, or ``grid_points`` are too many for a full inverse.
         """
         loop = BiSVBILoop(self, obs)
-        result = loop.run_single_threaded(callback)
+        result = loop.run_bounded(callback, self.n_threads)
         if self.data_aided and loop.contradicts_pilots():
-            return BiSVBILoop(replace(self, data_aided=False), obs).run_single_threaded(callback)
+            again = BiSVBILoop(replace(self, data_aided=False), obs)
+            return again.run_bounded(callback, self.n_threads)
         return result
 
 
@@ -144,7 +182,9 @@ class BiSVBILoop(SceneLoop):
         super().setup()
         self._settled = False
         self._settled_size: tuple[int, int, int] | None = None
-        self._pilots = self.pilot_problem()
+        pilots = self.pilot_problem()
+        self._pilots = replace(pilots, statistics=pilots.statistics.stored_as(self.settings.dtype))
+        self._split_block()
         self._pilot_residual = np.inf
         settings = self.settings
         self._e_step = make_e_step(
@@ -153,7 +193,7 @@ class BiSVBILoop(SceneLoop):
         self.working = coarse_working_set(
             settings.coarse,
             self.obs,
-            self.pilot_problem(),
+            self._pilots,
             self.search,
             settings.rule,
             settings.unlocated_paths,
@@ -177,8 +217,18 @@ class BiSVBILoop(SceneLoop):
         return self.settings.data_aided and self.n_iter >= self.settings.burn_in
 
     def _use_data(self) -> None:
-        statistics = data_statistics(self.received, self.detect().moments)
+        moments = self.detect(self._data, self._data_received).moments
+        statistics = self._known + data_statistics(self._data_received, moments)
+        statistics = statistics.stored_as(self.settings.dtype)
         self.working = self.working.with_problem(replace(self.working.problem, statistics=statistics))
+
+    def _split_block(self) -> None:
+        """Statistics of the OFDM symbols known all over, once for all, and the block of the others."""
+        known, data = split_symbols(self.obs)
+        self._data, self._data_received = some_symbols(self.obs, data), self.received[..., data]
+        pilots = self.obs.pilots[..., known]
+        certain = SymbolMoments(pilots, np.zeros(pilots.shape))
+        self._known = data_statistics(self.received[..., known], certain)
 
     def _residual_on_pilots(self) -> float:
         """Squared residual of the pilots under the present channel."""

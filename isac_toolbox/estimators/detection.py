@@ -1,4 +1,4 @@
-"""Soft symbol detection: LMMSE with the channel's uncertainty, made unbiased, then the constellation."""
+"""Soft symbol detection under an uncertain channel."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 from isac_toolbox.channel.atoms import PathAtoms
 from isac_toolbox.channel.modulation import bit_labels
 from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.joint_symbols import SymbolLikelihood, symbol_posterior
 from isac_toolbox.estimators.statistics import SymbolMoments
 
 __all__ = ["ChannelKnowledge", "Detection", "detect"]
@@ -19,8 +20,10 @@ RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 
-# Of the mean channel power: keeps the filters of collinear users apart at vanishing noise.
+# Of the mean noise after matching: keeps silent users and users with one channel from making it singular.
 _LEAST_LOADING = 1e-12
+# Inverse variance of a symbol beyond which double precision cannot keep users apart.
+_MOST_INFORMATION = 1e12
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,8 @@ class ChannelKnowledge:
     ----------
     mean : ndarray of complex, shape (K, N, M)
     atoms : PathAtoms, optional
+    gains : ndarray of complex, shape (L,), optional
+        Of the paths, whose channel the mean is.
     covariance : ndarray of complex, shape (L, L), optional
         Of the path gains.
     white_variance : ndarray, shape (K,), optional
@@ -39,6 +44,7 @@ class ChannelKnowledge:
 
     mean: ComplexArray
     atoms: PathAtoms | None = None
+    gains: ComplexArray | None = None
     covariance: ComplexArray | None = None
     white_variance: RealArray | None = None
 
@@ -47,7 +53,7 @@ class ChannelKnowledge:
         cls, atoms: PathAtoms, gains: ComplexArray, covariance: ComplexArray, n_users: int
     ) -> ChannelKnowledge:
         """Knowledge in a posterior of path gains."""
-        return cls(atoms.synthesise(gains, n_users), atoms, covariance)
+        return cls(atoms.synthesise(gains, n_users), atoms, gains, covariance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,118 +76,99 @@ class Detection:
 
 
 def detect(
-    obs: UplinkObservation, received: ComplexArray, channel: ChannelKnowledge, noise_variance: float
+    obs: UplinkObservation,
+    received: ComplexArray,
+    channel: ChannelKnowledge,
+    noise_variance: float,
+    joint: bool = True,
 ) -> Detection:
-    """Detect the data symbols of a block (docs/theory.md, section 5).
+    """Detect the data symbols of a block (docs/theory.md, section 5.6).
 
-    Per subcarrier ``W = (H^H H + s I)^-1 H^H`` over the sending users; its output divided by its own gain is
-    unbiased, and its error variance collects interference, noise and the channel's uncertainty
-    ``sum_j P_j C_jj P_j^H`` (``P_j`` the user's path atoms). The posterior over the constellation follows.
+    Known symbols are subtracted. The likelihood of the sending users' symbols takes the channel's uncertainty
+    as noise of covariance ``sum_j P_j C_jj P_j^H`` (``P_j`` the user's path atoms); users that a linear
+    receiver cannot keep apart are decided jointly, unless ``joint`` is False: then it is the unbiased LMMSE
+    receiver. Cells with the same set of senders share one likelihood.
     """
     data = ~obs.known
-    pilots = SymbolMoments(obs.pilots, np.zeros(obs.pilots.shape))
     shape = obs.pilots.shape
-    if not data.any():
-        return Detection(pilots, np.full(shape, -1), np.zeros((*shape, obs.bits_per_symbol)))
-    symbol, variance, correlation = _unbiased_lmmse(obs, received, channel, noise_variance)
-    distance = np.abs(symbol[data][:, None] - obs.constellation) ** 2
-    log_probability = -distance / variance[data][:, None]
-    log_probability -= logsumexp(log_probability, axis=1, keepdims=True)
-    probability = np.exp(log_probability)
-    mean = probability @ obs.constellation
-    power = probability @ (np.abs(obs.constellation) ** 2)
-
-    soft_mean, soft_variance = pilots.mean.copy(), pilots.variance.copy()
-    soft_mean[data] = mean
-    soft_variance[data] = np.maximum(power - np.abs(mean) ** 2, 0.0)
-    decision = np.full(shape, -1)
-    decision[data] = np.argmax(log_probability, axis=1)
-    llr = np.zeros((*shape, obs.bits_per_symbol))
-    llr[data] = _bit_llrs(log_probability)
-    return Detection(SymbolMoments(soft_mean, soft_variance, correlation), decision, llr)
-
-
-def _bit_llrs(log_probability: RealArray) -> RealArray:
-    """LLRs (symbols, bits) from log-probabilities of the points (symbols, Q)."""
-    labels = bit_labels(log_probability.shape[1])
-    llrs = [
-        logsumexp(log_probability[:, ~bit], axis=1) - logsumexp(log_probability[:, bit], axis=1)
-        for bit in labels.T
-    ]
-    return np.stack(llrs, axis=1)
-
-
-def _unbiased_lmmse(
-    obs: UplinkObservation, received: ComplexArray, channel: ChannelKnowledge, noise_variance: float
-) -> tuple[ComplexArray, RealArray, ComplexArray]:
-    """Unbiased symbol estimates and their error variances, each (K, N, T), and error correlations.
-
-    Symbols are zero and variances one at pilots; the correlations (N, T, K, K) are those of the LMMSE error.
-
-    Known symbols are subtracted; cells with the same set of sending users share one filter.
-    """
+    mean, variance = obs.pilots.copy(), np.zeros(shape)
+    decision, llr = np.full(shape, -1), np.zeros((*shape, obs.bits_per_symbol))
+    correlation = np.zeros((*shape[1:], obs.n_users, obs.n_users), complex)
     h = np.ascontiguousarray(channel.mean.transpose(1, 2, 0))
     clean = received - np.matmul(h, obs.pilots.transpose(1, 0, 2))
-    symbol, variance = np.zeros(obs.pilots.shape, complex), np.ones(obs.pilots.shape)
-    correlation = np.zeros((*obs.pilots.shape[1:], obs.n_users, obs.n_users), complex)
-    data = ~obs.known
     for pattern in np.unique(data.reshape(obs.n_users, -1), axis=1).T:
         users = np.flatnonzero(pattern)
         if not users.size:
             continue
         cells = np.all(data == pattern[:, None, None], axis=0)
-        own_symbol, own_variance, own_correlation = _filter_users(channel, h, clean, users, noise_variance)
-        symbol[users] = np.where(cells, own_symbol, symbol[users])
-        variance[users] = np.where(cells, own_variance[:, :, None], variance[users])
-        full = np.zeros((obs.pilots.shape[1], obs.n_users, obs.n_users), complex)
-        full[:, users[:, None], users] = own_correlation
-        correlation += np.where(cells[:, :, None, None], full[:, None], 0)
-    return symbol, variance, correlation
+        likelihood = _likelihood(channel, h, clean, users, noise_variance)
+        posterior = symbol_posterior(likelihood, obs.constellation, joint)
+        log_probability = posterior.log_probability[:, cells]
+        where = (users[:, None], *np.nonzero(cells))
+        probability = np.exp(log_probability)
+        mean[where] = probability @ obs.constellation
+        power = probability @ (np.abs(obs.constellation) ** 2)
+        variance[where] = np.maximum(power - np.abs(mean[where]) ** 2, 0.0)
+        decision[where] = np.argmax(log_probability, axis=-1)
+        llr[where] = _bit_llrs(log_probability)
+        at_cells = correlation[cells]
+        at_cells[:, users[:, None], users] = posterior.correlation[cells]
+        correlation[cells] = at_cells
+    return Detection(SymbolMoments(mean, variance, correlation if data.any() else None), decision, llr)
 
 
-def _filter_users(
+def _bit_llrs(log_probability: RealArray) -> RealArray:
+    """LLRs (..., bits) from log-probabilities of the points (..., Q)."""
+    labels = bit_labels(log_probability.shape[-1])
+    llrs = [
+        logsumexp(log_probability[..., ~bit], axis=-1) - logsumexp(log_probability[..., bit], axis=-1)
+        for bit in labels.T
+    ]
+    return np.stack(llrs, axis=-1)
+
+
+def _likelihood(
     channel: ChannelKnowledge,
     h: ComplexArray,
     clean: ComplexArray,
     users: NDArray[np.int64],
     noise_variance: float,
-) -> tuple[ComplexArray, RealArray, ComplexArray]:
-    """Unbiased LMMSE among ``users``: symbols (U, N, T), error variances (U, N), correlations (N, U, U)."""
+) -> SymbolLikelihood:
+    """Likelihood of the symbols of ``users`` in every cell, after matching to their channels.
+
+    ``z = H^H y = G s + noise`` of covariance ``s2 G + E``, hence ``A = G (s2 G + E)^-1 G``.
+    """
     own = h[:, :, users]
     own_conj = own.conj().transpose(0, 2, 1)
     gram = np.matmul(own_conj, own)
-    error = _error_after_matching(channel, own_conj, gram, users)
-    gram_trace = np.maximum(np.real(np.trace(gram, axis1=1, axis2=2)), 1e-300)
-    mean_error = np.real(np.trace(error, axis1=1, axis2=2)) / gram_trace
-    least = _LEAST_LOADING * gram_trace / users.size
-    index = np.arange(users.size)
-    loading = (noise_variance + mean_error + least)[:, None, None] * np.eye(users.size)
-    inverse = np.linalg.inv(gram + loading)
-    response = np.matmul(inverse, gram)
-    bias = np.maximum(np.real(response[:, index, index]), 1e-12)
-    power = np.abs(response) ** 2
-    interference = power.sum(axis=2) - power[:, index, index]
-    inside = noise_variance * gram + error
-    noise = np.real(np.einsum("nkj,njl,nkl->nk", inverse, inside, inverse.conj(), optimize=True))
-    variance = (interference + noise) / bias**2
-    symbol = np.matmul(inverse, np.matmul(own_conj, clean)) / bias[:, :, None]
-    deviation = np.sqrt(np.maximum(np.real(inverse[:, index, index]), 1e-300))
-    correlation = inverse / (deviation[:, :, None] * deviation[:, None, :])
-    return symbol.transpose(1, 0, 2), np.maximum(variance, 1e-12).T, correlation
+    noise = noise_variance * gram + _error_after_matching(channel, gram, users)
+    least = _LEAST_LOADING * np.real(np.trace(noise, axis1=1, axis2=2)) / users.size
+    noise = noise + np.maximum(least, 1e-200)[:, None, None] * np.eye(users.size)
+    whitened = np.linalg.solve(noise, gram)
+    information = np.matmul(gram, whitened)
+    matched = np.matmul(whitened.conj().transpose(0, 2, 1), np.matmul(own_conj, clean))
+    most = np.max(np.real(np.diagonal(information, axis1=1, axis2=2)), axis=1)
+    scale = 0.5 * (_MOST_INFORMATION / np.maximum(most, _MOST_INFORMATION))[:, None, None]
+    return SymbolLikelihood(
+        scale * (information + information.conj().transpose(0, 2, 1)), 2 * scale * matched
+    )
 
 
 def _error_after_matching(
-    channel: ChannelKnowledge, h_conj: ComplexArray, gram: ComplexArray, users: NDArray[np.int64]
+    channel: ChannelKnowledge, gram: ComplexArray, users: NDArray[np.int64]
 ) -> ComplexArray:
     """``H^H (sum_j P_j C_jj P_j^H) H`` over the sending users, per subcarrier, shape (N, U, U)."""
-    if channel.atoms is None or channel.covariance is None:
+    if channel.atoms is None or channel.gains is None or channel.covariance is None:
         if channel.white_variance is None:
             return np.zeros_like(gram)
         return gram * np.sum(channel.white_variance[users])
-    of_senders = np.flatnonzero(np.isin(channel.atoms.user, users))
-    atoms = channel.atoms.take(of_senders)
-    same_user = atoms.user[:, None] == atoms.user
-    covariance = channel.covariance[np.ix_(of_senders, of_senders)]
-    through = atoms.respond(h_conj)
-    weighted = np.matmul(through, np.where(same_user, covariance, 0))
-    return np.matmul(weighted, through.conj().transpose(0, 2, 1))
+    through = channel.atoms.match(channel.gains, users)
+    error = np.zeros_like(gram)
+    for j in users:
+        own = np.flatnonzero(channel.atoms.user == j)
+        if not own.size:
+            continue
+        part = np.ascontiguousarray(through[:, :, own])
+        flat = part.reshape(-1, own.size) @ channel.covariance[own[:, None], own]
+        error += np.matmul(flat.reshape(part.shape), part.conj().transpose(0, 2, 1))
+    return error

@@ -5,12 +5,12 @@ All on Gram matrices and correlations (docs/theory.md, section 6).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.lapack import dpotrf, dpotrs
 
 from isac_toolbox.channel.atoms import PathAtoms, Statistics, fisher_blocks, make_atoms
 from isac_toolbox.channel.observation import UplinkObservation
@@ -23,7 +23,7 @@ from isac_toolbox.channel.scene import (
     path_parameters,
 )
 from isac_toolbox.estimators.statistics import pilot_statistics
-from isac_toolbox.inference.subspace import GaussianPosterior, working_set_posterior
+from isac_toolbox.inference.subspace import GaussianPosterior, unchecked_posterior
 
 __all__ = [
     "Fit",
@@ -33,6 +33,9 @@ __all__ = [
     "normal_equations",
     "refine",
     "residual_correlation",
+    "restricted",
+    "reweighted",
+    "scene_blocks",
     "scene_covariance",
     "with_noise_precision",
 ]
@@ -92,6 +95,11 @@ class Problem:
         diagonal = np.real(np.einsum("nkk->k", self.statistics.coupling))
         return self.receiver.array.n_elements * diagonal
 
+    def of_user(self, user: int) -> Problem:
+        """The problem of one user, for users that decouple."""
+        statistics = self.statistics.of_user(user, self.receiver)
+        return replace(self, statistics=statistics, prior=self.prior.of_user(user))
+
     @cached_property
     def cosine_cells(self) -> RealArray:
         """Resolution in the direction cosines, ``1 / (M d)``, shape (2,)."""
@@ -108,9 +116,11 @@ class Fit:
     scene, paths
         Where it was evaluated.
     parameters : PathParameters
-    atoms : PathAtoms
+    receiver : Receiver
     gram : ndarray of complex, shape (L, L)
     correlation : ndarray of complex, shape (L,)
+    slopes : ndarray of complex, shape (1 + D, L), optional
+        Inner products of the derivative atoms with ``Z``, where they came along.
     posterior : GaussianPosterior
         Of the gains.
     objective : float
@@ -120,11 +130,18 @@ class Fit:
     scene: Scene
     paths: Paths
     parameters: PathParameters
-    atoms: PathAtoms
+    receiver: Receiver
     gram: ComplexArray
     correlation: ComplexArray
+    slopes: ComplexArray | None
     posterior: GaussianPosterior
     objective: float
+    _normal: list[tuple[Problem, RealArray, RealArray]] = field(default_factory=list, init=False, repr=False)
+
+    @cached_property
+    def atoms(self) -> PathAtoms:
+        """Atoms of the paths."""
+        return make_atoms(self.parameters, self.paths, self.receiver)
 
 
 def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray) -> Fit:
@@ -133,14 +150,50 @@ def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray)
     ``J = -gamma^2 zeta^H Sigma zeta + 1/2 (theta - theta_0)^T Lambda (theta - theta_0)``.
     """
     parameters = path_parameters(scene, paths, problem.receiver)
-    atoms = make_atoms(parameters, paths, problem.receiver)
-    gram = atoms.gram(problem.statistics.coupling)
-    correlation = atoms.correlate(problem.statistics.correlation)
-    posterior = working_set_posterior(gram, correlation, problem.noise_precision, precision)
-    deviation = problem.prior.deviation(scene)
-    penalty = 0.5 * float(np.sum(problem.prior.precision(scene) * deviation**2))
+    tables = problem.statistics.tables(problem.receiver)
+    if tables is None:
+        atoms = make_atoms(parameters, paths, problem.receiver)
+        gram = atoms.gram(problem.statistics.coupling)
+        correlation, slopes = atoms.correlate(problem.statistics.correlation), None
+    else:
+        gram = tables.gram(parameters, paths)
+        correlations = tables.correlations(parameters, paths)
+        correlation, slopes = correlations[0], correlations[1:]
+    return _fit(problem, scene, paths, parameters, gram, correlation, slopes, precision)
+
+
+def _fit(
+    problem: Problem,
+    scene: Scene,
+    paths: Paths,
+    parameters: PathParameters,
+    gram: ComplexArray,
+    correlation: ComplexArray,
+    slopes: ComplexArray | None,
+    precision: RealArray,
+) -> Fit:
+    """A fit from its inner products."""
+    posterior = unchecked_posterior(gram, correlation, problem.noise_precision, precision)
     explained = problem.noise_precision * float(np.real(np.vdot(correlation, posterior.mean)))
-    return Fit(scene, paths, parameters, atoms, gram, correlation, posterior, penalty - explained)
+    objective = problem.prior.penalty(scene) - explained
+    receiver = problem.receiver
+    return Fit(scene, paths, parameters, receiver, gram, correlation, slopes, posterior, objective)
+
+
+def reweighted(problem: Problem, fit: Fit, precision: RealArray) -> Fit:
+    """The same scene and data under other prior precisions or another noise precision."""
+    inner = fit.gram, fit.correlation, fit.slopes
+    return _fit(problem, fit.scene, fit.paths, fit.parameters, *inner, precision)
+
+
+def restricted(
+    problem: Problem, fit: Fit, scene: Scene, paths: Paths, index: NDArray[np.int64], precision: RealArray
+) -> Fit:
+    """Some of a fit's paths (in the order of ``index``) on the scene of what they use, on the same data."""
+    parameters = path_parameters(scene, paths, problem.receiver)
+    slopes = None if fit.slopes is None else fit.slopes[:, index]
+    gram = fit.gram[index[:, None], index]
+    return _fit(problem, scene, paths, parameters, gram, fit.correlation[index], slopes, precision)
 
 
 def residual_correlation(problem: Problem, fit: Fit) -> ComplexArray:
@@ -152,19 +205,42 @@ def residual_correlation(problem: Problem, fit: Fit) -> ComplexArray:
 
 
 def normal_equations(problem: Problem, fit: Fit) -> tuple[RealArray, RealArray]:
-    """Half Hessian (P, P) with the gains eliminated, and half gradient (P,), of the objective."""
-    gamma = problem.noise_precision
-    gram = fit.atoms.full_gram(problem.statistics.coupling)
-    correlation = fit.atoms.correlate(problem.statistics.correlation, derivatives=True)
-    gains = fit.posterior.mean
-    _, gain_scene, scene_scene = fisher_blocks(gram, gains, fit.parameters.jacobian)
-    coupled = gamma**2 * np.real(gain_scene.conj().T @ (fit.posterior.covariance @ gain_scene))
+    """Half Hessian (P, P) with the gains eliminated, and half gradient (P,), of the objective.
+
+    Kept with the fit: tests of several changes of structure start from the same one.
+    """
+    for known, hessian, gradient in fit._normal:
+        if known is problem:
+            return hessian, gradient
+    hessian, gradient = _normal_equations(problem, fit)
+    fit._normal[:] = [(problem, hessian, gradient)]
+    return hessian, gradient
+
+
+def _normal_equations(problem: Problem, fit: Fit) -> tuple[RealArray, RealArray]:
+    gamma, gains = problem.noise_precision, fit.posterior.mean
+    gain_scene, scene_scene, fitted = scene_blocks(problem, fit)
+    whitened = np.ascontiguousarray(fit.posterior.whiten(gain_scene).T).view(np.float64)
+    hessian = gamma * scene_scene - gamma**2 * (whitened @ whitened.T)
     precision = problem.prior.precision(fit.scene)
-    hessian = gamma * scene_scene - coupled + np.diag(precision / 2)
-    residual = correlation[1:] - gram[1:, 0] @ gains
-    slope = np.real(gains.conj() * residual)
-    gradient = -gamma * np.einsum("dl,dlp->p", slope, fit.parameters.jacobian, optimize=True)
+    hessian[np.diag_indices_from(hessian)] += precision / 2
+    slopes = fit.slopes
+    if slopes is None:
+        slopes = fit.atoms.correlate(problem.statistics.correlation, derivatives=True)[1:]
+    slope = np.real(gains.conj() * (slopes - fitted))
+    gradient = -gamma * fit.parameters.derivatives.pull(slope)
     return hessian, gradient + precision * problem.prior.deviation(fit.scene) / 2
+
+
+def scene_blocks(problem: Problem, fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:
+    """``B`` (L, P), ``S`` (P, P) and the slopes ``G^(d,0) x`` (1 + D, L) of the fitted channel."""
+    gains = fit.posterior.mean
+    tables = problem.statistics.tables(problem.receiver)
+    if tables is not None:
+        return tables.normal_blocks(fit.parameters, fit.paths, gains)
+    gram = fit.atoms.full_gram(problem.statistics.coupling)
+    _, gain_scene, scene_scene = fisher_blocks(gram, gains, fit.parameters.jacobian)
+    return gain_scene, scene_scene, gram[1:, 0] @ gains
 
 
 def scene_covariance(problem: Problem, fit: Fit) -> RealArray:
@@ -224,13 +300,12 @@ def _damped_step(
     scale = 1 / np.sqrt(np.maximum(np.diag(hessian), 1e-12))
     scaled = hessian * scale[:, None] * scale
     for _ in range(_MAX_DAMPING_TRIES):
-        try:
-            factor = cho_factor(scaled + damping * np.eye(len(scaled)))
-        except np.linalg.LinAlgError:
+        factor, failed = dpotrf(scaled + damping * np.eye(len(scaled)), lower=True, clean=False)
+        if failed:
             damping *= 10
             continue
         step = np.zeros(free.size)
-        step[free] = -scale * cho_solve(factor, scale * gradient)
+        step[free] = -scale * dpotrs(factor, scale * gradient, lower=True)[0]
         trial = evaluate(problem, _moved(problem, fit.scene, step), fit.paths, fit.posterior.prior_precision)
         if trial.objective < fit.objective:
             return trial, max(damping / 10, 1e-9)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms import PathAtoms, make_atoms
-from isac_toolbox.channel.scene import PathParameters
+from isac_toolbox.channel.scene import PathJacobian, PathParameters
 from isac_toolbox.estimators.gauss_newton import Problem, evaluate
 from isac_toolbox.estimators.grid_mean import MajorisedMean, separable_gram
 from isac_toolbox.estimators.grid_points import LocationGrid, point_parameters
@@ -286,7 +286,7 @@ def _appended(own: PathParameters, background: PathParameters) -> PathParameters
         steering = np.concatenate([own.steering[:1], background.steering], axis=1)
     length = np.concatenate([own.length_m, background.length_m])
     cosines = np.concatenate([own.cosines, background.cosines], axis=1)
-    return PathParameters(length, cosines, steering, np.zeros((0, length.size, 0)))
+    return PathParameters(length, cosines, steering, PathJacobian.none(length.size))
 
 
 def _taken(parameters: PathParameters, order: IntArray) -> PathParameters:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms import PathAtoms, make_atoms
 from isac_toolbox.channel.geometry import unit_vectors
-from isac_toolbox.channel.scene import PathParameters, Paths, Receiver, Scene
+from isac_toolbox.channel.scene import PathJacobian, PathParameters, Paths, Receiver, Scene
 
 __all__ = ["GridAtoms", "LocationGrid", "point_atoms", "point_parameters"]
 
@@ -109,7 +109,7 @@ def point_parameters(points_m: RealArray, scene: Scene, receiver: Receiver) -> P
         assert receiver.carrier_hz is not None
         near = receiver.array.spherical_steering(points_m - receiver.bs_position_m, receiver.carrier_hz)
         steering = np.repeat(near, n_users, axis=0)[None]
-    return PathParameters(length, cosines, steering, np.zeros((0, length.size, 0)))
+    return PathParameters(length, cosines, steering, PathJacobian.none(length.size))
 
 
 def point_atoms(points_m: RealArray, scene: Scene, receiver: Receiver) -> PathAtoms:

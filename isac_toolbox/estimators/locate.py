@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.geometry import bistatic_point_m, unit_vectors
 from isac_toolbox.channel.scene import Paths, Scene
+from isac_toolbox.estimators._search_kernels import pair_evidence
 from isac_toolbox.estimators.gauss_newton import Fit, Problem, evaluate, refine, scene_covariance
 
 __all__ = [
@@ -177,15 +178,7 @@ def coincidence_evidence(
     i, j = np.triu_indices(points.size, 1)
     if not i.size:
         return evidence
-    xyz = 3 * points[:, None] + np.arange(3)
-    rows, columns = xyz[i][:, :, None], xyz[j][:, :, None]
-    cross = covariance[rows, xyz[j][:, None, :]]
-    spread = covariance[rows, xyz[i][:, None, :]] + covariance[columns, xyz[j][:, None, :]]
-    spread = spread - cross - cross.transpose(0, 2, 1)
-    difference = mean[xyz[i]] - mean[xyz[j]]
-    _, log_det = np.linalg.slogdet(2 * np.pi * spread)
-    squared = np.sum(difference * np.linalg.solve(spread, difference[:, :, None])[:, :, 0], axis=1)
-    evidence[i, j] = log_volume - 0.5 * log_det - 0.5 * squared
+    evidence[i, j] = log_volume + pair_evidence(mean, covariance, points, i, j)
     return evidence
 
 

@@ -17,6 +17,7 @@ from isac_toolbox._validation import as_array, check_finite, check_positive
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators._music_kernel import subspace_shares
 from isac_toolbox.estimators.statistics import amplitude_scale, least_squares_channel, pilot_statistics
 
 __all__ = ["MusicModel", "music_spectrum"]
@@ -30,7 +31,7 @@ _WINDOW_STEPS = 8
 _SUBARRAY_STEPS = 2
 _DELAY_GUARD = 1.5
 _MAX_ORDER = 24
-_BLOCK_POINTS = 512
+_BLOCK_POINTS = 128
 _LINE_OF_SIGHT_CELLS = 0.35
 _OFFSET_SCAN_STDS = 4.0
 
@@ -136,16 +137,19 @@ class MusicModel:
         """
         basis = self.subspaces[user]
         n_window, n_sub, order = basis.shape
-        flat = basis.conj().transpose(1, 0, 2).reshape(n_sub, n_window * order)
-        share = np.empty(lengths_m.size)
-        for start in range(0, lengths_m.size, _BLOCK_POINTS):
-            block = slice(start, start + _BLOCK_POINTS)
-            a = self.array.steering_from_cosines(*self.array.direction_cosines(directions[block]))
-            b = np.exp(-1j * lengths_m[block, None] * self.wavenumbers_per_m)
-            over_space = (a @ flat).reshape(-1, n_window, order)
-            inner = np.matmul(b[:, None, :], over_space)[:, 0]
-            share[block] = np.sum(inner.real**2 + inner.imag**2, axis=1) / (n_sub * n_window)
-        return np.minimum(share, 1.0)
+        flat = np.ascontiguousarray(basis.conj().transpose(1, 0, 2)).reshape(n_sub, n_window * order)
+        slopes = [2 * np.pi * spacing for spacing in self.array.spacings]
+        cosines = np.stack(self.array.direction_cosines(directions))
+        share = subspace_shares(
+            cosines,
+            np.asarray(lengths_m, dtype=np.float64),
+            flat,
+            self.wavenumbers_per_m,
+            self.array.shape,
+            (slopes[0], slopes[1]),
+            _BLOCK_POINTS,
+        )
+        return np.minimum(share / (n_sub * n_window), 1.0)
 
     def location_spectrum(self, points_m: RealArray, floor: float) -> RealArray:
         """``sum_k ln((1 + floor) / (1 - share_k + floor))`` at points (P, 3), shape (P,).

@@ -65,7 +65,7 @@ class MusicSCVBI:
         ValueError
             If a user has no usable pilot, or the subcarriers are not equally spaced.
         """
-        return MusicScvbiLoop(self, obs).run_single_threaded(callback)
+        return MusicScvbiLoop(self, obs).run_bounded(callback)
 
 
 class MusicScvbiLoop(SceneLoop):

@@ -114,7 +114,7 @@ class OMP:
             fit.atoms, fit.posterior.mean, fit.posterior.covariance, obs.n_users
         )
         noise_variance = 1 / problem.noise_precision
-        detection = detect(obs, received, channel, noise_variance)
+        detection = detect(obs, received, channel, noise_variance, joint=False)
         sight, seen, _ = fit.paths.membership(obs.n_users, len(fit.scene.points_m))
         history = single_record(noise_variance * scale**2, len(fit.paths), start)
         result = assemble_result(

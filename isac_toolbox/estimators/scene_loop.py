@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.assemble import SceneBelief, assemble_result
@@ -17,6 +16,7 @@ from isac_toolbox.estimators.result import Candidates, EstimationResult
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.statistics import amplitude_scale
 from isac_toolbox.estimators.structure import remove_rejected
+from isac_toolbox.estimators.threads import bounded_threads
 from isac_toolbox.estimators.working_set import WorkingSet, marginal_objective
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -53,11 +53,13 @@ class SceneLoop(TurboLoop):
         self.search = PathSearch.for_observation(obs)
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
 
-    def run_single_threaded(
-        self, callback: Callable[[TurboLoop], bool | None] | None = None
+    def run_bounded(
+        self,
+        callback: Callable[[TurboLoop], bool | None] | None = None,
+        n_threads: int | None = None,
     ) -> EstimationResult:
-        """Run with one BLAS thread (the matrices are small: more threads only wait) and give the result."""
-        with threadpool_limits(limits=1, user_api="blas"):
+        """Run with at most so many threads, one if not given, and give the result."""
+        with bounded_threads(n_threads or 1):
             self.run(callback)
             return self.result()
 
@@ -69,14 +71,18 @@ class SceneLoop(TurboLoop):
         """The problem on the pilots alone."""
         return Problem.on_pilots(self.obs, self.received, self.scale)
 
-    def detect(self) -> Detection:
-        """Symbols under the present channel."""
+    def detect(
+        self, part: UplinkObservation | None = None, received: NDArray[np.complex128] | None = None
+    ) -> Detection:
+        """Symbols of the block, or of some OFDM symbols of it, under the present channel."""
         working = self.working
         posterior = working.fit.posterior
         channel = ChannelKnowledge.from_paths(
             working.fit.atoms, posterior.mean, posterior.covariance, working.n_users
         )
-        return detect(self.obs, self.received, channel, 1 / working.problem.noise_precision)
+        block = self.received if received is None else received
+        obs = self.obs if part is None else part
+        return detect(obs, block, channel, 1 / working.problem.noise_precision)
 
     def remove_rejected(self) -> None:
         """Drop what the posterior rejects, remembering dropped points as candidates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -9,13 +10,13 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from scipy.ndimage import maximum_filter
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.scene import Receiver
+from isac_toolbox.estimators._search_kernels import local_maxima
 
-__all__ = ["PathSearch"]
+__all__ = ["PathSearch", "Spectrum"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -23,6 +24,16 @@ ComplexArray = NDArray[np.complex128]
 _OVERSAMPLING = 2
 _SIDELOBE_FREE = 0.3
 _EXPONENTIAL_MEDIAN = np.log(2.0)
+# Bins that a median is taken of, at least, where there are more: its standard error is then one per cent.
+_MEDIAN_SAMPLES = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Matched-filter power (G, G_h, G_v) of one user, and the noise level in it."""
+
+    power: RealArray
+    noise_level: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,25 +101,64 @@ class PathSearch:
         margin = max(1 / u.size for u in (u_h, u_v))
         return u_h[:, None] ** 2 + u_v**2 <= (1 + margin) ** 2
 
+    @cached_property
+    def _visible_bins(self) -> NDArray[np.int64]:
+        """Flat indices of the visible bins, in an order that leaves no pattern to a stride."""
+        bins = np.flatnonzero(self._visible)
+        return np.random.default_rng(0).permutation(bins)
+
     def spectrum(self, residual: ComplexArray, energy: float) -> RealArray:
-        """Matched-filter power ``|phi^H e|^2 / |phi|^2`` of a residual (N, M), shape (G, G_h, G_v)."""
+        """Matched-filter power ``|phi^H e|^2 / |phi|^2`` of a residual (N, M), shape (G, G_h, G_v).
+
+        In the precision of the residual.
+        """
         array = self.receiver.array
         grid_shape = [_OVERSAMPLING * n for n in array.shape]
-        cube = residual.reshape(-1, *array.shape)
-        angular = fft.fft2(cube, s=grid_shape, axes=(1, 2)).reshape(cube.shape[0], -1)
-        filtered = self._to_delay @ angular
-        power = (filtered.real**2 + filtered.imag**2).reshape(-1, *grid_shape) / energy
-        return np.where(self._visible, power, 0.0)
+        cube = self._over_lengths(residual).reshape(-1, *array.shape)
+        filtered = fft.fft2(cube, s=grid_shape, axes=(1, 2))
+        power = filtered.real**2
+        power += filtered.imag**2
+        power *= self._visible / power.dtype.type(energy)
+        return np.asarray(power)
+
+    def _over_lengths(self, residual: ComplexArray) -> ComplexArray:
+        """``sum_n conj(b_n) e_n`` on the length grid, shape (G, M): a transform for equal steps."""
+        if not self.receiver.equally_spaced:
+            return np.asarray(self._to_delay.astype(residual.dtype, copy=False) @ residual)
+        n, n_lengths = residual.shape[0], self.lengths_m.size
+        columns = (residual * self._at_first_length.astype(residual.dtype)[:, None]).T
+        powers = fft.ifft(columns, n=_OVERSAMPLING * n, axis=-1, norm="forward")
+        return np.asarray((powers[:, :n_lengths] * self._carrier.astype(residual.dtype)).T)
+
+    @cached_property
+    def _at_first_length(self) -> ComplexArray:
+        """``conj(b_n)`` at the first length of the grid, shape (N,)."""
+        return np.exp(1j * self.lengths_m[0] * self.receiver.wavenumbers_per_m)
+
+    @cached_property
+    def _carrier(self) -> ComplexArray:
+        """Phase of the first subcarrier along the grid, relative to the first length, shape (G,)."""
+        along = self.lengths_m - self.lengths_m[0]
+        return np.exp(1j * along * self.receiver.wavenumbers_per_m[0])
+
+    def spectra(self, residual: ComplexArray, energies: RealArray) -> list[Spectrum]:
+        """Spectra of the users' residuals (K, N, M), in single precision, with their noise levels."""
+        powers = [self.spectrum(e.astype(np.complex64), d) for e, d in zip(residual, energies, strict=True)]
+        return [Spectrum(power, self.noise_level(power)) for power in powers]
 
     def noise_level(self, spectrum: RealArray) -> float:
         """Noise power in a spectrum from its median (an exponential law)."""
-        inside = spectrum[:, self._visible]
-        return float(np.median(inside) / _EXPONENTIAL_MEDIAN)
+        bins = self._visible_bins
+        stride = max(bins.size * len(spectrum) // _MEDIAN_SAMPLES, 1)
+        lengths = spectrum.reshape(len(spectrum), -1)[:: min(stride, 2)]
+        inside = lengths[:, bins[:: max(stride // 2, 1)]].ravel()
+        middle = inside.size // 2
+        return float(np.partition(inside, middle)[middle] / _EXPONENTIAL_MEDIAN)
 
     def user_noise_level(self, residual: ComplexArray, energies: RealArray) -> float:
         """Noise power in the residual correlations (K, N, M) of all users."""
-        spectra = [self.spectrum(e, d) for e, d in zip(residual, energies, strict=True)]
-        return max(float(np.median([self.noise_level(s) for s in spectra])), 1e-300)
+        levels = [s.noise_level for s in self.spectra(residual, energies)]
+        return max(float(np.median(levels)), 1e-300)
 
     def threshold(self, noise_level: float, false_alarm_rate: float) -> float:
         """Power that noise exceeds anywhere in the window with probability ``false_alarm_rate``."""
@@ -146,12 +196,23 @@ class PathSearch:
         user : ndarray of int, shape (P,)
         noise_level : float
         """
-        spectra = [self.spectrum(e, d) for e, d in zip(residual, energies, strict=True)]
+        spectra = self.spectra(residual, energies)
+        return self.detect_in(spectra, false_alarm_rate, room, noise_floor, noise_level)
+
+    def detect_in(
+        self,
+        spectra: Sequence[Spectrum],
+        false_alarm_rate: float,
+        room: NDArray[np.int64],
+        noise_floor: float = 0.0,
+        noise_level: float | None = None,
+    ) -> tuple[RealArray, NDArray[np.int64], float]:
+        """:meth:`detect` in spectra (K of them) that are there already."""
         if noise_level is None:
-            noise_level = float(np.median([self.noise_level(s) for s in spectra]))
+            noise_level = float(np.median([s.noise_level for s in spectra]))
         level = max(noise_level, noise_floor, 1e-300)
         threshold = self.threshold(level, false_alarm_rate)
-        found = [self.peaks(s, threshold)[:n] for s, n in zip(spectra, room, strict=True)]
+        found = [self.peaks(s.power, threshold)[:n] for s, n in zip(spectra, room, strict=True)]
         user = np.repeat(np.arange(len(found)), [len(f) for f in found])
         return np.concatenate(found), user, level
 
@@ -162,9 +223,9 @@ class PathSearch:
         round; maxima closer than a resolution cell in every dimension count as one. Directions wrap around.
         """
         floor = max(threshold, _SIDELOBE_FREE * float(spectrum.max(initial=0.0)))
-        size = 2 * _OVERSAMPLING + 1
-        highest = maximum_filter(spectrum, size=size, mode=("nearest", "wrap", "wrap"))
-        where = np.nonzero((spectrum >= floor) & (spectrum == highest) & (spectrum > 0))
+        candidates = np.flatnonzero(spectrum >= max(floor, np.finfo(spectrum.dtype).tiny))
+        where = candidates[local_maxima(spectrum, candidates, _OVERSAMPLING)]
+        order = np.argsort(-spectrum.ravel()[where], kind="stable")
+        g, h, v = np.unravel_index(where[order], spectrum.shape)
         u_h, u_v = self.cosine_grids
-        order = np.argsort(-spectrum[where], kind="stable")
-        return np.column_stack([self.lengths_m[where[0]], u_h[where[1]], u_v[where[2]]])[order]
+        return np.column_stack([self.lengths_m[g], u_h[h], u_v[v]])

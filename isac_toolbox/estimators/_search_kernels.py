@@ -1,0 +1,58 @@
+"""Kernels of the matched-filter search and of the fusion of points."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+__all__ = ["local_maxima", "pair_evidence"]
+
+
+@njit(cache=True)
+def local_maxima(power, candidates, reach):  # type: ignore[no-untyped-def]
+    """Which candidates (flat indices) no bin within ``reach`` exceeds; directions wrap around."""
+    n_g, n_h, n_v = power.shape
+    is_peak = np.ones(candidates.size, np.bool_)
+    for c in range(candidates.size):
+        g, rest = divmod(candidates[c], n_h * n_v)
+        h, v = divmod(rest, n_v)
+        value = power[g, h, v]
+        for a in range(max(g - reach, 0), min(g + reach + 1, n_g)):
+            for b in range(h - reach, h + reach + 1):
+                for d in range(v - reach, v + reach + 1):
+                    if power[a, b % n_h, d % n_v] > value:
+                        is_peak[c] = False
+                        break
+                if not is_peak[c]:
+                    break
+            if not is_peak[c]:
+                break
+    return is_peak
+
+
+@njit(cache=True)
+def pair_evidence(mean, covariance, points, first, second):  # type: ignore[no-untyped-def]
+    """``-1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` of pairs of points with difference ``d`` of covariance ``V``.
+
+    By ``V = L D L^T`` with ``L`` of unit diagonal: ``D_11 = V_11`` and so on.
+    """
+    evidence = np.empty(first.size)
+    v, d = np.empty((3, 3)), np.empty(3)
+    for pair in range(first.size):
+        a, b = 3 * points[first[pair]], 3 * points[second[pair]]
+        for r in range(3):
+            d[r] = mean[a + r] - mean[b + r]
+            for c in range(r + 1):
+                v[r, c] = covariance[a + r, a + c] + covariance[b + r, b + c]
+                v[r, c] -= covariance[a + r, b + c] + covariance[b + r, a + c]
+        log_det, squared = 3 * np.log(2 * np.pi), 0.0
+        for r in range(3):
+            log_det += np.log(abs(v[r, r]))
+            squared += d[r] ** 2 / v[r, r]
+            for s in range(r + 1, 3):
+                ratio = v[s, r] / v[r, r]
+                d[s] -= ratio * d[r]
+                for c in range(r + 1, s + 1):
+                    v[s, c] -= ratio * v[c, r]
+        evidence[pair] = -0.5 * log_det - 0.5 * squared
+    return evidence

@@ -1,0 +1,38 @@
+"""Prediction of an estimator's peak memory from the sizes of a block."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from isac_toolbox.channel.observation import UplinkObservation
+
+__all__ = ["peak_bytes"]
+
+_PATHS_PER_USER = 24
+_DOUBLE = 16
+
+
+def peak_bytes(obs: UplinkObservation, dtype: str, inverse: str, grid_points: int) -> int:
+    """Peak memory in bytes of the scene estimators beside the observation.
+
+    Held throughout: the scaled block and its data symbols, correlations ``Z`` of pilots and data, and the
+    tables of two blocks (2 Z each). On top of them detection, or the result: a few channels' worth, the
+    users' error correlations, and products of every subcarrier with every path.
+    """
+    n_subcarriers, n_antennas, n_symbols = obs.received.shape
+    n_users = obs.n_users
+    item = np.dtype(dtype).itemsize
+    n_data = int(np.count_nonzero(np.any(~obs.known, axis=(0, 1))))
+    paths = n_users * _PATHS_PER_USER
+    channel = n_users * n_subcarriers * n_antennas
+    block = n_subcarriers * n_antennas * (n_symbols + 2 * n_data)
+    held = _DOUBLE * (block + 2 * channel) + item * (2 + 4) * channel
+    errors = 3 * n_subcarriers * n_symbols * n_users**2
+    detection = 3 * channel + errors + 2 * n_subcarriers * n_users * paths
+    scene = 8 * paths**2
+    total = held + _DOUBLE * (detection + scene)
+    if inverse == "full":
+        total += 5 * _DOUBLE * (n_users * grid_points + paths) ** 2
+    elif inverse == "mm":
+        total += 4 * _DOUBLE * grid_points * (n_users * n_subcarriers + n_antennas)
+    return int(total)
