@@ -25,8 +25,11 @@ _PUBLIC = {
     "LeastSquares": "isac_toolbox.estimators",
     "GenieLMMSE": "isac_toolbox.estimators",
     "EstimationResult": "isac_toolbox.estimators",
+    "sweep": "isac_toolbox.sweeps",
+    "SweepResult": "isac_toolbox.sweeps",
+    "load_sweep": "isac_toolbox.sweeps",
 }
-_MODULES = ("bounds", "channel", "estimators", "inference", "metrics", "plotting", "scenario")
+_MODULES = ("bounds", "channel", "estimators", "inference", "metrics", "plotting", "scenario", "sweeps")
 
 __all__ = ["__version__", *sorted(_PUBLIC), *_MODULES]
 
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from isac_toolbox import metrics as metrics
     from isac_toolbox import plotting as plotting
     from isac_toolbox import scenario as scenario
+    from isac_toolbox import sweeps as sweeps
     from isac_toolbox.channel import Environment as Environment
     from isac_toolbox.channel import UniformPlanarArray as UniformPlanarArray
     from isac_toolbox.channel import UnlocatedPaths as UnlocatedPaths
@@ -71,3 +75,6 @@ if TYPE_CHECKING:
     from isac_toolbox.scenario import Simulation as Simulation
     from isac_toolbox.scenario import Truth as Truth
     from isac_toolbox.scenario import scenario_names as scenario_names
+    from isac_toolbox.sweeps import SweepResult as SweepResult
+    from isac_toolbox.sweeps import load_sweep as load_sweep
+    from isac_toolbox.sweeps import sweep as sweep

@@ -1,4 +1,4 @@
-"""The command line ``isac``: simulate, estimate, bound, info.
+"""The command line ``isac``: simulate, estimate, bound, sweep, info, nn.
 
 Heavy modules are imported inside the commands, so that ``isac --help`` answers at once.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import fields
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
@@ -38,8 +37,11 @@ from isac_toolbox._command_io import (
     say,
     write_outputs,
 )
+from isac_toolbox._nn_commands import app as nn_app
+from isac_toolbox._sweep_commands import sweep
 
 if TYPE_CHECKING:
+    from isac_toolbox._catalogue import Entry
     from isac_toolbox.scenario import Simulation
 
 __all__ = ["app", "main"]
@@ -65,8 +67,10 @@ class _Commands(TyperGroup):
             usage = getattr(error, "format_message", None)
             if usage is None:
                 raise
-            say(f"error: {usage().rstrip('.')} (see '{_command_path(error)} --help')")
-            code = BAD_INPUT
+            # a group without a command has shown its help and has nothing to say
+            code = BAD_INPUT if usage() else 0
+            if usage():
+                say(f"error: {usage().rstrip('.')} (see '{_command_path(error)} --help')")
         if code == INTERRUPTED:
             say("interrupted")
         sys.exit(code if isinstance(code, int) else 0)
@@ -81,13 +85,20 @@ app = typer.Typer(
 
 
 class EstimatorName(StrEnum):
-    """Estimators of the command line."""
+    """Names of the catalogue, repeated here as reading it would load every estimator."""
 
     bisvbi = "bisvbi"
     music_scvbi = "music-scvbi"
     nomp = "nomp"
+    omp = "omp"
     ls = "ls"
     genie = "genie"
+    full_vbi = "full-vbi"
+    mm_vbi = "mm-vbi"
+    mean_field = "mean-field"
+    structured = "structured"
+    gradient = "gradient"
+    pilot_only = "pilot-only"
 
 
 class Coarse(StrEnum):
@@ -112,13 +123,13 @@ class MStep(StrEnum):
     gradient = "gradient"
 
 
-_CLASSES = {
-    EstimatorName.bisvbi: "EMTurboBiSVBI",
-    EstimatorName.music_scvbi: "MusicSCVBI",
-    EstimatorName.nomp: "NOMP",
-    EstimatorName.ls: "LeastSquares",
-    EstimatorName.genie: "GenieLMMSE",
-}
+class Inverse(StrEnum):
+    """E-steps: on the working set, or on a grid over the region."""
+
+    subspace = "subspace"
+    full = "full"
+    mm = "mm"
+
 
 ScenarioArgument = Annotated[
     str,
@@ -196,6 +207,7 @@ def estimate(
     coarse: Annotated[Coarse | None, typer.Option(help="Coarse stage.")] = None,
     rule: Annotated[Rule | None, typer.Option(help="Update rule of the sparse prior.")] = None,
     m_step: Annotated[MStep | None, typer.Option(help="Refinement of positions and clocks.")] = None,
+    inverse: Annotated[Inverse | None, typer.Option(help="E-step: working set or whole grid.")] = None,
     max_iter: Annotated[int | None, typer.Option(min=1, help="Largest number of iterations.")] = None,
     as_json: JsonOption = False,
     save: Annotated[
@@ -213,20 +225,25 @@ def estimate(
     if save is not None:
         save = npz_path(save)
         check_writable("--save", save)
-    settings = {"coarse": coarse, "rule": rule, "m_step": m_step, "max_iter": max_iter}
-    _check_settings(estimator, settings)
+    given = {"coarse": coarse, "rule": rule, "m_step": m_step, "inverse": inverse, "max_iter": max_iter}
+    entry = _entry(estimator)
+    _check_settings(estimator, entry, given)
+    settings = {key: str(v) if isinstance(v, StrEnum) else v for key, v in given.items() if v is not None}
     snr: float | None = None
     simulation: Simulation | None = None
     if source.endswith(".npz"):
         reject_for_file(seed=seed, snr_db=snr_db, set=changes)
-        if estimator is EstimatorName.genie:
-            raise Problem("--estimator genie needs the truth, which a file does not hold; give a scenario")
+        if entry.needs_truth:
+            raise Problem(
+                f"--estimator {estimator} needs the truth, which a file does not hold; give a scenario"
+            )
         observation = load_observation(source)
     else:
         described = load_scenario(source, snr_db, changes)
         simulation, snr = draw(described, seed or 0), described.snr_db
         observation = simulation.observation
-    method = _make_estimator(estimator, settings, simulation)
+    with bad_input(f"--estimator {estimator}"):
+        method = entry.make(None if simulation is None else simulation.truth, **settings)
     result, seconds = run_estimator(method, observation, quiet=as_json)
     run = report.Run(
         source=source,
@@ -239,7 +256,7 @@ def estimate(
         snr_db=snr,
     )
     summary = report.estimation_report(run)
-    summary["estimator"]["settings"] = {k: v for k, v in settings.items() if v is not None}
+    summary["estimator"]["settings"] = {**entry.settings, **settings}
     if as_json:
         print_json(summary)
     else:
@@ -280,6 +297,10 @@ def bound(
         tables.print_bound(make_console(), summary)
 
 
+app.command()(sweep)
+app.add_typer(nn_app, name="nn", help="Neural networks with the same engine; needs the extra 'nn'.")
+
+
 @app.command()
 def info() -> None:
     """Versions, threads and the ready scenarios."""
@@ -307,32 +328,24 @@ def info() -> None:
         typer.echo(f"  {name:{width}}  {Scenario.load(name).description}")
 
 
-def _check_settings(name: EstimatorName, settings: dict[str, Any]) -> None:
-    """Refuse options that the estimator does not have."""
-    known = {field.name for field in fields(_estimator_class(name)) if field.init}
-    strange = [key for key, value in settings.items() if value is not None and key not in known]
+def _entry(name: EstimatorName) -> Entry:
+    from isac_toolbox._catalogue import find_entry
+
+    return find_entry(str(name))
+
+
+def _check_settings(name: EstimatorName, entry: Entry, given: dict[str, Any]) -> None:
+    """Refuse options that the estimator does not have, or that its name decides."""
+    known = entry.free_settings
+    strange = [key for key, value in given.items() if value is not None and key not in known]
     if strange:
-        fitting = [_option(key) for key in settings if key in known]
+        fitting = [_option(key) for key in given if key in known]
         has = f"it takes {', '.join(fitting)}" if fitting else "it takes none of these options"
         raise Problem(f"{', '.join(map(_option, strange))} does not fit --estimator {name}; {has}")
 
 
 def _option(key: str) -> str:
     return f"--{key.replace('_', '-')}"
-
-
-def _estimator_class(name: EstimatorName) -> Any:
-    from isac_toolbox import estimators
-
-    return getattr(estimators, _CLASSES[name])
-
-
-def _make_estimator(name: EstimatorName, settings: dict[str, Any], simulation: Simulation | None) -> Any:
-    given = {key: str(v) if isinstance(v, StrEnum) else v for key, v in settings.items() if v is not None}
-    if name is EstimatorName.genie and simulation is not None:
-        given["truth"] = simulation.truth
-    with bad_input(f"--estimator {name}"):
-        return _estimator_class(name)(**given)
 
 
 def _command_path(error: Exception) -> str:

@@ -1,0 +1,314 @@
+"""The store of a sweep: one SQLite file, one committed row per point, trial and estimator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from isac_toolbox._sweep_plan import Plan, describe_estimator
+from isac_toolbox._sweep_rows import METRIC_NAMES, OK, Metrics, SweepRow
+from isac_toolbox.scenario import Scenario
+
+__all__ = ["RowKey", "Store", "StoreError", "StoredSweep", "read_store"]
+
+RowKey = tuple[str, int, str]
+
+SCHEMA = 1
+_APPLICATION = 0x49534143  # "ISAC" in the file's header: tells a sweep's store from any other database
+_BUSY_S = 30.0
+
+_TYPES = {"float": "REAL", "int": "INTEGER", "bool": "INTEGER", "str": "TEXT", "Bins": "TEXT"}
+_METRIC_TYPES = {f.name: str(f.type) for f in fields(Metrics)}
+_FRONT = ("point", "trial", "estimator", "status", "error", "seconds", "cold")
+_COLUMNS = (*_FRONT, *METRIC_NAMES)
+
+
+class StoreError(OSError):
+    """The store cannot be written any more; what was committed is kept."""
+
+
+class Store:
+    """Rows of one sweep, kept in a file, or in memory without one.
+
+    Only the process that runs the sweep writes. Every :meth:`add` is one transaction that is on the disk
+    when it returns, so a kill at any moment loses what had not arrived.
+
+    Parameters
+    ----------
+    path : path or None
+    plan : Plan
+        A new store takes its description; an old one must have the same.
+
+    Raises
+    ------
+    ValueError
+        If the file is no store, has another schema, or belongs to another sweep (the differences are named).
+    OSError
+        If it cannot be opened or written.
+    """
+
+    def __init__(self, path: str | Path | None, plan: Plan) -> None:
+        self.path = None if path is None else Path(path)
+        self._connection = _connect(self.path)
+        try:
+            with _readable_errors(self._name, OSError):
+                self._open(plan)
+                self.rows: dict[RowKey, SweepRow] = dict(_read_rows(self._connection))
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    @property
+    def _name(self) -> str:
+        return "the sweep" if self.path is None else str(self.path)
+
+    def _open(self, plan: Plan) -> None:
+        """Create or compare, in one transaction that also proves that the file can be written."""
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        with connection:
+            new = _is_new(connection)
+            if not new:
+                _check_kind(connection, self._name)
+            if not new and _has_rows(connection):
+                _refuse_difference(connection, plan, self._name)
+            else:
+                _create(connection, plan)
+            _add_estimators(connection, plan)
+            _set(connection, "last_run", datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def add(self, key: str, rows: Iterable[SweepRow]) -> None:
+        """Commit rows of one point.
+
+        Raises
+        ------
+        StoreError
+            If the disk is full, or the file has gone or become read-only.
+        """
+        rows = list(rows)
+        marks = ", ".join("?" * len(_COLUMNS))
+        statement = f"INSERT OR REPLACE INTO trials ({', '.join(_COLUMNS)}) VALUES ({marks})"
+        with _readable_errors(self._name, StoreError), self._connection:
+            self._connection.executemany(statement, [_to_columns(key, row) for row in rows])
+        for row in rows:
+            self.rows[key, row.trial, row.estimator] = row
+
+    def forget_failures(self, names: Iterable[str]) -> None:
+        """Drop failed rows of some estimators, so that they are run again."""
+        wanted = set(names)
+        failed = [k for k, row in self.rows.items() if row.failed and row.estimator in wanted]
+        with _readable_errors(self._name, StoreError), self._connection:
+            self._connection.executemany(
+                "DELETE FROM trials WHERE point = ? AND trial = ? AND estimator = ?", failed
+            )
+        for key in failed:
+            del self.rows[key]
+
+
+class StoredSweep:
+    """Everything that a store holds."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        settings = _settings(connection)
+        self.scenario = Scenario.model_validate(settings["scenario"])
+        self.fields: tuple[str, ...] = tuple(settings["description"]["vary"])
+        self.seed: int = settings["description"]["seed"]
+        self.version: str = settings["description"]["package_version"]
+        self.rows: dict[RowKey, SweepRow] = dict(_read_rows(connection))
+
+
+def read_store(path: str | Path) -> StoredSweep:
+    """Read a store, also one that is being written.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no store of a sweep, or has another schema.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"no such sweep store: {source}")
+    with _readable_errors(str(source), OSError):
+        # writable where it can be: a store whose process was killed may have a commit to roll back
+        uri = f"{source.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, timeout=_BUSY_S, uri=True)) as connection:
+            _check_kind(connection, str(source))
+            return StoredSweep(connection)
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    if path is not None and not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} for the sweep store {path.name}")
+    if path is not None and path.is_dir():
+        raise IsADirectoryError(f"the sweep store {path} is a folder")
+    with _readable_errors(str(path), OSError):
+        connection = sqlite3.connect(":memory:" if path is None else path, timeout=_BUSY_S)
+        # a row must survive a power cut as well; a rollback journal leaves no side files for readers
+        connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+@contextmanager
+def _readable_errors(name: str, kind: type[OSError]) -> Iterator[None]:
+    """Errors of SQLite say which file and what it means."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        kept = "; rows finished so far are kept" if kind is StoreError else ""
+        raise kind(f"{name}: {error}{kept}") from error
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"{name} is not the store of a sweep: {error}") from None
+
+
+def _is_new(connection: sqlite3.Connection) -> bool:
+    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
+def _has_rows(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM trials LIMIT 1").fetchone() is not None
+
+
+def _check_kind(connection: sqlite3.Connection, name: str) -> None:
+    """Refuse another program's database and another schema."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application != _APPLICATION:
+        raise ValueError(f"{name} is not the store of a sweep; give another file")
+    schema = connection.execute("PRAGMA user_version").fetchone()[0]
+    if schema != SCHEMA:
+        raise ValueError(f"{name} has schema {schema}, this version reads {SCHEMA}; give another file")
+
+
+def _create(connection: sqlite3.Connection, plan: Plan) -> None:
+    """Tables, the description, and a view with the points' values as columns.
+
+    A store without rows is made anew: a first call that was stopped at once commits to nothing.
+    """
+    connection.execute("DROP VIEW IF EXISTS results")
+    for table in ("settings", "estimators", "trials"):
+        connection.execute(f"DROP TABLE IF EXISTS {table}")
+    connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    connection.execute("CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    connection.execute("CREATE TABLE estimators (name TEXT PRIMARY KEY, description TEXT NOT NULL)")
+    metrics = ", ".join(f"{name} {_TYPES[kind]}" for name, kind in _METRIC_TYPES.items())
+    connection.execute(
+        "CREATE TABLE trials (point TEXT NOT NULL, trial INTEGER NOT NULL, estimator TEXT NOT NULL, "
+        f"status TEXT NOT NULL, error TEXT NOT NULL, seconds REAL, cold INTEGER, {metrics}, "
+        "PRIMARY KEY (point, trial, estimator))"
+    )
+    scenario = plan.scenario.model_dump(mode="json")
+    content = json.dumps(plan.description()["scenario"], sort_keys=True)
+    _set(connection, "description", plan.description())
+    _set(connection, "scenario", scenario)
+    _set(connection, "scenario_hash", hashlib.sha256(content.encode()).hexdigest())
+    _set(connection, "package_version", plan.description()["package_version"])
+    _set(connection, "seed", plan.seed)
+    _set(connection, "made_with", {"python": platform.python_version(), "numpy": np.__version__})
+    _create_view(connection, plan.fields)
+
+
+def _create_view(connection: sqlite3.Connection, names: Sequence[str]) -> None:
+    """``results``: what a query outside of this package wants to read."""
+    values = [f"json_extract(point, '$.{name}') AS {name}" for name in names]
+    own = [name for name in _COLUMNS if name != "point"]
+    shared = [
+        f"(SELECT json_extract(value, '$') FROM settings WHERE name = '{name}') AS {name}"
+        for name in ("seed", "package_version", "scenario_hash")
+    ]
+    connection.execute(f"CREATE VIEW results AS SELECT {', '.join([*values, *own, *shared])} FROM trials")
+
+
+def _set(connection: sqlite3.Connection, name: str, value: Any) -> None:
+    connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, json.dumps(value)))
+
+
+def _settings(connection: sqlite3.Connection) -> dict[str, Any]:
+    return {name: json.loads(value) for name, value in connection.execute("SELECT * FROM settings")}
+
+
+def _refuse_difference(connection: sqlite3.Connection, plan: Plan, name: str) -> None:
+    """The rows of one store must all come from the same description."""
+    before, now = _settings(connection)["description"], plan.description()
+    differences = list(_differences(_without_varied(before, now), _without_varied(now, before)))
+    used = "SELECT name, description FROM estimators WHERE name IN (SELECT DISTINCT estimator FROM trials)"
+    known = dict(connection.execute(used))
+    for own, estimator in plan.estimators.items():
+        if own in known:
+            differences += _differences(
+                json.loads(known[own]), describe_estimator(estimator), f"estimator {own}: "
+            )
+    if differences:
+        raise ValueError(
+            f"{name} belongs to another sweep: {'; '.join(differences)}. "
+            "Give another store, or the settings that it was made with"
+        )
+
+
+def _without_varied(description: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what the other one varies: it has no single value there to compare with."""
+    fixed = {name: v for name, v in description["scenario"].items() if name not in other["vary"]}
+    return {**description, "scenario": fixed}
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """``name: old in the store, new now``, nested mappings entry by entry."""
+    for name in [*before, *(n for n in now if n not in before)]:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{name}.")
+        elif old != json.loads(json.dumps(new)):
+            yield f"{prefix}{name} is {json.dumps(old)} in the store and {json.dumps(new)} now"
+
+
+def _add_estimators(connection: sqlite3.Connection, plan: Plan) -> None:
+    rows = [(name, json.dumps(describe_estimator(e))) for name, e in plan.estimators.items()]
+    connection.executemany("INSERT OR REPLACE INTO estimators VALUES (?, ?)", rows)
+
+
+def _to_columns(key: str, row: SweepRow) -> tuple[Any, ...]:
+    """A row as SQLite keeps it; NaN becomes NULL."""
+    front = (key, row.trial, row.estimator, row.status, row.error, row.seconds, row.cold)
+    if row.metrics is None:
+        return (*front, *(None for _ in METRIC_NAMES))
+    values = [getattr(row.metrics, name) for name in METRIC_NAMES]
+    return (*front, *(json.dumps(v) if isinstance(v, tuple) else v for v in values))
+
+
+def _read_rows(connection: sqlite3.Connection) -> Iterator[tuple[RowKey, SweepRow]]:
+    for values in connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM trials"):
+        key, trial, estimator, status, error, seconds, cold = values[: len(_FRONT)]
+        metrics = None
+        if status == OK:
+            pairs = zip(METRIC_NAMES, values[len(_FRONT) :])
+            metrics = Metrics(**{name: _from_column(_METRIC_TYPES[name], value) for name, value in pairs})
+        row = SweepRow(json.loads(key), trial, estimator, status, error, seconds, bool(cold), metrics)
+        yield (key, trial, estimator), row
+
+
+def _from_column(kind: str, value: Any) -> Any:
+    if kind == "Bins":
+        return tuple((n, p, t) for n, p, t in json.loads(value))
+    if kind == "bool":
+        return bool(value)
+    return float("nan") if kind == "float" and value is None else value

@@ -1,0 +1,215 @@
+"""One trial: simulate, estimate with every estimator asked for, measure. Runs in the workers."""
+
+from __future__ import annotations
+
+import json
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from isac_toolbox import __version__
+from isac_toolbox._sweep_plan import Task, describe_estimator, trial_seed
+from isac_toolbox._sweep_rows import FAILED, OK, Bins, Metrics, SweepRow
+from isac_toolbox.bounds import HybridBound, hybrid_crb
+from isac_toolbox.channel.modulation import bit_labels
+from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.metrics import localisation
+from isac_toolbox.scenario import Simulation
+
+__all__ = ["OBSERVABLE_M", "TaskRows", "failed_rows", "make_estimator", "run_task"]
+
+OBSERVABLE_M = 0.7
+_BINS = 10
+_MAX_LLR = 50.0
+
+TaskRows = tuple[str, list[SweepRow]]
+
+
+def run_task(task: Task) -> TaskRows:
+    """Rows of one task with its point's key; a failure is a row like any other.
+
+    Raises
+    ------
+    RuntimeError
+        If this process has another version of the package than the one that asked.
+    """
+    if task.version != __version__:
+        raise RuntimeError(f"a worker has isac_toolbox {__version__}, the sweep {task.version}")
+    with _one_thread():
+        try:
+            seed = trial_seed(task.seed, task.key, task.trial)
+            simulation = task.scenario.simulate(seed)
+            bound = _bound(simulation)
+        except Exception:
+            return task.key, failed_rows(task, traceback.format_exc())
+        return task.key, [_run_estimator(task, name, simulation, bound) for name in task.estimators]
+
+
+def failed_rows(task: Task, error: str) -> list[SweepRow]:
+    """One failure that hits every estimator of the task."""
+    return [_failure(task, name, error, 0.0, False) for name in task.estimators]
+
+
+def make_estimator(given: Any, simulation: Simulation) -> Any:
+    """The estimator itself: as given, or made from the truth."""
+    is_ready = hasattr(given, "estimate") and not isinstance(given, type)
+    return given if is_ready else given(simulation.truth)
+
+
+_used: set[str] = set()
+
+
+def _run_estimator(task: Task, name: str, simulation: Simulation, bound: HybridBound) -> SweepRow:
+    """Estimate and compare with the truth."""
+    start = perf_counter()
+    cold = False
+    try:
+        estimator = make_estimator(task.estimators[name], simulation)
+        kind = json.dumps(describe_estimator(task.estimators[name]))
+        cold = kind not in _used
+        start = perf_counter()
+        result = estimator.estimate(simulation.observation)
+        seconds = perf_counter() - start
+        _used.add(kind)
+        metrics = _measure(result, simulation, bound)
+    except Exception:
+        return _failure(task, name, traceback.format_exc(), perf_counter() - start, cold)
+    return SweepRow(_point(task), task.trial, name, OK, "", seconds, cold, metrics)
+
+
+def _failure(task: Task, name: str, error: str, seconds: float, cold: bool) -> SweepRow:
+    return SweepRow(_point(task), task.trial, name, FAILED, error, seconds, cold, None)
+
+
+def _point(task: Task) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(task.key)
+    return values
+
+
+@dataclass
+class _ThreadLimit:
+    """One BLAS thread while any trial of the process runs.
+
+    A Dask worker may run trials in several threads, and the limit is the whole process's: the first to come
+    sets it, the last to go lifts it.
+    """
+
+    lock: Any
+    count: int = 0
+    limit: Any = None
+
+
+_limit = _ThreadLimit(threading.Lock())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One BLAS and one Numba thread, so that results do not depend on the machine's load or size."""
+    before = numba.get_num_threads()
+    with _limit.lock:
+        if _limit.count == 0:
+            _limit.limit = threadpool_limits(limits=1)
+        _limit.count += 1
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+        with _limit.lock:
+            _limit.count -= 1
+            if _limit.count == 0:
+                _limit.limit.restore_original_limits()
+
+
+def _bound(simulation: Simulation) -> HybridBound:
+    """The bound; NaN where it cannot be computed."""
+    try:
+        return hybrid_crb(simulation)
+    except np.linalg.LinAlgError:
+        n_points, n_users = len(simulation.truth.scatterer_positions_m), simulation.observation.n_users
+        users = np.full(n_users, np.nan)
+        points = np.full(n_points, np.nan)
+        return HybridBound(points, np.full((n_points, 3, 3), np.nan), users, users, float("nan"))
+
+
+def _measure(result: EstimationResult, simulation: Simulation, bound: HybridBound) -> Metrics:
+    """All figures of one estimate.
+
+    Raises
+    ------
+    FloatingPointError
+        If the estimate is not finite or the estimator itself gave up.
+    """
+    if result.status == "numerical failure" or not np.all(np.isfinite(result.channel)):
+        raise FloatingPointError(f"the estimate failed: {result.status} after {result.n_iter} iterations")
+    truth = simulation.truth
+    found = localisation(result.scatterer_positions_m, truth.scatterer_positions_m)
+    observable = bound.position_rmse_m < OBSERVABLE_M
+    error = np.sum(np.abs(result.channel - truth.channel) ** 2)
+    return Metrics(
+        nmse=float(error / np.sum(np.abs(truth.channel) ** 2)),
+        bound_nmse=float(bound.channel_nmse),
+        hits=int(found.hits),
+        misses=int(found.misses),
+        false_alarms=int(found.false_alarms),
+        squared_error_m2=float(np.sum(found.distances_m**2)),
+        squared_bound_m2=float(np.sum(bound.position_rmse_m[found.truth_index] ** 2)),
+        ospa_m=float(found.ospa_m),
+        observable=int(observable.sum()),
+        observable_hits=int(observable[found.truth_index].sum()),
+        **_data_errors(result, simulation),
+        user_rmse_m=_rms(np.linalg.norm(result.user_positions_m - truth.user_positions_m, axis=1)),
+        user_bound_m=_rms(bound.user_position_rmse_m),
+        clock_rmse_s=_rms(result.time_offsets_s - truth.time_offsets_s),
+        clock_bound_s=_rms(bound.time_offset_rmse_s),
+        n_iter=int(result.n_iter),
+        converged=bool(result.converged),
+        outcome=str(result.status),
+        point_bins=_point_bins(result, truth.scatterer_positions_m),
+    )
+
+
+def _rms(values: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def _data_errors(result: EstimationResult, simulation: Simulation) -> dict[str, Any]:
+    """Wrong symbols and bits, and how sure the bits were."""
+    sent = simulation.truth.symbol_indices
+    data = sent >= 0
+    labels = bit_labels(simulation.observation.constellation.size)
+    decided, bits = result.symbol_decision[data], labels[sent[data]]
+    is_one = 1 / (1 + np.exp(np.clip(result.llr[data], -_MAX_LLR, _MAX_LLR)))
+    return {
+        "symbol_errors": int(np.count_nonzero(decided != sent[data])),
+        "symbols": int(np.count_nonzero(data)),
+        "bit_errors": int(np.count_nonzero(labels[decided] != bits)),
+        "bits": int(bits.size),
+        "bit_bins": _bins(is_one.ravel(), bits.ravel()),
+    }
+
+
+def _point_bins(result: EstimationResult, points_m: NDArray[np.float64]) -> Bins:
+    """Candidates by probability; real are those with a true point of their own."""
+    candidates = result.candidates
+    is_real = np.zeros(len(candidates.scatterer_positions_m), bool)
+    is_real[localisation(candidates.scatterer_positions_m, points_m).estimate_index] = True
+    return _bins(candidates.scatterer_probability, is_real)
+
+
+def _bins(probability: NDArray[np.float64], happened: NDArray[np.bool_]) -> Bins:
+    """Events counted by their probability."""
+    index = np.minimum((probability * _BINS).astype(int), _BINS - 1)
+    count = np.bincount(index, minlength=_BINS)
+    total = np.bincount(index, weights=probability, minlength=_BINS)
+    true = np.bincount(index, weights=happened.astype(float), minlength=_BINS)
+    return tuple((int(n), float(p), int(t)) for n, p, t in zip(count, total, true))

@@ -1,0 +1,102 @@
+"""Structured compression of neural networks with the shared Turbo-VBI engine (docs/theory-networks.md).
+
+PyTorch lives only in this package; the prior, the support graphs and their messages are
+`isac_toolbox.inference`, the same functions that the channel estimators call.
+
+>>> compressor = TurboVBICompressor(model, temperature=0.2)           # a trained torch.nn.Module
+>>> compressor.fit(train_loader, epochs=30)                           # any loader of (x, y)
+>>> compressor.finetune(train_loader, epochs=10, teacher=model)
+>>> compressor.report().compression, compressor.report().neurons_kept
+>>> small = compressor.export()                                       # a smaller plain torch.nn.Module
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+_missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
+if _missing:
+    raise ImportError(
+        f"isac_toolbox.nn needs {' and '.join(_missing)}, which is not installed; "
+        'get it with: pip install "isac_toolbox[nn]"'
+    )
+
+_PUBLIC = {
+    "TurboVBICompressor": "turbo_vbi",
+    "EpochRecord": "posterior",
+    "VariationalLinear": "layers",
+    "VariationalConv2d": "layers",
+    "convert": "layers",
+    "gaussian_kl": "layers",
+    "CompressionReport": "report",
+    "LayerReport": "report",
+    "make_report": "report",
+    "shrink": "export",
+    "save_compressed": "export",
+    "load_compressed": "export",
+    "export_onnx": "export",
+    "count_macs": "flops",
+    "TensorLoader": "data",
+    "load_digits_split": "data",
+    "load_fashion_mnist": "data",
+    "load_cifar10": "data",
+    "load_mnist_digits": "data",
+}
+_MODULES = (
+    "baselines",
+    "channels",
+    "codings",
+    "data",
+    "export",
+    "flops",
+    "layers",
+    "models",
+    "posterior",
+    "priors",
+    "report",
+    "training",
+    "turbo_vbi",
+)
+
+__all__ = sorted({*_PUBLIC, *_MODULES})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(import_module(f"isac_toolbox.nn.{_PUBLIC[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"isac_toolbox.nn.{name}")
+    else:
+        raise AttributeError(f"module 'isac_toolbox.nn' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
+
+
+if TYPE_CHECKING:
+    from isac_toolbox.nn import baselines as baselines
+    from isac_toolbox.nn import models as models
+    from isac_toolbox.nn.data import TensorLoader as TensorLoader
+    from isac_toolbox.nn.data import load_cifar10 as load_cifar10
+    from isac_toolbox.nn.data import load_digits_split as load_digits_split
+    from isac_toolbox.nn.data import load_fashion_mnist as load_fashion_mnist
+    from isac_toolbox.nn.data import load_mnist_digits as load_mnist_digits
+    from isac_toolbox.nn.export import export_onnx as export_onnx
+    from isac_toolbox.nn.export import load_compressed as load_compressed
+    from isac_toolbox.nn.export import save_compressed as save_compressed
+    from isac_toolbox.nn.export import shrink as shrink
+    from isac_toolbox.nn.flops import count_macs as count_macs
+    from isac_toolbox.nn.layers import VariationalConv2d as VariationalConv2d
+    from isac_toolbox.nn.layers import VariationalLinear as VariationalLinear
+    from isac_toolbox.nn.layers import convert as convert
+    from isac_toolbox.nn.layers import gaussian_kl as gaussian_kl
+    from isac_toolbox.nn.posterior import EpochRecord as EpochRecord
+    from isac_toolbox.nn.report import CompressionReport as CompressionReport
+    from isac_toolbox.nn.report import LayerReport as LayerReport
+    from isac_toolbox.nn.report import make_report as make_report
+    from isac_toolbox.nn.turbo_vbi import TurboVBICompressor as TurboVBICompressor

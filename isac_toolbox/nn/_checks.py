@@ -1,0 +1,41 @@
+"""Checks of arguments that only the networks need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from isac_toolbox._validation import check_integer, check_positive
+
+__all__ = ["check_choice", "check_fraction", "check_integer", "check_loader", "check_positive"]
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """Return `value` if it is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {tuple(allowed)}, got {value!r}")
+    return str(value)
+
+
+def check_fraction(name: str, value: Any, low_open: bool = True, high_open: bool = True) -> float:
+    """Return a number between 0 and 1; the ends are allowed where they are not open."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} must be a number between 0 and 1, got {value!r}")
+    number = float(value)
+    above = number > 0.0 if low_open else number >= 0.0
+    below = number < 1.0 if high_open else number <= 1.0
+    if not (above and below):
+        interval = f"{'(' if low_open else '['}0, 1{')' if high_open else ']'}"
+        raise ValueError(f"{name} must lie in {interval}, got {value!r}")
+    return number
+
+
+def check_loader(name: str, loader: Any) -> None:
+    """Raise unless `loader` can be iterated again and again."""
+    if not hasattr(loader, "__iter__") or hasattr(loader, "__next__"):
+        raise TypeError(
+            f"{name} must be a loader that can be iterated once per epoch (TensorLoader, DataLoader or a "
+            f"list of (x, y) batches), got {type(loader).__name__}"
+        )

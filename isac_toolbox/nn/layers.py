@@ -1,0 +1,264 @@
+"""Linear and Conv2d layers with a Gaussian posterior of every weight (docs/theory-networks.md, section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["VariationalConv2d", "VariationalLinear", "convert", "gaussian_kl", "variational_layers"]
+
+#: Smallest output variance under the square root of the local reparameterisation.
+_TINY = 1e-16
+#: Posterior standard deviation at the start, relative to the root mean square of the layer's weights.
+_START_SPREAD = 0.1
+
+
+def gaussian_kl(mean: Tensor, variance: Tensor, precision: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of `N(mean, variance)` from `N(0, 1/precision)`, summed over all entries.
+
+    `KL = sum 1/2 (rho (mu^2 + sigma^2) - ln(rho sigma^2) - 1)`.
+
+    Parameters
+    ----------
+    mean, variance, precision : Tensor
+        `mu`, `sigma^2` and `rho`, of one shape.
+
+    Returns
+    -------
+    Tensor, shape ()
+
+    Notes
+    -----
+    Source: docs/theory-networks.md, section 2.
+    """
+    ratio = precision * variance
+    return 0.5 * torch.sum(precision * mean**2 + ratio - torch.log(ratio) - 1.0)
+
+
+class _Variational:
+    """What both layers share: variance and mask buffers, and the switches of the forward pass.
+
+    Attributes
+    ----------
+    variance : Tensor
+        `sigma^2`, in the shape of `weight` (whose value is the posterior mean `mu`).
+    mask : Tensor of bool
+        True where a weight is kept.
+    sampling : bool
+        Whether the forward pass draws weights; otherwise it uses the mean.
+    masked : bool
+        Whether the mask is applied.
+    generator : torch.Generator or None
+        Source of the noise.
+    """
+
+    weight: Any
+    bias: Any
+    variance: Tensor
+    mask: Tensor
+    sampling: bool
+    masked: bool
+    generator: torch.Generator | None
+
+    def _adopt(self: Any, plain: nn.Linear | nn.Conv2d) -> None:
+        """Take over the parameters of a plain layer."""
+        self.weight, self.bias = plain.weight, plain.bias
+        weight = plain.weight.detach()
+        spread = _START_SPREAD * float(weight.square().mean().sqrt())
+        self.register_buffer("variance", torch.full_like(weight, max(spread, 1e-4) ** 2))
+        self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
+        self.sampling, self.masked, self.generator = False, False, None
+        self.training = plain.training
+
+    def effective_mean(self) -> Tensor:
+        """`mu`, zero outside the mask where the mask is applied."""
+        return self.weight * self.mask if self.masked else self.weight
+
+    def effective_variance(self) -> Tensor:
+        """`sigma^2`, zero outside the mask where the mask is applied."""
+        return self.variance * self.mask if self.masked else self.variance
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
+
+    def track_variance(self, on: bool) -> None:
+        """Ask autograd for the gradient with respect to the variance, or stop asking."""
+        self.variance.grad = None
+        self.variance.requires_grad_(on)
+
+
+class VariationalLinear(_Variational, nn.Linear):
+    """Linear layer, sampled by local reparameterisation.
+
+    The output is drawn instead of the weights: `y ~ N(x mu^T + b, x^2 (sigma^2)^T)`, independently for every
+    example, so that one pass holds many weight samples.
+
+    Notes
+    -----
+    Source: docs/theory-networks.md, section 2; Kingma, Salimans, Welling, "Variational dropout and the local
+    reparameterization trick", NeurIPS 2015.
+    """
+
+    @classmethod
+    def from_plain(cls, plain: nn.Linear) -> VariationalLinear:
+        """Return a layer that owns the parameters of `plain`."""
+        layer = cls(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
+        layer._adopt(plain)
+        return layer
+
+    def to_plain(self) -> nn.Linear:
+        """Return a plain layer with the (masked) mean."""
+        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        return _fill(plain, self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the output, (..., out_features)."""
+        mean = F.linear(input, self.effective_mean(), self.bias)
+        if not self.sampling:
+            return mean
+        variance = F.linear(input.square(), self.effective_variance())
+        return mean + torch.sqrt(variance + _TINY) * self._noise(mean)
+
+
+class VariationalConv2d(_Variational, nn.Conv2d):
+    """Convolution whose kernel itself is drawn, once per pass.
+
+    Noise that is independent between output positions would drop the part of the curvature that couples
+    them, because one kernel weight acts at all positions.
+
+    Notes
+    -----
+    Source: docs/theory-networks.md, section 2.
+    """
+
+    @classmethod
+    def from_plain(cls, plain: nn.Conv2d) -> VariationalConv2d:
+        """Return a layer that owns the parameters of `plain`."""
+        layer = cls(**_conv_arguments(plain))
+        layer._adopt(plain)
+        return layer
+
+    def to_plain(self) -> nn.Conv2d:
+        """Return a plain layer with the (masked) mean."""
+        return _fill(nn.Conv2d(**_conv_arguments(self)), self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the output, (batch, out_channels, height, width)."""
+        kernel = self.effective_mean()
+        if self.sampling:
+            kernel = kernel + torch.sqrt(self.effective_variance() + _TINY) * self._noise(kernel)
+        return self._conv_forward(input, kernel, self.bias)
+
+
+def _conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
+    """Constructor arguments of the same convolution without memory."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    given = {name: getattr(conv, name) for name in names}
+    return given | {"padding_mode": conv.padding_mode, "bias": conv.bias is not None, "device": "meta"}
+
+
+def _fill(plain: Any, source: Any) -> Any:
+    """Copy the effective mean and the bias into a plain layer."""
+    plain.weight = nn.Parameter(source.effective_mean().detach().clone())
+    if source.bias is not None:
+        plain.bias = nn.Parameter(source.bias.detach().clone())
+    plain.training = source.training
+    return plain
+
+
+def variational_layers(model: nn.Module) -> dict[str, VariationalLinear | VariationalConv2d]:
+    """Return the variational layers of a model by name, in the order of its modules."""
+    kinds = (VariationalLinear, VariationalConv2d)
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def convert(model: nn.Module, exclude: Iterable[str] = ()) -> nn.Module:
+    """Return a copy of the model in which every Linear and Conv2d has a Gaussian posterior.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any module; it is not changed. Subclasses of Linear and Conv2d stay as they are.
+    exclude : iterable of str
+        Names of layers to leave alone.
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module.
+    ValueError
+        If weights are shared between layers, a name in `exclude` does not exist, a lazy layer has no weights
+        yet, or nothing is left to compress.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    skipped = set(exclude)
+    candidates = {n: m for n, m in model.named_modules() if type(m) in (nn.Linear, nn.Conv2d)}
+    unknown = sorted(skipped - set(candidates))
+    if unknown:
+        raise ValueError(f"exclude names {unknown}, but the Linear and Conv2d layers are {list(candidates)}")
+    _refuse_shared_weights(model)
+    if not set(candidates) - skipped:
+        raise ValueError("model must have at least one nn.Linear or nn.Conv2d layer to compress, found none")
+    return replace_modules(deepcopy(model), set(candidates) - skipped, _to_variational)
+
+
+def _to_variational(module: nn.Module) -> nn.Module:
+    if isinstance(module, nn.Linear):
+        return VariationalLinear.from_plain(module)
+    assert isinstance(module, nn.Conv2d)
+    return VariationalConv2d.from_plain(module)
+
+
+def to_plain(model: nn.Module) -> nn.Module:
+    """Return a copy of a converted model with plain layers, masks baked into the weights."""
+    copy = deepcopy(model)
+    return replace_modules(copy, set(variational_layers(copy)), lambda module: module.to_plain())
+
+
+def replace_modules(model: nn.Module, names: set[str], make: Any) -> nn.Module:
+    """Replace the named modules of `model` by `make(module)`; the root has the name ``""``."""
+    if "" in names:
+        return make(model)
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        setattr(owner, child, make(getattr(owner, child)))
+    return model
+
+
+def _refuse_shared_weights(model: nn.Module) -> None:
+    """Raise where two layers own one weight tensor, or one layer is called twice."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding, nn.ConvTranspose2d)):
+            owners.setdefault(id(module.weight), []).append(name)
+    shared = [names for names in owners.values() if len(names) > 1]
+    shared += [[name, name] for name in _called_twice(model)]
+    if shared:
+        text = "; ".join(" and ".join(repr(name) for name in names) for names in shared)
+        raise ValueError(
+            f"model must not share weights between layers, but these do: {text}. Give each use its own layer"
+        )
+
+
+def _called_twice(model: nn.Module) -> Iterator[str]:
+    """Names of Linear and Conv2d layers that the traced graph calls more than once."""
+    try:
+        graph = torch.fx.Tracer().trace(model)
+    except Exception:  # whatever stops a trace: then nothing is known about the calls
+        return
+    calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for name in dict.fromkeys(calls):
+        module = model.get_submodule(name)
+        if calls.count(name) > 1 and isinstance(module, (nn.Linear, nn.Conv2d)):
+            yield name

@@ -1,0 +1,201 @@
+"""The engine's prior over one layer: NumPy views in, precisions out (docs/theory-networks.md, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isac_toolbox.inference import (
+    GatedChain,
+    GaussianMessage,
+    IndependentSupport,
+    PriorState,
+    ThreeLayerPrior,
+    extrinsic_message,
+)
+
+__all__ = ["SUPPORTS", "Curvature", "LayerPrior", "PriorSettings"]
+
+SUPPORTS = ("chain", "independent")
+#: A curvature below this fraction of the layer's mean is raised to it: a weight that nothing reads.
+_CURVATURE_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """Start values of the prior of every layer.
+
+    Attributes
+    ----------
+    support : {"chain", "independent"}
+        Support graph.
+    rule : {"extrinsic", "structured", "mean_field"}
+        Update rule of the engine.
+    spike_precision : float
+        `rho0`.
+    gate, p01, p11 : float
+        Start of the chain's parameters.
+    learn_support : bool
+        Whether EM updates the graph's parameters.
+    damping : float
+        Step on `ln rho` per update, in (0, 1].
+    moment_matching : bool
+        Precision that reproduces the mixture's mean instead of the average precision.
+    """
+
+    support: str = "chain"
+    rule: str = "extrinsic"
+    spike_precision: float = 1e5
+    gate: float = 0.5
+    p01: float = 0.02
+    p11: float = 0.8
+    learn_support: bool = True
+    damping: float = 0.3
+    moment_matching: bool = False
+
+    def graph(self, shape: torch.Size) -> GatedChain | IndependentSupport:
+        """Return the support graph of a layer: a group per output neuron or filter."""
+        n_groups, n = int(shape[0]), int(np.prod(shape))
+        if self.support == "independent":
+            return IndependentSupport(n, 0.5, learn_probability=self.learn_support)
+        return GatedChain(
+            np.full(n_groups, n // n_groups),
+            gate=self.gate,
+            p_first=0.5,
+            p01=self.p01,
+            p11=self.p11,
+            learn_parameters=self.learn_support,
+        )
+
+
+class Curvature:
+    """Exponential averages of the data term's gradient and diagonal curvature, per weight.
+
+    Parameters
+    ----------
+    like : Tensor
+        The weights.
+    decay : float
+        Memory of the averages per minibatch.
+
+    Notes
+    -----
+    Source: docs/theory-networks.md, section 3 (Price's theorem).
+    """
+
+    def __init__(self, like: Tensor, decay: float = 0.998) -> None:
+        self.gradient, self.curvature = torch.zeros_like(like), torch.zeros_like(like)
+        self.decay, self.weight = decay, 0.0
+
+    def add(self, gradient: Tensor, variance_gradient: Tensor) -> None:
+        """Take a minibatch: `g = dF/dmu`, `h = 2 dF/dsigma^2` of the mean negative log-likelihood `F`."""
+        self.gradient.lerp_(gradient, 1.0 - self.decay)
+        self.curvature.mul_(self.decay).add_(variance_gradient, alpha=2.0 * (1.0 - self.decay))
+        self.weight = self.decay * self.weight + 1.0 - self.decay
+
+    @property
+    def mean_gradient(self) -> Tensor:
+        """`g`, free of the start value."""
+        return self.gradient / max(self.weight, 1e-12)
+
+    @property
+    def mean_curvature(self) -> Tensor:
+        """`h`, free of the start value, floored at a fraction of the layer's mean."""
+        h = self.curvature / max(self.weight, 1e-12)
+        floor = _CURVATURE_FLOOR * float(h.clamp(min=0.0).mean())
+        return h.clamp(min=max(floor, 1e-12))
+
+
+class LayerPrior:
+    """Spike-slab prior and support graph of one layer, updated by the engine.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (n_groups, ...)
+        Weights; their mean square sets the slab's start.
+    settings : PriorSettings
+        Start values and rule.
+
+    Notes
+    -----
+    Source: docs/theory-networks.md, section 4; docs/theory.md, sections 3 and 4.
+    """
+
+    def __init__(self, weight: Tensor, settings: PriorSettings) -> None:
+        self.shape, self.settings = weight.shape, settings
+        n = weight.numel()
+        power = float(weight.detach().square().mean())
+        slab = min(1.0 / max(power, 1e-12), 0.1 * settings.spike_precision)
+        self.prior = ThreeLayerPrior(
+            np.array([slab]),
+            settings.spike_precision,
+            rule=settings.rule,
+            is_complex=False,
+            moment_matching=settings.moment_matching,
+        )
+        self.graph = settings.graph(weight.shape)
+        self.classes = np.zeros(n, dtype=np.int64)
+        self.state = PriorState.initial(n, slab)
+
+    def message(
+        self, mean: Tensor, gradient: Tensor, curvature: Tensor, temperature: float, dataset_size: int
+    ) -> GaussianMessage:
+        """Return the message of the data alone: `v = T / (N h)`, `r = mu - g / h`.
+
+        The step `g / h` is clipped at one standard deviation of the slab: a nearly flat weight would send it
+        anywhere. Nothing of the prior enters, because `g` and `h` are those of the likelihood.
+        """
+        step = (gradient / curvature).double().numpy(force=True).ravel()
+        limit = 1.0 / np.sqrt(self.prior.slab_precision[0])
+        r = mean.detach().double().numpy(force=True).ravel() - np.clip(step, -limit, limit)
+        h = curvature.double().numpy(force=True).ravel()
+        return GaussianMessage(r, temperature / (dataset_size * h))
+
+    def update(self, message: GaussianMessage, mean: Tensor, variance: Tensor) -> None:
+        """Let the engine update support, precision, slab and graph, damped on `ln rho`."""
+        mu = mean.detach().double().numpy(force=True).ravel()
+        var = variance.detach().double().numpy(force=True).ravel()
+        new = self.prior.update(self.state, message, mu, var, self.classes, self.graph)
+        self.graph.learn(new.log_likelihood_ratio)
+        self.prior.learn_slab(new, message, self.classes)
+        step = self.settings.damping
+        log_rho = (1.0 - step) * np.log(self.state.precision) + step * np.log(new.precision)
+        self.state = replace(new, precision=np.exp(log_rho))
+
+    def marginal_message(self, mean: Tensor, variance: Tensor) -> GaussianMessage:
+        """Return the engine's message of the marginal; it equals `message` where `mu` has settled."""
+        mu = mean.detach().double().numpy(force=True).ravel()
+        var = variance.detach().double().numpy(force=True).ravel()
+        return extrinsic_message(mu, var, self.state.precision)
+
+    @property
+    def precision(self) -> Tensor:
+        """`rho` in the shape of the weights, float32."""
+        return torch.from_numpy(self.state.precision.astype(np.float32)).reshape(self.shape)
+
+    @property
+    def active(self) -> Tensor:
+        """Where `pi >= 0.5`, in the shape of the weights; everything before the first update."""
+        return torch.from_numpy(self.state.probability >= 0.5).reshape(self.shape)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that changes, as tensors."""
+        stored = {f.name: torch.from_numpy(getattr(self.state, f.name)) for f in fields(self.state)}
+        stored["slab_precision"] = torch.from_numpy(self.prior.slab_precision)
+        for name in self._graph_parameters():
+            stored[name] = torch.tensor(float(getattr(self.graph, name)), dtype=torch.float64)
+        return stored
+
+    def load_state_dict(self, stored: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self.state = PriorState(*(stored[f.name].numpy().copy() for f in fields(PriorState)))
+        self.prior.slab_precision = stored["slab_precision"].numpy().copy()
+        for name in self._graph_parameters():
+            setattr(self.graph, name, float(stored[name]))
+
+    def _graph_parameters(self) -> tuple[str, ...]:
+        chain = isinstance(self.graph, GatedChain)
+        return ("gate", "p_first", "p01", "p11") if chain else ("probability",)
