@@ -1,0 +1,364 @@
+"""Compression of LeNet-300-100 and LeNet-5 on Fashion-MNIST: Turbo-VBI against other methods.
+
+python benchmarks/nn/compression.py [--network lenet-300-100] [--seeds 0,1,2] [--methods turbo-chain,...]
+
+Every run gets the same number of epochs: the first part trains the dense network (`dense-start`, shared by
+all methods of a seed), the rest compresses and fine-tunes; the reference `dense` trains on for all of it. The
+network `dense-start` is the teacher of every method. The last 5,000 training images are the validation set,
+on which the settings below were chosen with seed 0; the test set is only measured at the end. Baselines get
+the number of weights that the chain kept with the same seed (torch-pruning on LeNet-5: its MACs). Each
+finished run is one line of the results file at once, and a restart skips it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from isac_toolbox.nn import TensorLoader, TurboVBICompressor, baselines, load_fashion_mnist, models, shrink
+from isac_toolbox.nn.codings import encode_runs
+from isac_toolbox.nn.report import CompressionReport
+from isac_toolbox.nn.training import accuracy, train
+
+RESULTS = Path(__file__).with_name("compression.jsonl")
+CACHE = Path(tempfile.gettempdir()) / "isac-toolbox-nn"
+N_VALIDATION = 5000
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Point:
+    """One degree of compression: temperatures, and a chain that prefers few neurons and long runs.
+
+    The chain is fixed, because EM would give part of the structure up for single weights.
+    """
+
+    chain_temperature: float
+    independent_temperature: float
+    gate: float | dict[str, float]
+    p01: float
+    p11: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Epochs and points of one network."""
+
+    dense_epochs: int
+    compress_epochs: int
+    finetune_epochs: int
+    points: dict[str, Point]
+
+    @property
+    def epochs(self) -> int:
+        """All epochs of a run."""
+        return self.dense_epochs + self.compress_epochs + self.finetune_epochs
+
+
+PLANS = {
+    "lenet-300-100": Plan(
+        *(15, 25, 30),
+        {"20x": Point(0.45, 0.35, 1e-10, 0.01, 0.88), "50x": Point(2.2, 0.8, 1e-25, 0.002, 0.88)},
+    ),
+    "lenet-5": Plan(
+        *(5, 8, 7), {"8x": Point(0.2, 0.2, {"conv1": 1e-250, "conv2": 1e-250, "fc1": 1e-10}, 0.01, 0.9)}
+    ),
+}
+METHODS = (
+    "dense",
+    "dense-start",
+    "turbo-chain",
+    "magnitude-iterative",
+    "turbo-independent",
+    "torch-pruning",
+    "group-lasso",
+    "sparse-vd",
+    "magnitude-one-shot",
+)
+
+
+class Bench:
+    """Data and cached dense networks of one architecture."""
+
+    def __init__(self, network: str) -> None:
+        self.network, self.plan = network, PLANS[network]
+        flat = network == "lenet-300-100"
+        x, y = load_fashion_mnist(split="train", flat=flat).tensors
+        x_test, y_test = load_fashion_mnist(split="test", flat=flat).tensors
+        cut = len(x) - N_VALIDATION
+        self.train_x, self.train_y = x[:cut], y[:cut]
+        self.validation = TensorLoader(x[cut:], y[cut:], batch_size=1000, shuffle=False)
+        self.test = TensorLoader(x_test, y_test, batch_size=1000, shuffle=False)
+
+    def loader(self, seed: int) -> TensorLoader:
+        """Training batches in the order of the seed."""
+        return TensorLoader(self.train_x, self.train_y, batch_size=BATCH, seed=seed)
+
+    def new_network(self, seed: int) -> nn.Module:
+        """Weights drawn from the seed."""
+        torch.manual_seed(seed)
+        return models.lenet_300_100() if self.network == "lenet-300-100" else models.lenet_5()
+
+    def dense(self, seed: int, epochs: int) -> nn.Module:
+        """A trained dense network, kept in a file."""
+        CACHE.mkdir(parents=True, exist_ok=True)
+        file, net = CACHE / f"{self.network}-{seed}-{epochs}-{BATCH}.pt", self.new_network(seed)
+        if file.exists():
+            net.load_state_dict(torch.load(file, weights_only=True))
+        else:
+            train(net, self.loader(seed), epochs=epochs, seed=seed)
+            torch.save(net.state_dict(), file)
+        return net.eval()
+
+    def run(self, method: str, point: str, seed: int, target: dict[str, Any] | None) -> dict[str, Any]:
+        """One run; the line for the results file."""
+        start = time.perf_counter()
+        if method == "dense":
+            net = self.dense(seed, self.plan.epochs)
+            return self._line(method, point, seed, net, None, None, {}, start)
+        dense = self.dense(seed, self.plan.dense_epochs)
+        if method == "dense-start":
+            return self._line(method, point, seed, dense, None, None, {}, start)
+        if method.startswith("turbo"):
+            masked, masks, report = self._turbo(method, point, seed, dense)
+        else:
+            assert target is not None
+            result = self._baseline(method, seed, dense, target)
+            masked, masks, report = result.model, dict(result.masks), result.report
+        return self._line(method, point, seed, masked, report, dense, masks, start)
+
+    def _turbo(
+        self, method: str, point: str, seed: int, dense: nn.Module
+    ) -> tuple[nn.Module, dict[str, Tensor], CompressionReport]:
+        support, chosen = method.removeprefix("turbo-"), self.plan.points[point]
+        chain = {"gate": chosen.gate, "p01": chosen.p01, "p11": chosen.p11, "learn_support": False}
+        compressor = TurboVBICompressor(
+            dense,
+            temperature=chosen.chain_temperature if support == "chain" else chosen.independent_temperature,
+            temperature_start=0.05,
+            support=support,
+            warmup_epochs=2,
+            seed=seed,
+            **(chain if support == "chain" else {}),
+        )
+        loader = self.loader(seed)
+        compressor.fit(loader, epochs=self.plan.compress_epochs, teacher=dense, progress=False)
+        compressor.finetune(loader, epochs=self.plan.finetune_epochs, teacher=dense, progress=False)
+        return compressor.masked_model(), compressor.support(), compressor.report()
+
+    def _baseline(
+        self, method: str, seed: int, dense: nn.Module, target: dict[str, Any]
+    ) -> baselines.BaselineResult:
+        tuning, loader = baselines.Finetuning(teacher=dense, seed=seed), self.loader(seed)
+        density, first, last = target["density"], self.plan.compress_epochs, self.plan.finetune_epochs
+        if method == "magnitude-one-shot":
+            return baselines.magnitude(dense, loader, density=density, epochs=first + last, tuning=tuning)
+        if method == "magnitude-iterative":
+            return baselines.magnitude(
+                dense, loader, density=density, epochs=first + last, steps=20, tuning=tuning
+            )
+        if method == "torch-pruning":
+            goal = {"density": density} if self.network == "lenet-300-100" else {"macs": target["macs"]}
+            return baselines.torch_pruning(dense, loader, epochs=first + last, tuning=tuning, **goal)
+        both = {"density": density, "epochs": first, "finetune_epochs": last, "tuning": tuning}
+        if method == "group-lasso":
+            return baselines.group_lasso(dense, loader, **both)
+        return baselines.sparse_variational_dropout(dense, loader, **both)
+
+    def _line(
+        self,
+        method: str,
+        point: str,
+        seed: int,
+        net: nn.Module,
+        report: CompressionReport | None,
+        dense: nn.Module | None,
+        masks: dict[str, Tensor],
+        start: float,
+    ) -> dict[str, Any]:
+        line: dict[str, Any] = {
+            "network": self.network,
+            "method": method,
+            "point": point,
+            "seed": seed,
+            "epochs": self.plan.epochs,
+            "validation_accuracy": accuracy(net, self.validation),
+            "test_accuracy": accuracy(net, self.test),
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+        if report is not None and dense is not None:
+            small = net if method == "torch-pruning" else shrink(net)
+            line |= report.to_dict()
+            line |= {
+                "small_ms": _milliseconds(small, self.test.x),
+                "dense_ms": _milliseconds(dense, self.test.x),
+            }
+        if method.startswith("turbo"):
+            line["settings"] = asdict(self.plan.points[point])
+            line["export_error"] = _deviation(net, shrink(net), self.test.x)
+        if masks and seed == 0:
+            line["first_mask"] = _packed(next(iter(masks.values())))
+        return line
+
+
+def _packed(mask: Tensor) -> dict[str, Any]:
+    """A mask as text: its run-length stream."""
+    index = encode_runs(mask.numpy(force=True))
+    text = base64.b64encode(index.stream.tobytes()).decode()
+    return {
+        "stream": text,
+        "n_runs": index.n_runs,
+        "gap_order": index.gap_order,
+        "length_order": index.length_order,
+        "shape": list(index.shape),
+        "n_bits": index.n_bits,
+    }
+
+
+def _milliseconds(net: nn.Module, x: Tensor, repeats: int = 30) -> float:
+    """Median time of a batch of 256 images on one thread."""
+    times = []
+    with torch.inference_mode():
+        net(x[:256])
+        for _ in range(repeats):
+            start = time.perf_counter()
+            net(x[:256])
+            times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def _deviation(a: nn.Module, b: nn.Module, x: Tensor) -> float:
+    with torch.inference_mode():
+        return float((a(x[:1000]) - b(x[:1000])).abs().max())
+
+
+def read(path: Path = RESULTS) -> list[dict[str, Any]]:
+    """Finished runs."""
+    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+
+
+def jobs(network: str, seeds: list[int], methods: list[str]) -> Iterator[tuple[str, str, int]]:
+    """(method, point, seed) in the order in which they are wanted."""
+    for point in PLANS[network].points:
+        for method in METHODS:
+            if method in methods:
+                for seed in seeds:
+                    yield method, "" if method.startswith("dense") else point, seed
+
+
+def _find(
+    lines: list[dict[str, Any]], network: str, method: str, point: str, seed: int
+) -> dict[str, Any] | None:
+    wanted = {"network": network, "method": method, "point": point, "seed": seed}
+    return next((line for line in lines if all(line[k] == v for k, v in wanted.items())), None)
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", choices=[*PLANS], default="lenet-300-100")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if not options.table:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+        run_all(options.network, seeds, options.methods.split(","))
+    print_table(read())
+
+
+def run_all(network: str, seeds: list[int], methods: list[str]) -> None:
+    """Every missing job; each result is stored at once."""
+    bench = Bench(network)
+    for method, point, seed in jobs(network, seeds, methods):
+        lines = read()
+        if _find(lines, network, method, point, seed):
+            continue
+        target = _find(lines, network, "turbo-chain", point, seed)
+        if target is None and not method.startswith(("dense", "turbo")):
+            print(f"skipped {method} {point} seed {seed}: turbo-chain must come first", flush=True)
+            continue
+        line = bench.run(method, point, seed, target)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        told = f"test {line['test_accuracy']:.4f}, 1/{line.get('compression', 1.0):.1f}, {line['seconds']} s"
+        print(f"{network} {method} {point} seed {seed}: {told}", flush=True)
+
+
+def print_table(lines: list[dict[str, Any]]) -> None:
+    """Mean and standard deviation over the seeds."""
+    console = Console(width=150)
+    for network in PLANS:
+        table = Table(title=f"{network} on Fashion-MNIST, {PLANS[network].epochs} epochs each")
+        heads = (
+            "point",
+            "method",
+            "seeds",
+            "test accuracy",
+            "points below dense",
+            "weights",
+            "MACs, exported",
+        )
+        for head in (*heads, "neurons, first layer", "mean run", "run length / CSR (16 bit)", "times faster"):
+            table.add_column(head)
+        chosen = [line for line in lines if line["network"] == network]
+        dense = {line["seed"]: line["test_accuracy"] for line in chosen if line["method"] == "dense"}
+        for point in ("", *PLANS[network].points):
+            for method in METHODS:
+                group = [x for x in chosen if x["method"] == method and x["point"] == point]
+                if group:
+                    table.add_row(point, method, str(len(group)), *_columns(group, dense))
+        console.print(table)
+
+
+def _columns(group: list[dict[str, Any]], dense: dict[int, float]) -> list[str]:
+    """Cells of one method at one point."""
+    cells = [_spread([100 * x["test_accuracy"] for x in group], "{:.2f}")]
+    losses = [100 * (dense[x["seed"]] - x["test_accuracy"]) for x in group if x["seed"] in dense]
+    if "layers" not in group[0]:
+        return [*cells, "", "1", "1"]
+    cells.append(_spread(losses, "{:.2f}"))
+    cells.append("1/" + _spread([x["compression"] for x in group], "{:.1f}"))
+    cells.append("1/" + _spread([x["macs_dense"] / x["macs"] for x in group], "{:.1f}"))
+    cells.append(_spread([x["layers"][0]["neurons_kept"] for x in group], "{:.0f}"))
+    cells.append(_spread([x["layers"][0]["mean_run"] for x in group], "{:.1f}"))
+    full, half = ([coding_ratio(x, bits) for x in group] for bits in (32, 16))
+    cells.append(f"{_spread(full, '{:.2f}')} ({_spread(half, '{:.2f}')})")
+    cells.append(_spread([x["dense_ms"] / x["small_ms"] for x in group], "{:.1f}"))
+    return cells
+
+
+def coding_ratio(line: dict[str, Any], value_bits: int) -> float:
+    """Bits as run lengths over bits as CSR, with values of another width than the 32 bits of the line."""
+    saved = sum(layer["n_kept"] for layer in line["layers"]) * (32 - value_bits)
+    coded = {k: sum(layer["bits"][k] for layer in line["layers"]) - saved for k in ("run_length", "csr")}
+    return coded["run_length"] / coded["csr"]
+
+
+def _spread(values: list[float], form: str) -> str:
+    """Mean and, for more than one value, standard deviation."""
+    if not values:
+        return ""
+    mean = form.format(statistics.mean(values))
+    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Tables over the path length against sums over subcarriers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import isac_toolbox as isac
+from isac_toolbox.channel.atoms import fisher_blocks, make_atoms
+from isac_toolbox.channel.scene import PathParameters, Paths, Receiver, Scene, path_parameters
+from isac_toolbox.channel.tables import BlockTables
+
+
+class Case:
+    """Random paths of three users and a random block; lengths reach beyond one unambiguous interval."""
+
+    def __init__(self, seed: int, n_sub: int, shape: tuple[int, int], together: bool = True) -> None:
+        rng = np.random.default_rng(seed)
+        frequencies = 3e6 * np.arange(n_sub) - rng.uniform(0, 5e7)
+        array = isac.UniformPlanarArray(shape, (0.5, 0.7), 0.2, -0.1)
+        self.receiver = Receiver(array, np.array([0.0, 0.0, 20.0]), frequencies)
+        scene = Scene(
+            rng.uniform([20, -30, 0], [80, 30, 15], (5, 3)),
+            rng.uniform([20, -30, 1], [80, 30, 2], (3, 3)),
+            rng.normal(0, 2, 3),
+            np.column_stack([rng.uniform(0, 400, 3), rng.uniform(-0.6, 0.6, (3, 2))]),
+        )
+        self.paths = Paths.build(np.array([True, False, True]), rng.random((3, 5)) < 0.7, np.array([0, 2, 2]))
+        self.parameters: PathParameters = path_parameters(scene, self.paths, self.receiver)
+        self.atoms = make_atoms(self.parameters, self.paths, self.receiver)
+        symbols = normal(rng, 3, n_sub, 4)
+        self.coupling = np.einsum("knt,jnt->nkj", symbols.conj(), symbols)
+        if not together:
+            self.coupling = self.coupling * np.eye(3)
+        self.correlation = normal(rng, 3, n_sub, array.n_elements)
+        self.gains = normal(rng, len(self.paths))
+        tables = BlockTables.of(self.coupling, self.correlation, self.receiver)
+        assert tables is not None
+        self.tables = tables
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+
+SIZES = [(24, (6, 4)), (31, (3, 5)), (64, (8, 8)), (17, (1, 2))]
+
+
+@pytest.mark.parametrize(("n_sub", "shape"), SIZES)
+@pytest.mark.parametrize("together", [True, False])
+def test_gram(n_sub, shape, together):
+    case = Case(0, n_sub, shape, together)
+    expected = case.atoms.gram(case.coupling)
+    found = case.tables.gram(case.parameters, case.paths)
+    assert_allclose(found, expected, atol=1e-11 * np.abs(expected).max())
+    assert np.array_equal(found, found.conj().T)
+
+
+@pytest.mark.parametrize(("n_sub", "shape"), SIZES)
+def test_correlations(n_sub, shape):
+    case = Case(1, n_sub, shape)
+    expected = case.atoms.correlate(case.correlation, derivatives=True)
+    found = case.tables.correlations(case.parameters, case.paths)
+    scale = np.abs(expected).max(axis=1, keepdims=True)
+    assert np.all(np.abs(found - expected) <= 1e-9 * np.maximum(scale, 1.0))
+
+
+@pytest.mark.parametrize(("n_sub", "shape"), SIZES)
+def test_normal_blocks(n_sub, shape):
+    case = Case(2, n_sub, shape)
+    gram = case.atoms.full_gram(case.coupling)
+    _, gain_scene, scene_scene = fisher_blocks(gram, case.gains, case.parameters.jacobian)
+    found = case.tables.normal_blocks(case.parameters, case.paths, case.gains)
+    for own, expected in zip(found, (gain_scene, scene_scene, gram[1:, 0] @ case.gains), strict=True):
+        assert_allclose(own, expected, atol=1e-9 * np.abs(expected).max())
+
+
+def test_one_users_tables_are_those_of_its_own_block():
+    case = Case(3, 24, (6, 4), together=False)
+    for k in range(3):
+        own = case.paths.user == k
+        alone = Paths(np.zeros(own.sum(), np.int64), case.paths.target[own], case.paths.free[own])
+        part = PathParameters(
+            case.parameters.length_m[own],
+            np.ascontiguousarray(case.parameters.cosines[:, own]),
+            None,
+            case.parameters.derivatives,
+        )
+        tables = case.tables.of_user(k)
+        gram = case.tables.gram(case.parameters, case.paths)[np.ix_(own, own)]
+        assert_allclose(tables.gram(part, alone), gram, atol=1e-9)
+        whole = case.tables.correlations(case.parameters, case.paths)[:, own]
+        assert_allclose(tables.correlations(part, alone), whole, atol=1e-9 * np.abs(whole).max())
+
+
+def test_single_precision_is_good_to_140_db():
+    case = Case(4, 64, (8, 8))
+    single = BlockTables.of(case.coupling, case.correlation.astype(np.complex64), case.receiver)
+    assert single is not None
+    exact = case.tables.correlations(case.parameters, case.paths)
+    error = single.correlations(case.parameters, case.paths) - exact
+    assert np.max(np.abs(error[0])) < 1e-7 * np.abs(exact[0]).max()
+
+
+def test_no_tables_without_equal_steps_or_planar_waves():
+    case = Case(5, 24, (6, 4))
+    receiver = case.receiver
+    uneven = receiver.frequencies_hz.copy()
+    uneven[3] += 1e5
+    for other in (
+        Receiver(receiver.array, receiver.bs_position_m, uneven),
+        Receiver(receiver.array, receiver.bs_position_m, receiver.frequencies_hz, "spherical", 3.5e9),
+        Receiver(receiver.array, receiver.bs_position_m, receiver.frequencies_hz, "planar", 3.5e9, True),
+    ):
+        assert BlockTables.of(case.coupling, case.correlation, other) is None

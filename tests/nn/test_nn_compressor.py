@@ -1,0 +1,300 @@
+"""The compressor: results, engine calls, determinism, checkpoints, refusals."""
+
+import math
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import isac_toolbox.inference as inference
+from isac_toolbox.nn import TensorLoader, TurboVBICompressor
+from isac_toolbox.nn.models import mlp
+from isac_toolbox.nn.training import accuracy, train
+
+NO_SHRINKING = settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
+
+
+@pytest.fixture(scope="module")
+def compressed(digits, trained):
+    settings_ = {"temperature": 0.15, "temperature_start": 0.03, "learning_rate": 3e-3, "warmup_epochs": 4}
+    compressor = TurboVBICompressor(trained, **settings_)
+    compressor.fit(digits[0], digits[1], epochs=40, progress=False)
+    return compressor.finetune(digits[0], epochs=20, teacher=trained, progress=False)
+
+
+def test_digits_lose_five_of_six_weights_and_little_accuracy(digits, trained, compressed):
+    report = compressed.report()
+    dense, small = accuracy(trained, digits[2]), accuracy(compressed.export(), digits[2])
+    assert report.compression >= 5.0
+    assert small >= dense - 0.03
+    assert report.neurons_kept[0] < 60
+    assert report.macs < report.macs_dense / 1.5
+    assert report.bytes["run_length"] < report.bytes["csr"] < report.bytes["dense"]
+    with pytest.raises(FrozenInstanceError):
+        report.macs = 0
+
+
+def test_support_report_and_masked_model_agree(compressed):
+    support, report, plain = compressed.support(), compressed.report(), compressed.masked_model()
+    assert report.n_kept == sum(int(mask.sum()) for mask in support.values())
+    for layer in report.layers:
+        weight = plain.get_submodule(layer.name).weight
+        assert torch.equal(weight != 0.0, support[layer.name])
+
+
+def test_export_equals_the_masked_model(digits, compressed):
+    x = digits[2].x
+    small = compressed.export()
+    assert sum(p.numel() for p in small.parameters()) < compressed.report().n_parameters_dense / 1.5
+    torch.testing.assert_close(small(x), compressed.model(x), atol=1e-5, rtol=0)
+
+
+def test_probabilities(digits, compressed):
+    x = digits[2].x[:20]
+    mean = compressed.predict_proba(x)
+    sampled = compressed.predict_proba(x, n_samples=20)
+    torch.testing.assert_close(mean.sum(1), torch.ones(20))
+    torch.testing.assert_close(sampled.sum(1), torch.ones(20))
+    assert not torch.equal(mean, sampled)
+    assert torch.equal(sampled, compressed.predict_proba(x, n_samples=20))
+    assert torch.equal(mean, compressed.predict_proba(x))
+
+
+def test_the_engine_decides(monkeypatch, digits, trained):
+    calls = {"update": 0, "chain": 0, "learn": 0, "slab": 0}
+
+    def spy(owner, method, name):
+        original = getattr(owner, method)
+
+        def counted(self, *args, **kwargs):
+            calls[name] += 1
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(owner, method, counted)
+
+    spy(inference.ThreeLayerPrior, "update", "update")
+    spy(inference.ThreeLayerPrior, "learn_slab", "slab")
+    spy(inference.GatedChain, "extrinsic_log_odds", "chain")
+    spy(inference.GatedChain, "learn", "learn")
+    compressor = TurboVBICompressor(trained, warmup_epochs=1, updates_per_epoch=3)
+    compressor.fit(digits[0], epochs=3, progress=False)
+    assert calls == {"update": 18, "chain": 18, "learn": 18, "slab": 18}  # 3 layers, 2 epochs, 3 updates
+
+    def closed(self, L):
+        return torch.full((self.n_coefficients,), -1e4).double().numpy()
+
+    monkeypatch.setattr(inference.GatedChain, "extrinsic_log_odds", closed)
+    compressor = TurboVBICompressor(trained, warmup_epochs=1).fit(digits[0], epochs=2, progress=False)
+    assert not any(bool(mask.any()) for mask in compressor.support().values())
+
+
+def test_chains_make_longer_runs(digits, trained):
+    runs, density = {}, {}
+    for support in ("chain", "independent"):
+        compressor = TurboVBICompressor(trained, temperature=0.2, support=support, warmup_epochs=2)
+        report = compressor.fit(digits[0], epochs=20, progress=False).report()
+        runs[support], density[support] = report.layers[0].mean_run, report.density
+    # by chance alone a run has a mean length of 1 / (1 - density)
+    assert runs["chain"] * (1 - density["chain"]) > 1.5 * runs["independent"] * (1 - density["independent"])
+
+
+def test_the_factorised_rule_does_not_prune(digits, trained):
+    density = {}
+    for rule in inference.RULES:
+        compressor = TurboVBICompressor(trained, rule=rule, temperature=0.1, warmup_epochs=2)
+        density[rule] = compressor.fit(digits[0], epochs=12, progress=False).report().density
+    assert density["mean_field"] > 0.95 > density["extrinsic"]
+
+
+def state(compressor):
+    return [value.clone() for value in compressor.model.state_dict().values()]
+
+
+def test_same_seed_same_bits_and_no_global_state(digits, trained):
+    runs = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(len(runs))
+        before = torch.random.get_rng_state()
+        compressor = TurboVBICompressor(trained, seed=seed, warmup_epochs=1)
+        compressor.fit(digits[0], epochs=3, progress=False).finetune(digits[0], epochs=1, progress=False)
+        assert torch.equal(before, torch.random.get_rng_state())
+        runs.append(state(compressor))
+    assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1]))
+    assert not all(torch.equal(a, b) for a, b in zip(runs[0], runs[2]))
+
+
+def shuffled(own_generator):
+    def make(digits):
+        generator = torch.Generator().manual_seed(5) if own_generator else None
+        dataset = TensorDataset(digits[0].x[:256], digits[0].y[:256])
+        return DataLoader(dataset, batch_size=64, shuffle=True, generator=generator)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda digits: TensorLoader(digits[0].x, digits[0].y, seed=2), shuffled(True), shuffled(False)],
+    ids=["tensors", "own-generator", "global-generator"],
+)
+def test_resuming_gives_the_same_network(make, digits, trained, tmp_path):
+    def fresh():
+        model = nn.Sequential(nn.Dropout(0.1), trained)
+        return TurboVBICompressor(model, seed=1, warmup_epochs=1, temperature_start=0.02)
+
+    whole = fresh().fit(make(digits), epochs=5, progress=False)
+    path = tmp_path / "fit.pt"
+    fresh().fit(
+        make(digits), epochs=5, progress=False, checkpoint=path, callback=lambda record: record.epoch == 2
+    )
+    again = fresh()
+    seen = []
+    again.fit(
+        make(digits),
+        epochs=5,
+        progress=False,
+        checkpoint=path,
+        resume=True,
+        callback=lambda record: seen.append(record.epoch),
+    )
+    assert seen == [3, 4]
+    assert [r.loss for r in again.history] == [r.loss for r in whole.history]
+    assert all(torch.equal(a, b) for a, b in zip(state(whole), state(again)))
+
+
+def test_a_foreign_checkpoint_is_refused(digits, trained, tmp_path):
+    path = tmp_path / "fit.pt"
+    first = TurboVBICompressor(trained, warmup_epochs=1)
+    first.fit(digits[0], epochs=2, checkpoint=path, progress=False)
+    other = TurboVBICompressor(trained, warmup_epochs=1, temperature=0.7)
+    with pytest.raises(ValueError, match=r"temperature = 0\.7 \(file: 0\.1\)"):
+        other.fit(digits[0], epochs=2, checkpoint=path, resume=True, progress=False)
+    model = TurboVBICompressor(mlp(64, (8,), 10), warmup_epochs=1)
+    with pytest.raises(ValueError, match="another model"):
+        model.fit(digits[0], epochs=2, checkpoint=path, resume=True, progress=False)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot be read"):
+        first.fit(digits[0], epochs=2, checkpoint=path, resume=True, progress=False)
+
+
+def test_temperature_is_annealed_geometrically(trained):
+    compressor = TurboVBICompressor(trained, temperature=0.4, temperature_start=0.1, anneal=0.5)
+    values = [compressor.temperature_at(epoch, 9) for epoch in range(9)]
+    assert values[0] == pytest.approx(0.1) and values[2] == pytest.approx(0.2)
+    assert values[4:] == pytest.approx([0.4] * 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("temperature", 0.0, ValueError),
+        ("temperature", "hot", TypeError),
+        ("support", "ring", ValueError),
+        ("rule", "belief", ValueError),
+        ("damping", 0.0, ValueError),
+        ("gate", 1.0, ValueError),
+        ("p01", True, TypeError),
+        ("warmup_epochs", -1, ValueError),
+        ("updates_per_epoch", 0, ValueError),
+        ("seed", 0.5, TypeError),
+        ("curvature_decay", 1.0, ValueError),
+        ("spike_precision", math.inf, ValueError),
+    ],
+)
+def test_bad_settings_are_named(name, value, error, trained):
+    with pytest.raises(error, match=name):
+        TurboVBICompressor(trained, **{name: value})
+
+
+@NO_SHRINKING
+@given(value=st.one_of(st.floats(max_value=0.0), st.just(math.nan), st.text(), st.none(), st.booleans()))
+def test_learning_rate_and_spike_must_be_positive(value):
+    for name in ("learning_rate", "spike_precision"):
+        with pytest.raises((TypeError, ValueError), match=name):
+            TurboVBICompressor(nn.Linear(2, 2), **{name: value})
+
+
+def test_a_gate_of_its_own_for_each_layer(digits, trained):
+    with pytest.raises(ValueError, match=r"gate names \['fc7'\], but the compressed layers are \['fc1'"):
+        TurboVBICompressor(trained, gate={"fc7": 0.1})
+    with pytest.raises(ValueError, match=r"gate\['fc1'\] must lie in \(0, 1\), got 0"):
+        TurboVBICompressor(trained, gate={"fc1": 0})
+    neurons = []
+    for gate in (0.5, {"fc1": 1e-60}):
+        compressor = TurboVBICompressor(trained, gate=gate, learn_support=False, warmup_epochs=1)
+        compressor.fit(digits[0], epochs=8, progress=False)
+        neurons.append(compressor.report().neurons_kept[0])
+    assert neurons[1] < 0.8 * neurons[0]
+
+
+def test_bad_calls_are_named(digits, trained):
+    compressor = TurboVBICompressor(trained)
+    for call in (compressor.report, compressor.export, lambda: compressor.finetune(digits[0], epochs=1)):
+        with pytest.raises(RuntimeError, match="call fit first"):
+            call()
+    with pytest.raises(ValueError, match="epochs must exceed warmup_epochs = 5, got 5"):
+        compressor.fit(digits[0], epochs=5)
+    with pytest.raises(TypeError, match="train_loader"):
+        compressor.fit(iter([1]), epochs=9)
+    with pytest.raises(ValueError, match="resume=True needs"):
+        compressor.fit(digits[0], epochs=9, resume=True)
+
+    class Endless:
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(ValueError, match="dataset_size must be given"):
+        compressor.fit(Endless(), epochs=9)
+    with pytest.raises(TypeError, match="x must be a torch"):
+        compressor.predict_proba([1.0])
+
+
+def test_a_divergent_loss_is_an_error(digits, trained):
+    def broken(output, target):
+        return nn.functional.cross_entropy(output, target) * math.inf
+
+    with pytest.raises(FloatingPointError, match="epoch 0"):
+        TurboVBICompressor(trained, loss=broken).fit(digits[0], epochs=6, progress=False)
+
+
+class SmallResidual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 12, 3, padding=1)
+        self.bn = nn.BatchNorm2d(12)
+        self.a = nn.Conv2d(12, 12, 3, padding=1, bias=False)
+        self.bn_a = nn.BatchNorm2d(12)
+        self.b = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.head = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
+
+    def forward(self, x):
+        x = torch.relu(self.bn(self.stem(x.reshape(x.size(0), 1, 8, 8))))
+        x = torch.relu(self.bn_a(self.a(x)) + self.b(x))
+        return self.head(x)
+
+
+def test_convolutions_with_norms_and_a_shortcut(digits):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = train(SmallResidual(), digits[0], epochs=6, learning_rate=5e-3)
+    compressor = TurboVBICompressor(model, temperature=0.5, temperature_start=0.05, warmup_epochs=2)
+    compressor.fit(digits[0], epochs=16, progress=False)
+    with torch.no_grad():  # whatever the engine chose, the first four channels die at every addend
+        for name in ("stem", "a", "b"):
+            compressor.layers[name].mask[:4] = False
+    compressor._tidy(silence=True)
+    before = compressor.support()
+    compressor.finetune(digits[0], epochs=8, learning_rate=1e-2, progress=False)
+    after, x = compressor.support(), digits[2].x
+    assert all(bool((after[name] <= before[name]).all()) for name in after)
+    assert compressor.export().stem.out_channels <= 8
+    masked = compressor.masked_model()(x)
+    torch.testing.assert_close(compressor.model.eval()(x), masked)
+    for fold in (False, True):
+        torch.testing.assert_close(compressor.export(fold_norms=fold)(x), masked, atol=1e-5, rtol=1e-5)
+    assert compressor.report().macs < compressor.report().macs_dense
+    assert accuracy(compressor.export(), digits[1]) > 0.85

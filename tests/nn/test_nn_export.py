@@ -1,0 +1,272 @@
+"""Export: smaller modules with the same outputs, files that read back equal."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from isac_toolbox.nn import count_macs, export_onnx, load_compressed, save_compressed, shrink
+from isac_toolbox.nn.models import lenet_5, lenet_300_100, mlp, resnet18
+
+
+def kill(model, part=0.5, seed=0):
+    """Zero whole output rows of all but the last layer, and some columns of every layer."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    with torch.no_grad():
+        for layer in layers:
+            columns = torch.rand(layer.weight.shape[1], generator=generator) < 0.3 * part
+            layer.weight[:, columns] = 0.0
+            if layer is not layers[-1]:
+                layer.weight[torch.rand(len(layer.weight), generator=generator) < part] = 0.0
+    return model
+
+
+def disturb_norms(model, seed=0):
+    """Batch normalisations as after a training."""
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0.0, 0.3)
+            nn.init.normal_(module.running_mean, 0.0, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return model
+
+
+def n_parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+class Residual(nn.Module):
+    """A block whose addition ties the channels of `stem` and `b`."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.a = nn.Conv2d(8, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.b(torch.relu(self.a(x))) + x)
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def strided():
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 3, stride=2, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.LeakyReLU(0.1),
+        nn.Conv2d(8, 12, 1),
+        nn.Sigmoid(),
+        nn.Conv2d(12, 12, 3, stride=2, groups=3),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(12, 10, bias=False),
+        nn.BatchNorm1d(10),
+        nn.Tanh(),
+        nn.Linear(10, 4),
+    )
+
+
+def normalised():
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.Flatten(),
+        nn.Linear(5 * 36, 3),
+    )  # fmt: skip
+
+
+CASES = {
+    "mlp": (lambda: lenet_300_100(), (784,)),
+    "lenet-5": (lambda: lenet_5(), (1, 28, 28)),
+    "stride, groups, depthwise": (strided, (2, 12, 12)),
+    "batch norm": (normalised, (1, 10, 10)),
+    "residual": (Residual, (1, 7, 7)),
+    "resnet-18": (lambda: resnet18(width=4), (1, 28, 28)),
+}
+
+
+@pytest.mark.parametrize("fold", [False, True], ids=["norms kept", "norms folded"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_smaller_module_computes_the_same(case, fold):
+    make, shape = CASES[case]
+    torch.manual_seed(3)
+    model = disturb_norms(kill(make())).eval()
+    x = torch.randn(5, *shape)
+    small = shrink(model, fold_norms=fold)
+    torch.testing.assert_close(small(x), model(x), atol=1e-5, rtol=1e-5)
+    assert n_parameters(small) < n_parameters(model)
+    assert sum(count_macs(small, shape).values()) < sum(count_macs(model, shape).values())
+    if fold:
+        kept = [m for m in small.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+        assert not kept
+
+
+def test_neurons_go_in_both_directions():
+    model = mlp(6, (5, 4), 3)
+    with torch.no_grad():
+        model.fc1.weight[0] = 0.0  # constant: nothing enters
+        model.fc2.weight[:, 1] = 0.0  # unread: nothing leaves
+        model.fc3.weight[:, 2] = 0.0
+        model.fc2.weight[[0, 1, 3], 4] = 0.0  # read only by the neuron that goes: unread in the second round
+    small = shrink(model)
+    assert [m.weight.shape for m in (small.fc1, small.fc2, small.fc3)] == [(2, 6), (3, 2), (3, 3)]
+    x = torch.randn(9, 6)
+    torch.testing.assert_close(small(x), model(x), atol=1e-6, rtol=1e-5)
+
+
+def test_channels_of_an_addition_go_only_together():
+    torch.manual_seed(0)
+    model = Residual()
+    with torch.no_grad():
+        for layer, channels in ((model.stem, [0, 1, 2]), (model.b, [1, 2, 3]), (model.a, [5])):
+            layer.weight[channels] = 0.0
+            layer.bias[channels] = 0.0
+    small = shrink(model)
+    assert small.stem.out_channels == small.b.out_channels == small.head.in_features == 6
+    assert small.a.out_channels == 7
+
+
+def test_a_padded_convolution_keeps_a_constant_it_cannot_fold():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 1, 3, padding=1))
+    with torch.no_grad():
+        model[0].weight[0], model[0].bias[0] = 0.0, 1.0
+    small = shrink(model)
+    assert small[0].out_channels == 2
+    x = torch.randn(2, 1, 5, 5)
+    torch.testing.assert_close(small(x), model(x))
+
+
+def test_a_dead_network_stays_a_network():
+    model = mlp(4, (3,), 2)
+    with torch.no_grad():
+        model.fc1.weight.zero_()
+    small = shrink(model)
+    assert small.fc1.out_features == 1
+    torch.testing.assert_close(small(torch.randn(3, 4)), model(torch.randn(3, 4)))
+
+
+class Branching(nn.Module):
+    """Control flow that torch.fx cannot trace, around a chain that it can."""
+
+    def __init__(self, peek=False):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6))
+        self.head = nn.Linear(6, 2)
+        self.peek = peek
+
+    def forward(self, x):
+        if x.sum() > 1e9:
+            x = -x
+        return self.head(self.body[1](self.body[0](x)) if self.peek else self.body(x))
+
+
+def test_an_untraceable_model_loses_only_hidden_units_of_chains():
+    model = kill(Branching())
+    with pytest.warns(UserWarning, match=r"cannot trace Branching.*only the hidden units of 1 nn.Sequential"):
+        small = shrink(model, input_shape=(4,))
+    assert small.body[0].out_features < 6 and small.head.in_features == 6
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(small(x), model(x), atol=1e-6, rtol=1e-5)
+
+
+def test_a_chain_used_from_outside_is_left_alone():
+    model = kill(Branching(peek=True))
+    with pytest.warns(UserWarning, match="nothing was removed"):
+        small = shrink(model, input_shape=(4,))
+    assert n_parameters(small) == n_parameters(model)
+
+
+class Odd(nn.Module):
+    """Operations that are not understood keep their channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.c(torch.cat([self.a(x).softmax(1), self.b(x)], dim=1))
+
+
+def test_unknown_operations_protect_what_they_read():
+    model = kill(Odd())
+    small = shrink(model)
+    assert n_parameters(small) == n_parameters(model)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(small(x), model(x))
+
+
+# ---- files ---------------------------------------------------------------------------------------------
+
+
+def masked(seed=0):
+    torch.manual_seed(seed)
+    model = lenet_5(widths=(3, 4, 10))
+    masks = {}
+    for name in ("conv1", "conv2", "fc1", "fc2"):
+        weight = model.get_submodule(name).weight
+        masks[name] = torch.rand(weight.shape) < 0.2
+        weight.data.mul_(masks[name])
+    return model, masks
+
+
+def test_a_file_reads_back_equal(tmp_path):
+    model, masks = masked()
+    path = save_compressed(tmp_path / "net", model, masks)
+    assert path.suffix == ".safetensors"
+    other = load_compressed(path, lenet_5(widths=(3, 4, 10)))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
+    half = save_compressed(tmp_path / "half.safetensors", model, masks, torch.float16)
+    assert half.stat().st_size < path.stat().st_size < 4 * n_parameters(model)
+    rounded = load_compressed(half, lenet_5(widths=(3, 4, 10)))
+    torch.testing.assert_close(rounded.fc1.weight, model.fc1.weight, atol=1e-4, rtol=1e-3)
+
+
+def test_bad_files_and_masks_are_refused(tmp_path):
+    model, masks = masked()
+    path = save_compressed(tmp_path / "net", model, masks)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_compressed(tmp_path / "none.safetensors", model)
+    with pytest.raises(ValueError, match="does not fit"):
+        load_compressed(path, lenet_5(widths=(3, 5, 10)))
+    (tmp_path / "text.safetensors").write_text("text")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        load_compressed(tmp_path / "text.safetensors", model)
+    with pytest.raises(ValueError, match="masks\\['fc1'\\] must have the shape"):
+        save_compressed(tmp_path / "x", model, {"fc1": masks["fc2"]})
+    with pytest.raises(ValueError, match="hides weights"):
+        save_compressed(tmp_path / "x", model, {"fc1": torch.zeros_like(masks["fc1"])})
+    with pytest.raises(ValueError, match="value_dtype"):
+        save_compressed(tmp_path / "x", model, masks, torch.int8)
+
+
+def test_onnx_or_how_to_get_it(tmp_path):
+    model = mlp(4, (3,), 2).eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            path = export_onnx(model, tmp_path / "net.onnx", (4,))
+    except ImportError as error:
+        assert "pip install" in str(error) and "onnx" in str(error)
+    else:
+        assert path.stat().st_size > 0
+
+
+def test_macs_by_hand():
+    counts = count_macs(strided(), (2, 12, 12))
+    assert counts == {
+        "0": 8 * 2 * 9 * 36,
+        "3": 8 * 9 * 36,
+        "5": 12 * 8 * 36,
+        "7": 12 * 4 * 9 * 4,
+        "10": 120,
+        "13": 40,
+    }
+    mask = torch.zeros(12, 8, 1, 1, dtype=torch.bool)
+    mask[0, :2] = True
+    assert count_macs(strided(), (2, 12, 12), {"5": mask})["5"] == 2 * 36
