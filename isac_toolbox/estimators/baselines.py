@@ -39,7 +39,8 @@ class NOMP:
 
     The strongest classical baseline: paths are detected user by user and refined together. The channel is
     that of the users' own paths, direction and delay free; points are what fusion makes of them, and every
-    point found is reported with probability one, as the method has no other.
+    point found is reported with probability one, as the method has no other. The coarse stage of the joint
+    estimator prunes its paths at the end; this is the published method, which does not.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ class NOMP:
         received = obs.received / scale
         problem = Problem.on_pilots(obs, received, scale)
         problem, free_fit = newtonised_omp(
-            problem, PathSearch.for_observation(obs), false_alarm_rate=self.false_alarm_rate
+            problem, PathSearch.for_observation(obs), false_alarm_rate=self.false_alarm_rate, prune=False
         )
         placed, sight, seen = place_points(problem, free_fit)
         scene, seen = fuse_points(problem, placed, seen)

@@ -37,6 +37,7 @@ def newtonised_omp(
     false_alarm_rate: float = 1e-2,
     max_paths_per_user: int = 40,
     max_rounds: int = 40,
+    prune: bool = True,
 ) -> tuple[Problem, Fit]:
     """Free paths of every user from a block's statistics.
 
@@ -48,6 +49,8 @@ def newtonised_omp(
     false_alarm_rate : float
         Per user and round.
     max_paths_per_user, max_rounds : int
+    prune : bool
+        Drop paths that the final fit no longer needs, which the published method does not.
 
     Returns
     -------
@@ -78,7 +81,9 @@ def newtonised_omp(
                 groups[i] = group.extended(problem, found[own], found_user[own])
                 for k, spectrum in zip(group.users, groups[i].spectra(search), strict=True):
                     spectra[k] = spectrum
-    finished = [group.finished(problem, search, false_alarm_rate) for group in groups]
+    finished = [group.finished(problem) for group in groups]
+    if prune:
+        finished = [group.pruned(search, false_alarm_rate) for group in finished]
     return problem, _joined(problem, finished, n_users)
 
 
@@ -118,11 +123,15 @@ class _Group:
         """Spectra of what the paths leave."""
         return search.spectra(residual_correlation(self.problem, self.fit), self.problem.user_energies)
 
-    def finished(self, problem: Problem, search: PathSearch, false_alarm_rate: float) -> _Group:
-        """Refined to the end, without the paths that it does not need."""
+    def finished(self, problem: Problem) -> _Group:
+        """Refined to the end."""
         own = self._at_noise(problem)
         fit = _fit_free(own, self.fit.scene, self.fit.paths.user)
-        return _Group(self.users, own, _prune(own, refine(own, fit, n_steps=15), search, false_alarm_rate))
+        return _Group(self.users, own, refine(own, fit, n_steps=15))
+
+    def pruned(self, search: PathSearch, false_alarm_rate: float) -> _Group:
+        """Without the paths that it does not need."""
+        return replace(self, fit=_prune(self.problem, self.fit, search, false_alarm_rate))
 
 
 def _groups(problem: Problem) -> list[_Group]:
