@@ -31,13 +31,16 @@ _PUBLIC = {
 }
 _MODULES = ("bounds", "channel", "estimators", "inference", "metrics", "plotting", "scenario", "sweeps")
 
+# Needs an extra; not in ``__all__``, so that a star import does not ask for it.
+_OPTIONAL_MODULES = ("nn",)
+
 __all__ = ["__version__", *sorted(_PUBLIC), *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         value = getattr(import_module(_PUBLIC[name]), name)
-    elif name in _MODULES:
+    elif name in _MODULES or name in _OPTIONAL_MODULES:
         value = import_module(f"isac_toolbox.{name}")
     else:
         raise AttributeError(f"module 'isac_toolbox' has no attribute {name!r}")

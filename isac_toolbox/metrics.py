@@ -1,4 +1,4 @@
-"""Figures of merit: channel error, localisation, symbol and bit errors."""
+"""Figures of merit: channel error, localisation, symbol and bit errors, calibration."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
-from isac_toolbox._validation import as_array, check_finite, check_positive
+from isac_toolbox._validation import as_array, check_finite, check_integer, check_positive, check_shape
 from isac_toolbox.channel.modulation import bit_labels
 
 if TYPE_CHECKING:
     from isac_toolbox.estimators import EstimationResult
     from isac_toolbox.scenario import Simulation
 
-__all__ = ["Localisation", "bit_error_rate", "channel_nmse_db", "localisation", "symbol_error_rate"]
+__all__ = [
+    "Localisation",
+    "auroc",
+    "bit_error_rate",
+    "channel_nmse_db",
+    "expected_calibration_error",
+    "localisation",
+    "symbol_error_rate",
+]
 
 
 def channel_nmse_db(estimate: ArrayLike, truth: ArrayLike) -> float:
@@ -122,3 +130,69 @@ def bit_error_rate(result: EstimationResult, simulation: Simulation) -> float:
     bits = bit_labels(simulation.observation.constellation.size)
     wrong = bits[result.symbol_decision[data]] != bits[sent[data]]
     return float(np.mean(wrong)) if data.any() else float("nan")
+
+
+def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, n_bins: int = 10) -> float:
+    """Mean distance of stated probabilities from the share of events, over equal bins.
+
+    Parameters
+    ----------
+    probability : array_like, shape (n,)
+        Stated probabilities in [0, 1].
+    outcome : array_like of bool, shape (n,)
+        Whether the event happened.
+    n_bins : int
+
+    Returns
+    -------
+    float
+        ``sum over bins of share of the bin |mean probability - share of events|``.
+
+    Raises
+    ------
+    ValueError
+        For different lengths, nothing at all, or probabilities outside [0, 1].
+    """
+    p, event = _scores_and_events("probability", probability, outcome)
+    if np.any((p < 0) | (p > 1)):
+        raise ValueError(f"probability must lie in [0, 1], got {p.min()} to {p.max()}")
+    index = np.minimum((p * check_integer("n_bins", n_bins, 1)).astype(int), n_bins - 1)
+    gap = np.bincount(index, p - event, minlength=n_bins)
+    return float(np.sum(np.abs(gap)) / p.size)
+
+
+def auroc(score: ArrayLike, outcome: ArrayLike) -> float:
+    """Area under the receiver operating characteristic: probability that an event scores above a non-event.
+
+    Parameters
+    ----------
+    score : array_like, shape (n,)
+    outcome : array_like of bool, shape (n,)
+
+    Raises
+    ------
+    ValueError
+        For different lengths, or where there is no event or no non-event.
+    """
+    s, event = _scores_and_events("score", score, outcome)
+    n_events = int(np.count_nonzero(event))
+    if n_events in (0, s.size):
+        raise ValueError(f"outcome must hold both events and non-events, got {n_events} of {s.size}")
+    from scipy.stats import rankdata  # the whole of scipy.stats takes a while to load
+
+    ranks = rankdata(s)
+    above = ranks[event].sum() - n_events * (n_events + 1) / 2
+    return float(above / (n_events * (s.size - n_events)))
+
+
+def _scores_and_events(
+    name: str, score: ArrayLike, outcome: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    scores, events = as_array(name, score, float), np.asarray(outcome)
+    check_shape(name, scores, (None,), "(n,)")
+    check_finite(name, scores)
+    if not scores.size:
+        raise ValueError(f"{name} must not be empty")
+    if events.shape != scores.shape:
+        raise ValueError(f"outcome must have the shape of {name} {scores.shape}, got {events.shape}")
+    return scores, events.astype(bool)

@@ -177,3 +177,40 @@ def test_a_block_without_data_has_no_error_rate():
     decision = decided(np.full_like(simulation.truth.symbol_indices, -1))
     assert np.isnan(metrics.symbol_error_rate(decision, simulation))
     assert np.isnan(metrics.bit_error_rate(decision, simulation))
+
+
+# --- calibration and ranking -------------------------------------------------------------------------
+
+
+def test_calibration_error_of_honest_and_boasting_probabilities():
+    rng = np.random.default_rng(0)
+    p = rng.random(20_000)
+    assert isac.metrics.expected_calibration_error(p, rng.random(p.size) < p) < 0.01
+    assert isac.metrics.expected_calibration_error(np.ones(4), [1, 0, 0, 0]) == pytest.approx(0.75)
+    assert isac.metrics.expected_calibration_error([0.25, 0.25], [True, False], n_bins=2) == pytest.approx(
+        0.25
+    )
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(1)
+    score, event = np.round(rng.random(60), 1), rng.random(60) < 0.4
+    pairs = score[event][:, None] - score[~event]
+    expected = np.mean((pairs > 0) + 0.5 * (pairs == 0))
+    assert isac.metrics.auroc(score, event) == pytest.approx(expected)
+    assert isac.metrics.auroc([0.1, 0.9], [False, True]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: isac.metrics.expected_calibration_error([1.5], [True]), "probability"),
+        (lambda: isac.metrics.expected_calibration_error([0.5, 0.5], [True]), "outcome"),
+        (lambda: isac.metrics.expected_calibration_error([], []), "probability"),
+        (lambda: isac.metrics.auroc([0.5, 0.1], [True, True]), "outcome"),
+        (lambda: isac.metrics.auroc([np.nan, 0.1], [True, False]), "score"),
+    ],
+)
+def test_calibration_and_ranking_refuse_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import erf
 
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.estimators.gauss_newton import Fit, Problem
@@ -191,7 +191,7 @@ def _in_place_probability(
     excess = fit.parameters.length_m[paths] - scene.offsets_m[users] - direct
     crowded = excess < _CROWDED_CELLS * cell
     spread = np.where(crowded, _CROWDED_SPREAD**2, 1.0) * np.maximum(spread, 1e-12)
-    return np.asarray(chi2.cdf((_SAME_PLACE_CELLS * cell) ** 2 / spread, 1))
+    return np.asarray(erf(_SAME_PLACE_CELLS * cell / np.sqrt(2 * spread)))
 
 
 def _strongest_paths(fit: Fit, points: NDArray[np.int64]) -> NDArray[np.int64]:
