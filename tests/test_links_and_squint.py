@@ -50,6 +50,7 @@ def test_echoes_are_found_at_the_bound(coarse):
     )
     assert (found.misses, found.false_alarms) == (0, 0)
     assert_allclose(result.line_of_sight_probability, 0)
+    assert np.all(result.scatterer_probability > 0.99)
     assert nmse_db(result, simulation) < isac.bounds.hybrid_crb(simulation).channel_nmse_db + 2.5
 
 

@@ -127,10 +127,13 @@ def single_bounce_probability(problem: Problem, fit: Fit, covariance: RealArray)
     single and multiple bounces over the reflection loss and the law of reflection at a wall. The share of
     single bounces, and how many of them obey that law, are learned from all paths of the block: the former
     points count as single, paths without a location as multiple. Last comes the probability that the point is
-    within a resolution cell's share of its estimate.
+    within a resolution cell's share of its estimate. On a monostatic link nothing can be compared, and every
+    point counts as a single bounce.
     """
     paths = fit.paths
     n_points = len(fit.scene.points_m)
+    if not problem.prior.has_line_of_sight:
+        return np.ones(n_points)
     loss_db = reflection_loss_db(problem, fit)
     on_ground = ground_reflections(problem, fit, covariance)
     certain = _has_parallax(fit, loss_db) | on_ground
