@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from isac_toolbox.channel.atoms import PathAtoms
 from isac_toolbox.channel.modulation import bit_labels
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.estimators.joint_symbols import SymbolLikelihood, symbol_posterior
+from isac_toolbox.estimators.joint_symbols import SymbolLikelihood, log_sum, symbol_posterior
 from isac_toolbox.estimators.statistics import SymbolMoments
 
 __all__ = ["ChannelKnowledge", "Detection", "detect"]
@@ -120,10 +119,7 @@ def detect(
 def _bit_llrs(log_probability: RealArray) -> RealArray:
     """LLRs (..., bits) from log-probabilities of the points (..., Q)."""
     labels = bit_labels(log_probability.shape[-1])
-    llrs = [
-        logsumexp(log_probability[..., ~bit], axis=-1) - logsumexp(log_probability[..., bit], axis=-1)
-        for bit in labels.T
-    ]
+    llrs = [log_sum(log_probability[..., ~bit]) - log_sum(log_probability[..., bit]) for bit in labels.T]
     return np.stack(llrs, axis=-1)
 
 

@@ -12,13 +12,13 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 __all__ = [
     "SymbolLikelihood",
     "SymbolPosterior",
     "coupled_groups",
     "linear_error_rate",
+    "log_sum",
     "symbol_posterior",
 ]
 
@@ -123,8 +123,15 @@ def symbol_posterior(
         marginal, own = _enumerated(likelihood.given_gaussian_rest(group), constellation)
         log_probability[group] = marginal
         correlation[:, :, group[:, None], group] = own
-    log_probability -= logsumexp(log_probability, axis=-1, keepdims=True)
+    log_probability -= log_sum(log_probability)[..., None]
     return SymbolPosterior(log_probability, correlation)
+
+
+def log_sum(logarithms: RealArray) -> RealArray:
+    """``ln sum exp`` over the last axis of finite numbers, shape (...,)."""
+    largest = logarithms.max(axis=-1, keepdims=True)
+    total: RealArray = np.log(np.sum(np.exp(logarithms - largest), axis=-1)) + largest[..., 0]
+    return total
 
 
 def linear_error_rate(variance: RealArray, constellation: ComplexArray) -> RealArray:

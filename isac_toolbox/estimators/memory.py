@@ -15,9 +15,10 @@ _DOUBLE = 16
 def peak_bytes(obs: UplinkObservation, dtype: str, inverse: str, grid_points: int) -> int:
     """Peak memory in bytes of the scene estimators beside the observation.
 
-    Held throughout: the scaled block and its data symbols, correlations ``Z`` of pilots and data, and the
-    tables of two blocks (2 Z each). On top of them detection, or the result: a few channels' worth, the
-    users' error correlations, and products of every subcarrier with every path.
+    Held throughout: the scaled block, its data symbols with three copies on the way to their statistics,
+    correlations ``Z`` of pilots and data, and the tables of two blocks (2 Z each). On top of them detection,
+    or the result: a few channels' worth, the users' error correlations, and products of every subcarrier
+    with every path.
     """
     n_subcarriers, n_antennas, n_symbols = obs.received.shape
     n_users = obs.n_users
@@ -25,7 +26,7 @@ def peak_bytes(obs: UplinkObservation, dtype: str, inverse: str, grid_points: in
     n_data = int(np.count_nonzero(np.any(~obs.known, axis=(0, 1))))
     paths = n_users * _PATHS_PER_USER
     channel = n_users * n_subcarriers * n_antennas
-    block = n_subcarriers * n_antennas * (n_symbols + 2 * n_data)
+    block = n_subcarriers * n_antennas * (n_symbols + 4 * n_data)
     held = _DOUBLE * (block + 2 * channel) + item * (2 + 4) * channel
     errors = 3 * n_subcarriers * n_symbols * n_users**2
     detection = 3 * channel + errors + 2 * n_subcarriers * n_users * paths

@@ -17,7 +17,7 @@ from isac_toolbox._validation import as_array, check_finite, check_positive
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.estimators._music_kernel import subspace_shares
+from isac_toolbox.estimators._music_kernel import real_basis, subspace_shares
 from isac_toolbox.estimators.statistics import amplitude_scale, least_squares_channel, pilot_statistics
 
 __all__ = ["MusicModel", "music_spectrum"]
@@ -143,7 +143,7 @@ class MusicModel:
         share = subspace_shares(
             cosines,
             np.asarray(lengths_m, dtype=np.float64),
-            flat,
+            real_basis(flat),
             self.wavenumbers_per_m,
             self.array.shape,
             (slopes[0], slopes[1]),
