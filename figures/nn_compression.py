@@ -33,6 +33,14 @@ STYLE = {
     "torch-pruning": ("#000000", "X", "torch-pruning"),
 }
 
+NAMES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5"}
+CODINGS = {
+    "bitmap": ("#999999", "bitmap"),
+    "csr_int32": ("#E69F00", "CSR, int32 indices"),
+    "csr": ("#D55E00", "CSR, narrowest indices"),
+    "run_length": ("#0072B2", "run lengths"),
+}
+
 
 def main() -> None:
     """Draw everything that the results allow into ``docs/images``."""
@@ -42,6 +50,8 @@ def main() -> None:
     for network in sorted({line["network"] for line in lines}):
         chosen = [line for line in lines if line["network"] == network]
         save(accuracy_against_compression(chosen, network), f"nn_accuracy_{network}")
+        if len({line["method"] for line in chosen if line["method"] in STYLE}) < 2:
+            continue  # the others compare methods
         save(structure(chosen, network), f"nn_structure_{network}")
         save(sizes(chosen, network), f"nn_sizes_{network}")
         if any("first_mask" in line for line in chosen):
@@ -95,14 +105,15 @@ def accuracy_against_compression(lines: list[dict[str, Any]], network: str) -> A
         if dense:
             axis.axhline(np.mean(dense), color="0.4", linestyle="--", label="dense")
         axis.set(xscale="log", xlabel=text)
+        axis.margins(y=0.12)
         axis.set_xlim(1.0, 1.3 * max(axis.get_xlim()[1], 8.0))
         ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200) if tick <= axis.get_xlim()[1]]
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("test accuracy in %")
-    axes[0].legend(fontsize=8)
-    figure.suptitle(f"{network} on Fashion-MNIST")
+    axes[0].legend(fontsize=8, loc="lower left")
+    figure.suptitle(f"{NAMES[network]} on Fashion-MNIST")
     figure.tight_layout()
     return figure
 
@@ -113,8 +124,8 @@ def structure(lines: list[dict[str, Any]], network: str) -> Any:
     found = groups(lines)
     names = [f"{STYLE[method][2]}\n{point}" for method, point, _ in found]
     for axis, key, text in (
-        (axes[0], "neurons_kept", "neurons kept in the first layer"),
-        (axes[1], "mean_run", "mean run of kept weights in the first layer"),
+        (axes[0], "neurons_kept", "neurons (filters) kept"),
+        (axes[1], "mean_run", "mean run of kept weights"),
     ):
         values = [np.mean([run["layers"][0][key] for run in runs]) for *_, runs in found]
         axis.barh(range(len(found)), values, color=[STYLE[method][0] for method, *_ in found])
@@ -124,7 +135,7 @@ def structure(lines: list[dict[str, Any]], network: str) -> Any:
         for i, value in enumerate(values):
             axis.text(value, i, f" {value:.3g}", va="center", fontsize=8)
         axis.margins(x=0.15)
-    figure.suptitle(f"{network}: structure at equal numbers of weights")
+    figure.suptitle(f"{NAMES[network]}: structure of the first layer at equal numbers of weights")
     figure.tight_layout()
     return figure
 
@@ -134,20 +145,19 @@ def sizes(lines: list[dict[str, Any]], network: str) -> Any:
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 4.2))
     shown = ("turbo-chain", "turbo-independent", "magnitude-iterative")
     found = [(m, p, r) for m, p, r in groups(lines) if m in shown]
-    codings = (("bitmap", "#999999"), ("csr_int32", "#E69F00"), ("csr", "#D55E00"), ("run_length", "#0072B2"))
-    width = 0.8 / len(codings)
+    width = 0.8 / len(CODINGS)
     for axis, value_bits in zip(axes, (32, 16)):
-        for k, (coding, colour) in enumerate(codings):
+        for k, (coding, (colour, label)) in enumerate(CODINGS.items()):
             values = [np.mean([kilobytes(run, coding, value_bits) for run in runs]) for *_, runs in found]
             places = np.arange(len(found)) + k * width
-            axis.bar(places, values, width, color=colour, label=coding.replace("_", " "))
+            axis.bar(places, values, width, color=colour, label=label)
             for x, value in zip(places, values):
                 axis.text(x, value, f"{value:.0f}", ha="center", va="bottom", fontsize=7)
         axis.set_xticks(np.arange(len(found)) + 0.4 - width / 2)
         axis.set_xticklabels([f"{STYLE[m][2]}\n{p}".replace(", ", ",\n") for m, p, _ in found], fontsize=7)
         axis.set(ylabel="kB", title=f"values of {value_bits} bits")
     axes[1].legend(title="coding", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(f"{network}: size of all weights by coding")
+    figure.suptitle(f"{NAMES[network]}: size of all weights by coding")
     figure.tight_layout()
     return figure
 
@@ -173,8 +183,10 @@ def masks(lines: list[dict[str, Any]], network: str) -> Any:
             f"{STYLE[line['method']][2]}\nmean run {line['layers'][0]['mean_run']:.1f}", fontsize=9
         )
         axis.set_xlabel("input (raster order)", fontsize=8)
-    axes[0, 0].set_ylabel("neuron or filter, sorted")
-    figure.suptitle(f"{network}, first layer, {point}: kept weights in black")
+    axes[0, 0].set_ylabel(
+        "neuron, most weights first" if network == "lenet-300-100" else "filter, most weights first"
+    )
+    figure.suptitle(f"{NAMES[network]}, first layer, {point}: kept weights in black")
     figure.tight_layout()
     return figure
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isac_toolbox._command_io import Problem, bad_input, make_console, print_json
+from isac_toolbox._nn_ssvi_command import ssvi
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(help="Neural networks with the same engine (needs isac_toolbox[nn]).", no_args_is_help=True)
+
+app.command()(ssvi)
 
 _BATCH = 256
 _DENSE, _FINETUNE = 1 / 3, 1 / 4

@@ -8,6 +8,10 @@ PyTorch lives only in this package; the prior, the support graphs and their mess
 >>> compressor.finetune(train_loader, epochs=10, teacher=model)
 >>> compressor.report().compression, compressor.report().neurons_kept
 >>> small = compressor.export()                                       # a smaller plain torch.nn.Module
+
+`SSVI` trains Bayesian networks that are sparse from the first step (docs/theory-ssvi.md):
+
+>>> SSVI(model, density=0.05).fit(train_loader, epochs=30).predict_proba(x, n_samples=10)
 """
 
 from __future__ import annotations
@@ -38,11 +42,20 @@ _PUBLIC = {
     "load_compressed": "export",
     "export_onnx": "export",
     "count_macs": "flops",
+    "filter_macs": "flops",
+    "mac_gates": "flops",
     "TensorLoader": "data",
     "load_digits_split": "data",
     "load_fashion_mnist": "data",
     "load_cifar10": "data",
     "load_mnist_digits": "data",
+    "SSVI": "ssvi",
+    "SSVIReport": "ssvi",
+    "DenseVI": "_ssvi_baselines",
+    "MagnitudeSparse": "_ssvi_baselines",
+    "PrunedVI": "_ssvi_baselines",
+    "ood_auroc": "_ssvi_metrics",
+    "prediction_metrics": "_ssvi_metrics",
 }
 _MODULES = (
     "baselines",
@@ -56,6 +69,8 @@ _MODULES = (
     "posterior",
     "priors",
     "report",
+    "sparse_linear",
+    "ssvi",
     "training",
     "turbo_vbi",
 )
@@ -81,6 +96,11 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from isac_toolbox.nn import baselines as baselines
     from isac_toolbox.nn import models as models
+    from isac_toolbox.nn._ssvi_baselines import DenseVI as DenseVI
+    from isac_toolbox.nn._ssvi_baselines import MagnitudeSparse as MagnitudeSparse
+    from isac_toolbox.nn._ssvi_baselines import PrunedVI as PrunedVI
+    from isac_toolbox.nn._ssvi_metrics import ood_auroc as ood_auroc
+    from isac_toolbox.nn._ssvi_metrics import prediction_metrics as prediction_metrics
     from isac_toolbox.nn.data import TensorLoader as TensorLoader
     from isac_toolbox.nn.data import load_cifar10 as load_cifar10
     from isac_toolbox.nn.data import load_digits_split as load_digits_split
@@ -91,6 +111,8 @@ if TYPE_CHECKING:
     from isac_toolbox.nn.export import save_compressed as save_compressed
     from isac_toolbox.nn.export import shrink as shrink
     from isac_toolbox.nn.flops import count_macs as count_macs
+    from isac_toolbox.nn.flops import filter_macs as filter_macs
+    from isac_toolbox.nn.flops import mac_gates as mac_gates
     from isac_toolbox.nn.layers import VariationalConv2d as VariationalConv2d
     from isac_toolbox.nn.layers import VariationalLinear as VariationalLinear
     from isac_toolbox.nn.layers import convert as convert
@@ -99,4 +121,6 @@ if TYPE_CHECKING:
     from isac_toolbox.nn.report import CompressionReport as CompressionReport
     from isac_toolbox.nn.report import LayerReport as LayerReport
     from isac_toolbox.nn.report import make_report as make_report
+    from isac_toolbox.nn.ssvi import SSVI as SSVI
+    from isac_toolbox.nn.ssvi import SSVIReport as SSVIReport
     from isac_toolbox.nn.turbo_vbi import TurboVBICompressor as TurboVBICompressor

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["count_macs", "output_positions"]
+from isac_toolbox.nn._checks import check_positive
+from isac_toolbox.nn.export import shrink, simplify
+
+__all__ = ["count_macs", "filter_macs", "mac_gates", "output_positions"]
+
+#: Log-odds below which a probability is no float64 any more.
+_MOST_NATS = 700.0
 
 
 def output_positions(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
@@ -85,3 +93,78 @@ def count_macs(
         mask = (kept or {}).get(name)
         counts[name] = n * (modules[name].weight.numel() if mask is None else int(mask.sum()))
     return counts
+
+
+def filter_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
+    """Return the MACs of one example that leave with one neuron (filter) of each layer.
+
+    Its own MACs and those of everything that reads it: the difference that `shrink` makes once it is silent.
+    Zero where a channel cannot leave alone (outputs).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Plain model.
+    input_shape : sequence of int
+        Shape of one example, without the batch.
+
+    Returns
+    -------
+    dict of str to int
+
+    Notes
+    -----
+    Source: docs/theory-networks.md, section 6.
+    """
+    whole = sum(count_macs(shrink(model), input_shape).values())
+    costs = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Linear, nn.Conv2d)):
+            continue
+        silent = deepcopy(model).eval()
+        layer: Any = silent.get_submodule(name)
+        with torch.no_grad():
+            layer.weight[0] = 0.0
+            if layer.bias is not None:
+                layer.bias[0] = 0.0
+        smaller = shrink(simplify(silent, silence=True))
+        costs[name] = whole - sum(count_macs(smaller, input_shape).values())
+    return costs
+
+
+def mac_gates(model: nn.Module, input_shape: Sequence[int], nats: float) -> dict[str, float]:
+    """Return cost-aware gates: a neuron (filter) must bring evidence in proportion to the MACs it costs.
+
+    `logit gate = -nats * macs / max macs`, with `filter_macs`.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Plain model.
+    input_shape : sequence of int
+        Shape of one example, without the batch.
+    nats : float
+        Evidence that the most expensive kind of filter must bring, at most 700.
+
+    Returns
+    -------
+    dict of str to float
+        For the argument `gate` of `TurboVBICompressor`, with `learn_support=False`.
+
+    Raises
+    ------
+    ValueError
+        If `nats` is not in (0, 700], or no channel can leave.
+
+    Notes
+    -----
+    Source: docs/theory-networks.md, section 4.2.
+    """
+    check_positive("nats", nats)
+    if nats > _MOST_NATS:
+        raise ValueError(f"nats must be at most {_MOST_NATS:.0f}, got {nats}")
+    costs = filter_macs(model, input_shape)
+    largest = max(costs.values(), default=0)
+    if largest <= 0:
+        raise ValueError("no channel of this model can leave alone, so none has a cost")
+    return {name: 1.0 / (1.0 + math.exp(nats * cost / largest)) for name, cost in costs.items()}

@@ -87,6 +87,7 @@ class PosteriorTraining:
     priors: dict[str, LayerPrior]
     settings: PriorSettings
     gates: dict[str, float]
+    temperature_factors: dict[str, float]
     loss: Callable[[Tensor, Tensor], Tensor]
     temperature: float
     temperature_start: float
@@ -176,7 +177,8 @@ class PosteriorTraining:
             if weight.grad is None or slope is None:  # a layer that this pass did not use
                 continue
             self.curvatures[name].add(weight.grad, slope)
-            weight.grad.addcmul_(weight.detach(), self.precisions[name], value=scale)
+            factor = self.temperature_factors.get(name, 1.0)
+            weight.grad.addcmul_(weight.detach(), self.precisions[name], value=factor * scale)
             layer.track_variance(False)
         optimiser.step()
         return float(loss.detach()), int((output.detach().argmax(1) == y).sum())
@@ -192,15 +194,17 @@ class PosteriorTraining:
     def _update_variances(self, scale: float) -> None:
         """`sigma^2 = 1 / (N h / T + rho)` with `scale = T / N`."""
         for name, layer in self.layers.items():
-            precision = self.curvatures[name].mean_curvature / scale + self.precisions[name]
+            heat = scale * self.temperature_factors.get(name, 1.0)
+            precision = self.curvatures[name].mean_curvature / heat + self.precisions[name]
             layer.variance.copy_(precision.reciprocal_())
 
     def _update_priors(self, temperature: float, size: int) -> None:
         """Messages of the data to the engine, new precisions back."""
         for name, layer in self.layers.items():
             curvature, prior = self.curvatures[name], self.priors[name]
+            heat = temperature * self.temperature_factors.get(name, 1.0)
             message = prior.message(
-                layer.weight, curvature.mean_gradient, curvature.mean_curvature, temperature, size
+                layer.weight, curvature.mean_gradient, curvature.mean_curvature, heat, size
             )
             prior.update(message, layer.weight, layer.variance)
         self._load_precisions()

@@ -42,6 +42,8 @@ class TurboVBICompressor(PosteriorTraining):
         `T` of the KL term; 1 is full Bayes, smaller values keep more weights.
     temperature_start : float, optional
         `T` at the start, then geometric to `temperature` over the first `anneal` of the epochs.
+    temperature_factors : mapping of str to float, optional
+        Factors on `T` by layer, 1 if not named: a larger one where a weight acts often and costs more MACs.
     anneal : float
         Part of the epochs over which `T` moves.
     support : {"chain", "independent"}
@@ -93,6 +95,7 @@ class TurboVBICompressor(PosteriorTraining):
         *,
         temperature: float = 0.1,
         temperature_start: float | None = None,
+        temperature_factors: Mapping[str, float] | None = None,
         anneal: float = 0.7,
         support: str = "chain",
         rule: str = "extrinsic",
@@ -142,6 +145,7 @@ class TurboVBICompressor(PosteriorTraining):
         self.original = deepcopy(model).eval()
         self.layers = variational_layers(self.model)
         self.gates = self._check_gates(gate) if isinstance(gate, Mapping) else {}
+        self.temperature_factors = self._check_factors(temperature_factors or {})
         self.history: list[EpochRecord] = []
         self.input_shape: tuple[int, ...] | None = None
         self._teacher: nn.Module | None = None
@@ -149,10 +153,19 @@ class TurboVBICompressor(PosteriorTraining):
         self._start_priors()
 
     def _check_gates(self, gates: Mapping[str, float]) -> dict[str, float]:
-        unknown = sorted(set(gates) - set(self.layers))
-        if unknown:
-            raise ValueError(f"gate names {unknown}, but the compressed layers are {list(self.layers)}")
+        self._check_names("gate", gates)
         return {name: check_fraction(f"gate[{name!r}]", value) for name, value in gates.items()}
+
+    def _check_factors(self, factors: Mapping[str, float]) -> dict[str, float]:
+        self._check_names("temperature_factors", factors)
+        for name, value in factors.items():
+            check_positive(f"temperature_factors[{name!r}]", value)
+        return {name: float(value) for name, value in factors.items()}
+
+    def _check_names(self, argument: str, given: Mapping[str, float]) -> None:
+        unknown = sorted(set(given) - set(self.layers))
+        if unknown:
+            raise ValueError(f"{argument} names {unknown}, but the compressed layers are {list(self.layers)}")
 
     def fit(
         self,
@@ -371,4 +384,5 @@ class TurboVBICompressor(PosteriorTraining):
         """Return the settings that a checkpoint must share."""
         names = ("temperature", "temperature_start", "anneal", "warmup_epochs", "updates_per_epoch")
         own = {name: getattr(self, name) for name in (*names, "learning_rate", "curvature_decay", "seed")}
-        return own | asdict(self.settings) | {"gates": dict(self.gates)}
+        by_layer = {"gates": dict(self.gates), "temperature_factors": dict(self.temperature_factors)}
+        return own | asdict(self.settings) | by_layer

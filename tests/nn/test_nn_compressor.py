@@ -231,6 +231,24 @@ def test_a_gate_of_its_own_for_each_layer(digits, trained):
     assert neurons[1] < 0.8 * neurons[0]
 
 
+def test_a_temperature_of_its_own_for_each_layer(digits, trained):
+    with pytest.raises(ValueError, match=r"temperature_factors names \['fc7'\]"):
+        TurboVBICompressor(trained, temperature_factors={"fc7": 2.0})
+    with pytest.raises(ValueError, match=r"temperature_factors\['fc1'\]"):
+        TurboVBICompressor(trained, temperature_factors={"fc1": 0.0})
+
+    def fitted(temperature, factors):
+        chosen = {"temperature": temperature, "temperature_factors": factors, "warmup_epochs": 1}
+        return TurboVBICompressor(trained, **chosen).fit(digits[0], epochs=8, progress=False)
+
+    names = list(fitted(0.2, None).layers)
+    everywhere, whole = fitted(0.05, dict.fromkeys(names, 4.0)), fitted(0.2, None)
+    for name, mask in everywhere.support().items():
+        assert torch.equal(mask, whole.support()[name])  # a factor on all layers is a factor on T
+    hot = fitted(0.05, {names[0]: 10.0}).support()[names[0]]
+    assert int(hot.sum()) < 0.9 * int(fitted(0.05, None).support()[names[0]].sum())
+
+
 def test_bad_calls_are_named(digits, trained):
     compressor = TurboVBICompressor(trained)
     for call in (compressor.report, compressor.export, lambda: compressor.finetune(digits[0], epochs=1)):

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from isac_toolbox.nn import count_macs, export_onnx, load_compressed, save_compressed, shrink
+from isac_toolbox.nn import (
+    count_macs,
+    export_onnx,
+    filter_macs,
+    load_compressed,
+    mac_gates,
+    save_compressed,
+    shrink,
+)
 from isac_toolbox.nn.models import lenet_5, lenet_300_100, mlp, resnet18
 
 
@@ -270,3 +278,26 @@ def test_macs_by_hand():
     mask = torch.zeros(12, 8, 1, 1, dtype=torch.bool)
     mask[0, :2] = True
     assert count_macs(strided(), (2, 12, 12), {"5": mask})["5"] == 2 * 36
+
+
+def test_a_filter_costs_its_own_macs_and_those_of_its_readers():
+    model = lenet_5(widths=(4, 6, 30))
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    costs = filter_macs(model, (1, 28, 28))
+    first, second, hidden = 25 * 24 * 24 + 6 * 25 * 64, 4 * 25 * 64 + 16 * 30, 16 * 6 + 10
+    assert costs == {"conv1": first, "conv2": second, "fc1": hidden, "fc2": 0}
+    assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
+    shared = filter_macs(resnet18(width=4), (1, 12, 12))
+    assert shared["stage1.0.conv2"] == 0 < shared["stage1.0.conv1"]  # the addition keeps the second alive
+
+
+def test_gates_charge_in_proportion_to_macs():
+    model = lenet_5(widths=(4, 6, 30))
+    costs, gates = filter_macs(model, (1, 28, 28)), mac_gates(model, (1, 28, 28), 300.0)
+    nats = {name: torch.logit(torch.tensor(g, dtype=torch.float64)).item() for name, g in gates.items()}
+    for name, cost in costs.items():
+        assert nats[name] == pytest.approx(-300.0 * cost / max(costs.values()), abs=1e-9)
+    with pytest.raises(ValueError, match="nats must be at most 700"):
+        mac_gates(model, (1, 28, 28), 800.0)
+    with pytest.raises(ValueError, match="no channel of this model can leave alone"):
+        mac_gates(nn.Sequential(nn.Linear(4, 2)), (4,), 10.0)

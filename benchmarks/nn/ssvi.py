@@ -1,0 +1,279 @@
+"""SSVI on Fashion-MNIST against dense variational inference, magnitude-sparse training and pruning.
+
+python benchmarks/nn/ssvi.py [--network lenet-300-100] [--groups density,sigma,...] [--seeds 0,1,2]
+python benchmarks/nn/ssvi.py --table
+
+All methods of a network have the same epochs, batches, optimiser and prior. The last 5,000 training images
+are the validation set, on which settings are chosen; the test set is only measured at the end. The ResNet is
+narrow and takes a part of the training images, so that a run ends within a quarter of an hour on two cores;
+`resnet-18-full` takes the whole width and all images instead, for a GPU (`--device cuda`). Each finished run
+is one line of the results file at once, and a restart skips it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from isac_toolbox.nn import TensorLoader, load_fashion_mnist, load_mnist_digits, models
+from isac_toolbox.nn._ssvi_baselines import DenseVI, MagnitudeSparse, PrunedVI
+from isac_toolbox.nn._ssvi_metrics import ood_auroc, predict_loader
+from isac_toolbox.nn.ssvi import SSVI, SparseClassifier
+
+RESULTS = Path(__file__).with_name("ssvi.jsonl")
+N_VALIDATION, BATCH, N_SAMPLES, N_NOISE = 5000, 128, 10, 5000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Size of the experiment of one network, and what all its methods share."""
+
+    epochs: int
+    layer_density: str
+    n_train: int = 55_000
+    width: int = 0
+    training: dict[str, float] = field(default_factory=dict)
+
+
+# chosen on the validation set with seed 0, LeNet-300-100, 10 epochs
+LENET = {"learning_rate": 0.2, "weight_decay": 1e-4}
+PLANS = {
+    "lenet-300-100": Plan(30, "erk", training=LENET),
+    "lenet-5": Plan(15, "erk", training=LENET),
+    "resnet-18": Plan(10, "uniform", 10_000, 8),
+    "resnet-18-full": Plan(40, "uniform", 55_000, 64),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run but for its seed."""
+
+    method: str
+    density: float = 1.0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def key(self, network: str, seed: int) -> dict[str, Any]:
+        """What a finished line must share."""
+        return asdict(self) | {"network": network, "seed": seed}
+
+
+def _both(name: str, values: tuple[float, ...], **also: str) -> list[Job]:
+    return [Job(m, d, {name: v} | also) for v in values for m, d in (("ssvi", 0.05), ("dense-vi", 1.0))]
+
+
+GROUPS: dict[str, list[Job]] = {
+    "density": [
+        Job("dense-vi"),
+        *(Job("ssvi", density) for density in (0.05, 0.1, 0.02, 0.2)),
+        *(Job(method, d) for d in (0.05, 0.1) for method in ("magnitude", "pruned-vi", "structured")),
+    ],
+    "sigma": _both("initial_sigma", (1e-4, 1e-3, 1e-2, 1e-1)),
+    "outputs": _both("initial_sigma", (1e-4, 1e-3, 1e-2, 1e-1), noise="outputs"),
+    "kl": _both("kl_weight", (0.1, 1.0, 10.0)),
+    "removal": [
+        Job("ssvi", 0.05, {"removal": name, "initial_sigma": 1e-2})
+        for name in ("snr", "magnitude", "mean_abs", "exp_mean", "exp_snr")
+    ],
+}
+
+
+class Bench:
+    """Data of one network, and its runs."""
+
+    def __init__(self, network: str, device: str) -> None:
+        self.network, self.plan, self.device = network, PLANS[network], device
+        flat = network == "lenet-300-100"
+        x, y = (part.to(device) for part in load_fashion_mnist(split="train", flat=flat).tensors)
+        test = [part.to(device) for part in load_fashion_mnist(split="test", flat=flat).tensors]
+        cut = len(x) - N_VALIDATION
+        self.x, self.y = x[: min(self.plan.n_train, cut)], y[: min(self.plan.n_train, cut)]
+        self.validation = TensorLoader(x[cut:], y[cut:], batch_size=1000, shuffle=False)
+        self.test = TensorLoader(*test, batch_size=1000, shuffle=False)
+        noise = torch.rand((N_NOISE, *x.shape[1:]), generator=torch.Generator().manual_seed(0))
+        self.foreign = {"noise": noise.to(device)}
+        try:
+            self.foreign["mnist"] = load_mnist_digits().tensors[0].reshape(-1, *x.shape[1:]).to(device)
+        except ImportError as error:
+            print(f"no MNIST digits: {error}", flush=True)
+
+    def network_of(self, seed: int) -> nn.Module:
+        """Biases drawn from the seed; the weights are drawn again by the method."""
+        torch.manual_seed(seed)
+        if self.network == "lenet-300-100":
+            return models.lenet_300_100()
+        return models.lenet_5() if self.network == "lenet-5" else models.resnet18(self.plan.width)
+
+    def method(self, job: Job, seed: int) -> SparseClassifier:
+        """The untrained method."""
+        net, given = self.network_of(seed).to(self.device), self.plan.training | job.settings
+        spread = {"layer_density": self.plan.layer_density}
+        if job.method == "dense-vi":
+            return DenseVI(net, seed=seed, **given)
+        if job.method == "magnitude":
+            return MagnitudeSparse(net, job.density, seed=seed, **spread, **given)
+        if job.method == "pruned-vi":
+            return PrunedVI(net, job.density, seed=seed, **given)
+        if job.method == "structured":
+            given |= {"removal": "structured", "addition": "structured"}
+        return SSVI(net, job.density, seed=seed, **spread, **given)
+
+    def run(self, job: Job, seed: int) -> dict[str, Any]:
+        """One run; the line for the results file."""
+        fitted = self.method(job, seed)
+        start = time.perf_counter()
+        line = job.key(self.network, seed) | asdict(self.plan)
+        loader = TensorLoader(self.x, self.y, batch_size=BATCH, seed=seed)
+        try:
+            fitted.fit(loader, epochs=self.plan.epochs, progress=False)
+        except FloatingPointError as error:
+            return line | {"failed": str(error)}
+        line |= {"seconds": round(time.perf_counter() - start, 1), "true_density": fitted.density}
+        for name, part in (("validation", self.validation), ("test", self.test)):
+            line[name] = fitted.evaluate(part)
+            line[f"{name}_sampled"] = fitted.evaluate(part, N_SAMPLES)
+        for n in (0, N_SAMPLES):
+            line["ood_sampled" if n else "ood"] = self._foreign(fitted, n)
+        report = fitted.report()
+        line |= {
+            "training_flops": report.training_flops,
+            "training_flops_dense": report.training_flops_dense,
+            "state_bytes": report.state_bytes["total"],
+            "n_updates": report.n_updates,
+            "mean_run": report.layers[0].mean_run,
+            "neurons_kept": report.neurons_kept,
+            "layer_densities": [layer.density for layer in report.layers],
+        }
+        if seed == 0 and job.density < 1.0:
+            line["first_mask"] = packed(next(iter(fitted.support().values())))
+        return line
+
+    def _foreign(self, fitted: SparseClassifier, n_samples: int) -> dict[str, float]:
+        own, _ = predict_loader(lambda x: fitted.predict_proba(x, n_samples), self.test)
+        batches = {
+            name: torch.cat([fitted.predict_proba(part, n_samples) for part in x.split(1000)])
+            for name, x in self.foreign.items()
+        }
+        return {name: ood_auroc(own, p.numpy(force=True)) for name, p in batches.items()}
+
+
+def packed(mask: Tensor) -> dict[str, Any]:
+    """A mask as text: its bits."""
+    bits = np.packbits(mask.numpy(force=True))
+    return {"bits": base64.b64encode(bits.tobytes()).decode(), "shape": list(mask.shape)}
+
+
+def read(path: Path = RESULTS) -> list[dict[str, Any]]:
+    """Finished runs."""
+    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+
+
+def jobs(groups: list[str], seeds: list[int]) -> Iterator[tuple[Job, int]]:
+    """Runs in the order in which they are wanted."""
+    for group in groups:
+        for seed in seeds:
+            for job in GROUPS[group]:
+                yield job, seed
+
+
+def _done(lines: list[dict[str, Any]], key: dict[str, Any]) -> bool:
+    return any(all(line[name] == value for name, value in key.items()) for line in lines)
+
+
+def run_all(network: str, groups: list[str], seeds: list[int], device: str) -> None:
+    """Every missing run; each result is stored at once."""
+    bench = None
+    for job, seed in jobs(groups, seeds):
+        if _done(read(), job.key(network, seed)):
+            continue
+        bench = bench or Bench(network, device)
+        line = bench.run(job, seed)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        told = line.get("failed") or f"test {line['test']['accuracy']:.4f}, {line['seconds']} s"
+        print(f"{network} {job.method} {job.density} {job.settings} seed {seed}: {told}", flush=True)
+
+
+def print_table(lines: list[dict[str, Any]]) -> None:
+    """Mean and standard deviation over the seeds."""
+    console = Console(width=170)
+    heads = ("method", "density", "settings", "seeds", "accuracy", "NLL", "ECE", "NLL, 10 draws")
+    heads += ("ECE, 10 draws", "AUROC MNIST", "AUROC noise", "FLOPs / dense", "state, MB", "run", "s")
+    for network in PLANS:
+        chosen = [line for line in lines if line["network"] == network]
+        if not chosen:
+            continue
+        table = Table(*heads, title=f"{network} on Fashion-MNIST, {chosen[0]['epochs']} epochs")
+        for method, density, settings in dict.fromkeys(_name(line) for line in chosen):
+            group = [line for line in chosen if _name(line) == (method, density, settings)]
+            ended = [line for line in group if "failed" not in line]
+            cells = _columns(ended) if ended else ["failed"]
+            table.add_row(method, str(density), settings, f"{len(ended)}/{len(group)}", *cells)
+        console.print(table)
+
+
+def _name(line: dict[str, Any]) -> tuple[str, float, str]:
+    return line["method"], line["density"], ", ".join(f"{k} {v}" for k, v in line["settings"].items())
+
+
+def _columns(group: list[dict[str, Any]]) -> list[str]:
+    """Cells of one method."""
+    test, drawn = [line["test"] for line in group], [line["test_sampled"] for line in group]
+    return [
+        _spread([100 * t["accuracy"] for t in test], "{:.2f}"),
+        *(_spread([t[key] for t in part], "{:.3f}") for part in (test, drawn) for key in ("nll", "ece")),
+        *(_spread([x["ood"][k] for x in group if k in x["ood"]], "{:.3f}") for k in ("mnist", "noise")),
+        _spread([x["training_flops"] / x["training_flops_dense"] for x in group], "{:.3f}"),
+        _spread([x["state_bytes"] / 1e6 for x in group], "{:.2f}"),
+        _spread([x["mean_run"] for x in group], "{:.1f}"),
+        _spread([x["seconds"] for x in group], "{:.0f}"),
+    ]
+
+
+def _spread(values: list[float], form: str) -> str:
+    """Mean and, for more than one value, standard deviation."""
+    if not values:
+        return ""
+    mean = form.format(statistics.mean(values))
+    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else mean
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", choices=[*PLANS], default="lenet-300-100")
+    parser.add_argument("--groups", default="density")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", message=".*exp_snr.*")
+    if not options.table:
+        groups, seeds = options.groups.split(","), [int(seed) for seed in options.seeds.split(",")]
+        unknown = sorted(set(groups) - set(GROUPS))
+        if unknown:
+            parser.error(f"--groups knows {', '.join(GROUPS)}, not {', '.join(unknown)}")
+        run_all(options.network, groups, seeds, options.device)
+    print_table(read())
+
+
+if __name__ == "__main__":
+    main()

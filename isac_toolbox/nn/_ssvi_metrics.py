@@ -1,0 +1,121 @@
+"""Quality of predicted probabilities (docs/theory-ssvi.md, section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isac_toolbox.nn._checks import check_choice, check_integer
+
+__all__ = [
+    "brier_score",
+    "expected_calibration_error",
+    "negative_log_likelihood",
+    "ood_auroc",
+    "predict_loader",
+    "prediction_metrics",
+]
+
+
+def _checked(probabilities: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if p.ndim != 2 or not len(p):
+        raise ValueError(f"probabilities must have shape (n, n_classes) with n > 0, got {p.shape}")
+    if not np.all(np.isfinite(p)) or np.any(p < 0.0) or np.any(np.abs(p.sum(1) - 1.0) > 1e-3):
+        raise ValueError("probabilities must be non-negative and add up to 1 in every row")
+    if y.shape != p.shape[:1] or y.dtype.kind not in "iu":
+        raise ValueError(f"labels must be {len(p)} integers, got {y.dtype} of shape {y.shape}")
+    if y.min() < 0 or y.max() >= p.shape[1]:
+        raise ValueError(f"labels must lie in 0..{p.shape[1] - 1}, got {y.min()}..{y.max()}")
+    return p, y
+
+
+def negative_log_likelihood(probabilities: Any, labels: Any) -> float:
+    """Return the mean `-ln p(label)` in nats, with probabilities of at least 1e-12."""
+    p, y = _checked(probabilities, labels)
+    return float(-np.mean(np.log(np.maximum(p[np.arange(len(y)), y], 1e-12))))
+
+
+def brier_score(probabilities: Any, labels: Any) -> float:
+    """Return the mean squared distance of the probabilities from the one-hot label, summed over classes."""
+    p, y = _checked(probabilities, labels)
+    return float(np.mean(np.sum((p - np.eye(p.shape[1])[y]) ** 2, axis=1)))
+
+
+def expected_calibration_error(probabilities: Any, labels: Any, n_bins: int = 15) -> float:
+    """Return the mean distance of confidence and accuracy over bins of equal width.
+
+    Parameters
+    ----------
+    probabilities : array_like, shape (n, n_classes)
+        Class probabilities.
+    labels : array_like of int, shape (n,)
+        True classes.
+    n_bins : int
+        Bins of the largest probability.
+
+    Notes
+    -----
+    Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017.
+    """
+    p, y = _checked(probabilities, labels)
+    n_bins = check_integer("n_bins", n_bins, 1)
+    confidence, right = p.max(1), p.argmax(1) == y
+    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+    gap = np.bincount(bins, right - confidence, n_bins)
+    return float(np.sum(np.abs(gap)) / len(y))
+
+
+def ood_auroc(inside: Any, outside: Any, score: str = "entropy") -> float:
+    """Return the area under the ROC curve of telling foreign inputs by their predicted probabilities.
+
+    Parameters
+    ----------
+    inside, outside : array_like, shape (n, n_classes)
+        Probabilities of the network's own kind of inputs, and of foreign ones.
+    score : {"entropy", "confidence"}
+        Entropy of the prediction, or one minus its largest probability.
+
+    Returns
+    -------
+    float
+        1 where every foreign input scores higher, 0.5 by chance.
+
+    Raises
+    ------
+    ImportError
+        If scikit-learn is not installed.
+    """
+    check_choice("score", score, ("entropy", "confidence"))
+    try:
+        from sklearn.metrics import roc_auc_score
+    except ImportError:
+        raise ImportError('ood_auroc needs scikit-learn: pip install "isac_toolbox[nn]"') from None
+    parts = []
+    for p in (np.asarray(inside, dtype=np.float64), np.asarray(outside, dtype=np.float64)):
+        _checked(p, np.zeros(len(p), dtype=np.int64))
+        entropy = -np.sum(p * np.log(np.maximum(p, 1e-12)), axis=1)
+        parts.append(entropy if score == "entropy" else 1.0 - p.max(1))
+    foreign = np.concatenate([np.zeros(len(parts[0])), np.ones(len(parts[1]))])
+    return float(roc_auc_score(foreign, np.concatenate(parts)))
+
+
+def prediction_metrics(probabilities: Any, labels: Any, n_bins: int = 15) -> dict[str, float]:
+    """Return ``accuracy``, ``nll``, ``ece`` and ``brier``."""
+    p, y = _checked(probabilities, labels)
+    return {
+        "accuracy": float(np.mean(p.argmax(1) == y)),
+        "nll": negative_log_likelihood(p, y),
+        "ece": expected_calibration_error(p, y, n_bins),
+        "brier": brier_score(p, y),
+    }
+
+
+def predict_loader(predict: Callable[[Tensor], Tensor], loader: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and labels of all batches."""
+    pairs = [(predict(x), y) for x, y in loader]
+    return tuple(torch.cat(part).numpy(force=True) for part in zip(*pairs))  # type: ignore[return-value]
