@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isac_toolbox._command_io import Problem, bad_input, make_console, print_json
+from isac_toolbox._nn_choices import DataName, ModelName
 from isac_toolbox._nn_ssvi_command import ssvi
 
 if TYPE_CHECKING:
@@ -26,21 +27,6 @@ app.command()(ssvi)
 
 _BATCH = 256
 _DENSE, _FINETUNE = 1 / 3, 1 / 4
-
-
-class ModelName(StrEnum):
-    """Networks of the command line."""
-
-    lenet_300_100 = "lenet-300-100"
-    lenet_5 = "lenet-5"
-    digits_mlp = "digits-mlp"
-
-
-class DataName(StrEnum):
-    """Data sets of the command line."""
-
-    digits = "digits"
-    fashion_mnist = "fashion-mnist"
 
 
 class SupportName(StrEnum):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isac_toolbox._command_io import Problem, bad_input, make_console, print_json
+from isac_toolbox._nn_choices import DataName, ModelName
 
 if TYPE_CHECKING:
     from isac_toolbox.nn.ssvi import SparseClassifier
@@ -16,21 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["ssvi"]
 
 _SAMPLES = 10
-
-
-class SsviModel(StrEnum):
-    """Networks of the command."""
-
-    lenet_300_100 = "lenet-300-100"
-    lenet_5 = "lenet-5"
-    digits_mlp = "digits-mlp"
-
-
-class SsviData(StrEnum):
-    """Data sets of the command."""
-
-    digits = "digits"
-    fashion_mnist = "fashion-mnist"
 
 
 class Removal(StrEnum):
@@ -53,8 +39,8 @@ class LayerDensity(StrEnum):
 
 
 def ssvi(
-    model: Annotated[SsviModel, typer.Option(help="Network.")] = SsviModel.digits_mlp,
-    data: Annotated[SsviData | None, typer.Option(help="Data set; digits for digits-mlp.")] = None,
+    model: Annotated[ModelName, typer.Option(help="Network.")] = ModelName.digits_mlp,
+    data: Annotated[DataName | None, typer.Option(help="Data set; digits for digits-mlp.")] = None,
     density: Annotated[float, typer.Option(help="Active part of the weights, in (0, 1].")] = 0.1,
     removal: Annotated[Removal, typer.Option(help="Score whose lowest weights leave.")] = Removal.snr,
     layer_density: Annotated[LayerDensity, typer.Option(help="Density of each layer.")] = LayerDensity.erk,
@@ -80,8 +66,8 @@ def ssvi(
         from isac_toolbox.nn.ssvi import SSVI
     except ImportError as error:
         raise Problem(str(error)) from None
-    chosen = data or (SsviData.digits if model is SsviModel.digits_mlp else SsviData.fashion_mnist)
-    small = chosen is SsviData.digits
+    chosen = data or (DataName.digits if model is ModelName.digits_mlp else DataName.fashion_mnist)
+    small = chosen is DataName.digits
     if small:
         torch.set_num_threads(1)  # the layers are too small to share out
     total = epochs or (60 if small else 20)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+from isac_toolbox.nn._state_file import load_model, loader_generator, read_state, write_state
 
 if TYPE_CHECKING:
     from isac_toolbox.nn.turbo_vbi import TurboVBICompressor
@@ -18,16 +16,11 @@ __all__ = ["load", "save"]
 _FORMAT = "isac-toolbox compression checkpoint 1"
 
 
-def _loader_generator(loader: Any) -> torch.Generator | None:
-    generator = getattr(loader, "generator", None)
-    return generator if isinstance(generator, torch.Generator) else None
-
-
 def save(
     compressor: TurboVBICompressor, optimiser: Any, path: Path, done: int, epochs: int, loader: Any
 ) -> None:
     """Write the state after `done` epochs; a crash leaves the old file."""
-    generator = _loader_generator(loader)
+    generator = loader_generator(loader)
     state = {
         "format": _FORMAT,
         "settings": compressor.describe_settings() | {"epochs": epochs},
@@ -44,9 +37,7 @@ def save(
         "input_shape": list(compressor.input_shape or ()),
         "loader_generator": None if generator is None else generator.get_state(),
     }
-    temporary = path.with_name(path.name + ".part")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    write_state(state, path)
 
 
 def load(compressor: TurboVBICompressor, optimiser: Any, path: Path, epochs: int, loader: Any) -> int:
@@ -59,21 +50,8 @@ def load(compressor: TurboVBICompressor, optimiser: Any, path: Path, epochs: int
     """
     from isac_toolbox.nn.posterior import EpochRecord
 
-    try:
-        state = torch.load(path, weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"checkpoint {path} cannot be read: {error}") from None
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise ValueError(f"checkpoint {path} is not a checkpoint of a compression")
-    wanted = compressor.describe_settings() | {"epochs": epochs}
-    different = [name for name, value in wanted.items() if state["settings"].get(name) != value]
-    if different:
-        text = ", ".join(f"{n} = {wanted[n]!r} (file: {state['settings'].get(n)!r})" for n in different)
-        raise ValueError(f"checkpoint {path} belongs to other settings: {text}")
-    try:
-        compressor.model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise ValueError(f"checkpoint {path} belongs to another model: {error}") from None
+    state = read_state(path, _FORMAT, "a compression", compressor.describe_settings() | {"epochs": epochs})
+    load_model(compressor.model, state, path)
     optimiser.load_state_dict(state["optimiser"])
     for name, prior in compressor.priors.items():
         prior.load_state_dict(state["priors"][name])
@@ -85,7 +63,7 @@ def load(compressor: TurboVBICompressor, optimiser: Any, path: Path, epochs: int
     compressor.precisions = dict(state["precisions"])
     compressor.history = [EpochRecord(**{**r, "neurons": tuple(r["neurons"])}) for r in state["history"]]
     compressor.input_shape = tuple(state["input_shape"])
-    generator = _loader_generator(loader)
+    generator = loader_generator(loader)
     if generator is not None and state["loader_generator"] is not None:
         generator.set_state(state["loader_generator"])
     return int(state["done"])

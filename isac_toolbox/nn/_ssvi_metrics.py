@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isac_toolbox.nn._checks import check_choice, check_integer
+from isac_toolbox import metrics
+from isac_toolbox.nn._checks import check_choice
 
 __all__ = [
     "brier_score",
@@ -63,11 +64,7 @@ def expected_calibration_error(probabilities: Any, labels: Any, n_bins: int = 15
     Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017.
     """
     p, y = _checked(probabilities, labels)
-    n_bins = check_integer("n_bins", n_bins, 1)
-    confidence, right = p.max(1), p.argmax(1) == y
-    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
-    gap = np.bincount(bins, right - confidence, n_bins)
-    return float(np.sum(np.abs(gap)) / len(y))
+    return metrics.expected_calibration_error(np.minimum(p.max(1), 1.0), p.argmax(1) == y, n_bins)
 
 
 def ood_auroc(inside: Any, outside: Any, score: str = "entropy") -> float:
@@ -85,23 +82,15 @@ def ood_auroc(inside: Any, outside: Any, score: str = "entropy") -> float:
     float
         1 where every foreign input scores higher, 0.5 by chance.
 
-    Raises
-    ------
-    ImportError
-        If scikit-learn is not installed.
     """
     check_choice("score", score, ("entropy", "confidence"))
-    try:
-        from sklearn.metrics import roc_auc_score
-    except ImportError:
-        raise ImportError('ood_auroc needs scikit-learn: pip install "isac_toolbox[nn]"') from None
     parts = []
     for p in (np.asarray(inside, dtype=np.float64), np.asarray(outside, dtype=np.float64)):
         _checked(p, np.zeros(len(p), dtype=np.int64))
         entropy = -np.sum(p * np.log(np.maximum(p, 1e-12)), axis=1)
         parts.append(entropy if score == "entropy" else 1.0 - p.max(1))
-    foreign = np.concatenate([np.zeros(len(parts[0])), np.ones(len(parts[1]))])
-    return float(roc_auc_score(foreign, np.concatenate(parts)))
+    is_foreign = np.repeat([False, True], [len(part) for part in parts])
+    return metrics.auroc(np.concatenate(parts), is_foreign)
 
 
 def prediction_metrics(probabilities: Any, labels: Any, n_bins: int = 15) -> dict[str, float]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,7 +29,7 @@ from isac_toolbox.nn._ssvi_training import SparseEpochRecord, SparseTraining
 from isac_toolbox.nn.export import shrink
 from isac_toolbox.nn.report import CompressionReport, make_report
 from isac_toolbox.nn.sparse_linear import CROSSOVER_DENSITY
-from isac_toolbox.nn.training import dataset_size_of, epoch_seed
+from isac_toolbox.nn.training import dataset_size_of, epoch_seed, mean_prediction
 
 __all__ = ["AUTHORS_SETTINGS", "SSVI", "SSVIReport", "SparseClassifier", "SparseEpochRecord"]
 
@@ -180,20 +179,7 @@ class SparseClassifier(SparseTraining):
             Number of networks drawn from the posterior and averaged; 0 takes the mean network. The same call
             gives the same draws.
         """
-        n_samples = check_integer("n_samples", n_samples, 0)
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-        was_training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
-            if n_samples == 0:
-                mean = F.softmax(self.model(x), 1)
-            else:
-                self._set_sampling(epoch_seed(self.seed, 0, 2))
-                mean = torch.stack([F.softmax(self.model(x), 1) for _ in range(n_samples)]).mean(0)
-                self._set_sampling(None)
-        self.model.train(was_training)
-        return mean
+        return mean_prediction(self.model, x, n_samples, self._set_sampling, epoch_seed(self.seed, 0, 2))
 
     def evaluate(self, loader: Any, n_samples: int = 0) -> dict[str, float]:
         """Return ``accuracy``, ``nll``, ``ece`` and ``brier``; `n_samples` as in `predict_proba`."""

@@ -21,6 +21,7 @@ __all__ = [
     "cosine",
     "dataset_size_of",
     "distillation_loss",
+    "mean_prediction",
     "recalibrate",
     "seeded",
     "train",
@@ -86,6 +87,48 @@ def accuracy(model: nn.Module, loader: Any) -> float:
             total += len(y)
     model.train(was_training)
     return right / max(total, 1)
+
+
+def mean_prediction(
+    model: nn.Module,
+    x: Tensor,
+    n_samples: int,
+    set_sampling: Callable[[int | None], None],
+    seed: int,
+) -> Tensor:
+    """Class probabilities (batch, n_classes), averaged over networks drawn from the posterior.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Classifier that returns logits; used in evaluation mode, the mode is put back.
+    x : Tensor, shape (batch, ...)
+    n_samples : int
+        Number of networks; 0 takes the mean network.
+    set_sampling : callable
+        Turns the noise of the model's layers on with a seed, or off with None.
+    seed : int
+        Of the draws.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` is no tensor or `n_samples` is negative.
+    """
+    n_samples = check_integer("n_samples", n_samples, 0)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        if n_samples == 0:
+            mean = F.softmax(model(x), 1)
+        else:
+            set_sampling(seed)
+            mean = torch.stack([F.softmax(model(x), 1) for _ in range(n_samples)]).mean(0)
+            set_sampling(None)
+    model.train(was_training)
+    return mean
 
 
 def batch_norms(model: nn.Module) -> list[Any]:

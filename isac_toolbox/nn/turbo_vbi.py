@@ -26,7 +26,7 @@ from isac_toolbox.nn.layers import convert, to_plain, variational_layers
 from isac_toolbox.nn.posterior import EpochRecord, PosteriorTraining, dead_norm_channels
 from isac_toolbox.nn.priors import SUPPORTS, PriorSettings
 from isac_toolbox.nn.report import CompressionReport, make_report
-from isac_toolbox.nn.training import dataset_size_of, epoch_seed, train
+from isac_toolbox.nn.training import dataset_size_of, epoch_seed, mean_prediction, train
 
 __all__ = ["EpochRecord", "TurboVBICompressor"]
 
@@ -324,20 +324,7 @@ class TurboVBICompressor(PosteriorTraining):
         n_samples : int
             Number of networks drawn from the posterior and averaged; 0 takes the mean network.
         """
-        n_samples = check_integer("n_samples", n_samples, 0)
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-        was_training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
-            if n_samples == 0:
-                mean = F.softmax(self.model(x), 1)
-            else:
-                self._set_sampling(epoch_seed(self.seed, 0, 2))
-                mean = torch.stack([F.softmax(self.model(x), 1) for _ in range(n_samples)]).mean(0)
-                self._set_sampling(None)
-        self.model.train(was_training)
-        return mean
+        return mean_prediction(self.model, x, n_samples, self._set_sampling, epoch_seed(self.seed, 0, 2))
 
     def masked_model(self) -> nn.Module:
         """Return a plain copy of the network, zero outside the mask, in its full size."""
