@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from isac_toolbox._sweep_result import SweepResult, SweepSummary
+from isac_toolbox.sweeps._result import SweepResult, SweepSummary
 
 __all__ = ["last_line", "print_sweep"]
 

@@ -14,8 +14,10 @@ import pytest
 from threadpoolctl import threadpool_info
 
 import isac_toolbox as isac
-from isac_toolbox import _sweep_plan, _sweep_trial, sweeps
-from isac_toolbox._sweep_plan import point_key, trial_seed
+from isac_toolbox import sweeps
+from isac_toolbox.sweeps import _plan as _sweep_plan
+from isac_toolbox.sweeps import _trial as _sweep_trial
+from isac_toolbox.sweeps._plan import point_key, trial_seed
 
 TINY = {
     "array_shape": (4, 4),

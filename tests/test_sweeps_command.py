@@ -16,10 +16,13 @@ from test_cli import fails, run, strict_json
 from typer.testing import CliRunner
 
 import isac_toolbox as isac
-from isac_toolbox import _sweep_progress, _sweep_store, _sweep_workers, cli
+from isac_toolbox import cli
 from isac_toolbox._catalogue import CATALOGUE, find_entry, from_catalogue
 from isac_toolbox._sweep_commands import parse_estimators, parse_vary
-from isac_toolbox._sweep_progress import SweepProgress
+from isac_toolbox.sweeps import _progress as _sweep_progress
+from isac_toolbox.sweeps import _store as _sweep_store
+from isac_toolbox.sweeps import _workers as _sweep_workers
+from isac_toolbox.sweeps._progress import SweepProgress
 
 SMALL = ["array_shape=[4, 4]", "n_subcarriers=16", "n_scatterers=2", "n_users=2", "n_data_symbols=4"]
 SWEEP = ["sweep", "urban_uplink", *(word for change in SMALL for word in ("--set", change))]

@@ -13,7 +13,9 @@ import pytest
 from test_sweeps import TINY, metrics_of
 
 import isac_toolbox as isac
-from isac_toolbox import _sweep_trial, _sweep_workers, sweeps
+from isac_toolbox import sweeps
+from isac_toolbox.sweeps import _trial as _sweep_trial
+from isac_toolbox.sweeps import _workers as _sweep_workers
 
 ESTIMATORS = {"ls": isac.LeastSquares(), "nomp": isac.NOMP(), "genie": isac.GenieLMMSE}
 

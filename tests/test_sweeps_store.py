@@ -16,9 +16,11 @@ import pytest
 from test_sweeps import FAST, TINY, Plugin, counting, metrics_of
 
 import isac_toolbox as isac
-from isac_toolbox import _sweep_plan, _sweep_store, sweeps
-from isac_toolbox._sweep_plan import make_plan
-from isac_toolbox._sweep_store import Store
+from isac_toolbox import sweeps
+from isac_toolbox.sweeps import _plan as _sweep_plan
+from isac_toolbox.sweeps import _store as _sweep_store
+from isac_toolbox.sweeps._plan import make_plan
+from isac_toolbox.sweeps._store import Store
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +291,7 @@ def kill_and_resume(scenario, store, trials, jobs, kills):
 
 
 def test_workers_do_not_outlive_a_killed_sweep():
-    code = "import time\nfrom isac_toolbox._sweep_workers import _follow\n_follow(-1)\ntime.sleep(60)"
+    code = "import time\nfrom isac_toolbox.sweeps._workers import _follow\n_follow(-1)\ntime.sleep(60)"
     start = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], timeout=50).returncode == 0
     assert time.monotonic() - start < 40

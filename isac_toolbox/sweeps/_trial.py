@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from isac_toolbox import __version__
-from isac_toolbox._sweep_plan import Task, describe_estimator, trial_seed
-from isac_toolbox._sweep_rows import FAILED, OK, Bins, Metrics, SweepRow
 from isac_toolbox.bounds import HybridBound, hybrid_crb
 from isac_toolbox.channel.modulation import bit_labels
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.metrics import localisation
 from isac_toolbox.scenario import Simulation
+from isac_toolbox.sweeps._plan import Task, describe_estimator, trial_seed
+from isac_toolbox.sweeps._rows import FAILED, OK, Bins, Metrics, SweepRow
 
 __all__ = ["OBSERVABLE_M", "TaskRows", "failed_rows", "make_estimator", "run_task"]
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from isac_toolbox import __version__
-from isac_toolbox._sweep_plan import Plan, make_plan
-from isac_toolbox._sweep_progress import Report, SweepProgress, reporter
-from isac_toolbox._sweep_result import SweepResult, SweepSummary
-from isac_toolbox._sweep_rows import Metrics, SweepRow
-from isac_toolbox._sweep_store import Store, StoreError, read_store
-from isac_toolbox._sweep_workers import WorkerError, Workers, open_workers
 from isac_toolbox._validation import check_integer
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
 from isac_toolbox.scenario import Scenario
+from isac_toolbox.sweeps._plan import Plan, make_plan
+from isac_toolbox.sweeps._progress import Report, SweepProgress, reporter
+from isac_toolbox.sweeps._result import SweepResult, SweepSummary
+from isac_toolbox.sweeps._rows import Metrics, SweepRow
+from isac_toolbox.sweeps._store import Store, StoreError, read_store
+from isac_toolbox.sweeps._workers import WorkerError, Workers, open_workers
 
 __all__ = [
     "Metrics",

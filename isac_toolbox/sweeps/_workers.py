@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from joblib import Parallel, delayed, effective_n_jobs
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from isac_toolbox._sweep_plan import Task
-from isac_toolbox._sweep_trial import TaskRows, failed_rows, run_task
+from isac_toolbox.sweeps._plan import Task
+from isac_toolbox.sweeps._trial import TaskRows, failed_rows, run_task
 
 __all__ = ["CONNECT_S", "WorkerError", "Workers", "open_workers"]
 

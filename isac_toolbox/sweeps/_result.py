@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox._sweep_rows import METRIC_NAMES, Bins, Metrics, SweepRow, to_db
 from isac_toolbox.scenario import Scenario
+from isac_toolbox.sweeps._rows import METRIC_NAMES, Bins, Metrics, SweepRow, to_db
 
 __all__ = ["SweepResult", "SweepSummary"]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from isac_toolbox._sweep_plan import Plan, describe_estimator
-from isac_toolbox._sweep_rows import METRIC_NAMES, OK, Metrics, SweepRow
 from isac_toolbox.scenario import Scenario
+from isac_toolbox.sweeps._plan import Plan, describe_estimator
+from isac_toolbox.sweeps._rows import METRIC_NAMES, OK, Metrics, SweepRow
 
 __all__ = ["RowKey", "Store", "StoreError", "StoredSweep", "read_store"]
 
