@@ -126,7 +126,7 @@ HEADS = (
 def main() -> None:
     """Run and print."""
     parser = options(__doc__, seeds=20, store=True)
-    parser.add_argument("--groups", type=int, default=2, help="groups of users per city, up to 6")
+    parser.add_argument("--groups", type=int, default=6, help="groups of users per city, up to 6")
     parser.add_argument("--slow", type=int, default=3, help="blocks of the standard case for slow settings")
     parser.add_argument("--scenarios", default=",".join(SNRS_DB), help="comma between names")
     arguments = parser.parse_args()
