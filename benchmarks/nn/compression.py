@@ -46,6 +46,7 @@ RESULTS = Path(__file__).with_name("compression.jsonl")
 CACHE = Path(tempfile.gettempdir()) / "isac-toolbox-nn"
 N_VALIDATION = 5000
 BATCH = 128
+FINETUNE_RATE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ class Plan:
 PLANS = {
     "lenet-300-100": Plan(
         *(15, 25, 30),
-        {"20x": Point(0.45, 0.35, 1e-10, 0.01, 0.88), "50x": Point(2.5, 0.8, 1e-25, 0.0015, 0.88)},
+        {"20x": Point(0.43, 0.35, 1e-100, 0.01, 0.88), "50x": Point(2.8, 1.0, 1e-25, 0.0012, 0.88)},
     ),
     "lenet-5": Plan(
-        *(5, 8, 7), {"8x": Point(0.35, 0.2, 0.5, 0.01, 0.9, 700.0, {"conv1": 6.0, "conv2": 3.0})}
+        *(20, 5, 30), {"8x": Point(0.15, 0.2, 0.5, 0.3, 0.98, 700.0, {"conv1": 32.0, "conv2": 4.3})}
     ),
 }
 METHODS = (
@@ -127,7 +128,9 @@ class Bench:
     def new_network(self, seed: int) -> nn.Module:
         """Weights drawn from the seed."""
         torch.manual_seed(seed)
-        return models.lenet_300_100() if self.network == "lenet-300-100" else models.lenet_5()
+        if self.network == "lenet-300-100":
+            return models.lenet_300_100()
+        return models.lenet_5().to(memory_format=torch.channels_last)  # trains 1.6 times faster
 
     def dense(self, seed: int, epochs: int) -> nn.Module:
         """A trained dense network, kept in a file."""
@@ -178,13 +181,36 @@ class Bench:
         )
         epochs = self.plan.compress_epochs
         compressor.fit(loader, epochs=epochs, teacher=dense, callback=_tell, progress=False)
-        compressor.finetune(loader, epochs=self.plan.finetune_epochs, teacher=dense, progress=False)
+        if chosen.mac_nats is not None:
+            return self._export_first(compressor.fill_neurons(), loader, dense, seed)
+        compressor.finetune(
+            loader,
+            epochs=self.plan.finetune_epochs,
+            learning_rate=FINETUNE_RATE,
+            teacher=dense,
+            progress=False,
+        )
+        self._check_export(compressor)
         return compressor.masked_model(), compressor.support(), compressor.report()
+
+    def _check_export(self, compressor: TurboVBICompressor) -> None:
+        """Largest difference between the masked and the exported network."""
+        self.export_error = _deviation(compressor.masked_model(), compressor.export(), self.test.x)
+
+    def _export_first(
+        self, compressor: TurboVBICompressor, loader: TensorLoader, dense: nn.Module, seed: int
+    ) -> tuple[nn.Module, dict[str, Tensor], CompressionReport]:
+        """Where MACs count, the exported network is plain and dense, and is fine-tuned as that."""
+        tuning = {"teacher": dense, "distillation": 0.95, "weight_decay": 0.02, "learning_rate": 5e-3}
+        self._check_export(compressor)
+        first, epochs = len(compressor.history), self.plan.finetune_epochs
+        small = train(compressor.export(), loader, epochs=epochs, seed=seed, first_epoch=first, **tuning)
+        return small, compressor.support(), compressor.report()
 
     def _baseline(
         self, method: str, seed: int, dense: nn.Module, target: dict[str, Any]
     ) -> baselines.BaselineResult:
-        tuning, loader = baselines.Finetuning(teacher=dense, seed=seed), self.loader(seed)
+        tuning, loader = baselines.Finetuning(FINETUNE_RATE, teacher=dense, seed=seed), self.loader(seed)
         density, first, last = target["density"], self.plan.compress_epochs, self.plan.finetune_epochs
         if method == "magnitude-one-shot":
             return baselines.magnitude(dense, loader, density=density, epochs=first + last, tuning=tuning)
@@ -230,7 +256,7 @@ class Bench:
             }
         if method.startswith("turbo"):
             line["settings"] = asdict(self.plan.points[point])
-            line["export_error"] = _deviation(net, shrink(net), self.test.x)
+            line["export_error"] = self.export_error
         if masks and seed == 0:
             line["first_mask"] = _packed(next(iter(masks.values())))
         return line

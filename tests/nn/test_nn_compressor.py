@@ -316,3 +316,37 @@ def test_convolutions_with_norms_and_a_shortcut(digits):
         torch.testing.assert_close(compressor.export(fold_norms=fold)(x), masked, atol=1e-5, rtol=1e-5)
     assert compressor.report().macs < compressor.report().macs_dense
     assert accuracy(compressor.export(), digits[1]) > 0.85
+
+
+def test_filled_neurons_change_neither_function_nor_exported_size(digits):
+    images, labels = digits[0].x, digits[0].y
+    maps = TensorLoader(images.reshape(-1, 1, 8, 8), labels, batch_size=64, seed=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            *(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(128, 20), nn.ReLU(), nn.Linear(20, 10)),
+        )
+    train(model, maps, epochs=5, learning_rate=2e-3)
+    compressor = TurboVBICompressor(model, temperature=0.3, warmup_epochs=1, seed=0)
+    compressor.fit(maps, epochs=8, progress=False)
+    before, kept, small = compressor.masked_model(), compressor.support(), compressor.report()
+    filled = compressor.fill_neurons().support()
+    x = images[:50].reshape(-1, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(compressor.masked_model()(x), before(x), atol=0.0, rtol=0.0)
+    assert all(bool((filled[name] >= kept[name]).all()) for name in kept)
+    assert compressor.report().n_kept > small.n_kept
+    assert compressor.report().macs == small.macs < small.macs_dense
+    hidden = filled["2"].flatten(2).any(2)
+    assert bool((filled["2"] == hidden[:, :, None, None]).all())
+    assert torch.equal(hidden, hidden.any(1)[:, None] & hidden.any(0))
+    assert torch.equal(filled["5"], filled["5"].any(1)[:, None] & filled["5"].any(0))
+    compressor.finetune(maps, epochs=1, progress=False)
+    with torch.no_grad():
+        torch.testing.assert_close(compressor.export()(x), compressor.masked_model()(x), atol=1e-4, rtol=1e-5)
+
+
+def test_filling_needs_a_fit(trained):
+    with pytest.raises(RuntimeError, match="fill_neurons"):
+        TurboVBICompressor(trained).fill_neurons()
