@@ -11,7 +11,7 @@ $(VENV)/.base: pyproject.toml
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.base constraints.txt
-	$(BIN)/python -m pip install --quiet -e ".[dev,nn,dask]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e ".[dev,nn,dask,html]" -c constraints.txt
 	touch $@
 
 demo: $(VENV)/.base                       ## one simulated block in, the whole scene out, with a picture

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from isac_toolbox._report import Run
     from isac_toolbox.bounds import HybridBound
     from isac_toolbox.channel import UplinkObservation
-    from isac_toolbox.estimators import EstimationResult
+    from isac_toolbox.estimators import EstimationResult, SceneRecorder
     from isac_toolbox.scenario import Scenario, Simulation
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Problem",
     "bad_input",
     "bound_of",
+    "check_page",
     "check_plot",
     "check_writable",
     "draw",
@@ -148,28 +149,65 @@ def check_plot(path: Path | None) -> None:
     check_writable("--plot", path)
 
 
-def write_outputs(run: Run, save: Path | None, plot: Path | None, quiet: bool) -> None:
-    """Result file and picture."""
-    if save is not None:
-        with bad_input("--save"):
-            run.result.save(save)
+def check_page(path: Path | None) -> None:
+    """Refuse a page that cannot be made or written there."""
+    if path is None:
+        return
+    from isac_toolbox._scene_html import MISSING_PLOTLY, SUFFIXES, has_plotly
+
+    if path.suffix.lower() not in SUFFIXES:
+        raise Problem(f"--html: {path} must end in one of {', '.join(SUFFIXES)}")
+    check_writable("--html", path)
+    if not has_plotly():
+        raise Problem(f"--html: {MISSING_PLOTLY}")
+
+
+def write_outputs(run: Run, save: Path | None, plot: Path | None, page: Path | None, quiet: bool) -> None:
+    """Result file, picture and interactive page."""
+    for path, option, write in (
+        (save, "--save", _save),
+        (plot, "--plot", _draw_plot),
+        (page, "--html", _write_page),
+    ):
+        if path is None:
+            continue
+        with bad_input(option):
+            write(run, path)
         if not quiet:
-            typer.echo(f"wrote {save}")
-    if plot is not None:
-        import matplotlib
+            typer.echo(f"wrote {path}")
 
-        matplotlib.use("Agg")
-        from matplotlib.pyplot import close
 
-        from isac_toolbox.plotting import scene_3d
+def _save(run: Run, path: Path) -> None:
+    run.result.save(path)
 
-        truth = None if run.simulation is None else run.simulation.truth
-        with bad_input("--plot"):
-            figure, _ = scene_3d(run.result, truth, observation=run.observation)
-            figure.savefig(plot, dpi=150)
-        close(figure)
-        if not quiet:
-            typer.echo(f"wrote {plot}")
+
+def _draw_plot(run: Run, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.pyplot import close
+
+    from isac_toolbox.plotting import scene_3d
+
+    figure, _ = scene_3d(run.result, run.truth, observation=run.observation)
+    figure.savefig(path, dpi=150)
+    close(figure)
+
+
+def _write_page(run: Run, path: Path) -> None:
+    from isac_toolbox.plotting import scene_html
+
+    title = run.source
+    if run.simulation is not None:
+        title = f"{run.source}, seed {run.seed}, SNR {run.snr_db:g} dB"
+    scene_html(
+        run.result,
+        run.truth,
+        observation=run.observation,
+        recording=run.recording,
+        path=path,
+        title=title,
+    )
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -188,19 +226,35 @@ def say(message: str) -> None:
     typer.echo(message, err=True)
 
 
-def run_estimator(method: Any, observation: UplinkObservation, quiet: bool) -> tuple[EstimationResult, float]:
-    """Run it with a progress bar on stderr; the result and the seconds it took."""
+def run_estimator(
+    method: Any, observation: UplinkObservation, quiet: bool, recording: SceneRecorder | None = None
+) -> tuple[EstimationResult, float]:
+    """Run it with a progress bar on stderr, recording if asked; the result and the seconds it took."""
     from numpy.linalg import LinAlgError
 
     start = time.perf_counter()
     try:
-        with _progress(quiet) as callback:
-            result = method.estimate(observation, callback=callback)
+        with _progress(quiet) as show:
+            result = method.estimate(observation, callback=_both(show, recording))
     except (LinAlgError, FloatingPointError, MemoryError) as error:
         raise Problem(f"the estimation failed: {error}", FAILED) from None
     except ValueError as error:
         raise Problem(str(error)) from None
     return result, time.perf_counter() - start
+
+
+def _both(
+    first: Callable[[Any], None] | None, second: Callable[[Any], None] | None
+) -> Callable[[Any], None] | None:
+    """One callback out of two of which either may be missing."""
+    if first is None or second is None:
+        return second if first is None else first
+
+    def call(loop: Any) -> None:
+        first(loop)
+        second(loop)
+
+    return call
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from isac_toolbox.channel.model import response_towards
 if TYPE_CHECKING:
     from isac_toolbox.bounds import HybridBound
     from isac_toolbox.channel import UplinkObservation
-    from isac_toolbox.estimators import EstimationResult
-    from isac_toolbox.scenario import Simulation
+    from isac_toolbox.estimators import EstimationResult, SceneRecorder
+    from isac_toolbox.scenario import Simulation, Truth
 
 __all__ = [
     "MATCH_DISTANCE_M",
@@ -39,7 +39,10 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One estimation with everything known about it; ``simulation`` and ``bound`` None without truth."""
+    """One estimation with everything known about it.
+
+    ``simulation`` and ``bound`` are None without truth, ``recording`` where the iterations were not kept.
+    """
 
     source: str
     seed: int | None
@@ -49,6 +52,12 @@ class Run:
     simulation: Simulation | None = None
     bound: HybridBound | None = None
     snr_db: float | None = None
+    recording: SceneRecorder | None = None
+
+    @property
+    def truth(self) -> Truth | None:
+        """What is behind a simulation."""
+        return None if self.simulation is None else self.simulation.truth
 
 
 def plain(value: Any) -> Any:

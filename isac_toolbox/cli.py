@@ -24,6 +24,7 @@ from isac_toolbox._command_io import (
     Problem,
     bad_input,
     bound_of,
+    check_page,
     check_plot,
     check_writable,
     draw,
@@ -216,12 +217,20 @@ def estimate(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the scene (png, pdf or svg).")
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write an interactive page of the scene; needs the extra 'html'."
+        ),
+    ] = None,
 ) -> None:
     """Estimate scatterers, users, clocks, channel and data; against the truth if a scenario is given."""
     from isac_toolbox import _report as report
     from isac_toolbox import _tables as tables
+    from isac_toolbox.estimators import SceneRecorder
 
     check_plot(plot)
+    check_page(page)
     if save is not None:
         save = npz_path(save)
         check_writable("--save", save)
@@ -244,7 +253,8 @@ def estimate(
         observation = simulation.observation
     with bad_input(f"--estimator {estimator}"):
         method = entry.make(None if simulation is None else simulation.truth, **settings)
-    result, seconds = run_estimator(method, observation, quiet=as_json)
+    recording = None if page is None else SceneRecorder()
+    result, seconds = run_estimator(method, observation, quiet=as_json, recording=recording)
     run = report.Run(
         source=source,
         seed=None if simulation is None else seed or 0,
@@ -254,6 +264,7 @@ def estimate(
         simulation=simulation,
         bound=bound_of(simulation),
         snr_db=snr,
+        recording=recording,
     )
     summary = report.estimation_report(run)
     summary["estimator"]["settings"] = {**entry.settings, **settings}
@@ -261,7 +272,7 @@ def estimate(
         print_json(summary)
     else:
         tables.print_estimation(make_console(), summary)
-    write_outputs(run, save, plot, quiet=as_json)
+    write_outputs(run, save, plot, page, quiet=as_json)
     if result.status == "numerical failure":
         raise Problem(
             f"the estimation failed ({result.status} after {result.n_iter} iterations); "

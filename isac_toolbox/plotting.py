@@ -1,7 +1,8 @@
 """Pictures of a scene, of a pseudo-spectrum and of the iterations; every function returns ``(fig, ax)``.
 
-Nothing here shows a window or writes a file: call ``fig.savefig``. Colours are those of Okabe and Ito,
-which colour-blind readers can tell apart; marker shapes carry the same meaning in greyscale.
+Nothing here shows a window or writes a file: call ``fig.savefig``. The exception is ``scene_html``, an
+interactive page. Colours are those of Okabe and Ito, which colour-blind readers can tell apart; marker
+shapes carry the same meaning in greyscale.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from isac_toolbox._validation import as_array, check_finite, check_shape
 from isac_toolbox.metrics import localisation
 
 if TYPE_CHECKING:
+    from isac_toolbox._scene_html import scene_html as scene_html
     from isac_toolbox.channel import UplinkObservation
     from isac_toolbox.estimators import EstimationResult
     from isac_toolbox.inference.turbo import History
     from isac_toolbox.scenario import Truth
 
-__all__ = ["OKABE_ITO", "convergence", "scene_3d", "spectrum_slice"]
+__all__ = ["OKABE_ITO", "convergence", "scene_3d", "scene_html", "spectrum_slice"]
 
 RealArray = NDArray[np.float64]
 
@@ -45,6 +47,16 @@ OKABE_ITO = {
 _GREY = "#8A8A8A"
 _MATCH_DISTANCE_M = 2.0
 _MAX_NUMBERED = 24
+
+
+def __getattr__(name: str) -> Any:
+    """``scene_html`` lives in a room of its own, entered only when asked for."""
+    if name != "scene_html":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from isac_toolbox._scene_html import scene_html
+
+    globals()[name] = scene_html
+    return scene_html
 
 
 def scene_3d(

@@ -4,6 +4,7 @@ from isac_toolbox.estimators.baselines import NOMP, GenieLMMSE, LeastSquares
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
 from isac_toolbox.estimators.music_scvbi import MusicSCVBI
 from isac_toolbox.estimators.omp import OMP
+from isac_toolbox.estimators.recorder import SceneRecorder, SceneSnapshot
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 
 __all__ = [
@@ -15,4 +16,6 @@ __all__ = [
     "GenieLMMSE",
     "LeastSquares",
     "MusicSCVBI",
+    "SceneRecorder",
+    "SceneSnapshot",
 ]
