@@ -28,7 +28,8 @@ __all__ = ["MISSING_PLOTLY", "SUFFIXES", "has_plotly", "scene_html"]
 
 SUFFIXES = (".html", ".htm")
 MISSING_PLOTLY = 'plotly is not installed; get it with: pip install "isac_toolbox[html]"'
-_WIDTH = 1.6
+_WIDTH = 1.65
+_BUTTONS = [["toImage"], ["orbitRotation", "tableRotation", "pan3d", "zoom3d"], ["resetCameraDefault3d"]]
 
 
 def scene_html(
@@ -169,7 +170,7 @@ def _page(
     figure: dict[str, Any] = {
         "data": [*fixed, *moving_traces(final, around, box, result)],
         "layout": _layout(box),
-        "config": {"displaylogo": False, "scrollZoom": True},
+        "config": {"displaylogo": False, "scrollZoom": True, "modeBarButtons": _BUTTONS},
     }
     captions: dict[str, str] = {}
     if recording is not None and len(recording):
@@ -213,7 +214,7 @@ def _layout(box: NDArray[np.float64]) -> dict[str, Any]:
         "domain": {"x": [0.0, 0.79], "y": [0.0, 1.0]},
         "aspectmode": "manual",
         "aspectratio": {axis: round(float(r), 4) for axis, r in zip("xyz", ratio)},
-        "camera": {"eye": {"x": -1.15, "y": -1.35, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.12}},
+        "camera": {"eye": {"x": -1.15, "y": -1.35, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.18}},
         "dragmode": "turntable",
     }
     return {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from isac_toolbox.estimators import EstimationResult
     from isac_toolbox.scenario import Truth
 
-__all__ = ["ellipsoid_text", "position", "ray_text", "scatterer_text", "true_scatterer_text", "user_text"]
+__all__ = ["position", "ray_text", "scatterer_text", "true_scatterer_text", "user_text"]
 
 RealArray = NDArray[np.float64]
 _MAX_LISTED_USERS = 8
@@ -56,14 +56,6 @@ def _seen_by(probability: RealArray) -> list[str]:
         users = np.flatnonzero(probability >= 0.5).tolist()
     sees = [f"user {k + 1} {'sees it' if probability[k] >= 0.5 else 'does not'}" for k in users]
     return [f"{text}, p = {probability[k]:.3f}" for text, k in zip(sees, users)]
-
-
-def ellipsoid_text(state: State, s: int) -> str:
-    """The error ellipsoid of a scatterer: semi-axes at one standard deviation."""
-    assert state.covariance_m2 is not None
-    axes = np.sqrt(np.maximum(np.linalg.eigvalsh(state.covariance_m2[s]), 0.0))[::-1]
-    text = " × ".join(f"{a:.3f}" for a in axes)
-    return f"<b>scatterer {s + 1}</b>, p = {state.probability[s]:.3f}<br>std along its axes {text} m"
 
 
 def true_scatterer_text(truth: Truth, q: int, state: State) -> str:

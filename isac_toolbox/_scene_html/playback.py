@@ -33,16 +33,29 @@ def frames(
 
     ``first_index`` is the place of the first moving trace; the marker on the curve follows the last.
     """
-    made = []
-    for state, snapshot in zip(states, recording):
-        last = snapshot is recording[-1]
-        data = moving_traces(state, around, box, result if last else None)
-        for trace in data:
-            trace.pop("visible", None)  # what the reader has switched stays switched
-        data.append(_marker_on_curve(snapshot.iteration, snapshot.noise_variance))
-        place = list(range(first_index, first_index + len(data)))
-        made.append({"name": str(snapshot.iteration), "data": data, "traces": place})
-    return made
+    moving = [
+        [
+            *moving_traces(state, around, box, result if shot is recording[-1] else None),
+            _marker_on_curve(shot.iteration, shot.noise_variance),
+        ]
+        for state, shot in zip(states, recording)
+    ]
+    place = list(range(first_index, first_index + len(moving[0])))
+    names = [str(shot.iteration) for shot in recording]
+    return [{"name": n, "data": d, "traces": place} for n, d in zip(names, _what_changes(moving))]
+
+
+def _what_changes(moving: list[list[Trace]]) -> list[list[Trace]]:
+    """Without the entries that are the same in every frame, and without what the reader switches."""
+    kept = [
+        [
+            key
+            for key in versions[-1]
+            if key != "visible" and any(v[key] != versions[-1][key] for v in versions)
+        ]
+        for versions in zip(*moving)
+    ]
+    return [[{key: trace[key] for key in keys} for trace, keys in zip(data, kept)] for data in moving]
 
 
 def noise_curve(recording: SceneRecorder, true_noise_variance: float | None) -> list[Trace]:

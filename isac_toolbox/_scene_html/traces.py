@@ -32,7 +32,7 @@ _FOUND, _FALSE, _TRUE = OKABE_ITO["green"], OKABE_ITO["vermilion"], OKABE_ITO["b
 _CHI_95 = 2.795483  # square root of the 95 % quantile of chi-squared with three degrees of freedom
 _ENLARGED = 10
 _MAX_NUMBERED = 40
-_SPHERE = (7, 12)
+_SPHERE = (5, 10)
 
 
 def fixed_traces(around: Surroundings, box: RealArray) -> list[Trace]:
@@ -134,6 +134,7 @@ def _boresight(station_m: RealArray, boresight: RealArray, extent_m: float) -> l
     )
     head = {
         "type": "cone",
+        "name": "boresight",
         **_xyz(tip[None]),
         **{axis: [float(v)] for axis, v in zip("uvw", boresight)},
         "anchor": "tail",
@@ -291,14 +292,14 @@ def _ellipsoids(state: State, box: RealArray) -> list[Trace]:
 
 
 def _ellipsoid_mesh(state: State, factor: int) -> Trace:
-    """All ellipsoids as one mesh."""
+    """All ellipsoids as one mesh; the page repeats a scatterer's text for its vertices."""
     sphere, faces = _unit_sphere()
     covariance = state.covariance_m2 if state.covariance_m2 is not None else np.zeros((0, 3, 3))
     value, axes = np.linalg.eigh(covariance)
     root = axes * np.sqrt(np.maximum(value, 0.0))[:, None, :]
     shells = state.points_m[: len(root), None] + factor * _CHI_95 * sphere @ root.transpose(0, 2, 1)
     corners = (faces + len(sphere) * np.arange(len(root))[:, None, None]).reshape(-1, 3)
-    text = [hover.ellipsoid_text(state, s) for s in range(len(root))]
+    text = [hover.scatterer_text(state, s) for s in range(len(root))]
     is_false = np.isin(np.arange(len(root)), state.false_index).astype(int)
     scale = "true size" if factor == 1 else f"drawn {factor} times larger"
     return {
@@ -306,7 +307,7 @@ def _ellipsoid_mesh(state: State, factor: int) -> Trace:
         "name": f"95 % ellipsoid, {scale}",
         **_xyz(shells.reshape(-1, 3)),
         **{key: corners[:, c].tolist() for c, key in enumerate("ijk")},
-        "hovertext": np.repeat(text, len(sphere)).tolist(),
+        "hovertext": {"repeat": len(sphere), "of": text},
         "hoverinfo": "text",
         "color": _FOUND,
         "intensity": np.repeat(is_false, len(sphere)).tolist(),
@@ -314,7 +315,7 @@ def _ellipsoid_mesh(state: State, factor: int) -> Trace:
         "cmin": 0,
         "cmax": 1,
         "showscale": False,
-        "opacity": 0.25,
+        "opacity": 0.15,
         "flatshading": False,
         "showlegend": True,
     }
