@@ -46,8 +46,12 @@ class Browser:
         )
         os.close(orders), os.close(answers)
         self._number, self._session, self._rest = 0, None, b""
-        target = self._ask("Target.createTarget", url=path.as_uri())
-        answer = self._ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        try:
+            target = self._ask("Target.createTarget", url=path.as_uri())
+            answer = self._ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        except BaseException:
+            self.__exit__()
+            raise
         self._session = answer["sessionId"]
 
     def __enter__(self) -> Browser:
@@ -70,12 +74,16 @@ class Browser:
         return answer["result"].get("value")
 
     def wait_until(self, expression: str, seconds: float = 120.0) -> None:
-        """Ask again and again until the expression is true."""
-        end = time.monotonic() + seconds
-        while not self.evaluate(expression):
-            if time.monotonic() > end:
-                raise TimeoutError(f"not true within {seconds:g} s: {expression}")
+        """Ask again and again until the expression is true; it may be invalid while the page loads."""
+        end, problem = time.monotonic() + seconds, ""
+        while time.monotonic() < end:
+            try:
+                if self.evaluate(expression):
+                    return
+            except RuntimeError as error:
+                problem = f", {error}"
             time.sleep(0.05)
+        raise TimeoutError(f"not true within {seconds:g} s: {expression}{problem}")
 
     def _ask(self, method: str, **values: Any) -> dict[str, Any]:
         self._number += 1
@@ -94,7 +102,7 @@ class Browser:
         while b"\0" not in self._rest:
             piece = os.read(self._from, 1 << 16)
             if not piece:
-                raise RuntimeError("chromium ended")
+                raise ConnectionError("chromium ended")
             self._rest += piece
         message, _, self._rest = self._rest.partition(b"\0")
         return json.loads(message)
