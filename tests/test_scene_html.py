@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -122,7 +123,7 @@ def test_plotly_accepts_every_trace_and_frame(figure):
         {**f, "data": [{"type": kinds[i], **t} for t, i in zip(f["data"], f["traces"])]}
         for f in figure["frames"]
     ]
-    made = go.Figure(data=figure["data"], layout=figure["layout"], frames=frames)
+    made = go.Figure(data=copy.deepcopy(figure["data"]), layout=figure["layout"], frames=frames)
     assert len(made.data) == len(kinds)
 
 

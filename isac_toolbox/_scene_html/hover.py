@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from isac_toolbox.estimators import EstimationResult
     from isac_toolbox.scenario import Truth
 
-__all__ = ["position", "ray_text", "scatterer_text", "true_scatterer_text", "user_text"]
+__all__ = ["angles", "position", "ray_text", "scatterer_text", "true_scatterer_text", "user_text"]
 
 RealArray = NDArray[np.float64]
 _MAX_LISTED_USERS = 8
@@ -25,6 +25,13 @@ _AXES = "xyz"
 def position(point_m: RealArray) -> str:
     """Coordinates with their unit."""
     return f"x {point_m[0]:.2f}, y {point_m[1]:.2f}, z {point_m[2]:.2f} m"
+
+
+def angles(direction: RealArray) -> str:
+    """Azimuth and elevation of a unit vector."""
+    azimuth = np.degrees(np.arctan2(direction[1], direction[0]))
+    elevation = np.degrees(np.arcsin(np.clip(direction[2], -1.0, 1.0)))
+    return f"azimuth {azimuth:.1f}°, elevation {elevation:.1f}°"
 
 
 def _spread(covariance_m2: RealArray) -> str:
@@ -86,13 +93,11 @@ def user_text(
 
 def ray_text(paths: UnlocatedPaths, p: int, direction: RealArray) -> str:
     """An unlocated path at the end of its ray."""
-    azimuth = np.degrees(np.arctan2(direction[1], direction[0]))
-    elevation = np.degrees(np.arcsin(np.clip(direction[2], -1.0, 1.0)))
     gain = 20 * np.log10(max(abs(paths.gain[p]), 1e-300))
     return "<br>".join(
         [
             f"<b>unlocated path of user {paths.user[p] + 1}</b>",
-            f"azimuth {azimuth:.1f}°, elevation {elevation:.1f}°",
+            angles(direction),
             f"length {SPEED_OF_LIGHT_M_S * paths.delay_s[p]:.1f} m, gain {gain:.1f} dB",
             f"probability {paths.probability[p]:.3f}",
             "its last bounce lies on this ray",

@@ -41,9 +41,10 @@ def fixed_traces(around: Surroundings, box: RealArray) -> list[Trace]:
     if around.region_m is not None:
         traces.append(_region(around.region_m))
     if around.station_m is not None:
-        traces.append(_station(around.station_m))
+        traces.append(_station(around.station_m, around.array_axes))
         if around.array_axes is not None:
-            traces += _boresight(around.station_m, around.array_axes[0], float(np.ptp(box, axis=0).max()))
+            extent = float(np.ptp(box, axis=0).max())
+            traces.append(_boresight(around.station_m, around.array_axes, extent))
     if around.nominal_users_m is not None:
         style = {"symbol": "diamond-open", "size": 5, "color": _GREY}
         text = [f"user {k + 1}, nominal position" for k in range(len(around.nominal_users_m))]
@@ -116,38 +117,23 @@ def _region(region_m: RealArray) -> Trace:
     return _lines("region searched", edges, {"color": "#AAAAAA", "width": 1.5})
 
 
-def _station(station_m: RealArray) -> Trace:
-    text = [f"<b>base station</b><br>{hover.position(station_m)}"]
+def _station(station_m: RealArray, array_axes: RealArray | None) -> Trace:
+    text = f"<b>base station</b><br>{hover.position(station_m)}"
+    if array_axes is not None:
+        text += f"<br>boresight {hover.angles(array_axes[0])}"
     style = {"symbol": "square", "size": 7, "color": _TRUE}
-    return _markers("base station", station_m[None], text, style, legendgroup="station")
+    return _markers("base station", station_m[None], [text], style, legendgroup="station")
 
 
-def _boresight(station_m: RealArray, boresight: RealArray, extent_m: float) -> list[Trace]:
-    """An arrow along the array's boresight."""
-    tip = station_m + 0.1 * extent_m * boresight
-    shaft = _lines(
-        "boresight",
-        [np.stack([station_m, tip])],
-        {"color": _TRUE, "width": 5},
-        legendgroup="station",
-        showlegend=False,
-    )
-    head = {
-        "type": "cone",
-        "name": "boresight",
-        **_xyz(tip[None]),
-        **{axis: [float(v)] for axis, v in zip("uvw", boresight)},
-        "anchor": "tail",
-        "sizemode": "raw",
-        "sizeref": round(0.03 * extent_m, 3),
-        "colorscale": [[0, _TRUE], [1, _TRUE]],
-        "showscale": False,
-        "hoverinfo": "text",
-        "text": "boresight of the array",
-        "legendgroup": "station",
-        "showlegend": False,
-    }
-    return [shaft, head]
+def _boresight(station_m: RealArray, array_axes: RealArray, extent_m: float) -> Trace:
+    """An arrow along the array's boresight, its barbs along the rows and columns of the array."""
+    boresight, horizontal, vertical = array_axes
+    tip = station_m + 0.12 * extent_m * boresight
+    sideways = [horizontal, -horizontal, vertical, -vertical]
+    barbs = [np.stack([tip, tip + extent_m * (0.01 * side - 0.03 * boresight)]) for side in sideways]
+    style = {"color": _TRUE, "width": 5}
+    shaft = np.stack([station_m, tip])
+    return _lines("boresight", [shaft, *barbs], style, legendgroup="station", showlegend=False)
 
 
 # users
@@ -168,7 +154,9 @@ def _user(
     text = [hover.user_text(state, k, result, around.truth)]
     style = {"symbol": "diamond", "size": 6, "color": colour, "line": {"color": "white", "width": 1}}
     return [
-        _markers(name, user[None], text, style, mode="markers+lines", line={"color": colour}, **group),
+        _markers(
+            name, user[None], text, style, mode="markers+lines", line={"color": colour, "dash": dash}, **group
+        ),
         _lines(
             "line of sight", sight, {"color": colour, "width": 7, "dash": dash}, showlegend=False, **group
         ),
