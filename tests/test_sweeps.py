@@ -85,6 +85,25 @@ def test_metrics_are_those_of_the_modules(scenario):
         assert sum(n for n, _, _ in own.point_bins) == len(estimate.candidates.scatterer_probability)
 
 
+def test_credible_levels_are_counted(scenario):
+    result = isac.sweep(scenario, None, ["bisvbi", "genie"], trials=2)
+    for row in result.rows:
+        own, stated = row.metrics, row.estimator == "bisvbi"  # the genie states no covariances
+        assert sum(own.scatterer_level_bins) == stated * own.hits
+        assert sum(own.user_level_bins) == stated * scenario.n_users
+
+
+def test_levels_of_right_covariances_are_even():
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((4000, 3, 3))
+    error = (factor @ rng.standard_normal((4000, 3, 1)))[..., 0]
+    counts = np.array(_sweep_trial._level_bins(error, factor @ factor.transpose(0, 2, 1)))
+    assert counts.sum() == 4000 and np.all(np.abs(counts - 200) < 60)
+    small = np.array(_sweep_trial._level_bins(error, 0.5 * factor @ factor.transpose(0, 2, 1)))
+    assert small[-1] > 600
+    assert sum(_sweep_trial._level_bins(np.ones((2, 3)), np.zeros((2, 3, 3)))) == 0
+
+
 def test_number_of_jobs_does_not_matter(scenario):
     estimators = {**FAST, "nomp": isac.NOMP()}
     one, two = (

@@ -173,7 +173,7 @@ def test_files_that_are_no_store(scenario, tmp_path, made):
     connection.execute("PRAGMA user_version = 7")
     connection.close()
     for attempt in (lambda p: isac.sweep(scenario, {"snr_db": [0]}, ["ls"], store=p), isac.load_sweep):
-        with pytest.raises(ValueError, match="has schema 7, this version reads 1"):
+        with pytest.raises(ValueError, match="has schema 7, this version reads 2"):
             attempt(made)
 
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FAILED", "METRIC_NAMES", "OK", "Bins", "Metrics", "SweepRow"]
+__all__ = ["FAILED", "METRIC_NAMES", "OK", "Bins", "Levels", "Metrics", "SweepRow"]
 
 OK, FAILED = "ok", "failed"
 
 Bins = tuple[tuple[int, float, int], ...]
 """Per bin of probability: number of events, sum of their probabilities, number that came true."""
+
+Levels = tuple[int, ...]
+"""Number of errors whose smallest credible ellipsoid has a level in each of twenty equal bins of [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class Metrics:
         The result's status.
     point_bins, bit_bins : Bins
         Ten equal bins of the probability that a candidate is a scatterer, and that a bit is one.
+    scatterer_level_bins, user_level_bins : Levels
+        Level of the smallest credible ellipsoid that holds the true position; evenly spread if the stated
+        covariances are right. Points without a covariance are left out.
     """
 
     nmse: float
@@ -69,6 +75,8 @@ class Metrics:
     outcome: str
     point_bins: Bins
     bit_bins: Bins
+    scatterer_level_bins: Levels
+    user_level_bins: Levels
 
     @property
     def nmse_db(self) -> float:

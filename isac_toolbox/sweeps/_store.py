@@ -24,11 +24,18 @@ __all__ = ["RowKey", "Store", "StoreError", "StoredSweep", "read_store"]
 
 RowKey = tuple[str, int, str]
 
-SCHEMA = 1
+SCHEMA = 2
 _APPLICATION = 0x49534143  # "ISAC" in the file's header: tells a sweep's store from any other database
 _BUSY_S = 30.0
 
-_TYPES = {"float": "REAL", "int": "INTEGER", "bool": "INTEGER", "str": "TEXT", "Bins": "TEXT"}
+_TYPES = {
+    "float": "REAL",
+    "int": "INTEGER",
+    "bool": "INTEGER",
+    "str": "TEXT",
+    "Bins": "TEXT",
+    "Levels": "TEXT",
+}
 _METRIC_TYPES = {f.name: str(f.type) for f in fields(Metrics)}
 _FRONT = ("point", "trial", "estimator", "status", "error", "seconds", "cold")
 _COLUMNS = (*_FRONT, *METRIC_NAMES)
@@ -309,6 +316,8 @@ def _read_rows(connection: sqlite3.Connection) -> Iterator[tuple[RowKey, SweepRo
 def _from_column(kind: str, value: Any) -> Any:
     if kind == "Bins":
         return tuple((n, p, t) for n, p, t in json.loads(value))
+    if kind == "Levels":
+        return tuple(json.loads(value))
     if kind == "bool":
         return bool(value)
     return float("nan") if kind == "float" and value is None else value

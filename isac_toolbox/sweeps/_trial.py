@@ -14,6 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammainc
 from threadpoolctl import threadpool_limits
 
 from isac_toolbox import __version__
@@ -23,12 +24,13 @@ from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.metrics import localisation
 from isac_toolbox.scenario import Simulation
 from isac_toolbox.sweeps._plan import Task, describe_estimator, trial_seed
-from isac_toolbox.sweeps._rows import FAILED, OK, Bins, Metrics, SweepRow
+from isac_toolbox.sweeps._rows import FAILED, OK, Bins, Levels, Metrics, SweepRow
 
 __all__ = ["OBSERVABLE_M", "TaskRows", "failed_rows", "make_estimator", "run_task"]
 
 OBSERVABLE_M = 0.7
 _BINS = 10
+_LEVELS = 20
 _MAX_LLR = 50.0
 
 TaskRows = tuple[str, list[SweepRow]]
@@ -175,6 +177,14 @@ def _measure(result: EstimationResult, simulation: Simulation, bound: HybridBoun
         converged=bool(result.converged),
         outcome=str(result.status),
         point_bins=_point_bins(result, truth.scatterer_positions_m),
+        scatterer_level_bins=_level_bins(
+            result.scatterer_positions_m[found.estimate_index]
+            - truth.scatterer_positions_m[found.truth_index],
+            result.scatterer_covariance_m2[found.estimate_index],
+        ),
+        user_level_bins=_level_bins(
+            result.user_positions_m - truth.user_positions_m, result.user_position_covariance_m2
+        ),
     )
 
 
@@ -213,3 +223,16 @@ def _bins(probability: NDArray[np.float64], happened: NDArray[np.bool_]) -> Bins
     total = np.bincount(index, weights=probability, minlength=_BINS)
     true = np.bincount(index, weights=happened.astype(float), minlength=_BINS)
     return tuple((int(n), float(p), int(t)) for n, p, t in zip(count, total, true))
+
+
+def _level_bins(error_m: NDArray[np.float64], covariance_m2: NDArray[np.float64]) -> Levels:
+    """Errors (P, 3) counted by the level of the smallest credible ellipsoid that holds them.
+
+    A point with a known coordinate, or without any covariance, has no such ellipsoid.
+    """
+    spread = np.linalg.eigvalsh(covariance_m2)
+    own = spread[:, 0] > 1e-12 * spread[:, -1]
+    scaled = np.linalg.solve(covariance_m2[own], error_m[own, :, None])[..., 0]
+    level = gammainc(1.5, 0.5 * np.sum(error_m[own] * scaled, axis=1))  # chi-square, three degrees
+    index = np.minimum((level * _LEVELS).astype(int), _LEVELS - 1)
+    return tuple(np.bincount(index, minlength=_LEVELS).tolist())
