@@ -1,4 +1,4 @@
-"""The command line ``isac``: simulate, estimate, bound, sweep, info, nn.
+"""The command line ``isac``: simulate, estimate, bound, sweep, figure, info, nn.
 
 Heavy modules are imported inside the commands, so that ``isac --help`` answers at once.
 """
@@ -38,6 +38,7 @@ from isac_toolbox._command_io import (
     say,
     write_outputs,
 )
+from isac_toolbox._figure_commands import figure
 from isac_toolbox._nn_commands import app as nn_app
 from isac_toolbox._sweep_commands import sweep
 
@@ -309,6 +310,7 @@ def bound(
 
 
 app.command()(sweep)
+app.command()(figure)
 app.add_typer(nn_app, name="nn", help="Neural networks with the same engine; needs the extra 'nn'.")
 
 

@@ -1,0 +1,58 @@
+"""Are stated probabilities and ellipsoids right? Drawn scenes and ray-traced cities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.pyplot import subplots
+
+import isac_toolbox as isac
+from isac_toolbox._figure_sweeps import uplink
+from isac_toolbox._figures import FigureRun
+
+CITIES = {"traced_munich": "Munich", "traced_street_canyon": "street canyon"}
+
+
+def draw(run: FigureRun) -> list[Path]:
+    """Reliability of the scatterers' probabilities, coverage of scatterers' and users' ellipsoids."""
+    cases = {"urban_uplink": uplink(run)[0]}
+    cases |= {name: isac.Scenario.load(name) for name in run.choose(tuple(CITIES), ("traced_munich",))}
+    figure, axes = subplots(1, 3, figsize=(12.6, 5.4), layout="constrained")
+    counts: dict[str, dict[str, np.ndarray]] = {"point": {}, "scatterer_level": {}, "user_level": {}}
+    rows: list[dict[str, Any]] = []
+    trials = run.trials(full=50, quick=2)
+    for name, scenario in cases.items():
+        snrs_db = run.choose((-10.0, 0.0, 10.0, 20.0) if name == "urban_uplink" else (5.0, 20.0), (10.0,))
+        result = run.sweep(scenario, {"snr_db": snrs_db}, ["bisvbi"], trials, f"calibration_{name}")
+        for kind, pooled in counts.items():
+            pooled[CITIES.get(name, name)] = pool(result, f"{kind}_bins")
+            rows += table(name, result.seed, kind, pooled[CITIES.get(name, name)])
+    isac.plotting.reliability(counts["point"], ax=axes[0])
+    isac.plotting.coverage(counts["scatterer_level"], ax=axes[1])
+    isac.plotting.coverage(counts["user_level"], ax=axes[2])
+    for ax, title in zip(axes, ("probability of points", "ellipsoids of scatterers", "ellipsoids of users")):
+        ax.set_title(title, fontsize=10)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=9)
+    caption = (
+        f"urban_uplink {run.choose('at -10, 0, 10, 20 dB', 'at 10 dB')}, cities "
+        f"{run.choose('at 5, 20 dB', 'at 10 dB')}; {trials} trials a point, seed 0; bars: 95 % intervals"
+    )
+    return run.save(figure, rows, caption)
+
+
+def pool(result: isac.SweepResult, name: str) -> np.ndarray:
+    """Bins added up over all trials."""
+    return np.sum([getattr(row.metrics, name) for row in result.rows if row.metrics is not None], axis=0)
+
+
+def table(scenario: str, seed: int, kind: str, pooled: np.ndarray) -> list[dict[str, Any]]:
+    """A line per bin."""
+    rows = []
+    for index, values in enumerate(pooled):
+        row = {"scenario": scenario, "seed": seed, "kind": kind}
+        row |= {"bin_low": index / len(pooled), "bin_high": (index + 1) / len(pooled)}
+        names = ("count", "sum_of_probabilities", "true") if kind == "point" else ("count",)
+        rows.append(row | dict(zip(names, np.atleast_1d(values).tolist())))
+    return rows

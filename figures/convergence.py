@@ -1,0 +1,108 @@
+"""Channel error per iteration and per second: rules, M-steps and E-steps from the same coarse scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.pyplot import subplots
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+import isac_toolbox as isac
+from isac_toolbox._figure_sweeps import legend_above, uplink
+from isac_toolbox._figures import FigureRun
+from isac_toolbox._plot_style import BOUND_STYLE, curve_style
+
+SNR_DB, SEED = 0.0, 0
+
+
+def draw(run: FigureRun) -> list[Path]:
+    """Mean error over some blocks; blocks that have ended keep their last value."""
+    scenario, described = uplink(run, snr_db=SNR_DB)
+    blocks = [scenario.simulate(seed=SEED + i) for i in range(run.trials(full=10, quick=2))]
+    bound_db = to_db([isac.bounds.hybrid_crb(block).channel_nmse for block in blocks])
+    points = run.choose(256, 64)
+    figure, (left, right) = subplots(1, 2, figsize=(9.6, 4.7), layout="constrained", sharey=True)
+    rows: list[dict[str, Any]] = []
+    for name, (label, estimator) in variants(points).items():
+        estimator.estimate(blocks[0].observation, callback=lambda loop: loop.n_iter >= 1)  # compiles
+        seconds, errors = averages([watch(estimator, block) for block in blocks])
+        left.plot(range(1, len(errors) + 1), errors, label=label, **curve_style(name))
+        right.plot(seconds, errors, label=label, **curve_style(name))
+        common = {"scenario": described, "snr_db": SNR_DB, "first_seed": SEED, "blocks": len(blocks)}
+        rows += [
+            {
+                **common,
+                "variant": label,
+                "iteration": i + 1,
+                "seconds": s,
+                "nmse_db": e,
+                "bound_nmse_db": bound_db,
+            }
+            for i, (s, e) in enumerate(zip(seconds, errors))
+        ]
+    finish(left, right, bound_db)
+    legend_above(figure, 3)
+    caption = f"{described}, {SNR_DB:g} dB; mean of {len(blocks)} blocks, seeds from {SEED}, one thread"
+    return run.save(figure, rows, caption)
+
+
+def variants(points: int) -> dict[str, tuple[str, isac.EMTurboBiSVBI]]:
+    """The default and what may take its place."""
+    full = isac.EMTurboBiSVBI(inverse="full", grid_points=points)
+    free = isac.EMTurboBiSVBI(inverse="mm", grid_points=points)
+    return {
+        "bisvbi": ("extrinsic rule (default)", isac.EMTurboBiSVBI()),
+        "mean-field": ("mean-field rule", isac.EMTurboBiSVBI(rule="mean_field")),
+        "gradient": ("gradient M-step", isac.EMTurboBiSVBI(m_step="gradient")),
+        "full-vbi": (f"full inverse, {points} grid points", full),
+        "mm-vbi": (f"inverse-free, {points} grid points", free),
+    }
+
+
+def watch(estimator: isac.EMTurboBiSVBI, block: isac.Simulation) -> tuple[list[float], list[float]]:
+    """Seconds since the start, without the measuring itself, and channel error after every iteration."""
+    seconds: list[float] = []
+    errors: list[float] = []
+    measuring = 0.0
+    start = perf_counter()
+
+    def note(loop: Any) -> None:
+        nonlocal measuring
+        now = perf_counter()
+        seconds.append(now - start - measuring)
+        errors.append(10 ** (isac.metrics.channel_nmse_db(loop.channel(), block.truth.channel) / 10))
+        measuring += perf_counter() - now
+
+    estimator.estimate(block.observation, callback=note)
+    return seconds, errors
+
+
+def averages(traces: list[tuple[list[float], list[float]]]) -> tuple[list[float], list[float]]:
+    """Median seconds and mean error in dB per iteration."""
+    length = max(len(seconds) for seconds, _ in traces)
+    held = [[trace + [trace[-1]] * (length - len(trace)) for trace in both] for both in traces]
+    seconds = np.median([both[0] for both in held], axis=0)
+    return seconds.tolist(), [to_db(errors) for errors in zip(*(both[1] for both in held))]
+
+
+def to_db(errors: Sequence[float]) -> float:
+    """Mean of linear errors in dB."""
+    return float(10 * np.log10(np.mean(errors)))
+
+
+def finish(left: Axes, right: Axes, bound_db: float) -> None:
+    """Bound, labels and ticks."""
+    for ax in (left, right):
+        ax.axhline(bound_db, label="hybrid Cramér-Rao bound", **BOUND_STYLE)
+        ax.grid(alpha=0.3, lw=0.5)
+    left.set(xlabel="iteration", ylabel="channel NMSE (dB)")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.set(xlabel="time, coarse stage included (s)", xscale="log")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_formatter("{x:g}")
+    right.xaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,15 @@
+"""Channel error over SNR."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isac_toolbox._figure_sweeps import metric_panels, snr_sweep
+from isac_toolbox._figures import FigureRun
+
+
+def draw(run: FigureRun) -> list[Path]:
+    """Mean normalised error of the channel."""
+    result, described = snr_sweep(run)
+    estimators = ("bisvbi", "music-scvbi", "nomp", "full-vbi", "ls")
+    return metric_panels(run, result, described, ("nmse_db",), estimators)

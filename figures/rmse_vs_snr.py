@@ -1,0 +1,15 @@
+"""Localisation error over SNR; the error is that of the scatterers found, so their share stands beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isac_toolbox._figure_sweeps import metric_panels, snr_sweep
+from isac_toolbox._figures import FigureRun
+
+
+def draw(run: FigureRun) -> list[Path]:
+    """Error of the scatterers found, share found, false ones."""
+    result, described = snr_sweep(run)
+    estimators = ("bisvbi", "music-scvbi", "nomp", "full-vbi")
+    return metric_panels(run, result, described, ("rmse_m", "found_percent", "false_alarms"), estimators)

@@ -1,0 +1,19 @@
+"""Symbol and uncoded bit error rates over SNR, beside a receiver that knows the channel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from isac_toolbox._figure_sweeps import metric_panels, snr_sweep
+from isac_toolbox._figures import FigureRun
+
+HIGHEST_SNR_DB = 10.0  # beyond it the good receivers make no errors
+
+
+def draw(run: FigureRun) -> list[Path]:
+    """Both rates."""
+    result, described = snr_sweep(run)
+    shown = replace(result, rows=tuple(r for r in result.rows if r.point["snr_db"] <= HIGHEST_SNR_DB))
+    estimators = ("bisvbi", "music-scvbi", "nomp", "full-vbi", "ls", "genie")
+    return metric_panels(run, shown, described, ("symbol_error_rate", "bit_error_rate"), estimators)

@@ -1,0 +1,48 @@
+"""Time and error over the number of grid points: working set alone, full inverse, inverse-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.pyplot import subplots
+
+import isac_toolbox as isac
+from isac_toolbox._figure_sweeps import legend_above, small_uplink
+from isac_toolbox._figures import FigureRun, describe_sweep, sweep_rows
+from isac_toolbox._plot_style import BOUND_STYLE, curve_style
+
+VARIANTS = {"full": ("full-vbi", "full inverse"), "mm": ("mm-vbi", "inverse-free")}
+SUBSPACE = "working set"
+
+
+def draw(run: FigureRun) -> list[Path]:
+    """Median time per block and mean channel error, beside those of the working set, which has no grid."""
+    scenario, described = small_uplink()
+    sizes = {
+        "full": run.choose((32, 64, 128, 256, 512), (32, 64)),
+        "mm": run.choose((32, 64, 128, 256, 512, 1024, 2048, 4096), (32, 64, 256)),
+    }
+    estimators: dict[str, Any] = {SUBSPACE: isac.EMTurboBiSVBI()}
+    for inverse, points in sizes.items():
+        for n in points:
+            estimators[f"{inverse} {n}"] = isac.EMTurboBiSVBI(inverse=inverse, grid_points=n)
+    result = run.sweep(scenario, None, estimators, run.trials(full=5, quick=2))
+    summary = {entry.estimator: entry for entry in result.summary()}
+    figure, (left, right) = subplots(1, 2, figsize=(9.6, 4.7), layout="constrained")
+    for ax, figure_of_merit in ((left, "seconds"), (right, "nmse_db")):
+        for inverse, points in sizes.items():
+            style, label = VARIANTS[inverse]
+            values = [getattr(summary[f"{inverse} {n}"], figure_of_merit) for n in points]
+            ax.plot(points, values, label=label, **curve_style(style))
+        own = getattr(summary[SUBSPACE], figure_of_merit)
+        blue = curve_style("bisvbi")["color"]
+        ax.axhline(own, label="working set (default), no grid", color=blue, lw=1.8)
+        ax.set(xscale="log", xlabel="grid points")
+        ax.grid(alpha=0.3, lw=0.5)
+    right.axhline(summary[SUBSPACE].bound_nmse_db, label="hybrid Cramér-Rao bound", **BOUND_STYLE)
+    left.set(yscale="log", ylabel="median time per block (s)")
+    right.set(ylabel="channel NMSE (dB)")
+    legend_above(figure, 4)
+    caption = f"{describe_sweep(result, described)}, one thread"
+    return run.save(figure, sweep_rows(result, described), caption)

@@ -1,0 +1,18 @@
+"""Positions, channel and data over the number of users: what they gain by sharing scatterers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isac_toolbox._figure_sweeps import THREE, metric_panels, uplink
+from isac_toolbox._figures import FigureRun
+
+ESTIMATORS = ("bisvbi", "pilot-only", "nomp", "ls", "genie")
+
+
+def draw(run: FigureRun) -> list[Path]:
+    """Every user sees 65 % of the same scatterers; eight pilot symbols at all points."""
+    scenario, described = uplink(run, snr_db=-10.0, n_pilot_symbols=8)
+    values = run.choose((1, 2, 3, 4, 6, 8), (1, 3))
+    result = run.sweep(scenario, {"n_users": values}, ESTIMATORS, run.trials())
+    return metric_panels(run, result, f"{described}, -10 dB, 8 pilot symbols", THREE, ESTIMATORS)

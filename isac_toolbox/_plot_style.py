@@ -1,0 +1,57 @@
+"""What all pictures share: colours, a marker and a line for every estimator, where to draw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+__all__ = ["BOUND_STYLE", "OKABE_ITO", "curve_style", "figure_of"]
+
+OKABE_ITO = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky blue": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+}
+
+BOUND_STYLE: dict[str, Any] = {"color": "black", "ls": "--", "lw": 1.3, "zorder": 2.5}
+
+# Colour, marker and line each tell the curves apart on their own.
+_LOOKS = {
+    "bisvbi": ("blue", "o", "-"),
+    "nomp": ("vermilion", "s", "--"),
+    "music-scvbi": ("green", "^", "-."),
+    "ls": ("purple", "v", ":"),
+    "genie": ("black", "x", ":"),
+    "pilot-only": ("sky blue", "D", (0, (5, 1))),
+    "mean-field": ("orange", "P", (0, (3, 1, 1, 1))),
+    "gradient": ("sky blue", "D", (0, (5, 1))),
+    "full-vbi": ("orange", "*", (0, (1, 1))),
+    "mm-vbi": ("purple", "v", (0, (1, 1))),
+}
+_OTHERS = (("orange", "P", "-"), ("sky blue", "D", "--"), ("purple", "h", "-."), ("green", "<", ":"))
+
+
+def curve_style(name: str, number: int = 0) -> dict[str, Any]:
+    """Line style of an estimator; one that is not of the catalogue gets that of its number."""
+    colour, marker, line = _LOOKS.get(name, _OTHERS[number % len(_OTHERS)])
+    size = 8 if marker == "*" else 5
+    hollow = {} if name == "bisvbi" else {"mfc": "none"}
+    return {"color": OKABE_ITO[colour], "marker": marker, "ls": line, "ms": size, "lw": 1.5, **hollow}
+
+
+def figure_of(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """The figure of given axes, or new ones."""
+    if ax is None:
+        return plt.subplots(figsize=size, layout="constrained")
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("ax must belong to a figure")
+    return figure, ax

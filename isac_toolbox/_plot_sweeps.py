@@ -1,0 +1,244 @@
+"""Curves of a sweep: a figure of merit over a varied field, reliability and coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from isac_toolbox._plot_style import BOUND_STYLE, OKABE_ITO, curve_style, figure_of
+
+if TYPE_CHECKING:
+    from isac_toolbox.sweeps import SweepResult, SweepSummary
+
+__all__ = ["METRICS", "coverage", "reliability", "sweep_curves"]
+
+_ZERO_EVENTS = 3.0  # no event in n trials: its rate is below 3 / n at 95 %
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """How a pooled figure is drawn; ``bound`` and ``count`` name attributes of the summary."""
+
+    label: str
+    value: Callable[[SweepSummary], float]
+    is_log: bool = False
+    bound: str | None = None
+    count: str | None = None
+
+
+def _found(entry: SweepSummary) -> float:
+    total = entry.hits + entry.misses
+    return 100 * entry.hits / total if total else float("nan")
+
+
+def _false_per_trial(entry: SweepSummary) -> float:
+    return entry.false_alarms / entry.trials if entry.trials else float("nan")
+
+
+METRICS = {
+    "rmse_m": _Metric("localisation RMSE (m)", lambda e: e.rmse_m, True, bound="rmse_bound_m"),
+    "nmse_db": _Metric("channel NMSE (dB)", lambda e: e.nmse_db, bound="bound_nmse_db"),
+    "symbol_error_rate": _Metric("symbol error rate", lambda e: e.symbol_error_rate, True, count="symbols"),
+    "bit_error_rate": _Metric("uncoded bit error rate", lambda e: e.bit_error_rate, True, count="symbols"),
+    "found_percent": _Metric("scatterers found (%)", _found),
+    "false_alarms": _Metric("false scatterers per block", _false_per_trial),
+    "user_rmse_m": _Metric("user position RMSE (m)", lambda e: e.user_rmse_m, True, bound="user_bound_m"),
+    "seconds": _Metric("time per block (s)", lambda e: e.seconds, True),
+}
+
+_AXES = {
+    "snr_db": ("SNR (dB)", 1.0),
+    "n_users": ("number of users", 1.0),
+    "n_pilot_symbols": ("pilot OFDM symbols", 1.0),
+    "time_offset_std_s": ("time-offset spread (ns)", 1e9),
+    "user_position_std_m": ("user-position error per coordinate (m)", 1.0),
+}
+
+
+def sweep_curves(
+    result: SweepResult,
+    metric: str,
+    *,
+    x: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """One figure of merit over a varied field, a curve per estimator, with its bound where there is one.
+
+    Parameters
+    ----------
+    result : SweepResult
+    metric : str
+        A name of ``METRICS``: ``"rmse_m"``, ``"nmse_db"``, ``"symbol_error_rate"``, ``"bit_error_rate"``,
+        ``"found_percent"``, ``"false_alarms"``, ``"user_rmse_m"`` or ``"seconds"``.
+    x : str, optional
+        The varied field on the horizontal axis; the first one if not given.
+    labels : mapping of str to str, optional
+        Names of estimators in the legend; also which estimators are drawn. All, by their own names, if not
+        given.
+    ax : Axes, optional
+        Where to draw; a new figure if not given.
+
+    Returns
+    -------
+    fig : Figure
+    ax : Axes
+
+    Raises
+    ------
+    ValueError
+        For a metric or field that does not exist; the known ones are listed.
+
+    Notes
+    -----
+    The bound is that over the points which the first estimator found. A rate without a single error is drawn
+    as an arrow downwards from its upper limit at 95 %. Estimators without the figure are left out.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    if not result.fields or (x is not None and x not in result.fields):
+        raise ValueError(f"x must be a varied field ({', '.join(result.fields) or 'none'}), got {x!r}")
+    field = x or result.fields[0]
+    fig, ax = figure_of(ax, (6.4, 4.4))
+    title, scale = _AXES.get(field, (field, 1.0))
+    drawn, groups = METRICS[metric], _by_estimator(result.summary())
+    names = {name: name for name in groups} if labels is None else labels
+    for number, (name, label) in enumerate(names.items()):
+        entries = groups.get(name, [])
+        at = np.array([scale * entry.point[field] for entry in entries], float)
+        _draw_curve(ax, at, entries, drawn, label, curve_style(name, number))
+        if number == 0 and drawn.bound is not None:
+            bound = [getattr(entry, drawn.bound) for entry in entries]
+            ax.plot(at, bound, label="hybrid Cramér-Rao bound", gid="bound", **BOUND_STYLE)
+    if drawn.is_log:
+        ax.set_yscale("log")
+    ax.set(xlabel=title, ylabel=drawn.label)
+    ax.grid(alpha=0.3, which="both" if drawn.is_log else "major", lw=0.5)
+    return fig, ax
+
+
+def _by_estimator(summary: Sequence[SweepSummary]) -> dict[str, list[SweepSummary]]:
+    groups: dict[str, list[SweepSummary]] = {}
+    for entry in summary:
+        groups.setdefault(entry.estimator, []).append(entry)
+    return groups
+
+
+def _draw_curve(
+    ax: Axes,
+    at: NDArray[np.float64],
+    entries: Sequence[SweepSummary],
+    metric: _Metric,
+    label: str,
+    style: Mapping[str, Any],
+) -> None:
+    """Values that exist, and upper limits where no error was seen."""
+    values = np.array([metric.value(entry) for entry in entries], float)
+    drawn = np.isfinite(values) & ((values > 0) | (not metric.is_log))
+    if not drawn.any():
+        return
+    ax.plot(at[drawn], values[drawn], label=label, gid="curve", **style)
+    if metric.count is not None:
+        counts = np.array([getattr(entry, metric.count) for entry in entries], float)
+        none = (values == 0) & (counts > 0)
+        if none.any():
+            limits = _ZERO_EVENTS / counts[none]
+            ax.errorbar(
+                at[none], limits, yerr=0.5 * limits, uplims=True, ls="none", color=style["color"], lw=1
+            )
+
+
+def reliability(bins: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = None) -> tuple[Figure, Axes]:
+    """Share of events that came true over their stated probability, with 95 % intervals.
+
+    Parameters
+    ----------
+    bins : mapping of str to array_like, shape (bins, 3)
+        By case: number of events, sum of their probabilities, number that came true, as pooled
+        :data:`isac_toolbox.sweeps._rows.Bins`.
+    ax : Axes, optional
+
+    Returns
+    -------
+    fig : Figure
+    ax : Axes
+    """
+    fig, ax = figure_of(ax, (4.8, 4.6))
+    ax.plot([0, 1], [0, 1], label="calibrated", **BOUND_STYLE)
+    for number, (name, pooled) in enumerate(bins.items()):
+        count, probability, true = np.asarray(pooled, float).T
+        some = count > 0
+        stated, share = probability[some] / count[some], true[some] / count[some]
+        low, high = wilson_interval(true[some], count[some])
+        error = np.maximum([share - low, high - share], 0)
+        colour, marker, line = _CASES[number % len(_CASES)]
+        label = f"{name}: {int(count.sum())} points"
+        ax.errorbar(
+            stated,
+            share,
+            yerr=error,
+            color=colour,
+            marker=marker,
+            ls=line,
+            capsize=2,
+            ms=5,
+            lw=1,
+            label=label,
+        )
+    ax.set(xlabel="stated probability of a scatterer", ylabel="share that are scatterers", aspect="equal")
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    ax.grid(alpha=0.3, lw=0.5)
+    return fig, ax
+
+
+_CASES = (
+    (OKABE_ITO["blue"], "o", "-"),
+    (OKABE_ITO["vermilion"], "s", "--"),
+    (OKABE_ITO["green"], "^", "-."),
+    (OKABE_ITO["purple"], "v", ":"),
+)
+
+
+def coverage(levels: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = None) -> tuple[Figure, Axes]:
+    """Share of true positions inside the credible ellipsoids over their level.
+
+    Parameters
+    ----------
+    levels : mapping of str to array_like, shape (bins,)
+        By case: pooled :data:`isac_toolbox.sweeps._rows.Levels`.
+    ax : Axes, optional
+
+    Returns
+    -------
+    fig : Figure
+    ax : Axes
+    """
+    fig, ax = figure_of(ax, (4.8, 4.6))
+    ax.plot([0, 1], [0, 1], label="calibrated", **BOUND_STYLE)
+    for number, (name, counts) in enumerate(levels.items()):
+        counts = np.asarray(counts, float)
+        level = np.arange(len(counts) + 1) / len(counts)
+        share = np.concatenate([[0.0], np.cumsum(counts)]) / max(counts.sum(), 1.0)
+        colour, marker, line = _CASES[number % len(_CASES)]
+        label = f"{name}: {int(counts.sum())}"
+        ax.plot(level, share, color=colour, marker=marker, ls=line, ms=4, lw=1, mfc="none", label=label)
+    ax.set(xlabel="level of the credible ellipsoid", ylabel="share inside", aspect="equal")
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    ax.grid(alpha=0.3, lw=0.5)
+    return fig, ax
+
+
+def wilson_interval(
+    events: NDArray[np.float64], trials: NDArray[np.float64], z: float = 1.96
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Wilson's interval of a share, by default at 95 %."""
+    share = events / trials
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    return centre - half, centre + half
