@@ -9,18 +9,19 @@ import numpy as np
 from matplotlib.pyplot import subplots
 
 import isac_toolbox as isac
-from isac_toolbox._figure_sweeps import uplink
+from isac_toolbox._figure_sweeps import legend_above, uplink
 from isac_toolbox._figures import FigureRun
 
 CITIES = {"traced_munich": "Munich", "traced_street_canyon": "street canyon"}
+TITLES = {"point": "candidates", "scatterer_level": "scatterers", "user_level": "users"}
 
 
 def draw(run: FigureRun) -> list[Path]:
     """Reliability of the scatterers' probabilities, coverage of scatterers' and users' ellipsoids."""
     cases = {"urban_uplink": uplink(run)[0]}
     cases |= {name: isac.Scenario.load(name) for name in run.choose(tuple(CITIES), ("traced_munich",))}
-    figure, axes = subplots(1, 3, figsize=(12.6, 5.4), layout="constrained")
-    counts: dict[str, dict[str, np.ndarray]] = {"point": {}, "scatterer_level": {}, "user_level": {}}
+    figure, axes = subplots(1, 3, figsize=(12.6, 4.9), layout="constrained")
+    counts: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in TITLES}
     rows: list[dict[str, Any]] = []
     trials = run.trials(full=50, quick=2)
     for name, scenario in cases.items():
@@ -32,12 +33,14 @@ def draw(run: FigureRun) -> list[Path]:
     isac.plotting.reliability(counts["point"], ax=axes[0])
     isac.plotting.coverage(counts["scatterer_level"], ax=axes[1])
     isac.plotting.coverage(counts["user_level"], ax=axes[2])
-    for ax, title in zip(axes, ("probability of points", "ellipsoids of scatterers", "ellipsoids of users")):
-        ax.set_title(title, fontsize=10)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=9)
+    for ax, (kind, pooled) in zip(axes, counts.items()):
+        numbers = (int(np.sum(bins[:, 0] if bins.ndim == 2 else bins)) for bins in pooled.values())
+        ax.set_title(f"{TITLES[kind]} ({', '.join(map(str, numbers))})", fontsize=10)
+    legend_above(figure)
     caption = (
         f"urban_uplink {run.choose('at -10, 0, 10, 20 dB', 'at 10 dB')}, cities "
-        f"{run.choose('at 5, 20 dB', 'at 10 dB')}; {trials} trials a point, seed 0; bars: 95 % intervals"
+        f"{run.choose('at 5, 20 dB', 'at 10 dB')}; {trials} trials a point, seed 0; "
+        "in brackets: numbers of each case; bars: 95 % intervals"
     )
     return run.save(figure, rows, caption)
 

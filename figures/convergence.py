@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.pyplot import subplots
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 import isac_toolbox as isac
 from isac_toolbox._figure_sweeps import legend_above, uplink
 from isac_toolbox._figures import FigureRun
-from isac_toolbox._plot_style import BOUND_STYLE, curve_style
+from isac_toolbox._plot_style import BOUND_STYLE, curve_style, readable_log
 
 SNR_DB, SEED = 0.0, 0
 
@@ -103,6 +103,4 @@ def finish(left: Axes, right: Axes, bound_db: float) -> None:
     left.set(xlabel="iteration", ylabel="channel NMSE (dB)")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="time, coarse stage included (s)", xscale="log")
-    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    right.xaxis.set_major_formatter("{x:g}")
-    right.xaxis.set_minor_formatter(NullFormatter())
+    readable_log(right.xaxis)

@@ -51,6 +51,7 @@ def draw(run: FigureRun) -> list[Path]:
         f"{SCENARIO}, one block of {observation.n_users} users, seed {SEED}; {found.hits} of "
         f"{len(truth.scatterer_positions_m)} scatterers found, {found.false_alarms} false, "
         f"{len(paths)} paths without location ({len(truth.unlocated_paths)} true); "
-        f"channel NMSE {nmse_db:.1f} dB, hybrid Cramér-Rao bound {bound:.1f} dB"
+        f"channel NMSE {nmse_db:.1f} dB, hybrid Cramér-Rao bound {bound:.1f} dB\n"
+        "an array cannot tell front from back: paths from behind it are placed at their mirror image"
     )
     return run.save(figure, rows, caption)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.pyplot import subplots
+from matplotlib.ticker import NullLocator
 
 import isac_toolbox as isac
 from isac_toolbox._figure_sweeps import legend_above, small_uplink
 from isac_toolbox._figures import FigureRun, describe_sweep, sweep_rows
-from isac_toolbox._plot_style import BOUND_STYLE, curve_style
+from isac_toolbox._plot_style import BOUND_STYLE, curve_style, readable_log
 
 VARIANTS = {"full": ("full-vbi", "full inverse"), "mm": ("mm-vbi", "inverse-free")}
 SUBSPACE = "working set"
@@ -42,7 +43,11 @@ def draw(run: FigureRun) -> list[Path]:
         ax.grid(alpha=0.3, lw=0.5)
     right.axhline(summary[SUBSPACE].bound_nmse_db, label="hybrid Cramér-Rao bound", **BOUND_STYLE)
     left.set(yscale="log", ylabel="median time per block (s)")
-    right.set(ylabel="channel NMSE (dB)")
+    right.set(ylabel="channel NMSE (dB)", ylim=(own - 2, own + 2))
+    readable_log(left.yaxis)
+    for ax in (left, right):
+        ax.set_xticks(sizes["mm"], list(map(str, sizes["mm"])))
+        ax.xaxis.set_minor_locator(NullLocator())
     legend_above(figure, 4)
     caption = f"{describe_sweep(result, described)}, one thread"
     return run.save(figure, sweep_rows(result, described), caption)

@@ -79,6 +79,7 @@ def metric_panels(
     """Figures of merit side by side under one legend, saved with the pooled numbers."""
     from matplotlib.pyplot import subplots
 
+    from isac_toolbox._plot_style import readable_log
     from isac_toolbox.plotting import sweep_curves
 
     width = 6.4 if len(metrics) == 1 else 4.3 * len(metrics)
@@ -88,6 +89,7 @@ def metric_panels(
         sweep_curves(result, metric, labels=labels, ax=ax)
         if log_x:
             ax.set_xscale("log")
+            readable_log(ax.xaxis)
     legend_above(figure)
     return run.save(figure, sweep_rows(result, described), describe_sweep(result, described, LABELS))
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-__all__ = ["BOUND_STYLE", "OKABE_ITO", "curve_style", "figure_of"]
+__all__ = ["BOUND_STYLE", "OKABE_ITO", "curve_style", "figure_of", "readable_log"]
 
 OKABE_ITO = {
     "black": "#000000",
@@ -31,7 +33,7 @@ _LOOKS = {
     "ls": ("purple", "v", ":"),
     "genie": ("black", "x", ":"),
     "pilot-only": ("sky blue", "D", (0, (5, 1))),
-    "mean-field": ("orange", "P", (0, (3, 1, 1, 1))),
+    "mean-field": ("vermilion", "P", (0, (3, 1, 1, 1))),
     "gradient": ("sky blue", "D", (0, (5, 1))),
     "full-vbi": ("orange", "*", (0, (1, 1))),
     "mm-vbi": ("purple", "v", (0, (1, 1))),
@@ -55,3 +57,13 @@ def figure_of(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]
     if figure is None:
         raise ValueError("ax must belong to a figure")
     return figure, ax
+
+
+def readable_log(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 where a logarithmic axis spans few decades."""
+    low, high = sorted(axis.get_view_interval())
+    if low <= 0 or high / low > 300:
+        return
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low > 3 else tuple(range(1, 10))))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from isac_toolbox._plot_style import BOUND_STYLE, OKABE_ITO, curve_style, figure_of
+from isac_toolbox._plot_style import BOUND_STYLE, OKABE_ITO, curve_style, figure_of, readable_log
 
 if TYPE_CHECKING:
     from isac_toolbox.sweeps import SweepResult, SweepSummary
@@ -59,6 +60,7 @@ _AXES = {
     "time_offset_std_s": ("time-offset spread (ns)", 1e9),
     "user_position_std_m": ("user-position error per coordinate (m)", 1.0),
 }
+_COUNTS = ("n_users", "n_pilot_symbols")
 
 
 def sweep_curves(
@@ -118,6 +120,9 @@ def sweep_curves(
             ax.plot(at, bound, label="hybrid Cramér-Rao bound", gid="bound", **BOUND_STYLE)
     if drawn.is_log:
         ax.set_yscale("log")
+        readable_log(ax.yaxis)
+    if field in _COUNTS:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel=title, ylabel=drawn.label)
     ax.grid(alpha=0.3, which="both" if drawn.is_log else "major", lw=0.5)
     return fig, ax
@@ -177,19 +182,18 @@ def reliability(bins: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = No
         stated, share = probability[some] / count[some], true[some] / count[some]
         low, high = wilson_interval(true[some], count[some])
         error = np.maximum([share - low, high - share], 0)
-        colour, marker, line = _CASES[number % len(_CASES)]
-        label = f"{name}: {int(count.sum())} points"
+        colour, marker, _ = _CASES[number % len(_CASES)]
         ax.errorbar(
             stated,
             share,
             yerr=error,
+            label=name,
             color=colour,
             marker=marker,
-            ls=line,
+            ls="none",
             capsize=2,
             ms=5,
             lw=1,
-            label=label,
         )
     ax.set(xlabel="stated probability of a scatterer", ylabel="share that are scatterers", aspect="equal")
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
@@ -226,8 +230,7 @@ def coverage(levels: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = Non
         level = np.arange(len(counts) + 1) / len(counts)
         share = np.concatenate([[0.0], np.cumsum(counts)]) / max(counts.sum(), 1.0)
         colour, marker, line = _CASES[number % len(_CASES)]
-        label = f"{name}: {int(counts.sum())}"
-        ax.plot(level, share, color=colour, marker=marker, ls=line, ms=4, lw=1, mfc="none", label=label)
+        ax.plot(level, share, color=colour, marker=marker, ls=line, ms=4, lw=1, mfc="none", label=name)
     ax.set(xlabel="level of the credible ellipsoid", ylabel="share inside", aspect="equal")
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     ax.grid(alpha=0.3, lw=0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import matplotlib
 
@@ -271,3 +271,78 @@ def test_nothing_is_shown(sim, result, monkeypatch):
     plotting.scene_3d(result, sim.truth)
     plotting.convergence(result)
     plotting.spectrum_slice([0, 1], [0, 1], np.ones((2, 2)))
+
+
+# sweeps
+
+
+@pytest.fixture(scope="module")
+def swept():
+    scenario = isac.Scenario.load("urban_uplink").replace(n_subcarriers=8, n_data_symbols=2, n_scatterers=2)
+    return isac.sweep(scenario, {"snr_db": [-10, 30]}, ["nomp", "ls", "genie"], trials=2)
+
+
+def curves_of(ax, kind="curve") -> dict[str, np.ndarray]:
+    return {line.get_label(): line.get_xydata() for line in ax.lines if line.get_gid() == kind}
+
+
+def test_sweep_curves_are_the_summary(swept):
+    own = {(e.point["snr_db"], e.estimator): e for e in swept.summary()}
+    _, ax = plotting.sweep_curves(swept, "nmse_db", labels={"nomp": "NOMP", "ls": "LS", "genie": "genie"})
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("SNR (dB)", "channel NMSE (dB)")
+    curves = curves_of(ax)
+    assert list(curves) == ["NOMP", "LS"]  # the genie's error of zero has no decibels
+    for label, name in (("NOMP", "nomp"), ("LS", "ls")):
+        assert curves[label].tolist() == [[x, own[x, name].nmse_db] for x in (-10, 30)]
+    bound = curves_of(ax, "bound")["hybrid Cramér-Rao bound"]
+    assert bound.tolist() == [[x, own[x, "nomp"].bound_nmse_db] for x in (-10, 30)]
+    looks = {(line.get_color(), line.get_marker(), str(line.get_linestyle())) for line in ax.lines}
+    assert len(looks) == 3
+
+
+def test_rates_without_errors_are_upper_limits(swept):
+    _, ax = plotting.sweep_curves(swept, "symbol_error_rate", labels={"genie": "channel known"})
+    entry = next(e for e in swept.summary() if e.point["snr_db"] == 30 and e.estimator == "genie")
+    assert entry.symbol_errors == 0 and ax.get_yscale() == "log"
+    (limits,) = ax.containers
+    assert limits.lines[0].get_ydata() == pytest.approx([3 / entry.symbols])
+
+
+def test_every_metric_draws(swept):
+    for metric in ("rmse_m", "found_percent", "false_alarms", "bit_error_rate", "user_rmse_m", "seconds"):
+        _, ax = plotting.sweep_curves(swept, metric)
+        assert curves_of(ax) and ax.get_ylabel()
+
+
+def test_sweep_curves_refuse(swept):
+    with pytest.raises(ValueError, match="metric must be one of rmse_m, nmse_db"):
+        plotting.sweep_curves(swept, "beauty")
+    with pytest.raises(ValueError, match=r"x must be a varied field \(snr_db\), got 'n_users'"):
+        plotting.sweep_curves(swept, "nmse_db", x="n_users")
+
+
+def test_reliability_and_coverage(swept):
+    _, ax = plotting.reliability({"a": np.array([[0, 0.0, 0], [10, 8.0, 5]])})
+    assert legend_handles(ax) == ["calibrated", "a"]
+    points, caps, _ = ax.containers[0]
+    assert points.get_xydata().tolist() == [[0.8, 0.5]]
+    low, high = (cap.get_ydata()[0] for cap in caps)
+    assert (low, high) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Wilson's interval of 5 in 10
+    _, ax = plotting.coverage({"a": np.array([1, 1, 2, 0])})
+    assert ax.lines[1].get_xydata().tolist() == [[0, 0], [0.25, 0.25], [0.5, 0.5], [0.75, 1], [1, 1]]
+    assert ax.get_xlabel() == "level of the credible ellipsoid" and ax.get_ylabel() == "share inside"
+
+
+def legend_handles(ax) -> list[str]:
+    return ax.get_legend_handles_labels()[1]
+
+
+def test_rays_point_where_paths_arrive_from(sim, result):
+    ahead = UnlocatedPaths(np.zeros(1, int), np.zeros((1, 2)), np.ones(1), np.ones(1), np.ones(1))
+    fig, axes = plotting.scene_3d(replace(result, unlocated_paths=ahead), observation=sim.observation)
+    (ray,) = [line for line in axes[1].lines if line.get_gid() == "ray"]
+    start, end = ray.get_xydata()
+    boresight = sim.observation.array.axes[0][:2]
+    assert np.allclose(start, sim.observation.bs_position_m[:2])
+    assert np.allclose((end - start) / np.linalg.norm(end - start), boresight)
+    assert "path without location, estimated" in legend_of(fig)
