@@ -8,12 +8,11 @@ from pathlib import Path
 from isac_toolbox._figure_sweeps import metric_panels, snr_sweep
 from isac_toolbox._figures import FigureRun
 
-HIGHEST_SNR_DB = 10.0  # beyond it the good receivers make no errors
-
 
 def draw(run: FigureRun) -> list[Path]:
     """Both rates."""
     result, described = snr_sweep(run)
-    shown = replace(result, rows=tuple(r for r in result.rows if r.point["snr_db"] <= HIGHEST_SNR_DB))
+    highest_db = run.choose(0.0, 10.0)  # beyond it the good receivers make no errors
+    shown = replace(result, rows=tuple(row for row in result.rows if row.point["snr_db"] <= highest_db))
     estimators = ("bisvbi", "music-scvbi", "nomp", "full-vbi", "ls", "genie")
     return metric_panels(run, shown, described, ("symbol_error_rate", "bit_error_rate"), estimators)

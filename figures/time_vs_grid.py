@@ -28,7 +28,7 @@ def draw(run: FigureRun) -> list[Path]:
     for inverse, points in sizes.items():
         for n in points:
             estimators[f"{inverse} {n}"] = isac.EMTurboBiSVBI(inverse=inverse, grid_points=n)
-    result = run.sweep(scenario, None, estimators, run.trials(full=5, quick=2))
+    result = run.sweep(scenario, None, estimators, run.trials(full=3, quick=2))
     summary = {entry.estimator: entry for entry in result.summary()}
     figure, (left, right) = subplots(1, 2, figsize=(9.6, 4.7), layout="constrained")
     for ax, figure_of_merit in ((left, "seconds"), (right, "nmse_db")):

@@ -23,12 +23,13 @@ LABELS = {
     "nomp": "NOMP with fusion",
     "full-vbi": "full inverse on a grid",
     "ls": "least squares",
-    "genie": "channel known",
+    "genie": "channel known, linear receiver",
 }
 THREE = ("rmse_m", "nmse_db", "symbol_error_rate")
 _SNRS_DB = (-20.0, -17.5, -15.0, -12.5, -10.0, -7.5, -5.0, -2.5, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0)
 _SMALL = {"array_shape": (4, 4), "n_subcarriers": 32, "subcarrier_spacing_hz": 3e6, "n_scatterers": 4}
 _FULL_TRIALS = 5
+_RATES = {"symbol_error_rate", "bit_error_rate"}
 
 
 def uplink(run: FigureRun, **changes: Any) -> tuple[Scenario, str]:
@@ -94,7 +95,9 @@ def metric_panels(
             ax.set_xscale("log")
             readable_log(ax.xaxis)
     legend_above(figure)
-    return run.save(figure, sweep_rows(result, described), describe_sweep(result, described, LABELS))
+    limits = "; arrows: no error, upper limit at 95 %" if _RATES.intersection(metrics) else ""
+    caption = f"{describe_sweep(result, described, LABELS)}{limits}"
+    return run.save(figure, sweep_rows(result, described), caption)
 
 
 def legend_above(figure: Figure, n_columns: int = 4) -> None:
