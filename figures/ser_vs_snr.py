@@ -14,5 +14,5 @@ def draw(run: FigureRun) -> list[Path]:
     result, described = snr_sweep(run)
     highest_db = run.choose(0.0, 10.0)  # beyond it the good receivers make no errors
     shown = replace(result, rows=tuple(row for row in result.rows if row.point["snr_db"] <= highest_db))
-    estimators = ("bisvbi", "music-scvbi", "nomp", "full-vbi", "ls", "genie")
+    estimators = ("bisvbi", "music-scvbi", "nomp", "ls", "genie")
     return metric_panels(run, shown, described, ("symbol_error_rate", "bit_error_rate"), estimators)

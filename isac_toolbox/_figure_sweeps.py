@@ -96,8 +96,12 @@ def metric_panels(
             readable_log(ax.xaxis)
     legend_above(figure)
     limits = "; arrows: no error, upper limit at 95 %" if _RATES.intersection(metrics) else ""
-    caption = f"{describe_sweep(result, described, LABELS)}{limits}"
-    return run.save(figure, sweep_rows(result, described), caption)
+    caption = f"{describe_sweep(result, described, labels)}{limits}"
+    rows = [
+        {key: value for key, value in row.items() if key != "seconds"}  # of a machine that may be busy
+        for row in sweep_rows(result, described)
+    ]
+    return run.save(figure, rows, caption)
 
 
 def legend_above(figure: Figure, n_columns: int = 4) -> None:

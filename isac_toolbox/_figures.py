@@ -172,9 +172,13 @@ def sweep_rows(result: SweepResult, scenario: str) -> list[dict[str, Any]]:
 
 
 def describe_sweep(result: SweepResult, scenario: str, labels: Mapping[str, str] | None = None) -> str:
-    """Scenario, trials a point and seed; estimators with fewer trials than the rest are named."""
+    """Scenario, trials a point and seed; estimators with fewer trials than the rest are named.
+
+    ``labels`` names the estimators that are shown; all, by their own names, if not given.
+    """
     trials: dict[str, int] = {}
-    for entry in result.summary():
+    shown = [entry for entry in result.summary() if labels is None or entry.estimator in labels]
+    for entry in shown:
         trials[entry.estimator] = max(trials.get(entry.estimator, 0), entry.trials + entry.failed)
     most = max(trials.values(), default=0)
     fewer = [f"{(labels or {}).get(name, name)}: {n}" for name, n in trials.items() if n < most]

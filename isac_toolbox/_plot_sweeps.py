@@ -99,8 +99,10 @@ def sweep_curves(
 
     Notes
     -----
-    The bound is that over the points which the first estimator found. A rate without a single error is drawn
-    as an arrow downwards from its upper limit at 95 %. Estimators without the figure are left out.
+    The bound is that over the points which the first estimator found. An estimator with less than half of
+    the trials stands on other blocks: its points are not joined, and their own bound is a dash. A rate
+    without a single error is drawn as an arrow downwards from its upper limit at 95 %. Estimators without
+    the figure are left out.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
@@ -108,22 +110,27 @@ def sweep_curves(
         raise ValueError(f"x must be a varied field ({', '.join(result.fields) or 'none'}), got {x!r}")
     field = x or result.fields[0]
     fig, ax = figure_of(ax, (6.4, 4.4))
-    title, scale = _AXES.get(field, (field, 1.0))
+    x_label, scale = _AXES.get(field, (field, 1.0))
     drawn, groups = METRICS[metric], _by_estimator(result.summary())
     names = {name: name for name in groups} if labels is None else labels
+    most = max((entry.trials for name in names for entry in groups.get(name, [])), default=0)
     for number, (name, label) in enumerate(names.items()):
         entries = groups.get(name, [])
         at = np.array([scale * entry.point[field] for entry in entries], float)
-        _draw_curve(ax, at, entries, drawn, label, curve_style(name, number))
-        if number == 0 and drawn.bound is not None:
+        few = bool(entries) and max(entry.trials for entry in entries) < most / 2
+        style = curve_style(name, number) | ({"ls": "none"} if few else {})
+        _draw_curve(ax, at, entries, drawn, label, style)
+        if drawn.bound is not None and (number == 0 or few):
             bound = [getattr(entry, drawn.bound) for entry in entries]
-            ax.plot(at, bound, label="hybrid Cramér-Rao bound", gid="bound", **BOUND_STYLE)
+            own = {"ls": "none", "marker": "_", "ms": 12} if few else {}
+            title = f"bound of {label}" if few else "hybrid Cramér-Rao bound"
+            ax.plot(at, bound, label=title, gid="bound", **{**BOUND_STYLE, **own})
     if drawn.is_log:
         ax.set_yscale("log")
         readable_log(ax.yaxis)
     if field in _COUNTS:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set(xlabel=title, ylabel=drawn.label)
+    ax.set(xlabel=x_label, ylabel=drawn.label)
     ax.grid(alpha=0.3, which="both" if drawn.is_log else "major", lw=0.5)
     return fig, ax
 
