@@ -308,6 +308,17 @@ def test_rates_without_errors_are_upper_limits(swept):
     assert limits.lines[0].get_ydata() == pytest.approx([3 / entry.symbols])
 
 
+def test_few_blocks_show_their_own_bound(swept):
+    few = tuple(row for row in swept.rows if row.estimator == "nomp" or row.trial == 0)
+    rows = [replace(row, trial=row.trial + 2) for row in few if row.estimator == "nomp"]
+    result = replace(swept, rows=(*few, *rows))  # four trials of one estimator, one of the other
+    _, ax = plotting.sweep_curves(result, "nmse_db", labels={"nomp": "NOMP", "ls": "LS"})
+    assert list(curves_of(ax, "bound")) == ["hybrid Cramér-Rao bound", "bound of LS"]
+    assert [line.get_linestyle() for line in ax.lines if line.get_label() in ("LS", "bound of LS")] == 2 * [
+        "None"
+    ]
+
+
 def test_every_metric_draws(swept):
     for metric in ("rmse_m", "found_percent", "false_alarms", "bit_error_rate", "user_rmse_m", "seconds"):
         _, ax = plotting.sweep_curves(swept, metric)
