@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,11 +92,13 @@ def metric_panels(
     labels = {name: LABELS[name] for name in estimators}
     for ax, metric in zip(axes[0], metrics):
         sweep_curves(result, metric, labels=labels, ax=ax)
-        if log_x:
+        if log_x and isfinite(ax.dataLim.minposx):
             ax.set_xscale("log")
             readable_log(ax.xaxis)
     legend_above(figure)
-    limits = "; arrows: no error, upper limit at 95 %" if _RATES.intersection(metrics) else ""
+    shown = [entry for entry in result.summary() if entry.estimator in labels]
+    has_limits = any(entry.symbols and not entry.symbol_errors for entry in shown)
+    limits = "; arrows: no error, upper limit at 95 %" if has_limits and _RATES.intersection(metrics) else ""
     caption = f"{describe_sweep(result, described, labels)}{limits}"
     rows = [
         {key: value for key, value in row.items() if key != "seconds"}  # of a machine that may be busy

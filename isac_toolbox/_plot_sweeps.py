@@ -121,11 +121,12 @@ def sweep_curves(
         style = curve_style(name, number) | ({"ls": "none"} if few else {})
         _draw_curve(ax, at, entries, drawn, label, style)
         if drawn.bound is not None and (number == 0 or few):
-            bound = [getattr(entry, drawn.bound) for entry in entries]
+            bound = np.array([getattr(entry, drawn.bound) for entry in entries], float)
+            exists = np.isfinite(bound) & (bound > 0 if drawn.is_log else True)
             own = {"ls": "none", "marker": "_", "ms": 12} if few else {}
             title = f"bound of {label}" if few else "hybrid Cramér-Rao bound"
-            ax.plot(at, bound, label=title, gid="bound", **{**BOUND_STYLE, **own})
-    if drawn.is_log:
+            ax.plot(at[exists], bound[exists], label=title, gid="bound", **{**BOUND_STYLE, **own})
+    if drawn.is_log and np.isfinite(ax.dataLim.minposy):
         ax.set_yscale("log")
         readable_log(ax.yaxis)
     if field in _COUNTS:

@@ -319,6 +319,12 @@ def test_few_blocks_show_their_own_bound(swept):
     ]
 
 
+def test_nothing_to_draw_on_a_logarithmic_axis(swept):
+    fig, ax = plotting.sweep_curves(swept, "rmse_m", labels={"ls": "LS"})  # least squares finds no scatterers
+    fig.canvas.draw()
+    assert not curves_of(ax) and ax.get_yscale() == "linear"
+
+
 def test_every_metric_draws(swept):
     for metric in ("rmse_m", "found_percent", "false_alarms", "bit_error_rate", "user_rmse_m", "seconds"):
         _, ax = plotting.sweep_curves(swept, metric)
