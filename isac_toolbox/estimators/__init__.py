@@ -2,6 +2,7 @@
 
 from isac_toolbox.estimators.baselines import NOMP, GenieLMMSE, LeastSquares
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
+from isac_toolbox.estimators.channel_only import result_from_channel
 from isac_toolbox.estimators.music_scvbi import MusicSCVBI
 from isac_toolbox.estimators.omp import OMP
 from isac_toolbox.estimators.recorder import SceneRecorder, SceneSnapshot
@@ -18,4 +19,5 @@ __all__ = [
     "MusicSCVBI",
     "SceneRecorder",
     "SceneSnapshot",
+    "result_from_channel",
 ]

@@ -13,17 +13,17 @@ from threadpoolctl import threadpool_limits
 
 from isac_toolbox._validation import check_positive
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.channel.scene import Paths
 from isac_toolbox.estimators.assemble import SceneBelief, assemble_result
+from isac_toolbox.estimators.channel_only import check_observation, result_from_channel, single_record
 from isac_toolbox.estimators.coarse_nomp import newtonised_omp
-from isac_toolbox.estimators.detection import ChannelKnowledge, Detection, detect
+from isac_toolbox.estimators.detection import ChannelKnowledge, detect
 from isac_toolbox.estimators.gauss_newton import Fit, Problem, evaluate, refine
 from isac_toolbox.estimators.locate import fuse_points, place_points
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.statistics import amplitude_scale, least_squares_channel, pilot_statistics
-from isac_toolbox.inference.turbo import History, IterationRecord, TurboLoop
+from isac_toolbox.inference.turbo import TurboLoop
 
 if TYPE_CHECKING:
     from isac_toolbox.scenario import Truth
@@ -90,7 +90,7 @@ class NOMP:
         noise_variance = 1 / problem.noise_precision
         detection = detect(obs, received, channel, noise_variance, joint=False)
         belief = certain_belief(problem, fit, sight, seen)
-        history = single_record(noise_variance * scale**2, len(free_fit.paths), start)
+        history = single_record(noise_variance * scale**2, len(free_fit.paths), perf_counter() - start)
         return assemble_result(
             "NOMP", obs, belief, detection, scale, history, "finished", True, channel_fit=free_fit
         )
@@ -132,18 +132,14 @@ class LeastSquares:
         noise_variance = _least_squares_noise(obs, received, channel)
         inverse = np.linalg.pinv(statistics.coupling, hermitian=True)
         per_user = noise_variance * np.mean(np.real(np.einsum("nkk->kn", inverse)), axis=1)
-        detection = detect(
-            obs, received, ChannelKnowledge(channel, white_variance=per_user), noise_variance, joint=False
-        )
         variance = np.broadcast_to(per_user[:, None, None], channel.shape)
-        return _without_scene(
-            "LeastSquares",
+        return result_from_channel(
             obs,
             channel * scale,
-            variance * scale**2,
-            detection,
             noise_variance * scale**2,
-            single_record(noise_variance * scale**2, obs.n_users, start),
+            channel_variance=variance * scale**2,
+            estimator="LeastSquares",
+            seconds=perf_counter() - start,
         )
 
 
@@ -232,58 +228,8 @@ class GenieLMMSE:
             symbol_mean=detection.moments.mean,
             symbol_decision=detection.decision,
             llr=detection.llr,
-            history=single_record(truth.noise_variance, int(truth.visibility.sum()), start),
+            history=single_record(truth.noise_variance, int(truth.visibility.sum()), perf_counter() - start),
             converged=True,
             n_iter=1,
             status="finished",
         )
-
-
-def _without_scene(
-    name: str,
-    obs: UplinkObservation,
-    channel: NDArray[np.complex128],
-    variance: NDArray[np.float64],
-    detection: Detection,
-    noise_variance: float,
-    history: History,
-) -> EstimationResult:
-    """A result that knows the channel only; users and clocks stay nominal, lines of sight undecided."""
-    n_users = obs.n_users
-    nothing = Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros((n_users, 0)))
-    return EstimationResult(
-        estimator=name,
-        channel=channel,
-        channel_variance=np.ascontiguousarray(variance),
-        scatterer_positions_m=nothing.scatterer_positions_m,
-        scatterer_probability=nothing.scatterer_probability,
-        scatterer_covariance_m2=np.zeros((0, 3, 3)),
-        visibility_probability=nothing.visibility_probability,
-        candidates=nothing,
-        line_of_sight_probability=np.full(n_users, 0.5),
-        unlocated_paths=UnlocatedPaths.none(),
-        user_positions_m=obs.user_positions_m,
-        user_position_covariance_m2=obs.user_position_stds_m[:, :, None] ** 2 * np.eye(3),
-        time_offsets_s=np.zeros(n_users),
-        time_offset_std_s=np.array(obs.time_offset_stds_s),
-        noise_variance=noise_variance,
-        symbol_mean=detection.moments.mean,
-        symbol_decision=detection.decision,
-        llr=detection.llr,
-        history=history,
-        converged=True,
-        n_iter=1,
-        status="finished",
-    )
-
-
-def single_record(noise_variance: float, n_active: int, start: float) -> History:
-    """History of a method without iterations: one row, no objective."""
-    history = History()
-    history.append(IterationRecord(float("nan"), noise_variance, n_active, perf_counter() - start))
-    return history
-
-
-def check_observation(obs: object) -> None:
-    if not isinstance(obs, UplinkObservation):
-        raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")

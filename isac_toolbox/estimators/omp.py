@@ -15,7 +15,8 @@ from isac_toolbox._validation import check_integer, check_positive
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.scene import Paths, Scene
 from isac_toolbox.estimators.assemble import assemble_result
-from isac_toolbox.estimators.baselines import certain_belief, check_observation, single_record
+from isac_toolbox.estimators.baselines import certain_belief
+from isac_toolbox.estimators.channel_only import check_observation, single_record
 from isac_toolbox.estimators.detection import ChannelKnowledge, detect
 from isac_toolbox.estimators.gauss_newton import (
     Fit,
@@ -116,7 +117,7 @@ class OMP:
         noise_variance = 1 / problem.noise_precision
         detection = detect(obs, received, channel, noise_variance, joint=False)
         sight, seen, _ = fit.paths.membership(obs.n_users, len(fit.scene.points_m))
-        history = single_record(noise_variance * scale**2, len(fit.paths), start)
+        history = single_record(noise_variance * scale**2, len(fit.paths), perf_counter() - start)
         result = assemble_result(
             "OMP",
             obs,
