@@ -63,6 +63,14 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     docs/theory.md, section 8. Visibility is known; unlocated paths count with free direction and delay.
     Paths that the block cannot tell apart make the Fisher matrix singular; a tiny ridge then keeps the
     channel's bound finite and the positions' very large.
+
+    Examples
+    --------
+    >>> import isac_toolbox as isac
+    >>> sim = isac.Scenario.load("urban_uplink").simulate(seed=0)
+    >>> bound = isac.bounds.hybrid_crb(sim)
+    >>> round(bound.channel_nmse_db, 1), bound.position_rmse_m.shape
+    (-47.5, (8,))
     """
     obs, truth = simulation.observation, simulation.truth
     receiver = Receiver.of(obs)

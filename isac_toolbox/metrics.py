@@ -30,10 +30,27 @@ __all__ = [
 def channel_nmse_db(estimate: ArrayLike, truth: ArrayLike) -> float:
     """Normalised mean squared error ``sum |h_hat - h|^2 / sum |h|^2`` over all users, in dB.
 
+    Parameters
+    ----------
+    estimate, truth : array_like of complex, shape (K, N, M)
+
+    Returns
+    -------
+    float
+        Minus infinity for a perfect estimate.
+
     Raises
     ------
     ValueError
         If the shapes differ, the truth is zero, or values are not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from isac_toolbox import metrics
+    >>> h = np.ones((1, 2, 2), complex)
+    >>> round(metrics.channel_nmse_db(0.9 * h, h), 3)
+    -20.0
     """
     h_hat, h = as_array("estimate", estimate, complex), as_array("truth", truth, complex)
     if h_hat.shape != h.shape:
@@ -44,7 +61,7 @@ def channel_nmse_db(estimate: ArrayLike, truth: ArrayLike) -> float:
     if energy == 0:
         raise ValueError("truth must not be all zero")
     error = float(np.sum(np.abs(h_hat - h) ** 2))
-    return 10 * np.log10(error / energy) if error > 0 else -np.inf
+    return float(10 * np.log10(error / energy)) if error > 0 else -np.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +100,22 @@ def localisation(estimate_m: ArrayLike, truth_m: ArrayLike, max_distance_m: floa
     estimate_m, truth_m : array_like, shape (S_hat, 3) and (S, 3)
     max_distance_m : float
 
+    Returns
+    -------
+    Localisation
+
     Raises
     ------
     ValueError
         For wrong shapes, values that are not finite, or a distance that is not positive.
+
+    Examples
+    --------
+    >>> from isac_toolbox import metrics
+    >>> truth = [[30, 0, 5], [60, 10, 2], [50, -20, 8]]
+    >>> found = metrics.localisation([[30.3, 0, 5.4], [60, 10, 9]], truth)
+    >>> found.hits, found.misses, found.false_alarms, round(found.rmse_m, 3)
+    (1, 2, 1, 0.5)
     """
     check_positive("max_distance_m", max_distance_m)
     estimate, truth = as_array("estimate_m", estimate_m, float), as_array("truth_m", truth_m, float)
@@ -117,14 +146,36 @@ def localisation(estimate_m: ArrayLike, truth_m: ArrayLike, max_distance_m: floa
 
 
 def symbol_error_rate(result: EstimationResult, simulation: Simulation) -> float:
-    """Share of wrong data symbols; NaN if the block carries none."""
+    """Share of wrong data symbols; NaN if the block carries none.
+
+    Parameters
+    ----------
+    result : EstimationResult
+    simulation : Simulation
+        The simulation that made the observation.
+
+    Returns
+    -------
+    float
+    """
     sent = simulation.truth.symbol_indices
     data = sent >= 0
     return float(np.mean(result.symbol_decision[data] != sent[data])) if data.any() else float("nan")
 
 
 def bit_error_rate(result: EstimationResult, simulation: Simulation) -> float:
-    """Share of wrong bits of the data symbols; NaN if the block carries none."""
+    """Share of wrong bits of the data symbols; NaN if the block carries none.
+
+    Parameters
+    ----------
+    result : EstimationResult
+    simulation : Simulation
+        The simulation that made the observation.
+
+    Returns
+    -------
+    float
+    """
     sent = simulation.truth.symbol_indices
     data = sent >= 0
     bits = bit_labels(simulation.observation.constellation.size)
@@ -152,6 +203,13 @@ def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, n_bin
     ------
     ValueError
         For different lengths, nothing at all, or probabilities outside [0, 1].
+
+    Examples
+    --------
+    >>> from isac_toolbox import metrics
+    >>> stated, happened = [0.9, 0.9, 0.9, 0.9, 0.1], [True, True, True, False, False]
+    >>> round(metrics.expected_calibration_error(stated, happened), 3)
+    0.14
     """
     p, event = _scores_and_events("probability", probability, outcome)
     if np.any((p < 0) | (p > 1)):
@@ -169,10 +227,21 @@ def auroc(score: ArrayLike, outcome: ArrayLike) -> float:
     score : array_like, shape (n,)
     outcome : array_like of bool, shape (n,)
 
+    Returns
+    -------
+    float
+        1 where every event scores above every non-event, 0.5 by chance.
+
     Raises
     ------
     ValueError
         For different lengths, or where there is no event or no non-event.
+
+    Examples
+    --------
+    >>> from isac_toolbox import metrics
+    >>> metrics.auroc([0.1, 0.4, 0.35, 0.8], [False, False, True, True])
+    0.75
     """
     s, event = _scores_and_events("score", score, outcome)
     n_events = int(np.count_nonzero(event))

@@ -85,6 +85,13 @@ class Scenario(BaseModel):
 
     Load a ready one with :meth:`load`, change fields with :meth:`replace`, draw with :meth:`simulate`.
     Fields are listed with their meaning in ``scenarios/urban_uplink.toml``.
+
+    Examples
+    --------
+    >>> import isac_toolbox as isac
+    >>> scenario = isac.Scenario.load("low_snr").replace(n_users=2, n_pilot_symbols=2)
+    >>> scenario.simulate(seed=3).truth.channel.shape
+    (2, 64, 64)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -38,6 +38,17 @@ class UniformPlanarArray:
     Notes
     -----
     Array response: docs/theory.md, section 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import isac_toolbox as isac
+    >>> array = isac.UniformPlanarArray((4, 2), elevation_rad=-0.1)
+    >>> array.n_elements
+    8
+    >>> response = array.steering(array.axes[0])  # towards the boresight all elements are in phase
+    >>> np.allclose(response, 1)
+    True
     """
 
     shape: tuple[int, int] = (8, 8)

@@ -83,6 +83,14 @@ class Environment:
     def select_users(self, users: Sequence[int]) -> Environment:
         """Keep only these users, and the scatterers that one of them sees.
 
+        Parameters
+        ----------
+        users : sequence of int
+
+        Returns
+        -------
+        Environment
+
         Raises
         ------
         ValueError
@@ -160,6 +168,16 @@ def draw_environment(settings: DrawSettings, rng: np.random.Generator) -> Enviro
     that of free space over its length, less a reflection loss drawn per path in dB; its phase is uniform.
     Scatterers that no user sees are left out. On a monostatic link the one user is the base station itself,
     without a line of sight.
+
+    Parameters
+    ----------
+    settings : DrawSettings
+        Anything with these fields, such as a scenario.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Environment
 
     Raises
     ------
@@ -287,6 +305,13 @@ def load_traced(path: str | Path, *, margin_m: float = 10.0) -> Environment:
     of sight, 1 = single bounce, more = further bounces), ``path_gain (P,)``, ``path_delay_s (P,)``,
     ``path_first_bounce_m (P, 3)`` (NaN on the line of sight). The shipped files were traced with
     sionna-rt 2.2.0 (Apache-2.0) at 3.5 GHz, specular reflections, at most two bounces.
+
+    Examples
+    --------
+    >>> import isac_toolbox as isac
+    >>> munich = isac.load_traced("munich")
+    >>> munich.n_users, munich.scatterer_positions_m.shape
+    (24, (84, 3))
     """
     source = Path(path)
     if source.is_file():

@@ -35,6 +35,13 @@ def qam_constellation(modulation: str) -> NDArray[np.complex128]:
     ------
     ValueError
         For an unknown name (the known ones are listed).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import isac_toolbox as isac
+    >>> np.round(isac.qam_constellation("qpsk"), 3)
+    array([-0.707-0.707j, -0.707+0.707j,  0.707-0.707j,  0.707+0.707j])
     """
     if modulation not in MODULATIONS:
         raise ValueError(f"modulation must be one of {', '.join(MODULATIONS)}, got {modulation!r}")
@@ -46,7 +53,23 @@ def qam_constellation(modulation: str) -> NDArray[np.complex128]:
 
 
 def bit_labels(n_points: int) -> NDArray[np.bool_]:
-    """Bits of every constellation index, most significant first, shape (Q, bits)."""
+    """Bits of every constellation index, most significant first, shape (Q, bits).
+
+    Parameters
+    ----------
+    n_points : int
+        Size Q of the constellation, a power of two.
+
+    Returns
+    -------
+    ndarray of bool, shape (Q, bits)
+
+    Examples
+    --------
+    >>> from isac_toolbox.channel import bit_labels
+    >>> bit_labels(4).astype(int).tolist()
+    [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
     n_bits = int(n_points).bit_length() - 1
     shifts = np.arange(n_bits - 1, -1, -1)
     return (np.arange(n_points)[:, None] >> shifts & 1).astype(bool)

@@ -108,6 +108,15 @@ def noise_variance_for_snr(channel: ComplexArray, snr_db: float) -> float:
 
     ``SNR = mean over k, n, m of |h_knm|^2 E|u|^2 / sigma^2`` with ``E|u|^2 = 1``
     (docs/theory.md, section 1).
+
+    Parameters
+    ----------
+    channel : ndarray of complex, shape (K, N, M)
+    snr_db : float
+
+    Returns
+    -------
+    float
     """
     return float(np.mean(np.abs(channel) ** 2) / 10 ** (snr_db / 10))
 

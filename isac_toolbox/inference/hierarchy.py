@@ -339,6 +339,12 @@ class ThreeLayerPrior:
         `rho1 = sum pi / sum pi (|m|^2 + w)`, `w = 1/(1/v + rho1)`, `m = w r / v`. The old value enters with
         the weight of `SLAB_PRIOR_COUNT` coefficients: fixed points stay, and an empty class keeps its value.
 
+        Parameters
+        ----------
+        state : PriorState
+        message : GaussianMessage
+        classes : ndarray of int, shape (n,)
+
         Notes
         -----
         Source: docs/theory.md, section 3, step 3.

@@ -15,6 +15,14 @@ def gaussian_log_ratio(
     `L = ln((v + 1/rho0)/(v + 1/rho1)) + |r|^2 (1/(v + 1/rho0) - 1/(v + 1/rho1))`, halved for real
     coefficients. Both differences are formed before they are taken, so nothing cancels.
 
+    Parameters
+    ----------
+    message : GaussianMessage
+    slab_precision, spike_precision : array_like, shape (n,)
+        Prior precisions `rho1` and `rho0` of the two branches.
+    is_complex : bool
+        Whether the coefficients are complex.
+
     Returns
     -------
     ndarray, shape (n,)
@@ -34,7 +42,18 @@ def gaussian_log_ratio(
 def branch_variances(
     message: GaussianMessage, slab_precision: np.ndarray, spike_precision: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior variances `w_s = 1/(1/v + rho_s)` of the slab and of the spike branch, each (n,)."""
+    """Posterior variances `w_s = 1/(1/v + rho_s)` of the slab and of the spike branch, each (n,).
+
+    Parameters
+    ----------
+    message : GaussianMessage
+    slab_precision, spike_precision : array_like, shape (n,)
+        Prior precisions `rho1` and `rho0` of the two branches.
+
+    Returns
+    -------
+    slab, spike : ndarray, shape (n,)
+    """
     data_precision = 1.0 / message.variance
     return 1.0 / (data_precision + slab_precision), 1.0 / (data_precision + spike_precision)
 
@@ -49,6 +68,14 @@ def mixture_moments(
 
     Branch `s` has variance `w_s = 1/(1/v + rho_s)` and mean `m_s = w_s r / v`; the branches are weighted by
     `pi` and `1 - pi`.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (n,)
+        Probability `pi` of the slab.
+    message : GaussianMessage
+    slab_precision, spike_precision : array_like, shape (n,)
+        Prior precisions `rho1` and `rho0` of the two branches.
 
     Returns
     -------

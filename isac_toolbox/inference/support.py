@@ -164,6 +164,12 @@ class GatedChain:
     -----
     `learn` changes a scalar parameter, and with `tie` every member parameter (one value per label). Vectors
     without `tie`, and a vector of gates, are kept as given. Source: docs/theory.md, section 4.
+
+    Examples
+    --------
+    >>> chain = GatedChain([4, 4], gate=0.2)  # what the neighbours say about members without evidence
+    >>> np.sign(chain.extrinsic_log_odds(np.array([3.0, 0, 3, 3, -3, 0, -3, -3]))[[1, 5]]).tolist()
+    [1.0, -1.0]
     """
 
     def __init__(

@@ -42,7 +42,12 @@ class IterationRecord:
 
 @dataclass
 class History:
-    """Records of all iterations, readable by row (indexing) or by column (properties)."""
+    """What all iterations left behind, readable by row (indexing) or by column (properties).
+
+    Attributes
+    ----------
+    records : list of IterationRecord
+    """
 
     records: list[IterationRecord] = field(default_factory=list)
 

@@ -3,15 +3,17 @@
 PyTorch lives only in this package; the prior, the support graphs and their messages are
 `isac_toolbox.inference`, the same functions that the channel estimators call.
 
->>> compressor = TurboVBICompressor(model, temperature=0.2)           # a trained torch.nn.Module
->>> compressor.fit(train_loader, epochs=30)                           # any loader of (x, y)
->>> compressor.finetune(train_loader, epochs=10, teacher=model)
->>> compressor.report().compression, compressor.report().neurons_kept
->>> small = compressor.export()                                       # a smaller plain torch.nn.Module
+With a trained ``torch.nn.Module`` and any loader of ``(x, y)``::
 
-`SSVI` trains Bayesian networks that are sparse from the first step (docs/theory-ssvi.md):
+    compressor = TurboVBICompressor(model, temperature=0.2)
+    compressor.fit(train_loader, epochs=30)
+    compressor.finetune(train_loader, epochs=10, teacher=model)
+    compressor.report().compression, compressor.report().neurons_kept
+    small = compressor.export()  # a smaller plain torch.nn.Module
 
->>> SSVI(model, density=0.05).fit(train_loader, epochs=30).predict_proba(x, n_samples=10)
+`SSVI` trains Bayesian networks that are sparse from the first step (docs/theory-ssvi.md)::
+
+    SSVI(model, density=0.05).fit(train_loader, epochs=30).predict_proba(x, n_samples=10)
 """
 
 from __future__ import annotations

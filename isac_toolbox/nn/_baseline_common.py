@@ -57,7 +57,18 @@ class Finetuning:
     seed: int = 0
 
     def run(self, model: nn.Module, loader: Any, epochs: int, first_epoch: int = 0, **hooks: Any) -> None:
-        """Train in place."""
+        """Train in place.
+
+        Parameters
+        ----------
+        model : nn.Module
+        loader : iterable of (x, y)
+        epochs : int
+        first_epoch : int
+            Number of epochs that went before.
+        **hooks
+            Passed on to `training.train`.
+        """
         train(
             model,
             loader,

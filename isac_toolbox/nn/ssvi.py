@@ -2,9 +2,6 @@
 
 Source of the method: Li, Miao, Qiu, Zhang, "Training Bayesian neural networks with sparse subspace
 variational inference", ICLR 2024, arXiv:2402.11025.
-
->>> ssvi = SSVI(model, density=0.05).fit(train_loader, epochs=30)
->>> ssvi.predict_proba(x, n_samples=10), ssvi.report().density, ssvi.training_state_bytes()["total"]
 """
 
 from __future__ import annotations
@@ -231,7 +228,7 @@ class SSVI(SparseClassifier):
     density : float
         Active part of the weights, in (0, 1].
     removal : str
-        Score whose lowest weights leave: ``"snr"`` (`|mu| / sigma`; SNR(|w|) ranks alike), ``"magnitude"``,
+        Score whose lowest weights leave: ``"snr"`` (`|mu| / sigma`; `SNR(|w|)` ranks alike), ``"magnitude"``,
         ``"mean_abs"`` (`E|w|`), ``"exp_mean"`` (`E exp(l|w|)`), ``"exp_snr"`` (SNR of `exp(l|w|)`; it falls
         with `|mu|`, so it keeps small weights, and warns), or ``"structured"`` (log-odds of a gated chain;
         with ``addition="structured"``).
@@ -280,6 +277,16 @@ class SSVI(SparseClassifier):
     Notes
     -----
     Source: docs/theory-ssvi.md, sections 1 to 6; Li, Miao, Qiu, Zhang, ICLR 2024, arXiv:2402.11025.
+
+    Examples
+    --------
+    >>> from isac_toolbox.nn import SSVI, TensorLoader, load_digits_split
+    >>> from isac_toolbox.nn.models import mlp
+    >>> train, _, test = load_digits_split(seed=0)
+    >>> ssvi = SSVI(mlp(64, (32,), 10), density=0.2)
+    >>> _ = ssvi.fit(TensorLoader.from_dataset(train, batch_size=128), epochs=1)
+    >>> round(ssvi.report().density, 2), ssvi.predict_proba(test.tensors[0], n_samples=3).shape[1]
+    (0.2, 10)
     """
 
     def __init__(

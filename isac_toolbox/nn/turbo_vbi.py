@@ -87,6 +87,16 @@ class TurboVBICompressor(PosteriorTraining):
     Notes
     -----
     Source: docs/theory-networks.md, sections 2 to 5.
+
+    Examples
+    --------
+    >>> from isac_toolbox.nn import TensorLoader, TurboVBICompressor, load_digits_split
+    >>> from isac_toolbox.nn.models import mlp
+    >>> train, _, test = load_digits_split(seed=0)
+    >>> compressor = TurboVBICompressor(mlp(64, (32,), 10), warmup_epochs=1)
+    >>> _ = compressor.fit(TensorLoader.from_dataset(train, batch_size=128), epochs=2)
+    >>> compressor.report().n_parameters_dense, compressor.predict_proba(test.tensors[0]).shape[1]
+    (2410, 10)
     """
 
     def __init__(

@@ -68,8 +68,8 @@ def sweep(
         Values of scenario fields; every combination is a point. All points are checked before any work.
     estimators : mapping of str to estimator, or list of str, optional
         An estimator is an object with ``estimate(obs)``, a function of the truth that makes one
-        (``isac.GenieLMMSE`` itself), or a name of :data:`isac_toolbox._catalogue.CATALOGUE`.
-        A list takes names of that catalogue. ``EMTurboBiSVBI`` if not given.
+        (``isac.GenieLMMSE`` itself), or a name that
+        ``isac estimate --estimator`` takes. A list takes such names. ``EMTurboBiSVBI`` if not given.
     trials : int
         Per point; trial ``i`` of a point is the same block for every estimator.
     seed : int
@@ -105,6 +105,16 @@ def sweep(
         If the workers are lost. What had arrived stays in the store.
     SweepInterrupted
         On Ctrl-C, with the rows that had arrived.
+
+    Examples
+    --------
+    >>> import isac_toolbox as isac
+    >>> scenario = isac.Scenario.load("urban_uplink").replace(n_data_symbols=2)
+    >>> result = isac.sweep(scenario, {"snr_db": [0, 20]}, {"ls": isac.LeastSquares()}, trials=2)
+    >>> result
+    SweepResult(2 points, 4 rows, 0 failed, estimators: ls)
+    >>> [round(entry.nmse_db) for entry in result.summary()]
+    [-6, -26]
     """
     chosen = {"bisvbi": EMTurboBiSVBI()} if estimators is None else estimators
     plan = make_plan(scenario, vary, chosen, trials, seed)
@@ -127,6 +137,15 @@ def sweep(
 
 def load_sweep(path: str | Path) -> SweepResult:
     """Read everything that a store holds, also while a sweep writes it.
+
+    Parameters
+    ----------
+    path : path
+        SQLite file that :func:`sweep` wrote as its ``store``.
+
+    Returns
+    -------
+    SweepResult
 
     Raises
     ------
