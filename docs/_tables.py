@@ -1,2 +1,217 @@
-def write_pages(root, target):
-    pass
+"""Pages of tables from what the benchmarks and figures have stored; nothing in them is typed by hand."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY_TEXT = "Made from stored results when this manual was built; the scripts are in the repository."
+_MOST_ROWS = 60
+# heads of columns that hold results; what stands before the first of them names the case
+_FIGURE = r"found|recall|false|NMSE|blocks|gap|RMSE|BER|SER|errors|(median|worst) s$"
+
+
+@dataclass
+class Table:
+    """A table printed by a benchmark: title, heads, rows of cells."""
+
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
+def write_pages(root: Path, target: Path) -> list[Path]:
+    """Write every page for which ``root`` holds results; return their paths."""
+    pages = {
+        "accuracy": accuracy_page(root / "benchmarks" / "accuracy"),
+        "speed": speed_page(root / "benchmarks"),
+        "networks": networks_page(root / "benchmarks" / "nn"),
+        "figures": figures_page(root / "figures" / "renders"),
+    }
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, lines in pages.items():
+        path = target / f"{name}.md"
+        if lines:
+            text = "\n".join(lines) + "\n"
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                path.write_text(text, encoding="utf-8")
+            written.append(path)
+        else:
+            path.unlink(missing_ok=True)
+    return written
+
+
+# Pages -----------------------------------------------------------------------------------------------------
+
+
+def accuracy_page(folder: Path) -> list[str]:
+    """Every stored accuracy benchmark with what its script says about it."""
+    sections = [line for path in sorted(folder.glob("*.txt")) for line in stored_section(path)]
+    return ["# Accuracy", "", REPOSITORY_TEXT, "", *sections] if sections else []
+
+
+def speed_page(benchmarks: Path) -> list[str]:
+    """Stored speed benchmarks, seconds of the accuracy benchmarks, and where the notes say it stands."""
+    lines = [line for path in sorted((benchmarks / "speed").glob("*.txt")) for line in stored_section(path)]
+    seconds = [line for path in sorted((benchmarks / "accuracy").glob("*.txt")) for line in seconds_of(path)]
+    if seconds:
+        lines += ["## Seconds per block", ""]
+        lines += [
+            "Measured beside the accuracy, one thread per estimate, other processes running.",
+            "",
+            *seconds,
+        ]
+    notes = benchmarks / "NOTES.md"
+    if notes.exists():
+        lines += ["## Where the performance notes stand", "", *section_of(notes, "Where it stands")]
+    return ["# Speed", "", REPOSITORY_TEXT, "", *lines] if lines else []
+
+
+def networks_page(folder: Path) -> list[str]:
+    """Runs of network compression and of SSVI, pooled over seeds."""
+    lines = []
+    for path in sorted(folder.glob("*.jsonl")):
+        script = path.with_suffix(".py")
+        lines += [f"## {path.stem}", "", *description(script), *pooled_runs(path)]
+    return ["# Networks", "", REPOSITORY_TEXT, "", *lines] if lines else []
+
+
+def figures_page(folder: Path) -> list[str]:
+    """Rendered figures with their numbers."""
+    lines = []
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+        lines += [f"## {path.stem.replace('_', ' ')}", ""]
+        picture = path.with_suffix(".png")
+        if picture.exists():
+            lines += [f"![{path.stem}](../../figures/renders/{picture.name})", ""]
+        if 1 < len(rows) <= _MOST_ROWS:
+            lines += markdown(rows[0], rows[1:])
+        else:
+            lines += [f"The {max(len(rows) - 1, 0)} rows are in `figures/renders/{path.name}`.", ""]
+    return ["# Figures", "", REPOSITORY_TEXT, "", *lines] if lines else []
+
+
+# Parts of pages --------------------------------------------------------------------------------------------
+
+
+def stored_section(path: Path) -> list[str]:
+    """A section of a stored text: the script's description, then every table."""
+    lines = [f"## {path.stem.replace('_', ' ')}", "", *description(path.with_suffix(".py"))]
+    for part in read_stored(path.read_text(encoding="utf-8")):
+        if isinstance(part, Table):
+            lines += [f"**{escaped(part.title)}**", ""] if part.title else []
+            lines += markdown(part.heads, part.rows)
+        else:
+            lines += [escaped(part), ""]
+    return lines
+
+
+def seconds_of(path: Path) -> list[str]:
+    """The columns of seconds of a stored text, beside what names the case, where it has them."""
+    lines = []
+    for part in read_stored(path.read_text(encoding="utf-8")):
+        if isinstance(part, Table) and "median s" in part.heads:
+            figures = [i for i, head in enumerate(part.heads) if re.search(_FIGURE, head)]
+            chosen = [*range(figures[0]), *(i for i in figures if part.heads[i].endswith(" s"))]
+            lines += [f"**{escaped(part.title)}**", ""]
+            lines += markdown(
+                [part.heads[i] for i in chosen], [[row[i] for i in chosen] for row in part.rows]
+            )
+    return lines
+
+
+def description(script: Path) -> list[str]:
+    """The docstring of a benchmark's script as Markdown."""
+    if not script.exists():
+        return []
+    text = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
+    text = re.sub(r":\w+:`", "`", text)
+    text = re.sub(r"^(?:    )?(python [^\n]+)$", r"    \1", text, flags=re.MULTILINE)
+    return [text, "", f"Script: `{'/'.join(script.parts[-3:])}`.", ""]
+
+
+def section_of(path: Path, heading: str) -> list[str]:
+    """The text below one heading of a Markdown file."""
+    text = path.read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    return [found.group(1).strip(), ""] if found else []
+
+
+def pooled_runs(path: Path) -> list[str]:
+    """Mean and standard deviation over seeds of the figures that finished runs have in common."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for text in path.read_text(encoding="utf-8").splitlines():
+        run = json.loads(text)
+        groups[tuple(str(run.get(name, "")) for name in ("network", "point", "method"))].append(run)
+    shown = ("test_accuracy", "density", "compression", "macs", "nll", "ece")
+    names = [n for n in shown if any(isinstance(r.get(n), (int, float)) for g in groups.values() for r in g)]
+    rows = []
+    for key, runs in sorted(groups.items()):
+        values = [[r[n] for r in runs if isinstance(r.get(n), (int, float))] for n in names]
+        rows.append([*key, str(len(runs)), *(spread(value) for value in values)])
+    heads = ["network", "point", "method", "seeds", *(name.replace("_", " ") for name in names)]
+    return markdown(heads, rows)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and standard deviation where there are several values."""
+    if not values:
+        return ""
+    mean = statistics.fmean(values)
+    digits = 4 if abs(mean) < 1 else 1 if abs(mean) < 1000 else 0
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+# Reading and writing tables --------------------------------------------------------------------------------
+
+
+def read_stored(text: str) -> list[Table | str]:
+    """Tables drawn with box characters, and the lines of text between them."""
+    parts: list[Table | str] = []
+    between: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("┏"):
+            title = between.pop() if between else ""
+            parts += between
+            between = []
+            parts.append(Table(title, [], []))
+        elif line.startswith(("┃", "│")):
+            add_line(parts[-1], [cell.strip() for cell in re.split("[┃│]", line)[1:-1]], line[0] == "┃")
+        elif line.strip() and not line.startswith(("┡", "└", "├")):
+            between.append(line.strip())
+    return parts + between
+
+
+def add_line(table: Any, cells: list[str], is_head: bool) -> None:
+    """Append a printed line; a head may be wrapped over several."""
+    if not is_head:
+        table.rows.append(cells)
+    elif table.heads:
+        table.heads = [f"{a} {b}".strip() for a, b in zip(table.heads, cells)]
+    else:
+        table.heads = cells
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table and an empty line."""
+    lines = [[escaped(head) for head in heads], ["---"] * len(heads)]
+    lines += [[escaped(cell) for cell in row] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in lines] + [""]
+
+
+def escaped(text: str) -> str:
+    """Text whose special characters Markdown leaves alone."""
+    return re.sub(r"([|*_`<>$\\])", r"\\\1", text)

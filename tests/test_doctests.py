@@ -28,5 +28,5 @@ def test_examples_of(name):
 
 
 def test_the_main_entries_have_examples():
-    rooms = "scenario bounds metrics sweeps channel.array estimators.bisvbi inference.recovery".split()
-    assert {f"isac_toolbox.{room}" for room in rooms} <= set(WITH_EXAMPLES)
+    entries = {"scenario", "bounds", "metrics", "sweeps", "channel.array", "estimators.bisvbi"}
+    assert {f"isac_toolbox.{room}" for room in entries | {"inference.recovery"}} <= set(WITH_EXAMPLES)

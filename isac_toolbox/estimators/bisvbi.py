@@ -164,7 +164,8 @@ class EMTurboBiSVBI:
         ----------
         obs : UplinkObservation
         callback : callable, optional
-            Called with the :class:`~isac_toolbox.inference.TurboLoop` after every iteration; a true return value stops.
+            Called with the loop (:class:`~isac_toolbox.inference.TurboLoop`) after every iteration; a true
+            return value stops.
 
         Returns
         -------
