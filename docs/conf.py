@@ -7,17 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import isac_toolbox
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
 
 # The gallery's pictures are drawn without a screen, its estimates on one thread.
 os.environ.setdefault("MPLBACKEND", "Agg")
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(name, "1")
-
-import _tables
-
-import isac_toolbox
 
 project = "isac_toolbox"
 author = "the authors of isac_toolbox"
@@ -91,4 +88,7 @@ html_theme_options = {
 
 def setup(app: Any) -> None:
     """Write the pages that are made from stored results before Sphinx looks for its sources."""
+    sys.path.insert(0, str(HERE))
+    import _tables
+
     _tables.write_pages(HERE.parent, HERE / "tables")

@@ -34,5 +34,9 @@ print(f"test accuracy {accuracy:.3f} with {report.density:.1%} of the weights")
 mask = compressor.masked_model().fc1.weight.detach() != 0
 fig, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
 ax.imshow(mask, cmap="cividis", interpolation="nearest", aspect="auto")
-ax.set(xlabel="pixel", ylabel="neuron of the first layer", title=f"{mask.any(1).sum()} of {len(mask)} neurons kept")
+ax.set(
+    xlabel="pixel",
+    ylabel="neuron of the first layer",
+    title=f"{mask.any(1).sum()} of {len(mask)} neurons kept",
+)
 print(compressor.export())

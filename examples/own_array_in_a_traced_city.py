@@ -30,4 +30,5 @@ found = isac.metrics.localisation(res.scatterer_positions_m, sim.truth.scatterer
 nmse_db = isac.metrics.channel_nmse_db(res.channel, sim.truth.channel)
 print(f"{len(res.scatterer_positions_m)} points reported, {found.hits} within 2 m of a true one")
 print(f"{(bound.position_rmse_m < 0.7).sum()} true points with a bound below 0.7 m")
-print(f"{len(res.unlocated_paths)} unlocated paths, channel {nmse_db:.1f} dB, bound {bound.channel_nmse_db:.1f} dB")
+print(f"{len(res.unlocated_paths)} unlocated paths")
+print(f"channel NMSE {nmse_db:.1f} dB, bound {bound.channel_nmse_db:.1f} dB")

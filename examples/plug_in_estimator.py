@@ -45,8 +45,8 @@ class DelayBeamThreshold:
 
 
 # %%
-# Every estimator sees the same blocks at every point. With ``store="own.db"`` the sweep may be killed and goes
-# on where it stopped; ``jobs=-1`` takes every processor.
+# Every estimator sees the same blocks at every point. With ``store="own.db"`` the sweep may be killed and
+# goes on where it stopped; ``jobs=-1`` takes every processor.
 def compare(trials=4, **options):
     """Channel error over SNR beside the main estimator, least squares and the bound."""
     estimators = {"own": DelayBeamThreshold(), "bisvbi": isac.EMTurboBiSVBI(), "ls": isac.LeastSquares()}

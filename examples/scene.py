@@ -6,6 +6,8 @@ Three users, eight scatterers, one received block. The estimator sees the block 
 beside what it found.
 """
 
+import numpy as np
+
 import isac_toolbox as isac
 from isac_toolbox import plotting
 
@@ -15,8 +17,6 @@ fig, axes = plotting.scene_3d(res, sim.truth, observation=sim.observation)
 
 # %%
 # Every point comes with its covariance; the bound says what could be hoped for.
-import numpy as np
-
 bound = isac.bounds.hybrid_crb(sim)
 match = isac.metrics.localisation(res.scatterer_positions_m, sim.truth.scatterer_positions_m)
 stated = np.sqrt(np.trace(res.scatterer_covariance_m2, axis1=1, axis2=2))
