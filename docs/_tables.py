@@ -15,6 +15,7 @@ from typing import Any
 
 REPOSITORY_TEXT = "Made from stored results when this manual was built; the scripts are in the repository."
 _MOST_ROWS = 60
+_MOST_LABELS = 2
 # heads of columns that hold results; what stands before the first of them names the case
 _FIGURE = r"found|recall|false|NMSE|blocks|gap|RMSE|BER|SER|errors|(median|worst) s$"
 
@@ -62,6 +63,9 @@ def accuracy_page(folder: Path) -> list[str]:
 def speed_page(benchmarks: Path) -> list[str]:
     """Stored speed benchmarks, seconds of the accuracy benchmarks, and where the notes say it stands."""
     lines = [line for path in sorted((benchmarks / "speed").glob("*.txt")) for line in stored_section(path)]
+    notes = benchmarks / "NOTES.md"
+    if notes.exists():
+        lines += ["## Where the performance notes stand", "", *section_of(notes, "Where it stands")]
     seconds = [line for path in sorted((benchmarks / "accuracy").glob("*.txt")) for line in seconds_of(path)]
     if seconds:
         lines += ["## Seconds per block", ""]
@@ -70,9 +74,6 @@ def speed_page(benchmarks: Path) -> list[str]:
             "",
             *seconds,
         ]
-    notes = benchmarks / "NOTES.md"
-    if notes.exists():
-        lines += ["## Where the performance notes stand", "", *section_of(notes, "Where it stands")]
     return ["# Speed", "", REPOSITORY_TEXT, "", *lines] if lines else []
 
 
@@ -123,6 +124,8 @@ def seconds_of(path: Path) -> list[str]:
     for part in read_stored(path.read_text(encoding="utf-8")):
         if isinstance(part, Table) and "median s" in part.heads:
             figures = [i for i, head in enumerate(part.heads) if re.search(_FIGURE, head)]
+            if figures[0] > _MOST_LABELS:
+                continue  # a study of settings, whose seconds are on the page of accuracy
             chosen = [*range(figures[0]), *(i for i in figures if part.heads[i].endswith(" s"))]
             lines += [f"**{escaped(part.title)}**", ""]
             lines += markdown(
@@ -206,10 +209,11 @@ def add_line(table: Any, cells: list[str], is_head: bool) -> None:
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table and an empty line."""
+    """A Markdown table that may be wider than the page, and an empty line."""
     lines = [[escaped(head) for head in heads], ["---"] * len(heads)]
     lines += [[escaped(cell) for cell in row] for row in rows]
-    return [f"| {' | '.join(line)} |" for line in lines] + [""]
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    return [":::{container} results", "", *table, "", ":::", ""]
 
 
 def escaped(text: str) -> str:

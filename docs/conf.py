@@ -66,7 +66,7 @@ sphinx_gallery_conf = {
     "image_scrapers": ("matplotlib",),
     "abort_on_example_error": False,
     "min_reported_time": 5,
-    "plot_gallery": "True",
+    "capture_repr": (),
 }
 suppress_warnings = ["config.cache"]
 

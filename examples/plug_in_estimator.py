@@ -64,7 +64,7 @@ if __name__ == "__main__":
     ax.plot(snr_db, [entry.bound_nmse_db for entry in entries], "k--", label="hybrid Cramér-Rao bound")
     ax.set(xlabel="SNR (dB)", ylabel="channel NMSE (dB)")
     ax.grid(alpha=0.3)
-    ax.legend()
+    ax.legend(loc="lower left")
 
 # %%
 # The delay-beam grid gains over least squares what the empty cells bring, and no more: paths lie between its

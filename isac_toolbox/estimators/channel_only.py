@@ -24,7 +24,7 @@ def result_from_channel(
     channel_variance: ArrayLike = 0.0,
     estimator: str = "channel only",
     joint: bool = False,
-    seconds: float = float("nan"),
+    seconds: float = 0.0,
 ) -> EstimationResult:
     """Detect the data under an estimated channel and fill in a result that knows no scene.
 
@@ -47,7 +47,7 @@ def result_from_channel(
     joint : bool
         Decide users jointly that a linear receiver cannot keep apart; else detect by unbiased LMMSE.
     seconds : float
-        Time that the estimate took, for the history; NaN if not measured.
+        Time that the estimate took, for the history; zero if not measured.
 
     Returns
     -------
