@@ -1,6 +1,6 @@
 """The README's picture of the interactive page, taken in headless Chromium.
 
-python figures/scene_html.py
+python docs/images/scene_html.py
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import isac_toolbox as isac
 from isac_toolbox import plotting
 
 SCENARIO, SEED, SNR_DB = "traced_munich", 3, 15.0
-PICTURE = Path(__file__).parent.parent / "docs" / "images" / "scene_html.png"
+PICTURE = Path(__file__).with_suffix(".png")
 WIDTH, HEIGHT = 1400, 860
 SWITCHES = (
     "--headless=new",
