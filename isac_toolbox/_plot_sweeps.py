@@ -173,8 +173,8 @@ def reliability(bins: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = No
     Parameters
     ----------
     bins : mapping of str to array_like, shape (bins, 3)
-        By case: number of events, sum of their probabilities, number that came true, as pooled
-        :data:`isac_toolbox.sweeps._rows.Bins`.
+        By case: number of events, sum of their probabilities, number that came true; pooled
+        `Metrics.point_bins` of a sweep's rows.
     ax : Axes, optional
 
     Returns
@@ -223,7 +223,8 @@ def coverage(levels: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = Non
     Parameters
     ----------
     levels : mapping of str to array_like, shape (bins,)
-        By case: pooled :data:`isac_toolbox.sweeps._rows.Levels`.
+        By case: number of errors whose smallest credible ellipsoid has a level in each of equal bins of
+        [0, 1]; pooled `Metrics.scatterer_level_bins` of a sweep's rows.
     ax : Axes, optional
 
     Returns
