@@ -36,7 +36,6 @@ from isac_toolbox.nn import (
     load_fashion_mnist,
     mac_gates,
     models,
-    shrink,
 )
 from isac_toolbox.nn.codings import encode_runs
 from isac_toolbox.nn.report import CompressionReport
@@ -47,6 +46,8 @@ CACHE = Path(tempfile.gettempdir()) / "isac-toolbox-nn"
 N_VALIDATION = 5000
 BATCH = 128
 FINETUNE_RATE = 2e-3
+#: Start of the temperature, and epochs of compression that come out of those for fine-tuning.
+SCHEDULE = {"chain": (0.05, 0), "independent": (0.005, 8)}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Point:
     """One degree of compression: temperatures, and a chain that prefers few neurons and long runs.
 
     The chain is fixed, because EM would give part of the structure up for single weights. With `mac_nats` its
-    gates charge filters by MACs, and `gate` is not used.
+    gates charge filters by MACs, `gate` is not used, and the temperature rises until at most `macs` are left.
     """
 
     chain_temperature: float
@@ -64,6 +65,7 @@ class Point:
     p11: float
     mac_nats: float | None = None
     temperature_factors: dict[str, float] | None = None
+    macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,10 @@ class Plan:
 PLANS = {
     "lenet-300-100": Plan(
         *(15, 25, 30),
-        {"20x": Point(0.43, 0.35, 1e-100, 0.01, 0.88), "50x": Point(2.8, 1.0, 1e-25, 0.0012, 0.88)},
+        {"20x": Point(0.43, 0.17, 1e-100, 0.01, 0.88), "50x": Point(2.8, 1.0, 1e-25, 0.0012, 0.88)},
     ),
     "lenet-5": Plan(
-        *(20, 5, 30), {"8x": Point(0.15, 0.2, 0.5, 0.3, 0.98, 700.0, {"conv1": 32.0, "conv2": 4.3})}
+        *(20, 7, 28), {"8x": Point(0.3, 0.2, 0.5, 0.3, 0.98, 700.0, {"conv1": 32.0, "conv2": 4.3}, 286_000)}
     ),
 }
 METHODS = (
@@ -105,7 +107,7 @@ METHODS = (
 FOOTNOTE = """\
 Mean ± standard deviation over seeds. Weights and MACs: part of the dense network's. Run length / CSR: bits of
 all weights, values of 32 bits (in brackets 16), CSR with the narrowest indices or with int32. Faster: the
-exported module against dense, batch of 256, one thread; medians on a busy machine, only indicative."""
+exported module against dense, batch of 256, one thread, medians taken in turns (`--time`)."""
 
 
 class Bench:
@@ -172,20 +174,27 @@ class Bench:
         compressor = TurboVBICompressor(
             dense,
             temperature=chosen.chain_temperature if support == "chain" else chosen.independent_temperature,
-            temperature_start=0.05,
+            temperature_start=SCHEDULE[support][0] if chosen.macs is None else 0.08,
+            anneal=0.7 if chosen.macs is None else 1.0,
             temperature_factors=chosen.temperature_factors,
             support=support,
             warmup_epochs=2,
             seed=seed,
             **(chain | {"gate": gate} if support == "chain" else {}),
         )
-        epochs = self.plan.compress_epochs
-        compressor.fit(loader, epochs=epochs, teacher=dense, callback=_tell, progress=False)
+        moved = SCHEDULE[support][1]
+        epochs = self.plan.compress_epochs + moved
+
+        def small_enough(record: EpochRecord) -> bool:
+            _tell(record)
+            return chosen.macs is not None and lenet_5_macs(*record.neurons) <= chosen.macs
+
+        compressor.fit(loader, epochs=epochs, teacher=dense, callback=small_enough, progress=False)
         if chosen.mac_nats is not None:
             return self._export_first(compressor.fill_neurons(), loader, dense, seed)
         compressor.finetune(
             loader,
-            epochs=self.plan.finetune_epochs,
+            epochs=self.plan.finetune_epochs - moved,
             learning_rate=FINETUNE_RATE,
             teacher=dense,
             progress=False,
@@ -203,7 +212,8 @@ class Bench:
         """Where MACs count, the exported network is plain and dense, and is fine-tuned as that."""
         tuning = {"teacher": dense, "distillation": 0.95, "weight_decay": 0.02, "learning_rate": 5e-3}
         self._check_export(compressor)
-        first, epochs = len(compressor.history), self.plan.finetune_epochs
+        first = len(compressor.history)
+        epochs = self.plan.compress_epochs - first + self.plan.finetune_epochs
         small = train(compressor.export(), loader, epochs=epochs, seed=seed, first_epoch=first, **tuning)
         return small, compressor.support(), compressor.report()
 
@@ -248,18 +258,18 @@ class Bench:
             "seconds": round(time.perf_counter() - start, 1),
         }
         if report is not None and dense is not None:
-            small = net if method == "torch-pruning" else shrink(net)
             line |= report.to_dict()
-            line |= {
-                "small_ms": _milliseconds(small, self.test.x),
-                "dense_ms": _milliseconds(dense, self.test.x),
-            }
         if method.startswith("turbo"):
             line["settings"] = asdict(self.plan.points[point])
             line["export_error"] = self.export_error
         if masks and seed == 0:
             line["first_mask"] = _packed(next(iter(masks.values())))
         return line
+
+
+def lenet_5_macs(first: int, second: int, hidden: int, classes: int) -> int:
+    """MACs of LeNet-5 with so many filters and units, on 28 x 28 images."""
+    return 24**2 * 25 * first + 8**2 * 25 * first * second + 4**2 * second * hidden + hidden * classes
 
 
 def _tell(record: EpochRecord) -> None:
@@ -282,16 +292,37 @@ def _packed(mask: Tensor) -> dict[str, Any]:
     }
 
 
-def _milliseconds(net: nn.Module, x: Tensor, repeats: int = 30) -> float:
-    """Median time of a batch of 256 images on one thread."""
-    times = []
+def measure_times(lines: list[dict[str, Any]]) -> None:
+    """Add the time of the exported network, and that of the dense one in turns with it, to every line.
+
+    A time depends on the shapes alone, so that all can be measured together, on an idle machine.
+    """
+    for line in lines:
+        if "layers" not in line:
+            continue
+        dense = _network_of(line["network"], [layer["neurons"] for layer in line["layers"]])
+        small = _network_of(line["network"], [layer["neurons_kept"] for layer in line["layers"]])
+        line["dense_ms"], line["small_ms"] = _milliseconds(dense, small)
+
+
+def _network_of(network: str, widths: list[int]) -> nn.Module:
+    if network == "lenet-300-100":
+        return models.mlp(784, widths[:2], 10)
+    first, second, hidden, _ = widths
+    return models.lenet_5(widths=(first, second, hidden)).to(memory_format=torch.channels_last)
+
+
+def _milliseconds(*nets: nn.Module, repeats: int = 30) -> list[float]:
+    """Median times of a batch of 256 images on one thread, taken in turns."""
+    x, times = torch.rand(256, 1, 28, 28), [[] for _ in nets]
     with torch.inference_mode():
-        net(x[:256])
-        for _ in range(repeats):
-            start = time.perf_counter()
-            net(x[:256])
-            times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
+        for k in range(repeats + 3):
+            for net, own in zip(nets, times):
+                start = time.perf_counter()
+                net(x)
+                if k >= 3:
+                    own.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(own) for own in times]
 
 
 def _deviation(a: nn.Module, b: nn.Module, x: Tensor) -> float:
@@ -330,9 +361,14 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--time", action="store_true", help="only measure the exported networks again")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if not options.table:
+    if options.time:
+        lines = read()
+        measure_times(lines)
+        RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    elif not options.table:
         seeds = [int(seed) for seed in options.seeds.split(",")]
         run_all(options.network, seeds, options.methods.split(","))
     print_table(read())
@@ -398,7 +434,7 @@ def _columns(group: list[dict[str, Any]], dense: dict[int, float]) -> list[str]:
     for other in ("csr", "csr_int32"):
         full, half = ([coding_ratio(x, other, bits) for x in group] for bits in (32, 16))
         cells.append(f"{_spread(full, '{:.2f}')} ({_spread(half, '{:.2f}')})")
-    cells.append(_spread([x["dense_ms"] / x["small_ms"] for x in group], "{:.1f}"))
+    cells.append(_spread([x["dense_ms"] / x["small_ms"] for x in group if "small_ms" in x], "{:.1f}"))
     return cells
 
 
