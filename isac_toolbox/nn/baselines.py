@@ -117,7 +117,7 @@ def group_lasso(
     epochs: int,
     finetune_epochs: int,
     strength: float = 0.1,
-    group: str = "out",
+    group: str = "in",
     tuning: Finetuning | None = None,
 ) -> BaselineResult:
     """Group lasso: proximal training, then the strongest groups stay.
@@ -130,9 +130,9 @@ def group_lasso(
         Epochs with the penalty, and after it.
     strength : float
         Weight of `sum_g sqrt(|g|) ||w_g||`.
-    group : {"out", "in"}
-        Groups of a Linear layer: the weights that enter an output, or that leave an input. Those of a Conv2d
-        are whole filters.
+    group : {"in", "out"}
+        Groups of a Linear layer: the weights that leave an input (the paper's), or that enter an output.
+        Those of a Conv2d are whole filters.
 
     Returns
     -------
@@ -141,7 +141,8 @@ def group_lasso(
     Notes
     -----
     Source: Scardapane, Comminiello, Hussain, Uncini, "Group sparse regularization for deep neural networks",
-    Neurocomputing 241, 2017.
+    Neurocomputing 241, 2017. Norms are compared relative to the mean of their layer, or a layer of small
+    weights would vanish as a whole; with `group="out"` the network's outputs stay.
     """
     density = check_fraction("density", density, high_open=False)
     check_positive("strength", strength)
@@ -165,8 +166,10 @@ def group_lasso(
     tuning.run(net, loader, epochs, 0, after_step=shrink_groups)
     scores = {}
     for name, layer in prunable(net).items():
-        norm, size = _group_norm(layer, group)
-        scores[name] = (norm / math.sqrt(size)).expand_as(layer.weight).detach()
+        norm, _ = _group_norm(layer, group)
+        scores[name] = (norm / norm.mean().clamp(min=1e-12)).expand_as(layer.weight).detach()
+    if group == "out":
+        scores[name] = torch.full_like(scores[name], math.inf)
     masks = _whole_groups(net, scores, weight_budget(net, density))
     return finish(net, masks, loader, finetune_epochs, epochs, tuning)
 

@@ -35,6 +35,14 @@ def test_density_and_accuracy(name, digits, trained):
         assert len(result.report.layers) == 3
 
 
+@pytest.mark.parametrize("group", ["in", "out"])
+def test_group_lasso_keeps_every_layer_alive(group, digits, trained):
+    result = baselines.group_lasso(trained, digits[0], density=0.12, group=group, **EPOCHS, tuning=TUNING)
+    assert result.report.density <= 0.12
+    assert min(result.report.neurons_kept) >= 5
+    assert accuracy(result.model, digits[1]) > 0.6
+
+
 def test_torch_pruning_needs_one_target(digits, trained):
     with pytest.raises(ValueError, match="either density or macs"):
         baselines.torch_pruning(trained, digits[0], epochs=1)
