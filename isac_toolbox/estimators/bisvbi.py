@@ -244,10 +244,10 @@ class BiSVBILoop(SceneLoop):
     def _split_block(self) -> None:
         """Statistics of the OFDM symbols known all over, once for all, and the block of the others."""
         known, data = split_symbols(self.obs)
-        self._data, self._data_received = some_symbols(self.obs, data), self.received[..., data]
+        self._data, self._data_received = some_symbols(self.obs, data), self.received.take(data, axis=2)
         pilots = self.obs.pilots[..., known]
         certain = SymbolMoments(pilots, np.zeros(pilots.shape))
-        self._known = data_statistics(self.received[..., known], certain)
+        self._known = data_statistics(self.received.take(known, axis=2), certain)
 
     def _residual_on_pilots(self) -> float:
         """Squared residual of the pilots under the present channel."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms import PathAtoms
 from isac_toolbox.channel.modulation import bit_labels
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.estimators.joint_symbols import SymbolLikelihood, log_sum, symbol_posterior
+from isac_toolbox.estimators.joint_symbols import SymbolLikelihood, symbol_posterior
 from isac_toolbox.estimators.statistics import SymbolMoments
 
 __all__ = ["ChannelKnowledge", "Detection", "detect"]
@@ -63,15 +65,30 @@ class Detection:
     ----------
     moments : SymbolMoments
         Mean and variance (K, N, T); pilots exact.
-    decision : ndarray of int, shape (K, N, T)
-        Most probable index, -1 at pilots.
-    llr : ndarray, shape (K, N, T, bits)
-        ``ln P(bit = 0) / P(bit = 1)``, zero at pilots.
+    log_probability : ndarray, shape (K, N, T, Q)
+        Of every point of the constellation, zero at pilots.
+    known : ndarray of bool, shape (K, N, T)
+        Pilots.
     """
 
     moments: SymbolMoments
-    decision: NDArray[np.int64]
-    llr: RealArray
+    log_probability: RealArray
+    known: NDArray[np.bool_]
+
+    @cached_property
+    def decision(self) -> NDArray[np.int64]:
+        """Most probable index, -1 at pilots, shape (K, N, T)."""
+        return np.where(self.known, -1, np.argmax(self.log_probability, axis=-1))
+
+    @cached_property
+    def llr(self) -> RealArray:
+        """``ln P(bit = 0) / P(bit = 1)``, zero at pilots, shape (K, N, T, bits)."""
+        labels = bit_labels(self.log_probability.shape[-1])
+        llrs = [
+            _log_sum(self.log_probability[..., ~bit]) - _log_sum(self.log_probability[..., bit])
+            for bit in labels.T
+        ]
+        return np.stack(llrs, axis=-1)
 
 
 def detect(
@@ -91,42 +108,55 @@ def detect(
     data = ~obs.known
     shape = obs.pilots.shape
     mean, variance = obs.pilots.copy(), np.zeros(shape)
-    decision, llr = np.full(shape, -1), np.zeros((*shape, obs.bits_per_symbol))
+    log_probability = np.zeros((*shape, obs.constellation.size))
     correlation = np.zeros((*shape[1:], obs.n_users, obs.n_users), complex)
-    h = np.ascontiguousarray(channel.mean.transpose(1, 2, 0))
-    clean = received - np.matmul(h, obs.pilots.transpose(1, 0, 2))
-    for pattern in np.unique(data.reshape(obs.n_users, -1), axis=1).T:
-        users = np.flatnonzero(pattern)
-        if not users.size:
-            continue
-        cells = np.all(data == pattern[:, None, None], axis=0)
-        likelihood = _likelihood(channel, h, clean, users, noise_variance)
+    gram, matched = _matched_filter(channel.mean, received, obs.pilots)
+    for users, cells in _sender_sets(data):
+        likelihood = _likelihood(channel, gram, matched, users, noise_variance)
         posterior = symbol_posterior(likelihood, obs.constellation, joint)
-        log_probability = posterior.log_probability[:, cells]
         where = (users[:, None], *np.nonzero(cells))
-        probability = np.exp(log_probability)
-        mean[where] = probability @ obs.constellation
-        power = probability @ (np.abs(obs.constellation) ** 2)
-        variance[where] = np.maximum(power - np.abs(mean[where]) ** 2, 0.0)
-        decision[where] = np.argmax(log_probability, axis=-1)
-        llr[where] = _bit_llrs(log_probability)
+        mean[where], variance[where] = posterior.mean[:, cells], posterior.variance[:, cells]
+        log_probability[where] = posterior.log_probability[:, cells]
         at_cells = correlation[cells]
         at_cells[:, users[:, None], users] = posterior.correlation[cells]
         correlation[cells] = at_cells
-    return Detection(SymbolMoments(mean, variance, correlation if data.any() else None), decision, llr)
+    moments = SymbolMoments(mean, variance, correlation if data.any() else None)
+    return Detection(moments, log_probability, obs.known)
 
 
-def _bit_llrs(log_probability: RealArray) -> RealArray:
-    """LLRs (..., bits) from log-probabilities of the points (..., Q)."""
-    labels = bit_labels(log_probability.shape[-1])
-    llrs = [log_sum(log_probability[..., ~bit]) - log_sum(log_probability[..., bit]) for bit in labels.T]
-    return np.stack(llrs, axis=-1)
+def _sender_sets(data: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Every set of users that send data together, with its cells (N, T)."""
+    left = data.any(axis=0)
+    while left.any():
+        n, t = np.unravel_index(np.argmax(left), left.shape)
+        cells = left & np.all(data == data[:, n, t, None, None], axis=0)
+        yield np.flatnonzero(data[:, n, t]), cells
+        left &= ~cells
+
+
+def _log_sum(logarithms: RealArray) -> RealArray:
+    """``ln sum exp`` over the last axis of finite numbers, shape (...,)."""
+    largest = logarithms.max(axis=-1, keepdims=True)
+    total: RealArray = np.log(np.sum(np.exp(logarithms - largest), axis=-1)) + largest[..., 0]
+    return total
+
+
+def _matched_filter(
+    channel: ComplexArray, received: ComplexArray, pilots: ComplexArray
+) -> tuple[ComplexArray, ComplexArray]:
+    """``G = H^H H`` (N, K, K) and ``H^H (y - H u)`` (N, K, T), the known symbols ``u`` taken away."""
+    conjugate = channel.conj().transpose(1, 0, 2)
+    gram = np.matmul(conjugate, channel.transpose(1, 2, 0))
+    matched = np.matmul(conjugate, received)
+    if pilots.any():
+        matched -= np.matmul(gram, pilots.transpose(1, 0, 2))
+    return gram, matched
 
 
 def _likelihood(
     channel: ChannelKnowledge,
-    h: ComplexArray,
-    clean: ComplexArray,
+    gram: ComplexArray,
+    matched: ComplexArray,
     users: NDArray[np.int64],
     noise_variance: float,
 ) -> SymbolLikelihood:
@@ -134,19 +164,17 @@ def _likelihood(
 
     ``z = H^H y = G s + noise`` of covariance ``s2 G + E``, hence ``A = G (s2 G + E)^-1 G``.
     """
-    own = h[:, :, users]
-    own_conj = own.conj().transpose(0, 2, 1)
-    gram = np.matmul(own_conj, own)
-    noise = noise_variance * gram + _error_after_matching(channel, gram, users)
+    own = gram[:, users[:, None], users]
+    noise = noise_variance * own + _error_after_matching(channel, own, users)
     least = _LEAST_LOADING * np.real(np.trace(noise, axis1=1, axis2=2)) / users.size
     noise = noise + np.maximum(least, 1e-200)[:, None, None] * np.eye(users.size)
-    whitened = np.linalg.solve(noise, gram)
-    information = np.matmul(gram, whitened)
-    matched = np.matmul(whitened.conj().transpose(0, 2, 1), np.matmul(own_conj, clean))
+    whitened = np.linalg.solve(noise, own)
+    information = np.matmul(own, whitened)
+    whitened_match = np.matmul(whitened.conj().transpose(0, 2, 1), matched[:, users])
     most = np.max(np.real(np.diagonal(information, axis1=1, axis2=2)), axis=1)
     scale = 0.5 * (_MOST_INFORMATION / np.maximum(most, _MOST_INFORMATION))[:, None, None]
     return SymbolLikelihood(
-        scale * (information + information.conj().transpose(0, 2, 1)), 2 * scale * matched
+        scale * (information + information.conj().transpose(0, 2, 1)), 2 * scale * whitened_match
     )
 
 

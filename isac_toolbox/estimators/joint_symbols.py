@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+
+from isac_toolbox.estimators._symbol_kernels import (
+    enumerated_posterior,
+    linear_log_probability,
+    normalised_moments,
+)
 
 __all__ = [
     "SymbolLikelihood",
     "SymbolPosterior",
     "coupled_groups",
     "linear_error_rate",
-    "log_sum",
     "symbol_posterior",
 ]
 
@@ -32,7 +36,6 @@ _COUPLED = 0.1
 _CLEAR = 1e-5
 # as long as their symbols have no more combinations than this.
 _MAX_COMBINATIONS = 4096
-_BLOCK_ENTRIES = 2**22
 _LEAST_PROBABILITY = 1e-30
 
 
@@ -72,7 +75,7 @@ class SymbolLikelihood:
         ``z_k = [(A + I)^-1 b]_k / g_k``, variance ``[(A + I)^-1]_kk / g_k`` with ``g_k = [(A + I)^-1 A]_kk``.
         """
         error, index = self.lmmse_error, np.arange(self.information.shape[1])
-        gain = np.real(np.einsum("nkj,njk->nk", error, self.information))
+        gain = np.sum(error.real * self.information.real + error.imag * self.information.imag, axis=2)
         gain = np.maximum(gain, 1e-12)
         variance = np.maximum(np.real(error[:, index, index]) / gain, 1e-12)
         return np.matmul(error, self.matched) / gain[:, :, None], variance
@@ -100,11 +103,15 @@ class SymbolPosterior:
     ----------
     log_probability : ndarray, shape (U, N, T, Q)
         Of every point of the constellation.
+    mean : ndarray of complex, shape (U, N, T)
+    variance : ndarray, shape (U, N, T)
     correlation : ndarray of complex, shape (N, T, U, U)
         Correlation coefficients of the users' errors.
     """
 
     log_probability: RealArray
+    mean: ComplexArray
+    variance: RealArray
     correlation: ComplexArray
 
 
@@ -114,8 +121,7 @@ def symbol_posterior(
     """Posterior under uniform priors on a constellation, coupled users jointly unless told otherwise."""
     n_sub, n_users, n_symbols = likelihood.matched.shape
     symbol, variance = likelihood.unbiased()
-    distance = np.abs(symbol.transpose(1, 0, 2)[..., None] - constellation) ** 2
-    log_probability = -distance / variance.T[:, :, None, None]
+    log_probability = linear_log_probability(symbol, variance, constellation)
     shape = (n_sub, n_symbols, n_users, n_users)
     correlation = np.broadcast_to(likelihood.error_correlation[:, None], shape).copy()
     unclear = (linear_error_rate(variance, constellation) > _CLEAR) & joint
@@ -123,15 +129,8 @@ def symbol_posterior(
         marginal, own = _enumerated(likelihood.given_gaussian_rest(group), constellation)
         log_probability[group] = marginal
         correlation[:, :, group[:, None], group] = own
-    log_probability -= log_sum(log_probability)[..., None]
-    return SymbolPosterior(log_probability, correlation)
-
-
-def log_sum(logarithms: RealArray) -> RealArray:
-    """``ln sum exp`` over the last axis of finite numbers, shape (...,)."""
-    largest = logarithms.max(axis=-1, keepdims=True)
-    total: RealArray = np.log(np.sum(np.exp(logarithms - largest), axis=-1)) + largest[..., 0]
-    return total
+    mean, spread = normalised_moments(log_probability, constellation)
+    return SymbolPosterior(log_probability, mean, spread, correlation)
 
 
 def linear_error_rate(variance: RealArray, constellation: ComplexArray) -> RealArray:
@@ -158,6 +157,8 @@ def coupled_groups(
     n_points : int
         Size of the constellation.
     """
+    if not unclear.any():
+        return []
     coupling = np.mean(np.abs(error_correlation), axis=0)
     n_users = len(coupling)
     largest = int(np.log(_MAX_COMBINATIONS) / np.log(n_points) + 1e-9)
@@ -175,39 +176,10 @@ def coupled_groups(
 
 
 def _enumerated(likelihood: SymbolLikelihood, constellation: ComplexArray) -> tuple[RealArray, ComplexArray]:
-    """Marginal log-probabilities (U, N, T, Q) and error correlations (N, T, U, U) by enumeration.
-
-    Subcarriers are taken in blocks, so memory does not grow with their number.
-    """
-    n_sub, n_users, n_symbols = likelihood.matched.shape
-    n_points = constellation.size
-    labels = np.array(list(product(range(n_points), repeat=n_users)))
-    combinations = constellation[labels]
-    is_label = (labels[:, :, None] == np.arange(n_points)).reshape(len(labels), -1).astype(float)
-    products = (combinations.conj()[:, :, None] * combinations[:, None, :]).reshape(len(labels), -1)
-    features = np.hstack([is_label, products.real, products.imag])
-    quadratic = np.hstack([products.real, -products.imag])
-    linear = 2 * np.hstack([combinations.real, combinations.imag])
-    expected = np.empty((n_sub, n_symbols, features.shape[1]))
-    step = max(_BLOCK_ENTRIES // (n_symbols * len(labels)), 1)
-    for start in range(0, n_sub, step):
-        block = slice(start, start + step)
-        matched = likelihood.matched[block].transpose(0, 2, 1)
-        information = likelihood.information[block].reshape(matched.shape[0], -1)
-        weight = np.concatenate([matched.real, matched.imag], axis=2) @ linear.T
-        weight -= (np.hstack([information.real, information.imag]) @ quadratic.T)[:, None]
-        weight -= weight.max(axis=-1, keepdims=True)
-        np.exp(weight, out=weight)
-        weight /= weight.sum(axis=-1, keepdims=True)
-        expected[block] = (weight.reshape(-1, len(labels)) @ features).reshape(
-            -1, n_symbols, features.shape[1]
-        )
-    split = n_users * n_points
-    marginal = expected[..., :split].reshape(n_sub, n_symbols, n_users, n_points)
-    real, imaginary = np.split(expected[..., split:], 2, axis=-1)
-    second = (real + 1j * imaginary).reshape(n_sub, n_symbols, n_users, n_users).conj()
-    log_marginal = np.log(np.maximum(marginal, _LEAST_PROBABILITY)).transpose(2, 0, 1, 3)
-    return log_marginal, _error_correlation(second, marginal @ constellation)
+    """Marginal log-probabilities (U, N, T, Q) and error correlations (N, T, U, U) by enumeration."""
+    marginal, second = enumerated_posterior(likelihood.information, likelihood.matched, constellation)
+    mean = (marginal @ constellation).transpose(1, 2, 0)
+    return np.log(np.maximum(marginal, _LEAST_PROBABILITY)), _error_correlation(second, mean)
 
 
 def _error_correlation(second: ComplexArray, mean: ComplexArray) -> ComplexArray:

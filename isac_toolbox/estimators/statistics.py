@@ -65,7 +65,7 @@ def pilot_statistics(obs: UplinkObservation, received: ComplexArray) -> Statisti
         raise ValueError(
             f"pilot_mask: user(s) {silent.tolist()} send no pilot where every user's symbol is known"
         )
-    return _statistics(received * used[:, None, :], pilots, None, int(np.count_nonzero(used)))
+    return _statistics(received, pilots, None, used)
 
 
 def split_symbols(obs: UplinkObservation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -90,9 +90,7 @@ def data_statistics(received: ComplexArray, moments: SymbolMoments) -> Statistic
     """
     used = np.max(moments.variance, axis=0) < _UNCERTAIN
     spread = np.sqrt(moments.variance * used)
-    statistics = _statistics(
-        received * used[:, None, :], moments.mean * used, spread, int(np.count_nonzero(used))
-    )
+    statistics = _statistics(received, moments.mean * used, spread, used)
     if moments.correlation is not None:
         users = np.arange(len(spread))
         errors = moments.correlation.copy()
@@ -104,17 +102,26 @@ def data_statistics(received: ComplexArray, moments: SymbolMoments) -> Statistic
 
 
 def _statistics(
-    received: ComplexArray, mean: ComplexArray, spread: NDArray[np.float64] | None, n_cells: int
+    received: ComplexArray,
+    mean: ComplexArray,
+    spread: NDArray[np.float64] | None,
+    used: NDArray[np.bool_],
 ) -> Statistics:
-    """``R_n[k, j] = sum_t E[conj(u_knt) u_jnt]`` and ``Z_kn = sum_t y_nt E[conj(u_knt)]``."""
+    """``R_n[k, j] = sum_t E[conj(u_knt) u_jnt]`` and ``Z_kn = sum_t y_nt E[conj(u_knt)]`` over used cells.
+
+    The means (K, N, T) are zero in the other cells (N, T).
+    """
     by_subcarrier = mean.transpose(1, 0, 2)
     coupling = np.matmul(by_subcarrier.conj(), by_subcarrier.transpose(0, 2, 1))
     if spread is not None:
         users = np.arange(mean.shape[0])
         coupling[:, users, users] += np.sum(spread**2, axis=2).T
-    correlation = np.matmul(by_subcarrier.conj(), received.transpose(0, 2, 1)).transpose(1, 0, 2)
-    energy = float(np.vdot(received, received).real)
-    return Statistics(coupling, np.ascontiguousarray(correlation), energy, n_cells * received.shape[1])
+    samples = received.transpose(0, 2, 1)
+    correlation = np.matmul(by_subcarrier.conj(), samples).transpose(1, 0, 2)
+    counted = received if used.all() else samples[used]
+    energy = float(np.vdot(counted, counted).real)
+    n_observations = int(np.count_nonzero(used)) * received.shape[1]
+    return Statistics(coupling, np.ascontiguousarray(correlation), energy, n_observations)
 
 
 def least_squares_channel(statistics: Statistics, frequencies_hz: NDArray[np.float64]) -> ComplexArray:
