@@ -28,6 +28,8 @@ __all__ = ["newtonised_omp"]
 RealArray = NDArray[np.float64]
 
 _WEAK_PRECISION = 1e-9
+# Up to so many users one fit of all costs less than the overhead of a fit for each.
+_FEW_USERS = 4
 
 
 def newtonised_omp(
@@ -135,9 +137,9 @@ class _Group:
 
 
 def _groups(problem: Problem) -> list[_Group]:
-    """Every user alone where users decouple, all of them together otherwise; no path yet."""
+    """Each of many users alone where they decouple, all of them together otherwise; no path yet."""
     users = np.arange(problem.statistics.coupling.shape[1])
-    alone = problem.statistics.users_decouple
+    alone = users.size > _FEW_USERS and problem.statistics.users_decouple
     parts = [users[k : k + 1] for k in users] if alone else [users]
     problems = [problem.of_user(int(k)) for k in users] if alone else [problem]
     nobody = np.zeros(0, np.int64)

@@ -25,6 +25,8 @@ ComplexArray = NDArray[np.complex128]
 
 # A cell with a data symbol less certain than this (posterior variance) is not used.
 _UNCERTAIN = 0.5
+# Of the users' mean pilot energy: a coupling below this is orthogonality up to rounding.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,10 @@ def pilot_statistics(obs: UplinkObservation, received: ComplexArray) -> Statisti
         raise ValueError(
             f"pilot_mask: user(s) {silent.tolist()} send no pilot where every user's symbol is known"
         )
-    return _statistics(received, pilots, None, used)
+    statistics = _statistics(received, pilots, None, used)
+    size = np.abs(statistics.coupling)
+    statistics.coupling[size < _ROUNDING * size.max()] = 0
+    return statistics
 
 
 def split_symbols(obs: UplinkObservation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -12,6 +12,7 @@ from small_scenes import BS_M, REGION_M, SMALL, complex_normal, dense_atoms
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.scene import Paths, Receiver, Scene, ScenePrior
+from isac_toolbox.estimators import coarse_nomp
 from isac_toolbox.estimators.coarse_nomp import newtonised_omp
 from isac_toolbox.estimators.gauss_newton import Problem
 from isac_toolbox.estimators.search import PathSearch
@@ -190,6 +191,16 @@ def test_nomp_finds_the_true_paths_at_the_bound():
         assert 1 / problem.noise_precision == pytest.approx(noise_variance, rel=0.3)
     assert exact >= 7  # a false path per hundred searches is allowed
     assert 0.6 < np.mean(ratios) < 1.5
+
+
+def test_users_fitted_apart_have_the_paths_of_a_joint_fit(monkeypatch):
+    together = nomp_run(0)[0]
+    monkeypatch.setattr(coarse_nomp, "_FEW_USERS", 1)
+    apart = nomp_run(0)[0]
+    assert np.array_equal(apart.paths.user, np.sort(together.paths.user))
+    for k in (0, 1):
+        found, other = (f.scene.free_m[f.paths.free[f.paths.user == k]] for f in (apart, together))
+        assert_allclose(found[np.argsort(found[:, 0])], other[np.argsort(other[:, 0])], atol=1e-4)
 
 
 def test_nomp_keeps_a_known_noise_level():

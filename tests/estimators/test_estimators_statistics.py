@@ -152,6 +152,15 @@ def test_scale_is_the_root_mean_square_at_any_amplitude():
         assert amplitude_scale(scaled) == pytest.approx(rms * factor, rel=1e-12)
 
 
+@pytest.mark.parametrize(("pattern", "apart"), [("orthogonal", True), ("random", False)])
+def test_orthogonal_pilots_decouple_the_users_exactly(pattern, apart):
+    """Sums of phases leave 1e-16, which must not count as interference."""
+    observation = SMALL.replace(n_users=3, pilot_pattern=pattern, n_pilot_symbols=5).simulate(0).observation
+    statistics = pilot_statistics(observation, observation.received)
+    assert statistics.users_decouple == apart
+    assert np.all(np.einsum("nkk->nk", statistics.coupling).real > 4.9)
+
+
 @pytest.mark.parametrize("pattern", ["orthogonal", "random"])
 def test_least_squares_without_noise_is_the_channel(pattern):
     simulation = SMALL.replace(snr_db=200.0, pilot_pattern=pattern, n_pilot_symbols=8).simulate(0)
