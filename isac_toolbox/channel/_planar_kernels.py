@@ -1,4 +1,4 @@
-"""Kernels over paths under planar wavefronts: geometry, Gram, correlation and normal equations.
+"""Kernels over paths under planar wavefronts: Gram, correlation and normal equations.
 
 Sums over subcarriers come from tables in the path length (:mod:`isac_toolbox.channel.tables`), sums over
 columns and rows from recurrences, so nothing here grows with the number of subcarriers
@@ -10,51 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["normal_blocks", "path_correlations", "path_gram", "trace_paths"]
-
-_LINE_OF_SIGHT = -1
-
-
-@njit(cache=True)
-def trace_paths(scene, paths, bs, axes, spherical, out):  # type: ignore[no-untyped-def]
-    """Length (L,), cosines (2, L), and derivatives in target (L, 1 + D, 3) and user (L, 4), filled in.
-
-    ``scene`` is (points, users, offsets, free paths), ``paths`` (user, target, free), ``axes`` the
-    horizontal and vertical axis of the array.
-    """
-    points, users, offsets, free_paths = scene
-    user, target, free = paths
-    length, cosines, in_target, in_user = out
-    to_bs, to_user = np.empty(3), np.empty(3)
-    for i in range(user.size):
-        k, q = user[i], target[i]
-        if q < _LINE_OF_SIGHT:
-            length[i] = free_paths[free[i], 0]
-            cosines[0, i], cosines[1, i] = free_paths[free[i], 1], free_paths[free[i], 2]
-            for d in range(3):
-                in_target[i, d, d] = 1.0
-            continue
-        distance, user_distance = 0.0, 0.0
-        for x in range(3):
-            place = users[k, x] if q < 0 else points[q, x]
-            to_bs[x], to_user[x] = place - bs[x], place - users[k, x]
-            distance += to_bs[x] ** 2
-            user_distance += to_user[x] ** 2
-        distance, user_distance = np.sqrt(distance), np.sqrt(user_distance)
-        length[i] = distance + user_distance + offsets[k]
-        near, far = max(user_distance, 1e-300), max(distance, 1e-300)
-        for a in range(2):
-            cosines[a, i] = (axes[a, 0] * to_bs[0] + axes[a, 1] * to_bs[1] + axes[a, 2] * to_bs[2]) / far
-        for x in range(3):
-            e_b, e_k = to_bs[x] / far, to_user[x] / near
-            in_target[i, 0, x] = e_b + e_k
-            in_user[i, x] = -e_k
-            if spherical:
-                in_target[i, 1 + x, x] = 1.0
-            else:
-                for a in range(2):
-                    in_target[i, 1 + a, x] = (axes[a, x] - cosines[a, i] * e_b) / far
-        in_user[i, 3] = 1.0
+__all__ = ["normal_blocks", "path_correlations", "path_gram"]
 
 
 @njit(cache=True, fastmath=True, inline="always")

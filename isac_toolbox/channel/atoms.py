@@ -69,6 +69,11 @@ class Statistics:
         return self._tables[-1][1]
 
     @cached_property
+    def user_energies(self) -> RealArray:
+        """``sum_n R_n[k, k]`` of every user, shape (K,)."""
+        return np.real(np.einsum("nkk->k", self.coupling))
+
+    @cached_property
     def users_decouple(self) -> bool:
         """Whether no two users ever send together, so that each has a problem of its own."""
         together = np.any(self.coupling, axis=0)

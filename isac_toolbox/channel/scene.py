@@ -9,9 +9,10 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel._planar_kernels import trace_paths
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel._scene_kernels import pull_slopes, trace_paths
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.channel.receiver import Receiver
 
 __all__ = [
     "FREE",
@@ -30,49 +31,6 @@ ComplexArray = NDArray[np.complex128]
 
 LINE_OF_SIGHT = -1
 FREE = -2
-
-
-@dataclass(frozen=True, eq=False)
-class Receiver:
-    """What the receiver knows about itself: array, position, subcarriers, wavefront model."""
-
-    array: UniformPlanarArray
-    bs_position_m: RealArray
-    frequencies_hz: RealArray
-    wavefront: str = "planar"
-    carrier_hz: float | None = None
-    beam_squint: bool = False
-
-    @classmethod
-    def of(cls, obs: UplinkObservation) -> Receiver:
-        """The receiver of an observation."""
-        return cls(
-            array=obs.array,
-            bs_position_m=obs.bs_position_m,
-            frequencies_hz=obs.subcarrier_frequencies_hz,
-            wavefront=obs.wavefront,
-            carrier_hz=obs.carrier_hz,
-            beam_squint=obs.beam_squint,
-        )
-
-    @cached_property
-    def wavenumbers_per_m(self) -> RealArray:
-        """Phase per metre of path length on every subcarrier, ``2 pi f_n / c``, shape (N,)."""
-        return 2 * np.pi * self.frequencies_hz / SPEED_OF_LIGHT_M_S
-
-    @cached_property
-    def equally_spaced(self) -> bool:
-        """Whether subcarriers ascend in equal steps."""
-        spacing = np.diff(self.frequencies_hz)
-        return bool(spacing.size and spacing[0] > 0 and np.ptp(spacing) <= 1e-9 * spacing[0])
-
-    @property
-    def squint_m(self) -> float:
-        """Inverse wavenumber of the carrier, ``c / (2 pi f_c)``; zero where beam squint is not modelled."""
-        if not self.beam_squint:
-            return 0.0
-        assert self.carrier_hz is not None
-        return SPEED_OF_LIGHT_M_S / (2 * np.pi * self.carrier_hz)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +116,7 @@ class ScenePrior:
     def penalty(self, scene: Scene) -> float:
         """``1/2 (theta - theta_0)^T Lambda (theta - theta_0)``."""
         of_users, of_offsets = self._precisions
-        users = np.sum(of_users * (scene.users_m - self.users_m) ** 2)
+        users = np.vdot(of_users, (scene.users_m - self.users_m) ** 2)
         return 0.5 * float(users + of_offsets @ scene.offsets_m**2)
 
     def of_user(self, user: int) -> ScenePrior:
@@ -294,15 +252,16 @@ class PathJacobian:
 
     def pull(self, slopes: RealArray) -> RealArray:
         """``sum_di slopes_di J_dip`` of slopes (1 + D, L), shape (P,)."""
-        xyz = np.arange(3)
-        columns = (self.target_column[:, None] + xyz, self.user_column[:, None] + xyz, self.offset_column)
-        in_target = np.einsum("dl,ldx->lx", slopes, self.in_target)
-        in_user = slopes[0][:, None] * self.in_user
-        pulled: RealArray = np.bincount(
-            np.concatenate([c.ravel() for c in columns]),
-            np.concatenate([in_target.ravel(), in_user[:, :3].ravel(), in_user[:, 3]]),
-            self.n_parameters,
-        ).astype(np.float64, copy=False)
+        pulled = np.zeros(self.n_parameters)
+        pull_slopes(
+            slopes,
+            self.in_target,
+            self.target_column,
+            self.in_user,
+            self.user_column,
+            self.offset_column,
+            pulled,
+        )
         return pulled
 
     def dense(self) -> RealArray:
@@ -354,33 +313,29 @@ def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParam
     vectors towards the path's target; angles through ``u_h, u_v`` (planar), or the response's own
     derivative in the target's coordinates (spherical).
     """
-    bs, axes = receiver.bs_position_m, receiver.array.axes
+    bs, n_paths = receiver.bs_position_m, len(paths)
     spherical = receiver.wavefront == "spherical"
-    n_spatial = 3 if spherical else 2
-    length, cosines = np.empty(len(paths)), np.empty((2, len(paths)))
-    in_target, in_user = np.zeros((len(paths), 1 + n_spatial, 3)), np.zeros((len(paths), 4))
+    n_types = 4 if spherical else 3
+    length, cosines = np.empty(n_paths), np.empty((2, n_paths))
+    in_target, in_user = np.zeros((n_paths, n_types, 3)), np.zeros((n_paths, 4))
+    target_column, user_column, offset_column = np.empty((3, n_paths), np.int64)
     trace_paths(
         (scene.points_m, scene.users_m, scene.offsets_m, scene.free_m),
         (paths.user, paths.target, paths.free),
         bs,
-        axes[1:],
+        receiver.cross_axes,
         spherical,
         (length, cosines, in_target, in_user),
+        (target_column, user_column, offset_column),
     )
-    points, users, offsets, free = scene.blocks()
-    first = np.array([points.start, users.start, free.start])
-    target_column = first[paths.kind] + 3 * paths.place
     derivatives = PathJacobian(
-        in_target,
-        target_column,
-        in_user,
-        users.start + 3 * paths.user,
-        offsets.start + paths.user,
-        scene.n_parameters,
+        in_target, target_column, in_user, user_column, offset_column, scene.n_parameters
     )
     steering = None
     if spherical:
-        targets = np.where(paths.is_line_of_sight[:, None], scene.users_m[paths.user], bs + axes[0])
+        targets = np.where(
+            paths.is_line_of_sight[:, None], scene.users_m[paths.user], bs + receiver.array.axes[0]
+        )
         targets[paths.is_point] = scene.points_m[paths.target[paths.is_point]]
         steering = _spherical_response(cosines, targets - bs, paths.is_free, receiver)
     return PathParameters(length, cosines, steering, derivatives)

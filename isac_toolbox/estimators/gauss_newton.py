@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotrs
 
+from isac_toolbox.channel._scene_kernels import capped_step
 from isac_toolbox.channel.atoms import PathAtoms, Statistics, fisher_blocks, make_atoms
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.scene import (
@@ -45,6 +46,8 @@ ComplexArray = NDArray[np.complex128]
 
 _MAX_DAMPING_TRIES = 6
 _STEP_CAP_CELLS = 0.7
+# Share of the tolerance below which a promised fall of the objective is not worth a step.
+_WORTHWHILE = 0.01
 _FLATTEST = 1e-9
 # Of a block of unit mean power: 140 dB of SNR, beyond what double precision resolves here.
 _LARGEST_PRECISION = 1e14
@@ -92,8 +95,7 @@ class Problem:
     @cached_property
     def user_energies(self) -> RealArray:
         """Squared norm ``M sum_n R_n[k, k]`` of a path atom of every user, shape (K,)."""
-        diagonal = np.real(np.einsum("nkk->k", self.statistics.coupling))
-        return self.receiver.array.n_elements * diagonal
+        return self.receiver.array.n_elements * self.statistics.user_energies
 
     def of_user(self, user: int) -> Problem:
         """The problem of one user, for users that decouple."""
@@ -105,6 +107,11 @@ class Problem:
         """Resolution in the direction cosines, ``1 / (M d)``, shape (2,)."""
         array = self.receiver.array
         return 1 / (np.asarray(array.shape) * np.asarray(array.spacings))
+
+    @cached_property
+    def free_cells(self) -> RealArray:
+        """Resolution in length and direction cosines, shape (3,)."""
+        return np.array([self.length_cell_m, *self.cosine_cells])
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +230,7 @@ def _normal_equations(problem: Problem, fit: Fit) -> tuple[RealArray, RealArray]
     whitened = np.ascontiguousarray(fit.posterior.whiten(gain_scene).T).view(np.float64)
     hessian = gamma * scene_scene - gamma**2 * (whitened @ whitened.T)
     precision = problem.prior.precision(fit.scene)
-    hessian[np.diag_indices_from(hessian)] += precision / 2
+    hessian.flat[:: len(hessian) + 1] += precision / 2
     slopes = fit.slopes
     if slopes is None:
         slopes = fit.atoms.correlate(problem.statistics.correlation, derivatives=True)[1:]
@@ -272,14 +279,14 @@ def refine(problem: Problem, fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
     tol : float
         Stop when a step lowers the objective by less than this (in nats).
     """
-    damping = 1e-6
-    free = ~problem.prior.known(fit.scene)
+    damping, free = 1e-6, ~problem.prior.known(fit.scene)
     if not free.any():
         return fit
     for _ in range(n_steps):
         hessian, gradient = normal_equations(problem, fit)
-        hessian, gradient = hessian[np.ix_(free, free)], gradient[free]
-        trial, damping = _damped_step(problem, fit, hessian, gradient, free, damping)
+        if not free.all():
+            hessian, gradient = hessian[np.ix_(free, free)], gradient[free]
+        trial, damping = _damped_step(problem, fit, hessian, gradient, free, damping, _WORTHWHILE * tol)
         if trial is None:
             break
         gain, fit = fit.objective - trial.objective, trial
@@ -295,17 +302,26 @@ def _damped_step(
     gradient: RealArray,
     free: NDArray[np.bool_],
     damping: float,
+    least: float,
 ) -> tuple[Fit | None, float]:
-    """First step of rising damping that lowers the objective, and the next damping."""
+    """First step of rising damping that lowers the objective, and the next damping.
+
+    None where no step does, or where its quadratic model promises a fall of less than ``least``.
+    """
     scale = 1 / np.sqrt(np.maximum(np.diag(hessian), 1e-12))
-    scaled = hessian * scale[:, None] * scale
+    scaled, scaled_gradient = hessian * scale[:, None] * scale, scale * gradient
+    diagonal = np.diag(scaled).copy()
     for _ in range(_MAX_DAMPING_TRIES):
-        factor, failed = dpotrf(scaled + damping * np.eye(len(scaled)), lower=True, clean=False)
+        scaled.flat[:: len(scaled) + 1] = diagonal + damping
+        factor, failed = dpotrf(scaled, lower=True, clean=False)
         if failed:
             damping *= 10
             continue
+        solution = dpotrs(factor, scaled_gradient, lower=True)[0]
+        if scaled_gradient @ solution < least:
+            break
         step = np.zeros(free.size)
-        step[free] = -scale * dpotrs(factor, scale * gradient, lower=True)[0]
+        step[free] = -scale * solution
         trial = evaluate(problem, _moved(problem, fit.scene, step), fit.paths, fit.posterior.prior_precision)
         if trial.objective < fit.objective:
             return trial, max(damping / 10, 1e-9)
@@ -315,18 +331,9 @@ def _damped_step(
 
 def _moved(problem: Problem, scene: Scene, step: RealArray) -> Scene:
     """The scene after a step, capped to a fraction of the resolution cell; points stay in the region."""
-    moved = scene.with_vector(step)
     cap = _STEP_CAP_CELLS * problem.length_cell_m
-    length = np.linalg.norm(moved.points_m, axis=1, keepdims=True)
-    points = scene.points_m + moved.points_m * np.minimum(1, cap / np.maximum(length, 1e-300))
-    cells = _STEP_CAP_CELLS * np.array([problem.length_cell_m, *problem.cosine_cells])
-    excess = np.max(np.abs(moved.free_m) / cells, axis=1, keepdims=True)
-    return Scene(
-        points_m=np.clip(points, problem.region_m[0], problem.region_m[1]),
-        users_m=scene.users_m + moved.users_m,
-        offsets_m=scene.offsets_m + moved.offsets_m,
-        free_m=scene.free_m + moved.free_m / np.maximum(1, excess),
-    )
+    parts = (scene.points_m, scene.users_m, scene.offsets_m, scene.free_m)
+    return Scene(*capped_step(parts, step, cap, _STEP_CAP_CELLS * problem.free_cells, problem.region_m))
 
 
 def gradient_steps(problem: Problem, fit: Fit, n_steps: int) -> Fit:

@@ -372,6 +372,5 @@ def _classes(paths: Paths, n_users: int) -> IntArray:
 
 def _spike_precision(problem: Problem, slab: RealArray) -> RealArray:
     """Spike far below what the noise lets one see, and far above every slab precision."""
-    diagonal = np.real(np.einsum("nkk->k", problem.statistics.coupling))
-    energy = problem.receiver.array.n_elements * float(diagonal.max())
+    energy = float(problem.user_energies.max())
     return np.maximum(_SPIKE_TO_NOISE * problem.noise_precision * energy, 1e3 * slab)

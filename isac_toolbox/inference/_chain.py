@@ -22,6 +22,25 @@ def log_add(a: float, b: float) -> float:
 
 
 @njit(cache=True)
+def log_parameters(
+    gate: np.ndarray, first: np.ndarray, p01: np.ndarray, p11: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`(ln(1 - p), ln p)` of gates (n_groups, 2) and first members (n, 2); transitions (n, 2, 2).
+
+    Exact 0 and 1 give minus infinity.
+    """
+    log_gate, log_first = np.empty((gate.size, 2)), np.empty((first.size, 2))
+    log_transition = np.empty((first.size, 2, 2))
+    for g in range(gate.size):
+        log_gate[g, 0], log_gate[g, 1] = np.log1p(-gate[g]), np.log(gate[g])
+    for i in range(first.size):
+        log_first[i, 0], log_first[i, 1] = np.log1p(-first[i]), np.log(first[i])
+        log_transition[i, 0, 0], log_transition[i, 0, 1] = np.log1p(-p01[i]), np.log(p01[i])
+        log_transition[i, 1, 0], log_transition[i, 1, 1] = np.log1p(-p11[i]), np.log(p11[i])
+    return log_gate, log_first, log_transition
+
+
+@njit(cache=True)
 def filter_groups(
     ratio: np.ndarray,
     starts: np.ndarray,

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, lapack
 
 from isac_toolbox.inference._checks import positive_scalar
+from isac_toolbox.inference._posterior import hermitian_inverse, mean_and_log_det, scaled_precision
 from isac_toolbox.inference.messages import PRECISION_FLOOR, GaussianMessage
 
 #: Smallest expected residual and smallest projected energy, as fractions of the energy.
@@ -53,7 +54,10 @@ class GaussianPosterior:
     @cached_property
     def covariance(self) -> np.ndarray:
         """`Sigma`, Hermitian, (n, n); computed when first asked for."""
-        return _inverse(self.factor) * np.multiply.outer(self.scale, self.scale)
+        if not self.factor.size:
+            return self.factor
+        lower, _ = _lapack("potri", self.factor)(self.factor, lower=True)
+        return np.asarray(hermitian_inverse(lower, self.scale))
 
     def whiten(self, columns: np.ndarray) -> np.ndarray:
         """`W B` with `W^H W = Sigma`, for `B` of shape (n, p): `B^H Sigma B` is then `(W B)^H W B`."""
@@ -156,15 +160,12 @@ def unchecked_posterior(
     numpy.linalg.LinAlgError
         If the precision matrix is not positive definite, or not finite.
     """
-    diagonal = gamma * np.real(np.diagonal(gram)) + rho
-    if not np.all(np.isfinite(diagonal) & (diagonal > 0.0)):
+    scaled, scale = np.zeros_like(gram, order="F"), np.empty(rho.size)
+    if not scaled_precision(gram, gamma, rho, scaled, scale):
         raise LinAlgError("the precision matrix has a diagonal entry that is not positive and finite")
-    scale = 1.0 / np.sqrt(diagonal)
-    scaled = gram * np.multiply.outer(gamma * scale, scale)
-    np.fill_diagonal(scaled, 1.0)
     factor = _cholesky(scaled)
-    mean = scale * _solve(factor, (scale * gamma) * correlation)
-    log_det = 2.0 * float(np.sum(np.log(scale) - np.log(np.real(np.diagonal(factor)))))
+    mean = _solve(factor, (scale * gamma) * correlation)
+    log_det = mean_and_log_det(factor, scale, mean)
     if not np.isfinite(log_det):
         raise LinAlgError("the precision matrix has NaN or infinite entries")
     return GaussianPosterior(mean, gram, gamma, rho, log_det, scale, factor)
@@ -179,26 +180,19 @@ def _lapack(name: str, matrix: np.ndarray) -> Callable[..., tuple[np.ndarray, in
 
 
 def _cholesky(matrix: np.ndarray) -> np.ndarray:
-    """Lower Cholesky factor of a Hermitian matrix of unit diagonal, loaded as little as it needs."""
+    """Lower Cholesky factor of a Hermitian matrix of unit diagonal, loaded as little as it needs.
+
+    Only the lower triangle is read, the upper one is zero.
+    """
     if matrix.size == 0:
         return matrix
     potrf = _lapack("potrf", matrix)
     for loading in _LOADINGS:
         loaded = matrix + loading * np.eye(matrix.shape[0]) if loading else matrix
-        factor, info = potrf(loaded, lower=True, clean=True)
+        factor, info = potrf(loaded, lower=True, clean=False)
         if info == 0:
             return factor
     raise LinAlgError("the precision matrix is not positive definite")
-
-
-def _inverse(factor: np.ndarray) -> np.ndarray:
-    """Inverse of `factor factor^H`, exactly Hermitian."""
-    if factor.size == 0:
-        return factor
-    lower, _ = _lapack("potri", factor)(factor, lower=True)
-    inverse = lower + lower.conj().T
-    inverse[np.diag_indices_from(inverse)] = np.real(np.diagonal(lower))
-    return inverse
 
 
 def _solve(factor: np.ndarray, right: np.ndarray) -> np.ndarray:

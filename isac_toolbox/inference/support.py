@@ -98,8 +98,8 @@ class IndependentSupport:
             If `L` is not a finite real vector of length n.
         """
         real_vector("L", L, self._n)
-        pair = log_pair(np.broadcast_to(np.asarray(self.probability), (self._n,)))
-        return pair[:, 1] - pair[:, 0]
+        pair = log_pair(np.asarray(self.probability))
+        return _filled(pair[..., 1] - pair[..., 0], self._n)
 
     def learn(self, L: np.ndarray) -> None:
         """One EM step of a scalar probability."""
@@ -271,13 +271,12 @@ class GatedChain:
 
     def _log_parameters(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Logs of gate (n_groups, 2), first member (n, 2), transition (n, 2, 2)."""
-        n = self.n_coefficients
-        first = np.asarray(self.p_first)
-        if first.ndim == 1 and first.size == self.n_groups:
+        n, first = self.n_coefficients, self.p_first
+        if np.ndim(first) == 1 and np.size(first) == self.n_groups:
             first = np.repeat(first, self.group_sizes)
-        gate = log_pair(np.broadcast_to(np.asarray(self.gate), (self.n_groups,)))
-        rows = [log_pair(np.broadcast_to(np.asarray(p), (n,))) for p in (self.p01, self.p11)]
-        return gate, log_pair(np.broadcast_to(first, (n,))), np.stack(rows, axis=1)
+        of_members = (_filled(p, n) for p in (first, self.p01, self.p11))
+        logs: tuple[np.ndarray, ...] = _chain.log_parameters(_filled(self.gate, self.n_groups), *of_members)
+        return logs[0], logs[1], logs[2]
 
     def _filter(self, L: np.ndarray) -> _Filtered:
         """Run both filters on validated messages."""
@@ -390,6 +389,11 @@ class _Filtered:
     forward: np.ndarray
     backward: np.ndarray
     log_open: np.ndarray
+
+
+def _filled(value: float | np.ndarray, n: int) -> np.ndarray:
+    """A parameter as a vector of length n."""
+    return value if isinstance(value, np.ndarray) and value.ndim else np.full(n, value)
 
 
 def _ratio(on: Any, off: Any, prior: tuple[float, float], old: np.ndarray) -> np.ndarray:

@@ -183,3 +183,12 @@ def test_prior_of_known_and_uncertain_unknowns():
     assert_allclose(deviation[users], 0.25)
     assert_allclose(deviation[offsets], scene.offsets_m)
     assert np.count_nonzero(deviation) == 8
+
+
+@pytest.mark.parametrize("wavefront", ["planar", "spherical"])
+def test_pulled_slopes_are_those_of_the_dense_jacobian(wavefront):
+    scene, paths, receiver = random_case(0, wavefront)
+    derivatives = path_parameters(scene, paths, receiver).derivatives
+    slopes = np.random.default_rng(1).standard_normal((derivatives.in_target.shape[1], len(paths)))
+    expected = np.einsum("dl,dlp->p", slopes, derivatives.dense())
+    assert_allclose(derivatives.pull(slopes), expected, atol=1e-12)

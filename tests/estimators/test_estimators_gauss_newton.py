@@ -22,6 +22,7 @@ from small_scenes import (
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.scene import Paths, Scene
+from isac_toolbox.estimators import gauss_newton
 from isac_toolbox.estimators.assemble import channel_variance
 from isac_toolbox.estimators.gauss_newton import (
     Problem,
@@ -188,6 +189,32 @@ def test_cells():
 
 
 # --- steps -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0.1, 3.0, 300.0])
+def test_steps_are_capped(length):
+    case = random_case(0, n_free=3)
+    problem, scene = case.problem, case.scene
+    step = length * np.random.default_rng(2).standard_normal(scene.n_parameters)
+    moved, plain = gauss_newton._moved(problem, scene, step), scene.with_vector(step)
+    size = np.linalg.norm(plain.points_m, axis=1, keepdims=True)
+    points = scene.points_m + plain.points_m * np.minimum(1, 0.7 * problem.length_cell_m / size)
+    assert_allclose(moved.points_m, np.clip(points, *problem.region_m))
+    assert_allclose(moved.users_m, scene.users_m + plain.users_m)
+    assert_allclose(moved.offsets_m, scene.offsets_m + plain.offsets_m)
+    cells = 0.7 * np.array([problem.length_cell_m, *problem.cosine_cells])
+    excess = np.max(np.abs(plain.free_m) / cells, axis=1, keepdims=True)
+    assert_allclose(moved.free_m, scene.free_m + plain.free_m / np.maximum(1, excess))
+
+
+def test_a_step_that_promises_nothing_is_not_tried(monkeypatch):
+    problem, scene, paths, _ = true_problem(0, 20.0)
+    start = evaluate(problem, scene, paths, np.full(len(paths), 1e-3))
+    fit = refine(problem, start, n_steps=40, tol=1e-9)
+    assert fit is not start
+    tried = []
+    monkeypatch.setattr(gauss_newton, "evaluate", lambda *a: tried.append(a) or evaluate(*a))
+    assert refine(problem, fit, n_steps=2) is fit and not tried
 
 
 @pytest.mark.parametrize("move", [refine, gradient_steps], ids=["gauss_newton", "gradient"])

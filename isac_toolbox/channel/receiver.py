@@ -1,0 +1,64 @@
+"""What an estimator knows about the receiver: array, place, subcarriers and wavefront model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.observation import UplinkObservation
+
+__all__ = ["Receiver"]
+
+RealArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Receiver:
+    """What the receiver knows about itself: array, position, subcarriers, wavefront model."""
+
+    array: UniformPlanarArray
+    bs_position_m: RealArray
+    frequencies_hz: RealArray
+    wavefront: str = "planar"
+    carrier_hz: float | None = None
+    beam_squint: bool = False
+
+    @classmethod
+    def of(cls, obs: UplinkObservation) -> Receiver:
+        """The receiver of an observation."""
+        return cls(
+            array=obs.array,
+            bs_position_m=obs.bs_position_m,
+            frequencies_hz=obs.subcarrier_frequencies_hz,
+            wavefront=obs.wavefront,
+            carrier_hz=obs.carrier_hz,
+            beam_squint=obs.beam_squint,
+        )
+
+    @cached_property
+    def wavenumbers_per_m(self) -> RealArray:
+        """Phase per metre of path length on every subcarrier, ``2 pi f_n / c``, shape (N,)."""
+        return 2 * np.pi * self.frequencies_hz / SPEED_OF_LIGHT_M_S
+
+    @cached_property
+    def equally_spaced(self) -> bool:
+        """Whether subcarriers ascend in equal steps."""
+        spacing = np.diff(self.frequencies_hz)
+        return bool(spacing.size and spacing[0] > 0 and np.ptp(spacing) <= 1e-9 * spacing[0])
+
+    @cached_property
+    def cross_axes(self) -> RealArray:
+        """Horizontal and vertical axis of the array, shape (2, 3)."""
+        return self.array.axes[1:]
+
+    @property
+    def squint_m(self) -> float:
+        """Inverse wavenumber of the carrier, ``c / (2 pi f_c)``; zero where beam squint is not modelled."""
+        if not self.beam_squint:
+            return 0.0
+        assert self.carrier_hz is not None
+        return SPEED_OF_LIGHT_M_S / (2 * np.pi * self.carrier_hz)

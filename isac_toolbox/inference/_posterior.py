@@ -1,0 +1,52 @@
+"""Kernels around the Cholesky factorisation of a Gaussian posterior (docs/theory.md, section 5)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+__all__ = ["hermitian_inverse", "mean_and_log_det", "scaled_precision"]
+
+
+@njit(cache=True)
+def scaled_precision(gram, gamma, rho, scaled, scale):  # type: ignore[no-untyped-def]
+    """Lower triangle of `gamma G + diag(rho)` scaled to a unit diagonal, filled in with the scale.
+
+    Returns whether every diagonal entry is positive and finite.
+    """
+    n = rho.size
+    for i in range(n):
+        diagonal = gamma * gram[i, i].real + rho[i]
+        if not (np.isfinite(diagonal) and diagonal > 0.0):
+            return False
+        scale[i] = 1.0 / np.sqrt(diagonal)
+    for i in range(n):
+        weight = gamma * scale[i]
+        for j in range(i):
+            scaled[i, j] = gram[i, j] * (weight * scale[j])
+        scaled[i, i] = 1.0
+    return True
+
+
+@njit(cache=True)
+def mean_and_log_det(factor, scale, solution):  # type: ignore[no-untyped-def]
+    """Scales the solution to the mean, in place, and returns `ln det Sigma`."""
+    log_det = 0.0
+    for i in range(scale.size):
+        solution[i] *= scale[i]
+        log_det += np.log(scale[i] / factor[i, i].real)
+    return 2.0 * log_det
+
+
+@njit(cache=True)
+def hermitian_inverse(lower, scale):  # type: ignore[no-untyped-def]
+    """`diag(scale) A diag(scale)`, exactly Hermitian, of a matrix `A` given by its lower triangle."""
+    n = scale.size
+    full = np.empty((n, n), lower.dtype)
+    for i in range(n):
+        for j in range(i):
+            value = lower[i, j] * (scale[i] * scale[j])
+            full[i, j] = value
+            full[j, i] = np.conj(value)
+        full[i, i] = lower[i, i].real * (scale[i] * scale[i])
+    return full
