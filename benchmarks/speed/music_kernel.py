@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import resource
-from time import perf_counter
+from time import process_time
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -49,7 +49,7 @@ def own_seconds(n_points: int) -> float:
     """Seconds per grid point and frequency of this package."""
     at, lengths, shares = directions(n_points), np.ones(n_points), model()
     shares.projection(0, lengths[:100], at[:100])
-    return best_seconds(lambda: shares.projection(0, lengths, at), 7, perf_counter) / n_points
+    return best_seconds(lambda: shares.projection(0, lengths, at), 7) / n_points
 
 
 def peer_seconds(n_points: int, n_frequencies: int = 4) -> float | None:
@@ -68,7 +68,7 @@ def peer_seconds(n_points: int, n_frequencies: int = 4) -> float | None:
     bins = np.arange(5, 5 + n_frequencies)
     run = lambda: peer.locate_sources(block, num_src=ORDER, freq_bins=bins)  # noqa: E731
     run()
-    return best_seconds(run, 3, perf_counter) / (peer.grid.n_points * n_frequencies)
+    return best_seconds(run, 3) / (peer.grid.n_points * n_frequencies)
 
 
 def memory_of(n_points: int) -> tuple[float, float]:
@@ -81,9 +81,9 @@ def memory_of(n_points: int) -> tuple[float, float]:
     points = rng.uniform(low, high, (n_points, 3))
     spectrum.location_spectrum(points[:1000], 1e-2)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = perf_counter()
+    start = process_time()
     spectrum.location_spectrum(points, 1e-2)
-    seconds = perf_counter() - start
+    seconds = process_time() - start
     return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

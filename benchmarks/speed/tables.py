@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from time import perf_counter, process_time
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -36,15 +36,13 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     )
 
 
-def best_seconds(
-    work: Callable[[], Any], repeats: int = 5, clock: Callable[[], float] = process_time
-) -> float:
-    """Shortest time of some runs: the one that other processes disturbed least."""
+def best_seconds(work: Callable[[], Any], repeats: int = 5) -> float:
+    """Shortest processor time of some runs: the one that other processes disturbed least."""
     times = []
     for _ in range(repeats):
-        start = clock()
+        start = process_time()
         work()
-        times.append(clock() - start)
+        times.append(process_time() - start)
     return min(times)
 
 
@@ -52,7 +50,7 @@ def gemm_rate(n: int = 768) -> float:
     """Complex double matrix products of this machine with one thread, flop per second."""
     rng = np.random.default_rng(0)
     left, right = (rng.standard_normal((n, n)) + 1j * rng.standard_normal((n, n)) for _ in range(2))
-    return 8 * n**3 / best_seconds(lambda: left @ right, 5, perf_counter)
+    return 8 * n**3 / best_seconds(lambda: left @ right, 5)
 
 
 def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:

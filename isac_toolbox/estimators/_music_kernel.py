@@ -24,17 +24,69 @@ def real_basis(basis: NDArray[np.complex128]) -> NDArray[np.float64]:
 
 
 @njit(cache=True, fastmath=True)
-def _phasors(cosine, slope, out):  # type: ignore[no-untyped-def]
-    """Responses ``exp(j slope m u)`` of centred elements m, filled in by a recurrence."""
-    n = out.size
-    half = 0.5 * slope * cosine
-    root = complex(np.cos(half), np.sin(half))
-    step = root * root
-    value = root if n % 2 == 0 else complex(1.0, 0.0)
-    for m in range(n // 2, n):
-        out[m] = value
-        out[n - 1 - m] = np.conj(value)
-        value *= step
+def _phasors(cosines, slope, real, imag):  # type: ignore[no-untyped-def]
+    """Responses ``exp(j slope m u)`` of centred elements m at points, filled into (M, P) by a recurrence."""
+    n, middle = len(real), len(real) // 2
+    step_real, step_imag = np.empty(cosines.size), np.empty(cosines.size)
+    for i in range(cosines.size):
+        half = 0.5 * slope * cosines[i]
+        c, s = np.cos(half), np.sin(half)
+        step_real[i], step_imag[i] = c * c - s * s, 2 * c * s
+        real[middle, i], imag[middle, i] = (c, s) if n % 2 == 0 else (1.0, 0.0)
+    for m in range(middle + 1, n):
+        for i in range(cosines.size):
+            real[m, i] = real[m - 1, i] * step_real[i] - imag[m - 1, i] * step_imag[i]
+            imag[m, i] = real[m - 1, i] * step_imag[i] + imag[m - 1, i] * step_real[i]
+    for m in range(middle):
+        for i in range(cosines.size):
+            real[m, i], imag[m, i] = real[n - 1 - m, i], -imag[n - 1 - m, i]
+
+
+@njit(cache=True, fastmath=True)
+def _half_steering(cosines, slopes, shape, factors, out):  # type: ignore[no-untyped-def]
+    """Real parts, then imaginary parts, of the first half of the steering vectors of points, (2 half, P)."""
+    h_real, h_imag, v_real, v_imag = factors
+    _phasors(cosines[0], slopes[0], h_real, h_imag)
+    _phasors(cosines[1], slopes[1], v_real, v_imag)
+    half = len(out) // 2
+    for m in range(half):
+        h, v = divmod(m, shape[1])
+        for i in range(cosines.shape[1]):
+            out[m, i] = h_real[h, i] * v_real[v, i] - h_imag[h, i] * v_imag[v, i]
+            out[half + m, i] = h_real[h, i] * v_imag[v, i] + h_imag[h, i] * v_real[v, i]
+
+
+@njit(cache=True, fastmath=True)
+def _summed_power(products, turns, wavenumbers, shares):  # type: ignore[no-untyped-def]
+    """``sum_r |sum_w exp(j w l) c_wr|^2`` of products (2 Q, P), real and imaginary rows in turn, into (P,).
+
+    Wavenumbers are equally spaced; ``turns`` are the points' lengths with their sign turned.
+    """
+    n_window = wavenumbers.size
+    order, size = len(products) // (2 * n_window), turns.size
+    shares[:] = 0.0
+    if n_window == 1:
+        for r in range(2 * order):
+            for i in range(size):
+                shares[i] += products[r, i] ** 2
+        return
+    total = np.zeros((2 * order, size))
+    b_real, b_imag = np.cos(wavenumbers[0] * turns), np.sin(wavenumbers[0] * turns)
+    spacing = wavenumbers[1] - wavenumbers[0]
+    step_real, step_imag = np.cos(spacing * turns), np.sin(spacing * turns)
+    for w in range(n_window):
+        for r in range(order):
+            real, imag = products[2 * (w * order + r)], products[2 * (w * order + r) + 1]
+            for i in range(size):
+                total[2 * r, i] += b_real[i] * real[i] - b_imag[i] * imag[i]
+                total[2 * r + 1, i] += b_real[i] * imag[i] + b_imag[i] * real[i]
+        for i in range(size):
+            b = b_real[i] * step_real[i] - b_imag[i] * step_imag[i]
+            b_imag[i] = b_real[i] * step_imag[i] + b_imag[i] * step_real[i]
+            b_real[i] = b
+    for r in range(2 * order):
+        for i in range(size):
+            shares[i] += total[r, i] ** 2
 
 
 @njit(cache=True, fastmath=True)
@@ -42,46 +94,22 @@ def subspace_shares(cosines, lengths, basis, wavenumbers, shape, slopes, block):
     """``|U^H (b (x) a)|^2`` of points (P,), from a :func:`real_basis`, its columns window before vector.
 
     Per block of points: half the steering vectors by recurrences, one real matrix product with the basis,
-    then the sum over the window's subcarriers. Memory does not grow with the number of points.
+    then the sum over the window's subcarriers; every inner loop runs over points. Memory does not grow with
+    their number.
     """
-    n_points, n_window = lengths.size, wavenumbers.size
-    order = basis.shape[1] // (2 * n_window)
-    n_h, n_v = shape
-    half = basis.shape[0] // 2
+    n_points = lengths.size
     shares = np.empty(n_points)
-    steering = np.empty((block, 2 * half))
-    over_space = np.empty((block, basis.shape[1]))
-    a_h, a_v = np.empty(n_h, np.complex128), np.empty(n_v, np.complex128)
-    total = np.empty(order, np.complex128)
+    steering = np.zeros((len(basis), block))
+    products = np.empty((basis.shape[1], block))
+    factors = (
+        np.empty((shape[0], block)),
+        np.empty((shape[0], block)),
+        np.empty((shape[1], block)),
+        np.empty((shape[1], block)),
+    )
     for start in range(0, n_points, block):
-        size = min(block, n_points - start)
-        for i in range(size):
-            _phasors(cosines[0, start + i], slopes[0], a_h)
-            _phasors(cosines[1, start + i], slopes[1], a_v)
-            m = 0
-            for h in range((n_h + 1) // 2):
-                for v in range(n_v):
-                    if m == half:
-                        break
-                    value = a_h[h] * a_v[v]
-                    steering[i, m], steering[i, half + m] = value.real, value.imag
-                    m += 1
-        np.dot(steering[:size], basis, over_space[:size])
-        for i in range(size):
-            share = 0.0
-            if n_window == 1:
-                for r in range(2 * order):
-                    share += over_space[i, r] ** 2
-                shares[start + i] = share
-                continue
-            total[:] = 0.0
-            for w in range(n_window):
-                turn = -wavenumbers[w] * lengths[start + i]
-                b = complex(np.cos(turn), np.sin(turn))
-                for r in range(order):
-                    at = 2 * (w * order + r)
-                    total[r] += b * complex(over_space[i, at], over_space[i, at + 1])
-            for r in range(order):
-                share += total[r].real ** 2 + total[r].imag ** 2
-            shares[start + i] = share
+        stop = min(start + block, n_points)
+        _half_steering(cosines[:, start:stop], slopes, shape, factors, steering)
+        np.dot(basis.T, steering, products)
+        _summed_power(products, -lengths[start:stop], wavenumbers, shares[start:stop])
     return shares
