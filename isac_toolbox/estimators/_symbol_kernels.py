@@ -35,14 +35,18 @@ def normalised_moments(log_probability, constellation):  # type: ignore[no-untyp
         for n in range(n_sub):
             for t in range(n_symbols):
                 cell = log_probability[k, n, t]
-                largest = cell.max()
+                largest = -np.inf
+                for q in range(n_points):
+                    largest = max(largest, cell[q])
                 total, first, second = 0.0, 0j, 0.0
                 for q in range(n_points):
                     weight, point = np.exp(cell[q] - largest), constellation[q]
                     total += weight
                     first += weight * point
                     second += weight * (point.real**2 + point.imag**2)
-                cell -= largest + np.log(total)
+                largest += np.log(total)
+                for q in range(n_points):
+                    cell[q] -= largest
                 first /= total
                 mean[k, n, t] = first
                 variance[k, n, t] = max(second / total - first.real**2 - first.imag**2, 0.0)
@@ -50,26 +54,52 @@ def normalised_moments(log_probability, constellation):  # type: ignore[no-untyp
 
 
 @njit(cache=True)
-def _grown(below, factor, n_points, out):  # type: ignore[no-untyped-def]
-    """Sums over one more user, the last one fastest: ``out[c Q + q] = below[c] + factor[q]``."""
-    for c in range(below.size):
-        for q in range(n_points):
-            out[c * n_points + q] = below[c] + factor[q]
+def _labels(n_points, n_users):  # type: ignore[no-untyped-def]
+    """Points of every combination, shape (Q^U, U), the last user's changing fastest."""
+    labels = np.empty((n_points**n_users, n_users), np.int64)
+    for c in range(len(labels)):
+        rest = c
+        for k in range(n_users - 1, -1, -1):
+            rest, labels[c, k] = divmod(rest, n_points)
+    return labels
 
 
 @njit(cache=True)
 def _quadratic_forms(information, constellation, labels, out):  # type: ignore[no-untyped-def]
-    """``s^H A s`` of every combination of points, filled in."""
-    n_users = information.shape[0]
-    for c in range(out.size):
-        total = 0.0
-        for k in range(n_users):
-            s = constellation[labels[c, k]]
-            total += information[k, k].real * (s.real**2 + s.imag**2)
+    """``s^H A s`` of every combination of points, filled in user by user.
+
+    Combinations of the first k users are extended by every point of the next one, in place from the last
+    to the first: ``A_kk |s_k|^2 + 2 Re conj(s_k) sum_j<k A_kj s_j`` is added.
+    """
+    n_users, n_points = len(information), constellation.size
+    size, stride = 1, len(labels)
+    out[0] = 0.0
+    for k in range(n_users):
+        for c in range(size - 1, -1, -1):
+            before, cross = out[c], 0j
             for j in range(k):
-                r = constellation[labels[c, j]]
-                total += 2 * (np.conj(s) * information[k, j] * r).real
-        out[c] = total
+                cross += information[k, j] * constellation[labels[c * stride, j]]
+            for q in range(n_points):
+                s = constellation[q]
+                own = information[k, k].real * (s.real**2 + s.imag**2)
+                out[c * n_points + q] = before + own + 2 * (s.real * cross.real + s.imag * cross.imag)
+        size *= n_points
+        stride //= n_points
+
+
+@njit(cache=True)
+def _linear_forms(matched, constellation, out):  # type: ignore[no-untyped-def]
+    """``2 Re s^H b`` of every combination of points, filled in the same way."""
+    size = 1
+    out[0] = 0.0
+    for k in range(matched.size):
+        b = matched[k]
+        for c in range(size - 1, -1, -1):
+            before = out[c]
+            for q in range(constellation.size):
+                s = constellation[q]
+                out[c * constellation.size + q] = before + 2 * (s.real * b.real + s.imag * b.imag)
+        size *= constellation.size
 
 
 @njit(cache=True)
@@ -83,28 +113,27 @@ def _fold(weight, partial, constellation, marginal, second):  # type: ignore[no-
     size = weight.size
     for user in range(n_users - 1, -1, -1):
         size //= n_points
-        for later in range(user, n_users):
-            second[later, user] = 0.0
-        marginal[user] = 0.0
-        for c in range(size):
-            total, first = 0.0, 0j
-            for q in range(n_points):
-                value, point = weight[c * n_points + q], constellation[q]
-                marginal[user, q] += value
-                total += value
-                first += value * point
-                second[user, user] += value * (point.real**2 + point.imag**2)
-            weight[c] = total
-            for later in range(user + 1, n_users):
+        for later in range(user + 1, n_users):
+            cross = 0j
+            for c in range(size):
                 moment = 0j
                 for q in range(n_points):
                     value = partial[later, c * n_points + q]
                     moment += value
-                    second[later, user] += value * np.conj(constellation[q])
+                    cross += value * np.conj(constellation[q])
                 partial[later, c] = moment
-            partial[user, c] = first
-        for later in range(user + 1, n_users):
-            second[user, later] = np.conj(second[later, user])
+            second[later, user] = cross
+            second[user, later] = np.conj(cross)
+        marginal[user] = 0.0
+        for c in range(size):
+            total, first = 0.0, 0j
+            for q in range(n_points):
+                value = weight[c * n_points + q]
+                marginal[user, q] += value
+                total += value
+                first += value * constellation[q]
+            weight[c], partial[user, c] = total, first
+        second[user, user] = np.sum(marginal[user] * np.abs(constellation) ** 2)
 
 
 @njit(cache=True)
@@ -112,37 +141,23 @@ def enumerated_posterior(information, matched, constellation):  # type: ignore[n
     """Marginals (U, N, T, Q) and second moments ``E[s_k conj(s_j)]`` (N, T, U, U) by enumeration.
 
     Of the likelihood ``exp(2 Re s^H b - s^H A s)`` with ``A`` (N, U, U) and ``b`` (N, U, T): quadratic forms
-    once a subcarrier, then per cell a sum of one term a user, an exponential, and the sums over one user
-    after another. Memory is that of the combinations of one cell.
+    once a subcarrier, then per cell one sum a combination, an exponential, and the sums over one user after
+    another. Memory is that of the combinations of one cell.
     """
     n_sub, n_users, n_symbols = matched.shape
     n_points = constellation.size
-    n_combinations = n_points**n_users
-    labels = np.empty((n_combinations, n_users), np.int64)
-    for c in range(n_combinations):
-        rest = c
-        for k in range(n_users - 1, -1, -1):
-            rest, labels[c, k] = divmod(rest, n_points)
-    quadratic, linear = np.empty(n_combinations), np.empty((2, n_combinations))
-    partial = np.empty((n_users, n_combinations // n_points), np.complex128)
-    term = np.empty(n_points)
+    labels = _labels(n_points, n_users)
+    quadratic, weight = np.empty(len(labels)), np.empty(len(labels))
+    partial = np.empty((n_users, len(labels) // n_points), np.complex128)
     marginal = np.empty((n_users, n_sub, n_symbols, n_points))
     second = np.empty((n_sub, n_symbols, n_users, n_users), np.complex128)
     for n in range(n_sub):
         _quadratic_forms(information[n], constellation, labels, quadratic)
         for t in range(n_symbols):
-            size = 1
-            linear[0, 0] = 0.0
-            for k in range(n_users):
-                for q in range(n_points):
-                    term[q] = 2 * (np.conj(constellation[q]) * matched[n, k, t]).real
-                _grown(linear[k % 2, :size], term, n_points, linear[(k + 1) % 2])
-                size *= n_points
-            weight = linear[n_users % 2]
+            _linear_forms(matched[n, :, t], constellation, weight)
             weight -= quadratic
-            largest = weight.max()
-            total = 0.0
-            for c in range(n_combinations):
+            largest, total = weight.max(), 0.0
+            for c in range(weight.size):
                 exponent = weight[c] - largest
                 weight[c] = np.exp(exponent) if exponent > _NEGLIGIBLE else 0.0
                 total += weight[c]

@@ -112,13 +112,14 @@ def detect(
     correlation = np.zeros((*shape[1:], obs.n_users, obs.n_users), complex)
     gram, matched = _matched_filter(channel.mean, received, obs.pilots)
     for users, cells in _sender_sets(data):
-        likelihood = _likelihood(channel, gram, matched, users, noise_variance)
+        symbols = np.flatnonzero(cells.any(axis=0))
+        likelihood = _likelihood(channel, gram, matched[:, :, symbols], users, noise_variance)
         posterior = symbol_posterior(likelihood, obs.constellation, joint)
-        where = (users[:, None], *np.nonzero(cells))
-        mean[where], variance[where] = posterior.mean[:, cells], posterior.variance[:, cells]
-        log_probability[where] = posterior.log_probability[:, cells]
+        where, inside = (users[:, None], *np.nonzero(cells)), cells[:, symbols]
+        mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
+        log_probability[where] = posterior.log_probability[:, inside]
         at_cells = correlation[cells]
-        at_cells[:, users[:, None], users] = posterior.correlation[cells]
+        at_cells[:, users[:, None], users] = posterior.correlation[inside]
         correlation[cells] = at_cells
     moments = SymbolMoments(mean, variance, correlation if data.any() else None)
     return Detection(moments, log_probability, obs.known)
