@@ -47,7 +47,7 @@ N_VALIDATION = 5000
 BATCH = 128
 FINETUNE_RATE = 2e-3
 #: Start of the temperature, and epochs of compression that come out of those for fine-tuning.
-SCHEDULE = {"chain": (0.05, 0), "independent": (0.005, 8)}
+SCHEDULE = {"chain": (0.005, 8), "independent": (0.005, 8)}
 
 
 @dataclass(frozen=True)
