@@ -135,6 +135,7 @@ def structure(lines: list[dict[str, Any]], network: str) -> Any:
         for i, value in enumerate(values):
             axis.text(value, i, f" {value:.3g}", va="center", fontsize=8)
         axis.margins(x=0.15)
+    axes[1].set(xscale="log", xlim=(1, None))
     figure.suptitle(f"{NAMES[network]}: structure of the first layer")
     figure.tight_layout()
     return figure
