@@ -47,7 +47,7 @@ N_VALIDATION = 5000
 BATCH = 128
 FINETUNE_RATE = 2e-3
 #: Start of the temperature, and epochs of compression that come out of those for fine-tuning.
-SCHEDULE = {"chain": (0.005, 8), "independent": (0.005, 8)}
+SCHEDULE = {"20x": (0.005, 8), "50x": (0.05, 0), "8x": (0.08, 0)}
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,7 @@ class Bench:
     ) -> tuple[nn.Module, dict[str, Tensor], CompressionReport]:
         support, chosen = method.removeprefix("turbo-"), self.plan.points[point]
         loader = self.loader(seed)
+        start, moved = SCHEDULE[point]
         chain = {"p01": chosen.p01, "p11": chosen.p11, "learn_support": False}
         gate: Any = chosen.gate
         if chosen.mac_nats is not None:
@@ -174,7 +175,7 @@ class Bench:
         compressor = TurboVBICompressor(
             dense,
             temperature=chosen.chain_temperature if support == "chain" else chosen.independent_temperature,
-            temperature_start=SCHEDULE[support][0] if chosen.macs is None else 0.08,
+            temperature_start=start,
             anneal=0.7 if chosen.macs is None else 1.0,
             temperature_factors=chosen.temperature_factors,
             support=support,
@@ -182,7 +183,6 @@ class Bench:
             seed=seed,
             **(chain | {"gate": gate} if support == "chain" else {}),
         )
-        moved = SCHEDULE[support][1]
         epochs = self.plan.compress_epochs + moved
 
         def small_enough(record: EpochRecord) -> bool:
