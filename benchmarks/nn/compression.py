@@ -5,9 +5,10 @@ python benchmarks/nn/compression.py [--network lenet-300-100] [--seeds 0,1,2] [-
 Every run gets the same number of epochs: the first part trains the dense network (`dense-start`, shared by
 all methods of a seed), the rest compresses and fine-tunes; the reference `dense` trains on for all of it. The
 network `dense-start` is the teacher of every method. The last 5,000 training images are the validation set,
-on which the settings below were chosen with seed 0; the test set is only measured at the end. Baselines get
-the number of weights that the chain kept with the same seed (torch-pruning on LeNet-5: its MACs). Each
-finished run is one line of the results file at once, and a restart skips it.
+by which schedules and learning rates were compared with seed 0; temperatures and gates were set on all seeds
+so that weights and neurons reach the point. Baselines get the number of weights that the chain kept with the
+same seed (torch-pruning on LeNet-5: its MACs). Each finished run is one line of the results file at once, and
+a restart skips it.
 """
 
 from __future__ import annotations
