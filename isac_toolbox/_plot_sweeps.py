@@ -182,8 +182,7 @@ def reliability(bins: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = No
     fig : Figure
     ax : Axes
     """
-    fig, ax = figure_of(ax, (4.8, 4.6))
-    ax.plot([0, 1], [0, 1], label="calibrated", **BOUND_STYLE)
+    fig, ax = _calibration_axes(ax)
     for number, (name, pooled) in enumerate(bins.items()):
         count, probability, true = np.asarray(pooled, float).T
         some = count > 0
@@ -203,9 +202,7 @@ def reliability(bins: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = No
             ms=5,
             lw=1,
         )
-    ax.set(xlabel="stated probability of a scatterer", ylabel="share that are scatterers", aspect="equal")
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    ax.grid(alpha=0.3, lw=0.5)
+    ax.set(xlabel="stated probability of a scatterer", ylabel="share that are scatterers")
     return fig, ax
 
 
@@ -232,16 +229,22 @@ def coverage(levels: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = Non
     fig : Figure
     ax : Axes
     """
-    fig, ax = figure_of(ax, (4.8, 4.6))
-    ax.plot([0, 1], [0, 1], label="calibrated", **BOUND_STYLE)
+    fig, ax = _calibration_axes(ax)
     for number, (name, counts) in enumerate(levels.items()):
         counts = np.asarray(counts, float)
         level = np.arange(len(counts) + 1) / len(counts)
         share = np.concatenate([[0.0], np.cumsum(counts)]) / max(counts.sum(), 1.0)
         colour, marker, line = _CASES[number % len(_CASES)]
         ax.plot(level, share, color=colour, marker=marker, ls=line, ms=4, lw=1, mfc="none", label=name)
-    ax.set(xlabel="level of the credible ellipsoid", ylabel="share inside", aspect="equal")
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    ax.set(xlabel="level of the credible ellipsoid", ylabel="share inside")
+    return fig, ax
+
+
+def _calibration_axes(ax: Axes | None) -> tuple[Figure, Axes]:
+    """Unit square with the diagonal of a calibrated estimator."""
+    fig, ax = figure_of(ax, (4.8, 4.6))
+    ax.plot([0, 1], [0, 1], label="calibrated", **BOUND_STYLE)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     ax.grid(alpha=0.3, lw=0.5)
     return fig, ax
 
