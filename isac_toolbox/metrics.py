@@ -158,9 +158,8 @@ def symbol_error_rate(result: EstimationResult, simulation: Simulation) -> float
     -------
     float
     """
-    sent = simulation.truth.symbol_indices
-    data = sent >= 0
-    return float(np.mean(result.symbol_decision[data] != sent[data])) if data.any() else float("nan")
+    decided, sent = _data_symbols(result, simulation)
+    return float(np.mean(decided != sent)) if sent.size else float("nan")
 
 
 def bit_error_rate(result: EstimationResult, simulation: Simulation) -> float:
@@ -176,11 +175,18 @@ def bit_error_rate(result: EstimationResult, simulation: Simulation) -> float:
     -------
     float
     """
+    decided, sent = _data_symbols(result, simulation)
+    bits = bit_labels(simulation.observation.constellation.size)
+    return float(np.mean(bits[decided] != bits[sent])) if sent.size else float("nan")
+
+
+def _data_symbols(
+    result: EstimationResult, simulation: Simulation
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Decided and sent constellation indices at the data positions."""
     sent = simulation.truth.symbol_indices
     data = sent >= 0
-    bits = bit_labels(simulation.observation.constellation.size)
-    wrong = bits[result.symbol_decision[data]] != bits[sent[data]]
-    return float(np.mean(wrong)) if data.any() else float("nan")
+    return result.symbol_decision[data], sent[data]
 
 
 def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, n_bins: int = 10) -> float:
