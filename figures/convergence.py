@@ -23,7 +23,7 @@ SNR_DB, SEED = 0.0, 0
 def draw(run: FigureRun) -> list[Path]:
     """Mean error over some blocks; blocks that have ended keep their last value."""
     scenario, described = uplink(run, snr_db=SNR_DB)
-    blocks = [scenario.simulate(seed=SEED + i) for i in range(run.trials(full=5, quick=2))]
+    blocks = [scenario.simulate(seed=SEED + i) for i in range(run.trials())]
     bound_db = to_db([isac.bounds.hybrid_crb(block).channel_nmse for block in blocks])
     points = run.choose(256, 64)
     figure, (left, right) = subplots(1, 2, figsize=(9.6, 4.7), layout="constrained", sharey=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from matplotlib.pyplot import subplots
 from matplotlib.ticker import NullLocator
 
 import isac_toolbox as isac
-from isac_toolbox._figure_sweeps import legend_above, small_uplink
-from isac_toolbox._figures import FigureRun, describe_sweep, sweep_rows
+from isac_toolbox._figure_sweeps import FULL_TRIALS, legend_above, small_uplink
+from isac_toolbox._figures import FigureRun, describe_sweep, merge_sweeps, sweep_rows
 from isac_toolbox._plot_style import BOUND_STYLE, curve_style, readable_log
 
 VARIANTS = {"full": ("full-vbi", "full inverse"), "mm": ("mm-vbi", "inverse-free")}
@@ -24,11 +23,15 @@ def draw(run: FigureRun) -> list[Path]:
         "full": run.choose((32, 64, 128, 256, 512), (32, 64)),
         "mm": run.choose((32, 64, 128, 256, 512, 1024, 2048, 4096), (32, 64, 256)),
     }
-    estimators: dict[str, Any] = {SUBSPACE: isac.EMTurboBiSVBI()}
-    for inverse, points in sizes.items():
-        for n in points:
-            estimators[f"{inverse} {n}"] = isac.EMTurboBiSVBI(inverse=inverse, grid_points=n)
-    result = run.sweep(scenario, None, estimators, run.trials(full=3, quick=2))
+    grids = {
+        inverse: {f"{inverse} {n}": isac.EMTurboBiSVBI(inverse=inverse, grid_points=n) for n in points}
+        for inverse, points in sizes.items()
+    }
+    trials, fast = run.trials(), {SUBSPACE: isac.EMTurboBiSVBI(), **grids["mm"]}
+    result = merge_sweeps(
+        run.sweep(scenario, None, fast, trials),
+        run.sweep(scenario, None, grids["full"], min(trials, FULL_TRIALS)),
+    )
     summary = {entry.estimator: entry for entry in result.summary()}
     figure, (left, right) = subplots(1, 2, figsize=(9.6, 4.7), layout="constrained")
     for ax, figure_of_merit in ((left, "seconds"), (right, "nmse_db")):

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from isac_toolbox.scenario import Scenario
     from isac_toolbox.sweeps import SweepResult
 
-__all__ = ["LABELS", "THREE", "legend_above", "metric_panels", "small_uplink", "snr_sweep", "uplink"]
+__all__ = [
+    "FULL_TRIALS",
+    "LABELS",
+    "THREE",
+    "legend_above",
+    "metric_panels",
+    "small_uplink",
+    "snr_sweep",
+    "uplink",
+]
 
 LABELS = {
     "bisvbi": "EM-Turbo-BiSVBI",
@@ -29,7 +38,8 @@ LABELS = {
 THREE = ("rmse_m", "nmse_db", "symbol_error_rate")
 _SNRS_DB = (-20.0, -17.5, -15.0, -12.5, -10.0, -7.5, -5.0, -2.5, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0)
 _SMALL = {"array_shape": (4, 4), "n_subcarriers": 32, "subcarrier_spacing_hz": 3e6, "n_scatterers": 4}
-_FULL_TRIALS = 5
+#: Blocks of the full inverse, which takes seconds each.
+FULL_TRIALS = 5
 _RATES = {"symbol_error_rate", "bit_error_rate"}
 
 
@@ -55,8 +65,7 @@ def _uplink(changes: Mapping[str, Any]) -> tuple[Scenario, str]:
 def snr_sweep(run: FigureRun) -> tuple[SweepResult, str]:
     """All estimators over SNR, one store for the figures of positions, channel and data; its description.
 
-    MUSIC takes ten times as long as the others and runs on half of the blocks; the full inverse, on a grid
-    of 256 points, takes seconds a block and runs on few blocks at two points.
+    The full inverse, on a grid of 256 points, takes seconds a block and runs on few blocks at two points.
     """
     from isac_toolbox.estimators import EMTurboBiSVBI
 
@@ -64,9 +73,8 @@ def snr_sweep(run: FigureRun) -> tuple[SweepResult, str]:
     points, trials = run.choose(_SNRS_DB, (-10.0, 10.0)), run.trials()
     full = {"full-vbi": EMTurboBiSVBI(inverse="full", grid_points=run.choose(256, 64))}
     parts: list[tuple[Any, Sequence[float], int]] = [
-        (["bisvbi", "nomp", "ls", "genie"], points, trials),
-        (["music-scvbi"], points, (trials + 1) // 2),
-        (full, run.choose((0.0, 20.0), (10.0,)), min(trials, run.choose(_FULL_TRIALS, 1))),
+        (["bisvbi", "music-scvbi", "nomp", "ls", "genie"], points, trials),
+        (full, run.choose((0.0, 20.0), (10.0,)), min(trials, run.choose(FULL_TRIALS, 1))),
     ]
     results = [run.sweep(scenario, {"snr_db": at}, those, n, store="snr") for those, at, n in parts]
     return merge_sweeps(*results), described
