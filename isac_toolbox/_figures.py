@@ -181,6 +181,7 @@ def describe_sweep(result: SweepResult, scenario: str, labels: Mapping[str, str]
     for entry in shown:
         trials[entry.estimator] = max(trials.get(entry.estimator, 0), entry.trials + entry.failed)
     most = max(trials.values(), default=0)
-    fewer = [f"{(labels or {}).get(name, name)}: {n}" for name, n in trials.items() if n < most]
+    named = [f"{(labels or {}).get(name, name)}: {n}" for name, n in trials.items() if n < most]
+    fewer = list(dict.fromkeys(named))
     exceptions = f" ({', '.join(fewer)})" if fewer else ""
     return f"{scenario}; {most} trials a point{exceptions}, seed {result.seed}"
