@@ -1,14 +1,14 @@
 """Compression of LeNet-300-100 and LeNet-5 on Fashion-MNIST: Turbo-VBI against other methods.
 
-python benchmarks/nn/compression.py [--network lenet-300-100] [--seeds 0,1,2] [--methods turbo-chain,...]
+python benchmarks/nn/compression.py [--network lenet-300-100] [--seeds 3,4,5] [--methods turbo-chain,...]
+python benchmarks/nn/compression.py --select [--network lenet-300-100]
 
 Every run gets the same number of epochs: the first part trains the dense network (`dense-start`, shared by
 all methods of a seed), the rest compresses and fine-tunes; the reference `dense` trains on for all of it. The
 network `dense-start` is the teacher of every method. The last 5,000 training images are the validation set,
-by which schedules and learning rates were compared with seed 0; temperatures and gates were set on all seeds
-so that weights and neurons reach the point. Baselines get the number of weights that the chain kept with the
-same seed (torch-pruning on LeNet-5: its MACs). Each finished run is one line of the results file at once, and
-a restart skips it.
+by which the settings are chosen with a seed of its own (`--select`), before a test image is read. Baselines
+get the number of weights that the chain kept with the same seed (torch-pruning on LeNet-5: its MACs). Each
+finished run is one line of the results file at once, and a restart skips it.
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ from isac_toolbox.nn.training import accuracy, train
 RESULTS = Path(__file__).with_name("compression.jsonl")
 CACHE = Path(tempfile.gettempdir()) / "isac-toolbox-nn"
 N_VALIDATION = 5000
+#: Its first masks are kept, for the figures.
+MASK_SEED = 3
 BATCH = 128
 FINETUNE_RATE = 2e-3
-#: Start of the temperature, and epochs of compression that come out of those for fine-tuning.
-SCHEDULE = {"20x": (0.005, 8), "50x": (0.05, 0), "8x": (0.08, 0)}
+SELECTION = Path(__file__).with_name("compression_selection.jsonl")
+SELECTION_SEED = 6
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Point:
 
     The chain is fixed, because EM would give part of the structure up for single weights. With `mac_nats` its
     gates charge filters by MACs, `gate` is not used, and the temperature rises until at most `macs` are left.
+    The temperature starts at `temperature_start`; `moved_epochs` of fine-tuning go to compression.
     """
 
     chain_temperature: float
@@ -64,6 +67,8 @@ class Point:
     gate: float
     p01: float
     p11: float
+    temperature_start: float
+    moved_epochs: int = 0
     mac_nats: float | None = None
     temperature_factors: dict[str, float] | None = None
     macs: int | None = None
@@ -87,11 +92,36 @@ class Plan:
 PLANS = {
     "lenet-300-100": Plan(
         *(15, 25, 30),
-        {"20x": Point(0.5, 0.17, 1e-100, 0.01, 0.88), "50x": Point(2.8, 1.0, 1e-25, 0.0012, 0.88)},
+        {
+            "20x": Point(0.5, 0.17, 1e-100, 0.01, 0.88, 0.005, 8),
+            "50x": Point(2.8, 1.0, 1e-25, 0.0012, 0.88, 0.05),
+        },
     ),
     "lenet-5": Plan(
-        *(20, 7, 28), {"8x": Point(0.3, 0.2, 0.5, 0.3, 0.98, 700.0, {"conv1": 32.0, "conv2": 4.3}, 286_000)}
+        *(20, 7, 28),
+        {"8x": Point(0.3, 0.2, 0.5, 0.3, 0.98, 0.08, 0, 700.0, {"conv1": 32.0, "conv2": 4.3}, 286_000)},
     ),
+}
+#: What `--select` compares: the gate's and the chain's strength, and how the temperature starts.
+CANDIDATES = {
+    "lenet-300-100": {
+        "20x": [
+            Point(0.5, 0.17, 1e-100, 0.01, 0.88, 0.005, 8),
+            Point(0.4, 0.17, 1e-100, 0.01, 0.84, 0.005, 8),
+            Point(0.4, 0.17, 1e-100, 0.015, 0.82, 0.005, 8),
+            Point(0.5, 0.17, 1e-100, 0.01, 0.86, 0.05, 8),
+            Point(0.45, 0.17, 1e-100, 0.01, 0.86, 0.05, 8),
+            Point(0.48, 0.17, 1e-100, 0.01, 0.86, 0.005, 8),
+        ],
+        "50x": [
+            Point(1.5, 1.0, 0.5, 0.004, 0.8, 0.05, 8),
+            Point(1.5, 1.0, 1e-10, 0.004, 0.8, 0.05, 8),
+            Point(1.5, 1.0, 0.5, 0.002, 0.8, 0.005, 8),
+            Point(2.8, 1.0, 1e-25, 0.0012, 0.88, 0.05),
+            Point(1.85, 1.0, 0.5, 0.002, 0.8, 0.005, 8),
+            Point(1.7, 1.0, 0.5, 0.004, 0.8, 0.005, 8),
+        ],
+    },
 }
 METHODS = (
     "dense",
@@ -156,19 +186,31 @@ class Bench:
         if method == "dense-start":
             return self._line(method, point, seed, dense, None, None, {}, start)
         if method.startswith("turbo"):
-            masked, masks, report = self._turbo(method, point, seed, dense)
+            masked, masks, report = self._turbo(method, self.plan.points[point], seed, dense)
         else:
             assert target is not None
             result = self._baseline(method, seed, dense, target)
             masked, masks, report = result.model, dict(result.masks), result.report
         return self._line(method, point, seed, masked, report, dense, masks, start)
 
+    def try_out(self, chosen: Point, seed: int) -> dict[str, Any]:
+        """One run of a candidate; what a choice may look at."""
+        net, _, report = self._turbo("turbo-chain", chosen, seed, self.dense(seed, self.plan.dense_epochs))
+        line = {"network": self.network, "seed": seed, "settings": asdict(chosen)}
+        first = report.layers[0]
+        return line | {
+            "validation_accuracy": accuracy(net, self.validation),
+            "compression": report.compression,
+            "neurons": first.neurons_kept,
+            "mean_run": first.mean_run,
+            "macs": report.macs,
+        }
+
     def _turbo(
-        self, method: str, point: str, seed: int, dense: nn.Module
+        self, method: str, chosen: Point, seed: int, dense: nn.Module
     ) -> tuple[nn.Module, dict[str, Tensor], CompressionReport]:
-        support, chosen = method.removeprefix("turbo-"), self.plan.points[point]
+        support = method.removeprefix("turbo-")
         loader = self.loader(seed)
-        start, moved = SCHEDULE[point]
         chain = {"p01": chosen.p01, "p11": chosen.p11, "learn_support": False}
         gate: Any = chosen.gate
         if chosen.mac_nats is not None:
@@ -176,7 +218,7 @@ class Bench:
         compressor = TurboVBICompressor(
             dense,
             temperature=chosen.chain_temperature if support == "chain" else chosen.independent_temperature,
-            temperature_start=start,
+            temperature_start=chosen.temperature_start,
             anneal=0.7 if chosen.macs is None else 1.0,
             temperature_factors=chosen.temperature_factors,
             support=support,
@@ -184,7 +226,7 @@ class Bench:
             seed=seed,
             **(chain | {"gate": gate} if support == "chain" else {}),
         )
-        epochs = self.plan.compress_epochs + moved
+        epochs = self.plan.compress_epochs + chosen.moved_epochs
 
         def small_enough(record: EpochRecord) -> bool:
             _tell(record)
@@ -195,7 +237,7 @@ class Bench:
             return self._export_first(compressor.fill_neurons(), loader, dense, seed)
         compressor.finetune(
             loader,
-            epochs=self.plan.finetune_epochs - moved,
+            epochs=self.plan.finetune_epochs - chosen.moved_epochs,
             learning_rate=FINETUNE_RATE,
             teacher=dense,
             progress=False,
@@ -263,7 +305,7 @@ class Bench:
         if method.startswith("turbo"):
             line["settings"] = asdict(self.plan.points[point])
             line["export_error"] = self.export_error
-        if masks and seed == 0:
+        if masks and seed == MASK_SEED:
             line["first_mask"] = _packed(next(iter(masks.values())))
         return line
 
@@ -358,7 +400,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--network", choices=[*PLANS], default="lenet-300-100")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", default="3,4,5")
+    parser.add_argument("--select", action="store_true", help="only try the candidates, on validation images")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only print what is there")
@@ -369,6 +412,9 @@ def main() -> None:
         lines = read()
         measure_times(lines)
         RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    elif options.select:
+        select(options.network, SELECTION_SEED)
+        return
     elif not options.table:
         seeds = [int(seed) for seed in options.seeds.split(",")]
         run_all(options.network, seeds, options.methods.split(","))
@@ -391,6 +437,19 @@ def run_all(network: str, seeds: list[int], methods: list[str]) -> None:
             file.write(json.dumps(line) + "\n")
         told = f"test {line['test_accuracy']:.4f}, 1/{line.get('compression', 1.0):.1f}, {line['seconds']} s"
         print(f"{network} {method} {point} seed {seed}: {told}", flush=True)
+
+
+def select(network: str, seed: int) -> None:
+    """Try every candidate of a network; validation images alone are seen."""
+    bench = Bench(network)
+    for chosen in (point for group in CANDIDATES[network].values() for point in group):
+        key = {"network": network, "seed": seed, "settings": asdict(chosen)}
+        if any(all(line[k] == v for k, v in key.items()) for line in read(SELECTION)):
+            continue
+        line = bench.try_out(chosen, seed)
+        with SELECTION.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(line, flush=True)
 
 
 def print_table(lines: list[dict[str, Any]]) -> None:

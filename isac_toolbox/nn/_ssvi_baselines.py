@@ -19,7 +19,7 @@ from isac_toolbox.nn.ssvi import SparseClassifier
 __all__ = ["DenseVI", "MagnitudeSparse", "PrunedVI"]
 
 _OPTIMISER = ("learning_rate", "momentum", "weight_decay", "initial_mean_sd", "sparse_below")
-_POSTERIOR = ("prior_sd", "kl_weight", "initial_sigma", "noise")
+_POSTERIOR = ("prior_sd", "kl_weight", "initial_sigma", "noise", "sigma_step")
 _SUPPORT = ("layer_density", "replace_fraction", "update_interval", "update_until")
 
 
@@ -41,7 +41,7 @@ class DenseVI(SparseClassifier):
         As in `SSVI`.
     **settings : float
         ``learning_rate``, ``momentum``, ``weight_decay``, ``initial_mean_sd``, ``prior_sd``, ``kl_weight``,
-        ``initial_sigma``, ``noise``, as in `SSVI`.
+        ``initial_sigma``, ``noise``, ``sigma_step``, as in `SSVI`.
 
     Raises
     ------

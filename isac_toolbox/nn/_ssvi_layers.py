@@ -19,6 +19,7 @@ __all__ = [
     "SparseGaussianLinear",
     "active_kl",
     "convert_sparse",
+    "descend_in_sigma",
     "inverse_softplus",
     "sparse_layers",
     "to_plain",
@@ -26,6 +27,8 @@ __all__ = [
 
 #: Smallest output variance under the square root.
 _TINY = 1e-16
+#: Largest relative change of sigma by one gradient.
+_MAX_CHANGE = 0.01
 _PLAIN_CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 
 
@@ -253,6 +256,32 @@ def active_kl(mean: Tensor, sigma: Tensor, prior_sd: float) -> Tensor:
     """Return `KL(N(mu, sigma^2) || N(0, prior_sd^2))` summed over the active weights, in nats."""
     scaled = sigma / prior_sd
     return torch.sum(0.5 * ((mean / prior_sd).square() + scaled.square() - 1.0) - torch.log(scaled))
+
+
+def descend_in_sigma(rho: Any, learning_rate: float) -> None:
+    """Turn the gradient of `rho` into the one whose step moves sigma by `-learning_rate dL/dsigma`.
+
+    With `J = dsigma/drho = 1 - exp(-sigma)` that is the gradient over `J^2`; the change of sigma that it
+    asks for is cut at 1 % of sigma, so that sigma stays positive and the noise of one draw counts little.
+
+    Parameters
+    ----------
+    rho : Parameter or None
+        Its gradient is changed in place; None or no gradient does nothing.
+    learning_rate : float
+        Of the step.
+
+    Notes
+    -----
+    Source: docs/theory-ssvi.md, section 5.
+    """
+    if rho is None or rho.grad is None:
+        return
+    with torch.no_grad():
+        sigma = F.softplus(rho)
+        slope = -torch.expm1(-sigma)
+        limit = _MAX_CHANGE * sigma / (slope * max(learning_rate, 1e-12))
+        rho.grad.div_(slope.square()).clamp_(-limit, limit)
 
 
 def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:

@@ -9,10 +9,11 @@ from isac_toolbox.nn._ssvi_budget import LAYER_DENSITIES
 from isac_toolbox.nn._ssvi_scores import SCORES
 from isac_toolbox.nn.sparse_linear import CROSSOVER_DENSITY
 
-__all__ = ["ADDITIONS", "NOISES", "REMOVALS", "SparseSettings"]
+__all__ = ["ADDITIONS", "NOISES", "REMOVALS", "SIGMA_STEPS", "SparseSettings"]
 
 REMOVALS = (*SCORES, "structured")
 NOISES = ("weights", "outputs")
+SIGMA_STEPS = ("rho", "sigma")
 ADDITIONS = ("gradient", "random", "structured")
 
 
@@ -42,6 +43,7 @@ class SparseSettings:
     initial_sigma: float = 6e-4
     sparse_below: float = CROSSOVER_DENSITY
     noise: str = "weights"
+    sigma_step: str = "rho"
     posterior: bool = True
 
     def __post_init__(self) -> None:
@@ -49,6 +51,7 @@ class SparseSettings:
         check_choice("removal", self.removal, REMOVALS)
         check_choice("addition", self.addition, ADDITIONS)
         check_choice("noise", self.noise, NOISES)
+        check_choice("sigma_step", self.sigma_step, SIGMA_STEPS)
         check_choice("layer_density", self.layer_density, LAYER_DENSITIES)
         check_fraction("replace_fraction", self.replace_fraction, low_open=False, high_open=False)
         check_integer("update_interval", self.update_interval, 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from isac_toolbox.nn._ssvi_budget import layer_budgets, replaced_fraction, updates_at
 from isac_toolbox.nn._ssvi_flops import step_flops, topology_flops
-from isac_toolbox.nn._ssvi_layers import SparseLayer, active_kl, inverse_softplus, to_plain
+from isac_toolbox.nn._ssvi_layers import SparseLayer, active_kl, descend_in_sigma, inverse_softplus, to_plain
 from isac_toolbox.nn._ssvi_scores import removal_score
 from isac_toolbox.nn._ssvi_settings import SparseSettings
 from isac_toolbox.nn._ssvi_topology import StructuredScore, random_support, replace_weights
@@ -198,6 +198,9 @@ class SparseTraining:
         if self.settings.posterior and kl_scale > 0.0:
             loss = loss + kl_scale * self._kl()
         loss.backward()
+        if self.settings.sigma_step == "sigma":
+            for layer in self.layers.values():
+                descend_in_sigma(layer.rho, self.optimiser.param_groups[0]["lr"])
         self.optimiser.step()
         active, positions = self.active_weights(), self._positions()
         self.training_flops += step_flops(self._products(active), positions, len(y))

@@ -255,6 +255,9 @@ class SSVI(SparseClassifier):
     noise : {"weights", "outputs"}
         One draw of the weights for a minibatch, or, in Linear layers, one of every output (local
         reparameterisation): twice the products, far less noise in the gradients, for a large sigma.
+    sigma_step : {"rho", "sigma"}
+        Gradient descent in `rho`, in which a small sigma hardly moves, or in sigma itself, by at most 1 % of
+        it for a gradient; with the second one the result hardly depends on `initial_sigma`.
     initial_mean_sd : float, optional
         Standard deviation of the means at the start. If not given, `sqrt(2 / active inputs)` of each layer;
         the authors have 0.01, with which a network without normalisation layers does not start to learn.
@@ -309,6 +312,7 @@ class SSVI(SparseClassifier):
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         noise: str = "weights",
+        sigma_step: str = "rho",
         initial_mean_sd: float | None = None,
         initial_sigma: float = 6e-4,
         sparse_below: float = CROSSOVER_DENSITY,
@@ -333,6 +337,7 @@ class SSVI(SparseClassifier):
             momentum=momentum,
             weight_decay=weight_decay,
             noise=noise,
+            sigma_step=sigma_step,
             initial_mean_sd=initial_mean_sd,
             initial_sigma=initial_sigma,
             sparse_below=sparse_below,

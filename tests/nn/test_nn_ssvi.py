@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from isac_toolbox.nn import TensorLoader
-from isac_toolbox.nn._ssvi_layers import SparseGaussianConv2d, SparseGaussianLinear
+from isac_toolbox.nn._ssvi_layers import SparseGaussianConv2d, SparseGaussianLinear, descend_in_sigma
 from isac_toolbox.nn.models import lenet_5, mlp
 from isac_toolbox.nn.ssvi import SSVI
 
@@ -279,6 +279,7 @@ def test_chains_make_longer_runs(digits, network):
         ("addition", "hope", ValueError),
         ("layer_density", "pyramid", ValueError),
         ("noise", "loud", ValueError),
+        ("sigma_step", "tau", ValueError),
         ("replace_fraction", -0.1, ValueError),
         ("update_interval", 0, ValueError),
         ("update_until", 2.0, ValueError),
@@ -296,6 +297,33 @@ def test_chains_make_longer_runs(digits, network):
 def test_bad_settings_are_named(name, value, error, network):
     with pytest.raises(error, match=name):
         SSVI(network, **{name: value})
+
+
+def test_a_step_moves_sigma_by_its_own_gradient_and_by_a_hundredth_at_most():
+    sigma = torch.tensor([1e-4, 1e-2, 0.3, 2.0], dtype=torch.float64)
+    rho = nn.Parameter(sigma.expm1().log())
+    torch.testing.assert_close(nn.functional.softplus(rho).detach(), sigma)
+    for slope, rate in ((1e-6, 0.1), (-1e-6, 0.1), (1e3, 0.1), (-1e3, 1e-3)):
+        rho.grad = None
+        (slope * nn.functional.softplus(rho)).sum().backward()
+        descend_in_sigma(rho, rate)
+        moved = nn.functional.softplus(rho.detach() - rate * rho.grad)
+        wanted = (sigma - rate * slope).clamp(0.99 * sigma, 1.01 * sigma)
+        torch.testing.assert_close(moved, wanted, rtol=2e-4, atol=0.0)
+    descend_in_sigma(None, 0.1)
+
+
+def test_with_its_own_step_sigma_forgets_its_start(digits, network):
+    found = {}
+    for step in ("rho", "sigma"):
+        for start in (1e-3, 0.2):
+            ssvi = SSVI(network, 0.2, sigma_step=step, noise="outputs", initial_sigma=start, **FAST)
+            ssvi.fit(digits[0], epochs=40, progress=False)
+            sigma = torch.cat([layer.sigma.detach() for layer in ssvi.layers.values()]).median()
+            found[step, start] = float(sigma), ssvi.evaluate(digits[2])["accuracy"]
+    ratio = {step: found[step, 0.2][0] / found[step, 1e-3][0] for step in ("rho", "sigma")}
+    assert ratio["rho"] > 30.0 and ratio["sigma"] < 3.0
+    assert min(found["sigma", start][1] for start in (1e-3, 0.2)) > 0.9
 
 
 def test_bad_calls_are_named(digits, network):
