@@ -47,7 +47,7 @@ def main() -> None:
         if any("first_mask" in line for line in plain):
             save(masks(plain, network), f"nn_ssvi_masks_{network}")
         for name in SWEPT:
-            if any(name in line["settings"] and len(line["settings"]) == 1 for line in chosen):
+            if any(name in line["settings"] and "removal" not in line["settings"] for line in chosen):
                 save(robustness(chosen, network, name), f"nn_ssvi_{name}_{network}")
         if any("removal" in line["settings"] for line in chosen):
             save(removal(chosen, network), f"nn_ssvi_removal_{network}")
@@ -60,8 +60,8 @@ def save(figure: Any, name: str) -> None:
     pyplot.close(figure)
 
 
-def curve(axis: Any, points: list[tuple[float, list[float]]], method: str, outputs: bool = False) -> None:
-    """Means with one standard deviation over the seeds; dashed with noise at the outputs."""
+def curve(axis: Any, points: list[tuple[float, list[float]]], method: str, free: bool | None = None) -> None:
+    """Means with one standard deviation over the seeds; dashed where sigma descends in rho."""
     colour, marker, label = STYLE[method]
     points = sorted(points)
     axis.errorbar(
@@ -71,8 +71,8 @@ def curve(axis: Any, points: list[tuple[float, list[float]]], method: str, outpu
         color=colour,
         marker=marker,
         capsize=3,
-        linestyle="--" if outputs else "-",
-        label=f"{label}, noise at the outputs" if outputs else label,
+        linestyle="--" if free is False else "-",
+        label=label if free is None else f"{label}, descent in {'sigma' if free else 'rho'}",
     )
 
 
@@ -140,15 +140,15 @@ def cost(lines: list[dict[str, Any]], network: str) -> Any:
 
 def robustness(lines: list[dict[str, Any]], network: str, name: str) -> Any:
     """Accuracy of SSVI and of dense VI against one setting; a run that failed counts as chance."""
-    figure, axis = pyplot.subplots(figsize=(6, 4))
+    figure, axis = pyplot.subplots(figsize=(7, 4))
     for method in ("ssvi", "dense-vi"):
-        for noise in ("weights", "outputs"):
-            wanted = {name} if noise == "weights" else {name, "noise"}
+        for free in (True, False):
+            wanted = {name, "noise", "sigma_step"} if free else {name}
             chosen = [x for x in lines if x["method"] == method and set(x["settings"]) == wanted]
             values = sorted({line["settings"][name] for line in chosen})
             points = [(v, [_accuracy(x) for x in chosen if x["settings"][name] == v]) for v in values]
             if points:
-                curve(axis, points, method, noise == "outputs")
+                curve(axis, points, method, free)
     axis.set(xscale="log", xlabel=SWEPT[name], ylabel="test accuracy in %, mean network")
     axis.set_title(f"{network} on Fashion-MNIST, SSVI at density 0.05")
     axis.grid(alpha=0.3, which="both")

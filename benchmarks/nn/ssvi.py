@@ -5,8 +5,8 @@ python benchmarks/nn/ssvi.py --select [--network lenet-300-100]
 python benchmarks/nn/ssvi.py --table
 
 All methods of a network have the same epochs, batches, optimiser and prior. The last 5,000 training images
-are the validation set. By the accuracy on it, each method of a LeNet gets its learning rate and weight decay
-from one grid, with a seed of its own (`--select`), before a test image is read. The ResNet is
+are the validation set. Learning rate and weight decay are chosen on it with a seed of its own (`--select`),
+before a test image is read: dense inference and SSVI want the same of the grid. The ResNet is
 narrow and takes a part of the training images, so that a run ends within a quarter of an hour on two cores;
 `resnet-18-full` takes the whole width and all images instead, for a GPU (`--device cuda`). Each finished run
 is one line of the results file at once, and a restart skips it.
@@ -49,31 +49,26 @@ def _rates(learning_rate: float, weight_decay: float) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Plan:
-    """Size of the experiment of one network, and the learning rate and weight decay of its methods.
-
-    `dense` holds those of the methods with all weights (`dense-vi`, `pruned-vi`), `sparse` those of others.
-    """
+    """Size of the experiment of one network, and the settings that its methods share."""
 
     epochs: int
     layer_density: str
     n_train: int = 55_000
     width: int = 0
-    dense: dict[str, float] = field(default_factory=dict)
-    sparse: dict[str, float] = field(default_factory=dict)
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
     update_interval: int = 100
+    sweep_epochs: int = 30
 
 
 PLANS = {
-    "lenet-300-100": Plan(30, "erk", dense=_rates(0.1, 1e-4), sparse=_rates(0.2, 1e-4)),
-    "lenet-5": Plan(15, "erk", dense=_rates(0.1, 1e-4), sparse=_rates(0.1, 1e-4)),
+    "lenet-300-100": Plan(90, "erk"),
+    "lenet-5": Plan(20, "erk"),
     "resnet-18": Plan(12, "uniform", 20_000, 16, update_interval=25),
     "resnet-18-full": Plan(40, "uniform", 55_000, 64),
 }
-#: Grid of learning rates and weight decays, and epochs to compare them with.
-GRID = {
-    "lenet-300-100": ([(rate, decay) for rate in (0.1, 0.2) for decay in (1e-4, 5e-4)], 30),
-    "lenet-5": ([(rate, 1e-4) for rate in (0.05, 0.1, 0.2)], 5),
-}
+#: Learning rates and weight decays that `--select` compares.
+GRID = [(rate, decay) for rate in (0.1, 0.2) for decay in (1e-4, 5e-4)]
 
 
 @dataclass(frozen=True)
@@ -82,6 +77,7 @@ class Job:
 
     method: str
     density: float = 1.0
+    sweep: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
     def key(self, network: str, seed: int) -> dict[str, Any]:
@@ -89,7 +85,7 @@ class Job:
         return asdict(self) | {"network": network, "seed": seed}
 
 
-SIGMAS = (1e-4, 1e-3, 1e-2, 1e-1)
+SIGMAS, KL_WEIGHTS = (1e-4, 1e-3, 1e-2, 1e-1), (0.01, 0.1, 1.0, 10.0)
 #: Posterior whose sigma finds its place: noise at the outputs, descent in sigma itself.
 FREE = {"noise": "outputs", "sigma_step": "sigma"}
 GROUPS: dict[str, list[Job]] = {
@@ -100,14 +96,14 @@ GROUPS: dict[str, list[Job]] = {
     ],
     "main": [Job("dense-vi"), Job("ssvi", 0.05), Job("ssvi", 0.1)],
     "pruned": [Job("pruned-vi", d) for d in (0.05, 0.1)],
-    "sigma": [Job("ssvi", 0.05, {"initial_sigma": s} | FREE) for s in SIGMAS],
-    "sigma_rho": [Job("ssvi", 0.05, {"initial_sigma": s}) for s in SIGMAS],
-    "sigma_dense": [Job("dense-vi", 1.0, {"initial_sigma": s}) for s in SIGMAS],
-    "sigma_dense_free": [Job("dense-vi", 1.0, {"initial_sigma": s} | FREE) for s in SIGMAS],
-    "kl": [Job("ssvi", 0.05, {"kl_weight": w} | FREE) for w in (0.01, 0.1, 1.0, 10.0)],
-    "kl_dense": [Job("dense-vi", 1.0, {"kl_weight": w}) for w in (0.1, 1.0, 10.0)],
+    "sigma": [Job("ssvi", 0.05, True, {"initial_sigma": s} | FREE) for s in SIGMAS],
+    "sigma_rho": [Job("ssvi", 0.05, True, {"initial_sigma": s}) for s in SIGMAS],
+    "sigma_dense": [Job("dense-vi", 1.0, True, {"initial_sigma": s}) for s in SIGMAS],
+    "sigma_dense_free": [Job("dense-vi", 1.0, True, {"initial_sigma": s} | FREE) for s in SIGMAS],
+    "kl": [Job("ssvi", 0.05, True, {"kl_weight": w} | FREE) for w in KL_WEIGHTS],
+    "kl_dense": [Job("dense-vi", 1.0, True, {"kl_weight": w}) for w in KL_WEIGHTS],
     "removal": [
-        Job("ssvi", 0.05, {"removal": name, "initial_sigma": 1e-2} | FREE)
+        Job("ssvi", 0.05, True, {"removal": name, "initial_sigma": 1e-2} | FREE)
         for name in ("snr", "magnitude", "mean_abs", "exp_mean", "exp_snr")
     ],
 }
@@ -146,9 +142,8 @@ class Bench:
 
     def method(self, job: Job, seed: int) -> SparseClassifier:
         """The untrained method."""
-        whole = job.method in ("dense-vi", "pruned-vi")
         net = self.network_of(seed).to(self.device)
-        given = (self.plan.dense if whole else self.plan.sparse) | job.settings
+        given = _rates(self.plan.learning_rate, self.plan.weight_decay) | job.settings
         spread = {
             "layer_density": self.plan.layer_density,
             "update_interval": self.plan.update_interval,
@@ -156,21 +151,22 @@ class Bench:
         if job.method == "dense-vi":
             return DenseVI(net, seed=seed, **given)
         if job.method == "magnitude":
-            return MagnitudeSparse(net, job.density, seed=seed, **spread, **given)
+            return MagnitudeSparse(net, job.density, seed=seed, **(spread | given))
         if job.method == "pruned-vi":
             return PrunedVI(net, job.density, seed=seed, **given)
         if job.method == "structured":
             given |= {"removal": "structured", "addition": "structured"}
-        return SSVI(net, job.density, seed=seed, **spread, **given)
+        return SSVI(net, job.density, seed=seed, **(spread | given))
 
     def run(self, job: Job, seed: int) -> dict[str, Any]:
         """One run; the line for the results file."""
         fitted = self.method(job, seed)
         start = time.perf_counter()
-        line = job.key(self.network, seed) | asdict(self.plan)
+        epochs = self.plan.sweep_epochs if job.sweep else self.plan.epochs
+        line = asdict(self.plan) | job.key(self.network, seed) | {"epochs": epochs}
         loader = TensorLoader(self.x, self.y, batch_size=BATCH, seed=seed)
         try:
-            fitted.fit(loader, epochs=self.plan.epochs, progress=False)
+            fitted.fit(loader, epochs=epochs, progress=False)
         except FloatingPointError as error:
             return line | {"failed": str(error)}
         line |= {"seconds": round(time.perf_counter() - start, 1), "true_density": fitted.density}
@@ -223,8 +219,10 @@ def jobs(groups: list[str], seeds: list[int]) -> Iterator[tuple[Job, int]]:
 
 def select(network: str, device: str) -> None:
     """Try the grid with dense inference and SSVI; validation images alone are seen."""
-    bench, (grid, epochs) = Bench(network, device), GRID[network]
-    for job in (Job(m, d, _rates(*rates)) for rates in grid for m, d in (("dense-vi", 1.0), ("ssvi", 0.05))):
+    bench, epochs = Bench(network, device), PLANS[network].sweep_epochs
+    for job in (
+        Job(m, d, True, _rates(*rates)) for rates in GRID for m, d in (("dense-vi", 1.0), ("ssvi", 0.05))
+    ):
         key = job.key(network, SELECTION_SEED)
         if _done(read(SELECTION), key):
             continue
@@ -263,13 +261,20 @@ def print_table(lines: list[dict[str, Any]]) -> None:
         chosen = [line for line in lines if line["network"] == network]
         if not chosen:
             continue
-        table = Table(*heads, title=f"{network} on Fashion-MNIST, {chosen[0]['epochs']} epochs")
+        table = Table(*heads, title=f"{network} on Fashion-MNIST, {_length(chosen)}")
         for method, density, settings in dict.fromkeys(_name(line) for line in chosen):
             group = [line for line in chosen if _name(line) == (method, density, settings)]
             ended = [line for line in group if "failed" not in line]
             cells = _columns(ended) if ended else ["failed"]
             table.add_row(method, str(density), settings, f"{len(ended)}/{len(group)}", *cells)
         console.print(table)
+
+
+def _length(lines: list[dict[str, Any]]) -> str:
+    plan = lines[0]
+    images = f"{plan['n_train']:,} images" + (f", width {plan['width']}" if plan["width"] else "")
+    full = f"{PLANS[plan['network']].epochs} epochs"
+    return f"{images}, {full}, with settings of their own {plan['sweep_epochs']}"
 
 
 def _name(line: dict[str, Any]) -> tuple[str, float, str]:
