@@ -57,6 +57,8 @@ class EpochRecord:
         Mean run of them in the first layer.
     seconds : float
         Duration.
+    n_connected : int
+        Kept weights that lead from an input to an output: what is left if the fit ends here.
     """
 
     epoch: int
@@ -69,6 +71,7 @@ class EpochRecord:
     neurons: tuple[int, ...]
     mean_run: float
     seconds: float
+    n_connected: int = 0
 
 
 class PosteriorTraining:
@@ -161,6 +164,7 @@ class PosteriorTraining:
             neurons=tuple(int(m.flatten(1).any(dim=1).sum()) for m in support.values()),
             mean_run=mean_run(next(iter(support.values())).numpy(force=True)),
             seconds=time.perf_counter() - start,
+            n_connected=self._n_connected(support),
         )
 
     def _step(self, x: Tensor, y: Tensor, optimiser: Any, scale: float) -> tuple[float, int]:
@@ -225,6 +229,16 @@ class PosteriorTraining:
         if all(layer.masked for layer in self.layers.values()):
             return {name: layer.mask.clone() for name, layer in self.layers.items()}
         return {name: self.priors[name].active.to(layer.mask.device) for name, layer in self.layers.items()}
+
+    def _n_connected(self, support: dict[str, Tensor]) -> int:
+        """Weights of a support that lead from an input to an output."""
+        plain = to_plain(self.model).eval()
+        modules: dict[str, Any] = dict(plain.named_modules())
+        with torch.no_grad():
+            for name, mask in support.items():
+                modules[name].weight.mul_(mask)
+        simplified: dict[str, Any] = dict(simplify(plain, silence=True).named_modules())
+        return sum(int((simplified[name].weight != 0.0).sum()) for name in support)
 
     def _set_masked(self, on: bool) -> None:
         for layer in self.layers.values():

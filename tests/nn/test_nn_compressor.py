@@ -102,6 +102,14 @@ def test_chains_make_longer_runs(digits, trained):
     assert runs["chain"] * (1 - density["chain"]) > 1.5 * runs["independent"] * (1 - density["independent"])
 
 
+def test_connected_weights_of_the_last_epoch_are_those_of_the_report(digits, trained):
+    compressor = TurboVBICompressor(trained, temperature=2.0, warmup_epochs=1)
+    compressor.fit(digits[0], epochs=4, progress=False)
+    record, report = compressor.history[-1], compressor.report()
+    assert record.n_connected == report.n_kept
+    assert record.n_connected < round(record.density * report.n_weights)  # some led nowhere
+
+
 def test_the_factorised_rule_does_not_prune(digits, trained):
     density = {}
     for rule in inference.RULES:
