@@ -181,6 +181,13 @@ class LayerPrior:
         """Where `pi >= 0.5`, in the shape of the weights; everything before the first update."""
         return torch.from_numpy(self.state.probability >= 0.5).reshape(self.shape)
 
+    @property
+    def log_odds(self) -> Tensor:
+        """Posterior log-odds of the support, nats, in the shape of the weights."""
+        return torch.from_numpy(self.state.log_likelihood_ratio + self.state.extrinsic_log_odds).reshape(
+            self.shape
+        )
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that changes, as tensors."""
         stored = {f.name: torch.from_numpy(getattr(self.state, f.name)) for f in fields(self.state)}

@@ -292,6 +292,47 @@ class TurboVBICompressor(PosteriorTraining):
                 )
         return self
 
+    def keep_at_most(self, n_weights: int) -> TurboVBICompressor:
+        """Raise the threshold on the support's log-odds until at most so many weights are left.
+
+        A temperature sets the number of weights only roughly; this meets a budget. The least certain weights
+        of all layers leave first, and with them what then leads nowhere.
+
+        Parameters
+        ----------
+        n_weights : int
+            Largest number of weights of all converted layers; more than there are changes nothing.
+
+        Returns
+        -------
+        TurboVBICompressor
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `n_weights` is no positive integer.
+        RuntimeError
+            If `fit` has not been called.
+        """
+        check_integer("n_weights", n_weights, 1)
+        self._require_fit("keep_at_most")
+        odds = {name: self.priors[name].log_odds.to(mask.device) for name, mask in self.support().items()}
+        ranked = torch.cat([odds[name][mask] for name, mask in self.support().items()]).sort().values
+        low, high = 0, ranked.numel()  # the smallest number to drop lies in between
+        while low < high:
+            dropped = (low + high) // 2
+            kept = {name: mask & (odds[name] >= ranked[dropped]) for name, mask in self.support().items()}
+            if self._n_connected(kept) <= n_weights:
+                high = dropped
+            else:
+                low = dropped + 1
+        if 0 < low < ranked.numel():
+            for name, layer in self.layers.items():
+                layer.mask &= odds[name] >= ranked[low]
+            self._tidy(silence=True)
+        return self
+
     def finetune(
         self,
         loader: Any,

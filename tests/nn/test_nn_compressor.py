@@ -110,6 +110,25 @@ def test_connected_weights_of_the_last_epoch_are_those_of_the_report(digits, tra
     assert record.n_connected < round(record.density * report.n_weights)  # some led nowhere
 
 
+def test_a_budget_drops_the_least_certain_weights(digits, trained):
+    compressor = TurboVBICompressor(trained, temperature=0.3, warmup_epochs=1)
+    compressor.fit(digits[0], epochs=4, progress=False)
+    before, n = compressor.support(), compressor.report().n_kept
+    assert compressor.keep_at_most(n).report().n_kept == n  # met already
+    report = compressor.keep_at_most(n // 2).report()
+    assert 0.8 * (n // 2) < report.n_kept <= n // 2
+    after = compressor.support()
+    odds = {name: compressor.priors[name].log_odds for name in before}
+    assert all(bool((before[name] | ~after[name]).all()) for name in before)
+    kept = torch.cat([odds[name][after[name]] for name in before]).min()
+    gone = torch.cat([odds[name][before[name] & ~after[name]] for name in before])
+    assert float((gone < kept).float().mean()) > 0.5  # the others lead nowhere any more
+    x = digits[2].x[:50]
+    torch.testing.assert_close(compressor.export()(x), compressor.masked_model()(x), rtol=0.0, atol=1e-5)
+    with pytest.raises(ValueError, match="n_weights"):
+        compressor.keep_at_most(0)
+
+
 def test_the_factorised_rule_does_not_prune(digits, trained):
     density = {}
     for rule in inference.RULES:
