@@ -59,6 +59,9 @@ def compress(
     temperature: Annotated[
         float | None, typer.Option(min=1e-6, help="Temperature of the KL term: higher keeps fewer weights.")
     ] = None,
+    max_weights: Annotated[
+        int | None, typer.Option(min=1, help="Budget: the least certain weights beyond it go as well.")
+    ] = None,
     support: Annotated[SupportName, typer.Option(help="Support graph.")] = SupportName.chain,
     rule: Annotated[RuleName, typer.Option(help="Update rule of the sparse prior.")] = RuleName.extrinsic,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and noise.")] = 0,
@@ -105,6 +108,8 @@ def compress(
     compressor.fit(
         train_set, validation, epochs=total - n_dense - n_fine, teacher=network, progress=not as_json
     )
+    if max_weights is not None:
+        compressor.keep_at_most(max_weights)
     compressor.finetune(train_set, epochs=n_fine, teacher=network, progress=not as_json)
     small, report = compressor.export(), compressor.report()
     summary = {

@@ -106,8 +106,8 @@ PLANS = {
 }
 #: What `--select` compares: the gate's and the chain's strength, and how the temperature starts. The best
 #: validation accuracy wins, at 20x among those with at least 21 times fewer weights, at most 58 neurons and
-#: runs of at least 6.2, at 50x among those with at least 51 times fewer. The plan has a budget at 50x besides,
-#: since the number of weights varies with the seed.
+#: runs of at least 6.2, at 50x among those with at least 51 times fewer. At 50x the plan has a budget as
+#: well, since the number of weights varies with the seed.
 CANDIDATES = {
     "lenet-300-100": {
         "20x": [

@@ -317,21 +317,30 @@ class TurboVBICompressor(PosteriorTraining):
         """
         check_integer("n_weights", n_weights, 1)
         self._require_fit("keep_at_most")
-        odds = {name: self.priors[name].log_odds.to(mask.device) for name, mask in self.support().items()}
-        ranked = torch.cat([odds[name][mask] for name, mask in self.support().items()]).sort().values
-        low, high = 0, ranked.numel()  # the smallest number to drop lies in between
+        support = self.support()
+        order = self._from_the_least_certain(support)
+        low, high = 0, order.numel()  # the smallest number to drop lies in between
         while low < high:
-            dropped = (low + high) // 2
-            kept = {name: mask & (odds[name] >= ranked[dropped]) for name, mask in self.support().items()}
-            if self._n_connected(kept) <= n_weights:
-                high = dropped
+            middle = (low + high) // 2
+            if self._n_connected(_without(support, order[:middle])) <= n_weights:
+                high = middle
             else:
-                low = dropped + 1
-        if 0 < low < ranked.numel():
-            for name, layer in self.layers.items():
-                layer.mask &= odds[name] >= ranked[low]
+                low = middle + 1
+        if low > 0:
+            for name, mask in _without(support, order[:low]).items():
+                self.layers[name].mask.copy_(mask)
             self._tidy(silence=True)
         return self
+
+    def _from_the_least_certain(self, support: dict[str, Tensor]) -> Tensor:
+        """Positions of the kept weights in all layers, by log-odds, equal ones by `mu^2 / sigma^2`."""
+        kept = torch.cat([mask.flatten() for mask in support.values()])
+        position = kept.nonzero().flatten()
+        odds = torch.cat([self.priors[name].log_odds.flatten() for name in support]).to(kept.device)
+        layers = [self.layers[name] for name in support]
+        power = torch.cat([(layer.weight.detach().square() / layer.variance).flatten() for layer in layers])
+        position = position[power[position].argsort(stable=True)]
+        return position[odds[position].argsort(stable=True)]
 
     def finetune(
         self,
@@ -453,3 +462,11 @@ class TurboVBICompressor(PosteriorTraining):
         own = {name: getattr(self, name) for name in (*names, "learning_rate", "curvature_decay", "seed")}
         by_layer = {"gates": dict(self.gates), "temperature_factors": dict(self.temperature_factors)}
         return own | asdict(self.settings) | by_layer
+
+
+def _without(support: dict[str, Tensor], dropped: Tensor) -> dict[str, Tensor]:
+    """A support less some positions, counted through all layers."""
+    flat = torch.cat([mask.flatten() for mask in support.values()])
+    flat[dropped] = False
+    parts = flat.split([mask.numel() for mask in support.values()])
+    return {name: part.reshape(mask.shape) for (name, mask), part in zip(support.items(), parts)}
