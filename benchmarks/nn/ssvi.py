@@ -62,7 +62,7 @@ class Plan:
 
 
 PLANS = {
-    "lenet-300-100": Plan(90, "erk"),
+    "lenet-300-100": Plan(200, "erk"),
     "lenet-5": Plan(20, "erk"),
     "resnet-18": Plan(12, "uniform", 20_000, 16, update_interval=25),
     "resnet-18-full": Plan(40, "uniform", 55_000, 64),
