@@ -232,13 +232,17 @@ class PosteriorTraining:
 
     def _n_connected(self, support: dict[str, Tensor]) -> int:
         """Weights of a support that lead from an input to an output."""
+        modules: dict[str, Any] = dict(self._simplified(support).named_modules())
+        return sum(int((modules[name].weight != 0.0).sum()) for name in support)
+
+    def _simplified(self, support: dict[str, Tensor]) -> nn.Module:
+        """Plain network with the means of a support, without what leads nowhere."""
         plain = to_plain(self.model).eval()
         modules: dict[str, Any] = dict(plain.named_modules())
         with torch.no_grad():
             for name, mask in support.items():
                 modules[name].weight.mul_(mask)
-        simplified: dict[str, Any] = dict(simplify(plain, silence=True).named_modules())
-        return sum(int((simplified[name].weight != 0.0).sum()) for name in support)
+        return simplify(plain, silence=True)
 
     def _set_masked(self, on: bool) -> None:
         for layer in self.layers.values():

@@ -22,6 +22,7 @@ from isac_toolbox.nn import _checkpoint
 from isac_toolbox.nn._checks import check_choice, check_fraction, check_integer, check_loader, check_positive
 from isac_toolbox.nn._progress import epoch_progress
 from isac_toolbox.nn.export import shrink
+from isac_toolbox.nn.flops import count_macs, filter_macs
 from isac_toolbox.nn.layers import convert, to_plain, variational_layers
 from isac_toolbox.nn.posterior import EpochRecord, PosteriorTraining, dead_norm_channels
 from isac_toolbox.nn.priors import SUPPORTS, PriorSettings
@@ -317,12 +318,49 @@ class TurboVBICompressor(PosteriorTraining):
         """
         check_integer("n_weights", n_weights, 1)
         self._require_fit("keep_at_most")
+        order = self._from_the_least_certain(self.support())
+        self._drop_until(order, lambda support: self._n_connected(support) <= n_weights)
+        return self
+
+    def keep_macs_at_most(self, macs: int) -> TurboVBICompressor:
+        """Drop whole neurons (filters) until the exported network has at most so many MACs per example.
+
+        Those with the least evidence per MAC leave first: the sum of the log-odds of their kept weights over
+        `filter_macs`.
+
+        Parameters
+        ----------
+        macs : int
+            Largest number of MACs; more than there are changes nothing.
+
+        Returns
+        -------
+        TurboVBICompressor
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `macs` is no positive integer, or one neuron in every layer has more.
+        RuntimeError
+            If `fit` has not been called.
+        """
+        check_integer("macs", macs, 1)
+        self._require_fit("keep_macs_at_most")
+        least = self._exported_macs({name: torch.zeros_like(m) for name, m in self.support().items()})
+        if macs < least:
+            raise ValueError(f"macs must be at least {least}, one neuron in every layer, got {macs}")
+        order = self._by_evidence_per_mac(self.support())
+        self._drop_until(order, lambda support: self._exported_macs(support) <= macs)
+        return self
+
+    def _drop_until(self, order: Tensor, met: Callable[[dict[str, Tensor]], bool]) -> None:
+        """Drop as few of the positions as it takes, from the front."""
         support = self.support()
-        order = self._from_the_least_certain(support)
-        low, high = 0, order.numel()  # the smallest number to drop lies in between
+        low, high = 0, order.numel()
         while low < high:
             middle = (low + high) // 2
-            if self._n_connected(_without(support, order[:middle])) <= n_weights:
+            if met(_without(support, order[:middle])):
                 high = middle
             else:
                 low = middle + 1
@@ -330,7 +368,25 @@ class TurboVBICompressor(PosteriorTraining):
             for name, mask in _without(support, order[:low]).items():
                 self.layers[name].mask.copy_(mask)
             self._tidy(silence=True)
-        return self
+
+    def _exported_macs(self, support: dict[str, Tensor]) -> int:
+        assert self.input_shape is not None
+        return sum(count_macs(shrink(self._simplified(support)), self.input_shape).values())
+
+    def _by_evidence_per_mac(self, support: dict[str, Tensor]) -> Tensor:
+        """Positions of the kept weights of all neurons that can leave, neuron by neuron."""
+        assert self.input_shape is not None
+        costs, scores = filter_macs(self.original, self.input_shape), []
+        for name, mask in support.items():
+            odds = self.priors[name].log_odds.to(mask.device).clamp(min=0.0) * mask
+            evidence = (
+                odds.flatten(1).sum(1) / costs[name] if costs[name] else odds.flatten(1).sum(1) + torch.inf
+            )
+            scores.append(evidence.repeat_interleave(mask[0].numel()))
+        score = torch.cat(scores)
+        kept = torch.cat([mask.flatten() for mask in support.values()]) & score.isfinite()
+        position = kept.nonzero().flatten()
+        return position[score[position].argsort(stable=True)]
 
     def _from_the_least_certain(self, support: dict[str, Tensor]) -> Tensor:
         """Positions of the kept weights in all layers, by log-odds, equal ones by `mu^2 / sigma^2`."""

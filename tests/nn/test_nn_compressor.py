@@ -345,7 +345,7 @@ def test_convolutions_with_norms_and_a_shortcut(digits):
     assert accuracy(compressor.export(), digits[1]) > 0.85
 
 
-def test_filled_neurons_change_neither_function_nor_exported_size(digits):
+def compressed_convolutions(digits):
     images, labels = digits[0].x, digits[0].y
     maps = TensorLoader(images.reshape(-1, 1, 8, 8), labels, batch_size=64, seed=0)
     with torch.random.fork_rng():
@@ -356,7 +356,36 @@ def test_filled_neurons_change_neither_function_nor_exported_size(digits):
         )
     train(model, maps, epochs=5, learning_rate=2e-3)
     compressor = TurboVBICompressor(model, temperature=0.3, warmup_epochs=1, seed=0)
-    compressor.fit(maps, epochs=8, progress=False)
+    return compressor.fit(maps, epochs=8, progress=False), maps
+
+
+def test_a_budget_of_macs_drops_whole_neurons_with_the_least_evidence(digits):
+    compressor, maps = compressed_convolutions(digits)
+    before, macs = compressor.support(), compressor.report().macs
+    odds = {name: prior.log_odds.clamp(min=0.0) for name, prior in compressor.priors.items()}
+    assert compressor.keep_macs_at_most(macs).report().macs == macs  # met already
+    report = compressor.keep_macs_at_most(int(0.6 * macs)).report()
+    assert 0.3 * macs < report.macs <= 0.6 * macs
+    after = compressor.support()
+    thinned = 0
+    for name in ("0", "2", "5"):  # within a layer all neurons cost the same: the strongest stay
+        evidence = (odds[name] * before[name]).flatten(1).sum(1)
+        stays, was = after[name].flatten(1).any(1), before[name].flatten(1).any(1)
+        assert bool((stays <= was).all())
+        if not torch.equal(stays, was):
+            thinned += 1
+            assert evidence[stays].mean() > evidence[was & ~stays].mean()
+    assert thinned > 0
+    x = maps.x[:50]
+    with torch.no_grad():
+        torch.testing.assert_close(compressor.export()(x), compressor.masked_model()(x), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"macs must be at least \d+, one neuron in every layer"):
+        compressor.keep_macs_at_most(10)
+
+
+def test_filled_neurons_change_neither_function_nor_exported_size(digits):
+    compressor, maps = compressed_convolutions(digits)
+    images = digits[0].x
     before, kept, small = compressor.masked_model(), compressor.support(), compressor.report()
     filled = compressor.fill_neurons().support()
     x = images[:50].reshape(-1, 1, 8, 8)
