@@ -34,6 +34,8 @@ STYLE = {
 }
 
 NAMES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5"}
+#: Points below the dense network that the picture shows; what is lower stands at its edge.
+_SPAN = 5.0
 CODINGS = {
     "bitmap": ("#999999", "bitmap"),
     "csr_int32": ("#E69F00", "CSR, int32 indices"),
@@ -80,7 +82,7 @@ def accuracy_against_compression(lines: list[dict[str, Any]], network: str) -> A
     """Test accuracy against remaining weights and against MACs of the exported module; bars: one sd."""
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), sharey=True)
     dense = [100 * line["test_accuracy"] for line in lines if line["method"] == "dense"]
-    labelled = set()
+    labelled, floor = set(), np.mean(dense) - _SPAN if dense else 0.0
     for method, _, runs in groups(lines):
         colour, marker, label = STYLE[method]
         accuracy = np.array([100 * run["test_accuracy"] for run in runs])
@@ -88,10 +90,15 @@ def accuracy_against_compression(lines: list[dict[str, Any]], network: str) -> A
             [run["compression"] for run in runs],
             [run["macs_dense"] / run["macs"] for run in runs],
         )
+        shown = max(accuracy.mean(), floor)
         for axis, ratio in zip(axes, ratios):
+            if accuracy.mean() < floor:  # one network that failed must not squeeze the others together
+                axis.annotate(
+                    f"{accuracy.mean():.0f} ↓", (np.mean(ratio), shown), (0, 9), textcoords="offset points"
+                )
             axis.errorbar(
                 np.mean(ratio),
-                accuracy.mean(),
+                shown,
                 yerr=accuracy.std(ddof=1) if len(accuracy) > 1 else None,
                 color=colour,
                 marker=marker,

@@ -49,7 +49,7 @@ N_VALIDATION = 5000
 MASK_SEED = 3
 BATCH = 128
 FINETUNE_RATE = 2e-3
-SELECTION = Path(__file__).with_name("compression_selection.jsonl")
+SELECTION = Path(__file__).parent / "selection" / "compression.jsonl"
 SELECTION_SEED = 6
 
 

@@ -37,7 +37,7 @@ from isac_toolbox.nn._ssvi_metrics import ood_auroc, predict_loader
 from isac_toolbox.nn.ssvi import SSVI, SparseClassifier
 
 RESULTS = Path(__file__).with_name("ssvi.jsonl")
-SELECTION, SELECTION_SEED = Path(__file__).with_name("ssvi_selection.jsonl"), 6
+SELECTION, SELECTION_SEED = Path(__file__).parent / "selection" / "ssvi.jsonl", 6
 N_VALIDATION, BATCH, N_SAMPLES, N_NOISE = 5000, 128, 10, 5000
 #: Its first masks are kept, for the figures.
 MASK_SEED = 3
