@@ -21,6 +21,7 @@ from isac_toolbox.inference import RULES
 from isac_toolbox.nn import _checkpoint
 from isac_toolbox.nn._checks import check_choice, check_fraction, check_integer, check_loader, check_positive
 from isac_toolbox.nn._progress import epoch_progress
+from isac_toolbox.nn._support_budget import drop_until, least_certain_first, least_evidence_per_mac_first
 from isac_toolbox.nn.export import shrink
 from isac_toolbox.nn.flops import count_macs, filter_macs
 from isac_toolbox.nn.layers import convert, to_plain, variational_layers
@@ -318,9 +319,10 @@ class TurboVBICompressor(PosteriorTraining):
         """
         check_integer("n_weights", n_weights, 1)
         self._require_fit("keep_at_most")
-        order = self._from_the_least_certain(self.support())
-        self._drop_until(order, lambda support: self._n_connected(support) <= n_weights)
-        return self
+        layers = self.layers.items()
+        power = {name: layer.weight.detach().square() / layer.variance for name, layer in layers}
+        order = least_certain_first(self.support(), self._log_odds(), power)
+        return self._keep(drop_until(self.support(), order, lambda s: self._n_connected(s) <= n_weights))
 
     def keep_macs_at_most(self, macs: int) -> TurboVBICompressor:
         """Drop whole neurons (filters) until the exported network has at most so many MACs per example.
@@ -350,53 +352,24 @@ class TurboVBICompressor(PosteriorTraining):
         least = self._exported_macs({name: torch.zeros_like(m) for name, m in self.support().items()})
         if macs < least:
             raise ValueError(f"macs must be at least {least}, one neuron in every layer, got {macs}")
-        order = self._by_evidence_per_mac(self.support())
-        self._drop_until(order, lambda support: self._exported_macs(support) <= macs)
-        return self
+        costs = filter_macs(self.original, self.input_shape or ())
+        order = least_evidence_per_mac_first(self.support(), self._log_odds(), costs)
+        return self._keep(drop_until(self.support(), order, lambda s: self._exported_macs(s) <= macs))
 
-    def _drop_until(self, order: Tensor, met: Callable[[dict[str, Tensor]], bool]) -> None:
-        """Drop as few of the positions as it takes, from the front."""
-        support = self.support()
-        low, high = 0, order.numel()
-        while low < high:
-            middle = (low + high) // 2
-            if met(_without(support, order[:middle])):
-                high = middle
-            else:
-                low = middle + 1
-        if low > 0:
-            for name, mask in _without(support, order[:low]).items():
-                self.layers[name].mask.copy_(mask)
-            self._tidy(silence=True)
+    def _log_odds(self) -> dict[str, Tensor]:
+        return {name: self.priors[name].log_odds.to(layer.mask.device) for name, layer in self.layers.items()}
 
     def _exported_macs(self, support: dict[str, Tensor]) -> int:
         assert self.input_shape is not None
         return sum(count_macs(shrink(self._simplified(support)), self.input_shape).values())
 
-    def _by_evidence_per_mac(self, support: dict[str, Tensor]) -> Tensor:
-        """Positions of the kept weights of all neurons that can leave, neuron by neuron."""
-        assert self.input_shape is not None
-        costs, scores = filter_macs(self.original, self.input_shape), []
-        for name, mask in support.items():
-            odds = self.priors[name].log_odds.to(mask.device).clamp(min=0.0) * mask
-            evidence = (
-                odds.flatten(1).sum(1) / costs[name] if costs[name] else odds.flatten(1).sum(1) + torch.inf
-            )
-            scores.append(evidence.repeat_interleave(mask[0].numel()))
-        score = torch.cat(scores)
-        kept = torch.cat([mask.flatten() for mask in support.values()]) & score.isfinite()
-        position = kept.nonzero().flatten()
-        return position[score[position].argsort(stable=True)]
-
-    def _from_the_least_certain(self, support: dict[str, Tensor]) -> Tensor:
-        """Positions of the kept weights in all layers, by log-odds, equal ones by `mu^2 / sigma^2`."""
-        kept = torch.cat([mask.flatten() for mask in support.values()])
-        position = kept.nonzero().flatten()
-        odds = torch.cat([self.priors[name].log_odds.flatten() for name in support]).to(kept.device)
-        layers = [self.layers[name] for name in support]
-        power = torch.cat([(layer.weight.detach().square() / layer.variance).flatten() for layer in layers])
-        position = position[power[position].argsort(stable=True)]
-        return position[odds[position].argsort(stable=True)]
+    def _keep(self, support: dict[str, Tensor]) -> TurboVBICompressor:
+        """Make a smaller support the mask; what then leads nowhere leaves as well."""
+        if any(not torch.equal(support[name], layer.mask) for name, layer in self.layers.items()):
+            for name, layer in self.layers.items():
+                layer.mask.copy_(support[name])
+            self._tidy(silence=True)
+        return self
 
     def finetune(
         self,
@@ -518,11 +491,3 @@ class TurboVBICompressor(PosteriorTraining):
         own = {name: getattr(self, name) for name in (*names, "learning_rate", "curvature_decay", "seed")}
         by_layer = {"gates": dict(self.gates), "temperature_factors": dict(self.temperature_factors)}
         return own | asdict(self.settings) | by_layer
-
-
-def _without(support: dict[str, Tensor], dropped: Tensor) -> dict[str, Tensor]:
-    """A support less some positions, counted through all layers."""
-    flat = torch.cat([mask.flatten() for mask in support.values()])
-    flat[dropped] = False
-    parts = flat.split([mask.numel() for mask in support.values()])
-    return {name: part.reshape(mask.shape) for (name, mask), part in zip(support.items(), parts)}

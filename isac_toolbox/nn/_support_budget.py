@@ -1,0 +1,64 @@
+"""Which kept weights leave first where a budget asks for fewer (docs/theory-networks.md, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+__all__ = ["drop_until", "least_certain_first", "least_evidence_per_mac_first"]
+
+
+def least_certain_first(
+    support: Mapping[str, Tensor], log_odds: Mapping[str, Tensor], power: Mapping[str, Tensor]
+) -> Tensor:
+    """Return the kept positions of all layers by log-odds, equal ones by `mu^2 / sigma^2`.
+
+    Positions count through the flattened layers in the order of `support`.
+    """
+    position = _flat(support, support).nonzero().flatten()
+    position = position[_flat(power, support)[position].argsort(stable=True)]
+    return position[_flat(log_odds, support)[position].argsort(stable=True)]
+
+
+def least_evidence_per_mac_first(
+    support: Mapping[str, Tensor], log_odds: Mapping[str, Tensor], costs: Mapping[str, int]
+) -> Tensor:
+    """Return the kept positions neuron by neuron, by the sum of positive log-odds over the MACs of a neuron.
+
+    Neurons that cannot leave alone (`costs` of 0) are not among them.
+    """
+    scores = {}
+    for name, mask in support.items():
+        evidence = (log_odds[name].clamp(min=0.0) * mask).flatten(1).sum(1)
+        per_mac = evidence / costs[name] if costs[name] else torch.full_like(evidence, torch.inf)
+        scores[name] = per_mac.repeat_interleave(mask[0].numel())
+    score = _flat(scores, support)
+    position = (_flat(support, support) & score.isfinite()).nonzero().flatten()
+    return position[score[position].argsort(stable=True)]
+
+
+def drop_until(
+    support: Mapping[str, Tensor], order: Tensor, met: Callable[[dict[str, Tensor]], bool]
+) -> dict[str, Tensor]:
+    """Return the support less as few positions from the front of `order` as it takes to meet the budget."""
+    low, high = 0, order.numel()
+    while low < high:
+        middle = (low + high) // 2
+        if met(_without(support, order[:middle])):
+            high = middle
+        else:
+            low = middle + 1
+    return _without(support, order[:low])
+
+
+def _flat(values: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([values[name].flatten() for name in names])
+
+
+def _without(support: Mapping[str, Tensor], dropped: Tensor) -> dict[str, Tensor]:
+    flat = _flat(support, support)
+    flat[dropped] = False
+    parts = flat.split([mask.numel() for mask in support.values()])
+    return {name: part.reshape(mask.shape) for (name, mask), part in zip(support.items(), parts)}
