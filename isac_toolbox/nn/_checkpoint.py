@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "save"]
 
-_FORMAT = "isac-toolbox compression checkpoint 1"
+_FORMAT = "isac-toolbox compression checkpoint 2"
 
 
 def save(

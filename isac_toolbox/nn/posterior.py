@@ -94,6 +94,7 @@ class PosteriorTraining:
     loss: Callable[[Tensor, Tensor], Tensor]
     temperature: float
     temperature_start: float
+    support_temperature: float
     anneal: float
     warmup_epochs: int
     updates_per_epoch: int
@@ -204,9 +205,10 @@ class PosteriorTraining:
 
     def _update_priors(self, temperature: float, size: int) -> None:
         """Messages of the data to the engine, new precisions back."""
+        share = self.support_temperature / self.temperature
         for name, layer in self.layers.items():
             curvature, prior = self.curvatures[name], self.priors[name]
-            heat = temperature * self.temperature_factors.get(name, 1.0)
+            heat = temperature * share * self.temperature_factors.get(name, 1.0)
             message = prior.message(
                 layer.weight, curvature.mean_gradient, curvature.mean_curvature, heat, size
             )

@@ -43,6 +43,9 @@ class TurboVBICompressor(SupportBudgets):
         `T` of the KL term; 1 is full Bayes, smaller values keep more weights.
     temperature_start : float, optional
         `T` at the start, then geometric to `temperature` over the first `anneal` of the epochs.
+    support_temperature : float, optional
+        `T` of the messages that decide the support, at the end; it moves in proportion to `T`. `temperature`
+        if not given. A larger one prunes more, and in longer runs, without more noise in the weights.
     temperature_factors : mapping of str to float, optional
         Factors on `T` by layer, 1 if not named: a larger one where a weight acts often and costs more MACs.
     anneal : float
@@ -106,6 +109,7 @@ class TurboVBICompressor(SupportBudgets):
         *,
         temperature: float = 0.1,
         temperature_start: float | None = None,
+        support_temperature: float | None = None,
         temperature_factors: Mapping[str, float] | None = None,
         anneal: float = 0.7,
         support: str = "chain",
@@ -128,10 +132,13 @@ class TurboVBICompressor(SupportBudgets):
         check_positive("temperature", temperature)
         if temperature_start is not None:
             check_positive("temperature_start", temperature_start)
+        if support_temperature is not None:
+            check_positive("support_temperature", support_temperature)
         check_positive("spike_precision", spike_precision)
         check_positive("learning_rate", learning_rate)
         self.temperature = float(temperature)
         self.temperature_start = float(temperature if temperature_start is None else temperature_start)
+        self.support_temperature = float(temperature if support_temperature is None else support_temperature)
         self.anneal = check_fraction("anneal", anneal, low_open=False, high_open=False)
         self.settings = PriorSettings(
             support=check_choice("support", support, SUPPORTS),
@@ -376,7 +383,8 @@ class TurboVBICompressor(SupportBudgets):
 
     def describe_settings(self) -> dict[str, Any]:
         """Return the settings that a checkpoint must share."""
-        names = ("temperature", "temperature_start", "anneal", "warmup_epochs", "updates_per_epoch")
-        own = {name: getattr(self, name) for name in (*names, "learning_rate", "curvature_decay", "seed")}
+        heats = ("temperature", "temperature_start", "support_temperature", "anneal")
+        names = ("warmup_epochs", "updates_per_epoch", "learning_rate", "curvature_decay", "seed")
+        own = {name: getattr(self, name) for name in (*heats, *names)}
         by_layer = {"gates": dict(self.gates), "temperature_factors": dict(self.temperature_factors)}
         return own | asdict(self.settings) | by_layer

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import isac_toolbox.inference as inference
 from isac_toolbox.nn import TensorLoader, TurboVBICompressor
 from isac_toolbox.nn.models import mlp
+from isac_toolbox.nn.priors import LayerPrior
 from isac_toolbox.nn.training import accuracy, train
 
 NO_SHRINKING = settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
@@ -215,10 +216,38 @@ def test_temperature_is_annealed_geometrically(trained):
     assert values[4:] == pytest.approx([0.4] * 5)
 
 
+def test_the_support_may_have_a_temperature_of_its_own(digits, trained, monkeypatch):
+    seen = []
+    message = LayerPrior.message
+
+    def spy(prior, mean, gradient, curvature, temperature, size):
+        seen.append(temperature)
+        return message(prior, mean, gradient, curvature, temperature, size)
+
+    monkeypatch.setattr(LayerPrior, "message", spy)
+    given = {"temperature": 0.1, "temperature_start": 0.02, "anneal": 0.5, "warmup_epochs": 1, "seed": 0}
+    alike = TurboVBICompressor(trained, **given)
+    own = TurboVBICompressor(trained, support_temperature=0.4, **given)
+    assert alike.support_temperature == 0.1
+    kept = []
+    for compressor, factor in ((alike, 1.0), (own, 4.0)):
+        seen.clear()
+        compressor.fit(digits[0], epochs=6, progress=False)
+        steps = [compressor.temperature_at(epoch, 6) for epoch in range(1, 6)]
+        per_epoch = compressor.updates_per_epoch * len(compressor.layers)
+        assert seen == pytest.approx([factor * t for t in steps for _ in range(per_epoch)])
+        for name, layer in compressor.layers.items():  # the noise of the weights follows `temperature`
+            h, n = compressor.curvatures[name].mean_curvature, digits[0].dataset_size
+            torch.testing.assert_close(layer.variance, 1 / (n * h / 0.1 + compressor.precisions[name]))
+        kept.append(compressor.history[-1].density)
+    assert kept[1] < 0.9 * kept[0]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [
         ("temperature", 0.0, ValueError),
+        ("support_temperature", 0.0, ValueError),
         ("temperature", "hot", TypeError),
         ("support", "ring", ValueError),
         ("rule", "belief", ValueError),
