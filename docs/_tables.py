@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
-import json
 import re
-import statistics
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +75,8 @@ def speed_page(benchmarks: Path) -> list[str]:
 
 
 def networks_page(folder: Path) -> list[str]:
-    """Runs of network compression and of SSVI, pooled over seeds."""
-    lines = []
-    for path in sorted(folder.glob("*.jsonl")):
-        script = path.with_suffix(".py")
-        lines += [f"## {path.stem}", "", *description(script), *pooled_runs(path)]
+    """Stored tables of network compression and of SSVI."""
+    lines = [line for path in sorted(folder.glob("*.txt")) for line in stored_section(path)]
     return ["# Networks", "", REPOSITORY_TEXT, "", *lines] if lines else []
 
 
@@ -149,36 +143,6 @@ def section_of(path: Path, heading: str) -> list[str]:
     text = path.read_text(encoding="utf-8")
     found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     return [found.group(1).strip(), ""] if found else []
-
-
-def pooled_runs(path: Path) -> list[str]:
-    """Mean and standard deviation over seeds of the figures that finished runs have in common."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-    for text in path.read_text(encoding="utf-8").splitlines():
-        run = json.loads(text)
-        groups[tuple(str(run.get(name, "")) for name in ("network", "point", "method"))].append(run)
-    shown = ("test_accuracy", "density", "compression", "macs", "nll", "ece")
-    names = [n for n in shown if any(isinstance(r.get(n), (int, float)) for g in groups.values() for r in g)]
-    rows = []
-    for key, runs in sorted(groups.items()):
-        values = [[r[n] for r in runs if isinstance(r.get(n), (int, float))] for n in names]
-        rows.append([*key, str(len(runs)), *(spread(value) for value in values)])
-    heads = ["network", "point", "method", "seeds", *(name.replace("_", " ") for name in names)]
-    return markdown(heads, rows)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean, and standard deviation where there are several values."""
-    if not values:
-        return ""
-    mean = statistics.fmean(values)
-    digits = 4 if abs(mean) < 1 else 1 if abs(mean) < 1000 else 0
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
-# Reading and writing tables --------------------------------------------------------------------------------
 
 
 def read_stored(text: str) -> list[Table | str]:

@@ -28,6 +28,7 @@ STYLE = {
     "pruned-vi": ("#E69F00", "v", "dense VI, pruned"),
     "dense-vi": ("#000000", "X", "dense VI"),
 }
+NAMES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5", "resnet-18": "ResNet-18, width 16"}
 SWEPT = {"initial_sigma": "initial sigma", "kl_weight": "weight of the KL term"}
 
 
@@ -112,7 +113,9 @@ def quality(lines: list[dict[str, Any]], network: str) -> Any:
                 axis.axhline(dense.mean(), color="0.3", linestyle="--", label="dense VI")
         density_axis(axis, text)
     axes[0].legend(fontsize=8)
-    figure.suptitle(f"{network} on Fashion-MNIST, ten draws of the posterior; bars: one sd over seeds")
+    figure.suptitle(
+        f"{NAMES.get(network, network)} on Fashion-MNIST, ten draws of the posterior; bars: one sd over seeds"
+    )
     return figure
 
 
@@ -134,7 +137,7 @@ def cost(lines: list[dict[str, Any]], network: str) -> Any:
         density_axis(axis, label)
         axis.set(yscale="log")
     axes[0].legend(fontsize=8)
-    figure.suptitle(f"{network}: cost of training, changes of the support included")
+    figure.suptitle(f"{NAMES.get(network, network)}: cost of training, changes of the support included")
     return figure
 
 
@@ -150,7 +153,7 @@ def robustness(lines: list[dict[str, Any]], network: str, name: str) -> Any:
             if points:
                 curve(axis, points, method, free)
     axis.set(xscale="log", xlabel=SWEPT[name], ylabel="test accuracy in %, mean network")
-    axis.set_title(f"{network} on Fashion-MNIST, SSVI at density 0.05")
+    axis.set_title(f"{NAMES.get(network, network)} on Fashion-MNIST, SSVI at density 0.05")
     axis.grid(alpha=0.3, which="both")
     axis.legend()
     return figure
@@ -174,7 +177,9 @@ def removal(lines: list[dict[str, Any]], network: str) -> Any:
         axis.set(yticks=range(len(names)), xlabel=text)
         axis.set_yticklabels(names if axis is axes[0] else [])
         axis.grid(alpha=0.3)
-    figure.suptitle(f"{network}: removal scores at density 0.05; dots: seeds, bars: means")
+    figure.suptitle(
+        f"{NAMES.get(network, network)}: removal scores at density 0.05; dots: seeds, bars: means"
+    )
     return figure
 
 
@@ -192,7 +197,9 @@ def masks(lines: list[dict[str, Any]], network: str) -> Any:
         axis.set_title(f"{STYLE[line['method']][2]}\nmean run {line['mean_run']:.1f}", fontsize=9)
         axis.set_xlabel("input (raster order)", fontsize=8)
     axes[0, 0].set_ylabel("neuron or filter, sorted")
-    figure.suptitle(f"{network}, first layer, density {shown[0]['density']}: active weights in black")
+    figure.suptitle(
+        f"{NAMES.get(network, network)}, first layer, density {shown[0]['density']}: active weights in black"
+    )
     return figure
 
 

@@ -496,7 +496,7 @@ def select(network: str, seed: int) -> None:
 
 def print_table(lines: list[dict[str, Any]]) -> None:
     """Mean and standard deviation over the seeds."""
-    console = Console(width=170)
+    console = Console(width=300)
     for network in PLANS:
         table = Table(title=f"{network} on Fashion-MNIST, {PLANS[network].epochs} epochs each")
         heads = (
@@ -510,7 +510,7 @@ def print_table(lines: list[dict[str, Any]]) -> None:
         )
         structure = ("neurons, first layer", "mean run, first layer")
         for head in (*heads, *structure, "run length / CSR", "run length / int32 CSR", "times faster"):
-            table.add_column(head)
+            table.add_column(head, no_wrap=True)
         chosen = [line for line in lines if line["network"] == network]
         dense = {line["seed"]: line["test_accuracy"] for line in chosen if line["method"] == "dense"}
         for point in ("", *PLANS[network].points):

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor, nn
 
 from isac_toolbox.nn import TensorLoader, load_fashion_mnist, load_mnist_digits, models
@@ -107,6 +107,11 @@ GROUPS: dict[str, list[Job]] = {
         for name in ("snr", "magnitude", "mean_abs", "exp_mean", "exp_snr")
     ],
 }
+
+
+FOOTNOTE = """\
+Mean ± standard deviation over seeds; accuracy in %. Free sigma: noise at the outputs, descent in sigma
+itself. State: parameters, positions, momenta. AUROC: foreign images told by the mean network's entropy."""
 
 
 class Bench:
@@ -254,20 +259,24 @@ def run_all(network: str, groups: list[str], seeds: list[int], device: str) -> N
 
 def print_table(lines: list[dict[str, Any]]) -> None:
     """Mean and standard deviation over the seeds."""
-    console = Console(width=170)
+    console = Console(width=300)
     heads = ("method", "density", "settings", "seeds", "accuracy", "NLL", "ECE", "NLL, 10 draws")
     heads += ("ECE, 10 draws", "AUROC MNIST", "AUROC noise", "FLOPs / dense", "state, MB", "run", "s")
     for network in PLANS:
         chosen = [line for line in lines if line["network"] == network]
         if not chosen:
             continue
-        table = Table(*heads, title=f"{network} on Fashion-MNIST, {_length(chosen)}")
+        table = Table(
+            *(Column(head, no_wrap=True) for head in heads),
+            title=f"{network} on Fashion-MNIST, {_length(chosen)}",
+        )
         for method, density, settings in dict.fromkeys(_name(line) for line in chosen):
             group = [line for line in chosen if _name(line) == (method, density, settings)]
             ended = [line for line in group if "failed" not in line]
             cells = _columns(ended) if ended else ["failed"]
             table.add_row(method, str(density), settings, f"{len(ended)}/{len(group)}", *cells)
         console.print(table)
+    console.print(FOOTNOTE)
 
 
 def _length(lines: list[dict[str, Any]]) -> str:
@@ -278,7 +287,10 @@ def _length(lines: list[dict[str, Any]]) -> str:
 
 
 def _name(line: dict[str, Any]) -> tuple[str, float, str]:
-    return line["method"], line["density"], ", ".join(f"{k} {v}" for k, v in line["settings"].items())
+    own = dict(line["settings"])
+    free = all(own.get(key) == value for key, value in FREE.items())
+    shown = [f"{key} {value}" for key, value in own.items() if not (free and key in FREE)]
+    return line["method"], line["density"], ", ".join([*shown, *(["free sigma"] if free else [])])
 
 
 def _columns(group: list[dict[str, Any]]) -> list[str]:
