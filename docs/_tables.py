@@ -145,6 +145,9 @@ def section_of(path: Path, heading: str) -> list[str]:
     return [found.group(1).strip(), ""] if found else []
 
 
+# Reading and writing tables --------------------------------------------------------------------------------
+
+
 def read_stored(text: str) -> list[Table | str]:
     """Tables drawn with box characters, and the lines of text between them."""
     parts: list[Table | str] = []

@@ -41,17 +41,18 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for network in sorted({line["network"] for line in lines}):
         chosen = [line for line in lines if line["network"] == network]
+        title = NAMES.get(network, network)
         plain = [line for line in chosen if not line["settings"] and "failed" not in line]
         if plain:
-            save(quality(plain, network), f"nn_ssvi_quality_{network}")
-            save(cost(plain, network), f"nn_ssvi_cost_{network}")
+            save(quality(plain, title), f"nn_ssvi_quality_{network}")
+            save(cost(plain, title), f"nn_ssvi_cost_{network}")
         if any("first_mask" in line for line in plain):
-            save(masks(plain, network), f"nn_ssvi_masks_{network}")
+            save(masks(plain, title), f"nn_ssvi_masks_{network}")
         for name in SWEPT:
             if any(name in line["settings"] and "removal" not in line["settings"] for line in chosen):
-                save(robustness(chosen, network, name), f"nn_ssvi_{name}_{network}")
+                save(robustness(chosen, title, name), f"nn_ssvi_{name}_{network}")
         if any("removal" in line["settings"] for line in chosen):
-            save(removal(chosen, network), f"nn_ssvi_removal_{network}")
+            save(removal(chosen, title), f"nn_ssvi_removal_{network}")
 
 
 def save(figure: Any, name: str) -> None:
@@ -113,9 +114,7 @@ def quality(lines: list[dict[str, Any]], network: str) -> Any:
                 axis.axhline(dense.mean(), color="0.3", linestyle="--", label="dense VI")
         density_axis(axis, text)
     axes[0].legend(fontsize=8)
-    figure.suptitle(
-        f"{NAMES.get(network, network)} on Fashion-MNIST, ten draws of the posterior; bars: one sd over seeds"
-    )
+    figure.suptitle(f"{network} on Fashion-MNIST, ten draws of the posterior; bars: one sd over seeds")
     return figure
 
 
@@ -137,7 +136,7 @@ def cost(lines: list[dict[str, Any]], network: str) -> Any:
         density_axis(axis, label)
         axis.set(yscale="log")
     axes[0].legend(fontsize=8)
-    figure.suptitle(f"{NAMES.get(network, network)}: cost of training, changes of the support included")
+    figure.suptitle(f"{network}: cost of training, changes of the support included")
     return figure
 
 
@@ -153,7 +152,7 @@ def robustness(lines: list[dict[str, Any]], network: str, name: str) -> Any:
             if points:
                 curve(axis, points, method, free)
     axis.set(xscale="log", xlabel=SWEPT[name], ylabel="test accuracy in %, mean network")
-    axis.set_title(f"{NAMES.get(network, network)} on Fashion-MNIST, SSVI at density 0.05")
+    axis.set_title(f"{network} on Fashion-MNIST, SSVI at density 0.05")
     axis.grid(alpha=0.3, which="both")
     axis.legend()
     return figure
@@ -177,9 +176,7 @@ def removal(lines: list[dict[str, Any]], network: str) -> Any:
         axis.set(yticks=range(len(names)), xlabel=text)
         axis.set_yticklabels(names if axis is axes[0] else [])
         axis.grid(alpha=0.3)
-    figure.suptitle(
-        f"{NAMES.get(network, network)}: removal scores at density 0.05; dots: seeds, bars: means"
-    )
+    figure.suptitle(f"{network}: removal scores at density 0.05; dots: seeds, bars: means")
     return figure
 
 
@@ -197,9 +194,7 @@ def masks(lines: list[dict[str, Any]], network: str) -> Any:
         axis.set_title(f"{STYLE[line['method']][2]}\nmean run {line['mean_run']:.1f}", fontsize=9)
         axis.set_xlabel("input (raster order)", fontsize=8)
     axes[0, 0].set_ylabel("neuron or filter, sorted")
-    figure.suptitle(
-        f"{NAMES.get(network, network)}, first layer, density {shown[0]['density']}: active weights in black"
-    )
+    figure.suptitle(f"{network}, first layer, density {shown[0]['density']}: active weights in black")
     return figure
 
 
