@@ -17,17 +17,17 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from compression_plans import CANDIDATES, METHODS, PLANS, Point
+from compression_table import measure_times, print_table
+from results import append_line, has_line, read_lines
 from torch import Tensor, nn
 
 from isac_toolbox.nn import (
@@ -52,133 +52,6 @@ BATCH = 128
 FINETUNE_RATE = 2e-3
 SELECTION = Path(__file__).parent / "selection" / "compression.jsonl"
 SELECTION_SEED = 6
-
-
-@dataclass(frozen=True)
-class Point:
-    """One degree of compression with one support.
-
-    `chain` holds gate, p01 and p11 of a chain that prefers few neurons and long runs; it is fixed, because EM
-    would give part of the structure up for single weights. Without it the support is independent. The
-    temperature starts at `start`; `moved_epochs` of fine-tuning go to compression. The least certain weights
-    leave until at most `weights` are left. With `mac_nats` the chain's gates charge filters by MACs, and the
-    temperature rises until at most `stop` times `macs` are left; whole filters then meet `macs`.
-    """
-
-    temperature: float
-    start: float
-    chain: tuple[float, float, float] | None = None
-    moved_epochs: int = 0
-    support_temperature: float | None = None
-    weights: int | None = None
-    mac_nats: float | None = None
-    temperature_factors: dict[str, float] | None = None
-    macs: int | None = None
-    stop: float = 1.5
-
-    @property
-    def method(self) -> str:
-        """Name among `METHODS`."""
-        return "turbo-independent" if self.chain is None else "turbo-chain"
-
-    def graph(self) -> dict[str, Any]:
-        """Arguments of the support graph."""
-        if self.chain is None:
-            return {"support": "independent"}
-        gate, p01, p11 = self.chain
-        return {"support": "chain", "gate": gate, "p01": p01, "p11": p11, "learn_support": False}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Epochs and points of one network."""
-
-    dense_epochs: int
-    compress_epochs: int
-    finetune_epochs: int
-    points: dict[str, list[Point]]
-
-    @property
-    def epochs(self) -> int:
-        """All epochs of a run."""
-        return self.dense_epochs + self.compress_epochs + self.finetune_epochs
-
-    def settings(self, point: str, method: str) -> Point:
-        """Settings of a Turbo-VBI method at a point."""
-        return next(one for one in self.points[point] if one.method == method)
-
-
-_FACTORS = {"conv1": 32.0, "conv2": 4.3}
-PLANS = {
-    "lenet-300-100": Plan(
-        *(15, 25, 30),
-        {
-            "20x": [Point(0.5, 0.05, (1e-100, 0.01, 0.86), 8), Point(0.06, 0.01, None, 0, 0.18)],
-            "50x": [Point(0.35, 0.005, (0.5, 0.002, 0.8), 0, 1.4, 5_200), Point(0.35, 0.005)],
-        },
-    ),
-    "lenet-5": Plan(
-        *(20, 7, 28), {"8x": [Point(0.3, 0.08, (0.5, 0.3, 0.98), 0, None, None, 700.0, _FACTORS, 286_000)]}
-    ),
-}
-#: What `--select` compares: the gate's and the chain's strength, the temperatures and how they start; for
-#: LeNet-5 the charge per MAC and where the fit stops. The best validation accuracy wins, at 20x among those
-#: with at least 21 times fewer weights, at most 58 neurons and runs of at least 6.2. The independent support
-#: has 9,800 weights at 20x.
-CANDIDATES = {
-    "lenet-300-100": {
-        "20x": [
-            Point(0.5, 0.005, (1e-100, 0.01, 0.88), 8),
-            Point(0.4, 0.005, (1e-100, 0.01, 0.84), 8),
-            Point(0.4, 0.005, (1e-100, 0.015, 0.82), 8),
-            Point(0.5, 0.05, (1e-100, 0.01, 0.86), 8),
-            Point(0.45, 0.05, (1e-100, 0.01, 0.86), 8),
-            Point(0.48, 0.005, (1e-100, 0.01, 0.86), 8),
-            Point(0.15, 0.015, (1e-100, 0.01, 0.86), 0, 0.5, 9_800),
-            Point(0.06, 0.01, None, 0, 0.18, 9_800),
-        ],
-        "50x": [
-            Point(1.5, 0.05, (0.5, 0.004, 0.8), 8),
-            Point(1.5, 0.05, (1e-10, 0.004, 0.8), 8),
-            Point(1.5, 0.005, (0.5, 0.002, 0.8), 8),
-            Point(2.8, 0.05, (1e-25, 0.0012, 0.88)),
-            Point(1.85, 0.005, (0.5, 0.002, 0.8), 8),
-            Point(1.7, 0.005, (0.5, 0.004, 0.8), 8),
-            Point(0.35, 0.005, (0.5, 0.002, 0.8), 0, 1.4, 5_200),
-            Point(0.35, 0.005, (0.5, 0.002, 0.8), 0, 1.75, 5_200),
-            Point(0.2, 0.003, (0.5, 0.002, 0.8), 0, 1.4, 5_200),
-            Point(0.1, 0.0003, (0.5, 0.002, 0.8), 0, 1.4, 5_200),
-            Point(0.7, 0.005, (0.5, 0.002, 0.8), 0, None, 5_200),
-            Point(0.35, 0.005, (0.5, 0.002, 0.8), 0, None, 5_200),
-            Point(1.0, 0.005, None, 0, None, 5_200),
-            Point(0.35, 0.005, None, 0, None, 5_200),
-            Point(0.35, 0.005, None, 0, 0.875, 5_200),
-            Point(0.15, 0.005, None, 0, 0.6, 5_200),
-        ],
-    },
-    "lenet-5": {
-        "8x": [
-            Point(0.3, 0.08, (0.5, 0.3, 0.98), 0, None, None, nats, _FACTORS, 286_000, stop)
-            for nats, stop in ((700.0, 1.5), (700.0, 2.0), (700.0, 1.2), (350.0, 1.5))
-        ],
-    },
-}
-METHODS = (
-    "dense",
-    "dense-start",
-    "turbo-chain",
-    "magnitude-iterative",
-    "turbo-independent",
-    "torch-pruning",
-    "group-lasso",
-    "sparse-vd",
-    "magnitude-one-shot",
-)
-
-FOOTNOTE = """\
-Mean ± standard deviation over seeds. Weights and MACs: part of the dense network's. Run length / CSR: bits of
-all weights, values of 32 bits (in brackets 16), CSR with the narrowest indices or with int32. Faster: the
-exported module against dense, batch of 256, one thread, medians taken in turns (`--time`)."""
 
 
 class Bench:
@@ -378,47 +251,9 @@ def _packed(mask: Tensor) -> dict[str, Any]:
     }
 
 
-def measure_times(lines: list[dict[str, Any]]) -> None:
-    """Add the time of the exported network, and that of the dense one in turns with it, to every line.
-
-    A time depends on the shapes alone, so that all can be measured together, on an idle machine.
-    """
-    for line in lines:
-        if "layers" not in line:
-            continue
-        dense = _network_of(line["network"], [layer["neurons"] for layer in line["layers"]])
-        small = _network_of(line["network"], [layer["neurons_kept"] for layer in line["layers"]])
-        line["dense_ms"], line["small_ms"] = _milliseconds(dense, small)
-
-
-def _network_of(network: str, widths: list[int]) -> nn.Module:
-    if network == "lenet-300-100":
-        return models.mlp(784, widths[:2], 10)
-    first, second, hidden, _ = widths
-    return models.lenet_5(widths=(first, second, hidden)).to(memory_format=torch.channels_last)
-
-
-def _milliseconds(*nets: nn.Module, repeats: int = 30) -> list[float]:
-    """Median times of a batch of 256 images on one thread, taken in turns."""
-    x, times = torch.rand(256, 1, 28, 28), [[] for _ in nets]
-    with torch.inference_mode():
-        for k in range(repeats + 3):
-            for net, own in zip(nets, times):
-                start = time.perf_counter()
-                net(x)
-                if k >= 3:
-                    own.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(own) for own in times]
-
-
 def _deviation(a: nn.Module, b: nn.Module, x: Tensor) -> float:
     with torch.inference_mode():
         return float((a(x[:1000]) - b(x[:1000])).abs().max())
-
-
-def read(path: Path = RESULTS) -> list[dict[str, Any]]:
-    """Finished runs."""
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
 
 
 def jobs(network: str, seeds: list[int], methods: list[str]) -> Iterator[tuple[str, str, int]]:
@@ -452,7 +287,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.time:
-        lines = read()
+        lines = read_lines(RESULTS)
         measure_times(lines)
         RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
     elif options.select:
@@ -461,14 +296,14 @@ def main() -> None:
     elif not options.table:
         seeds = [int(seed) for seed in options.seeds.split(",")]
         run_all(options.network, seeds, options.methods.split(","))
-    print_table(read())
+    print_table(read_lines(RESULTS))
 
 
 def run_all(network: str, seeds: list[int], methods: list[str]) -> None:
     """Every missing job; each result is stored at once."""
     bench = Bench(network)
     for method, point, seed in jobs(network, seeds, methods):
-        lines = read()
+        lines = read_lines(RESULTS)
         if _find(lines, network, method, point, seed):
             continue
         target = _find(lines, network, "turbo-chain", point, seed)
@@ -476,8 +311,7 @@ def run_all(network: str, seeds: list[int], methods: list[str]) -> None:
             print(f"skipped {method} {point} seed {seed}: turbo-chain must come first", flush=True)
             continue
         line = bench.run(method, point, seed, target)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(RESULTS, line)
         told = f"test {line['test_accuracy']:.4f}, 1/{line.get('compression', 1.0):.1f}, {line['seconds']} s"
         print(f"{network} {method} {point} seed {seed}: {told}", flush=True)
 
@@ -487,73 +321,11 @@ def select(network: str, seed: int) -> None:
     bench = Bench(network)
     for chosen in (one for group in CANDIDATES[network].values() for one in group):
         key = {"network": network, "seed": seed, "settings": json.loads(json.dumps(asdict(chosen)))}
-        if any(all(line[k] == v for k, v in key.items()) for line in read(SELECTION)):
+        if has_line(read_lines(SELECTION), key):
             continue
         line = bench.try_out(chosen, seed)
-        with SELECTION.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(SELECTION, line)
         print(line, flush=True)
-
-
-def print_table(lines: list[dict[str, Any]]) -> None:
-    """Mean and standard deviation over the seeds."""
-    console = Console(width=300)
-    for network in PLANS:
-        table = Table(title=f"{network} on Fashion-MNIST, {PLANS[network].epochs} epochs each")
-        heads = (
-            "point",
-            "method",
-            "seeds",
-            "test accuracy",
-            "points below dense",
-            "weights",
-            "MACs, exported",
-        )
-        structure = ("neurons, first layer", "mean run, first layer")
-        for head in (*heads, *structure, "run length / CSR", "run length / int32 CSR", "times faster"):
-            table.add_column(head, no_wrap=True)
-        chosen = [line for line in lines if line["network"] == network]
-        dense = {line["seed"]: line["test_accuracy"] for line in chosen if line["method"] == "dense"}
-        for point in ("", *PLANS[network].points):
-            for method in METHODS:
-                group = [x for x in chosen if x["method"] == method and x["point"] == point]
-                if group:
-                    table.add_row(point, method, str(len(group)), *_columns(group, dense))
-        console.print(table)
-    console.print(FOOTNOTE)
-
-
-def _columns(group: list[dict[str, Any]], dense: dict[int, float]) -> list[str]:
-    """Cells of one method at one point."""
-    cells = [_spread([100 * x["test_accuracy"] for x in group], "{:.2f}")]
-    losses = [100 * (dense[x["seed"]] - x["test_accuracy"]) for x in group if x["seed"] in dense]
-    if "layers" not in group[0]:
-        return [*cells, "", "1", "1"]
-    cells.append(_spread(losses, "{:.2f}"))
-    cells.append("1/" + _spread([x["compression"] for x in group], "{:.1f}"))
-    cells.append("1/" + _spread([x["macs_dense"] / x["macs"] for x in group], "{:.1f}"))
-    cells.append(_spread([x["layers"][0]["neurons_kept"] for x in group], "{:.0f}"))
-    cells.append(_spread([x["layers"][0]["mean_run"] for x in group], "{:.1f}"))
-    for other in ("csr", "csr_int32"):
-        full, half = ([coding_ratio(x, other, bits) for x in group] for bits in (32, 16))
-        cells.append(f"{_spread(full, '{:.2f}')} ({_spread(half, '{:.2f}')})")
-    cells.append(_spread([x["dense_ms"] / x["small_ms"] for x in group if "small_ms" in x], "{:.1f}"))
-    return cells
-
-
-def coding_ratio(line: dict[str, Any], other: str, value_bits: int) -> float:
-    """Bits as run lengths over those of a coding, with values of another width than the line's 32 bits."""
-    saved = sum(layer["n_kept"] for layer in line["layers"]) * (32 - value_bits)
-    coded = {k: sum(layer["bits"][k] for layer in line["layers"]) - saved for k in ("run_length", other)}
-    return coded["run_length"] / coded[other]
-
-
-def _spread(values: list[float], form: str) -> str:
-    """Mean and, for more than one value, standard deviation."""
-    if not values:
-        return ""
-    mean = form.format(statistics.mean(values))
-    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

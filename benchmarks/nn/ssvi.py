@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
-import statistics
 import time
 import warnings
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from results import append_line, has_line, read_lines, spread
 from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor, nn
@@ -63,7 +62,7 @@ class Plan:
 
 PLANS = {
     "lenet-300-100": Plan(200, "erk"),
-    "lenet-5": Plan(20, "erk"),
+    "lenet-5": Plan(60, "erk"),
     "resnet-18": Plan(12, "uniform", 20_000, 16, update_interval=25),
     "resnet-18-full": Plan(40, "uniform", 55_000, 64),
 }
@@ -209,11 +208,6 @@ def packed(mask: Tensor) -> dict[str, Any]:
     return {"bits": base64.b64encode(bits.tobytes()).decode(), "shape": list(mask.shape)}
 
 
-def read(path: Path = RESULTS) -> list[dict[str, Any]]:
-    """Finished runs."""
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
-
-
 def jobs(groups: list[str], seeds: list[int]) -> Iterator[tuple[Job, int]]:
     """Runs in the order in which they are wanted."""
     for group in groups:
@@ -229,30 +223,24 @@ def select(network: str, device: str) -> None:
         Job(m, d, True, _rates(*rates)) for rates in GRID for m, d in (("dense-vi", 1.0), ("ssvi", 0.05))
     ):
         key = job.key(network, SELECTION_SEED)
-        if _done(read(SELECTION), key):
+        if has_line(read_lines(SELECTION), key):
             continue
         loader = TensorLoader(bench.x, bench.y, batch_size=BATCH, seed=SELECTION_SEED)
         fitted = bench.method(job, SELECTION_SEED).fit(loader, epochs=epochs, progress=False)
         line = key | {"epochs": epochs, "validation": fitted.evaluate(bench.validation)}
-        with SELECTION.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(SELECTION, line)
         print(line, flush=True)
-
-
-def _done(lines: list[dict[str, Any]], key: dict[str, Any]) -> bool:
-    return any(all(line[name] == value for name, value in key.items()) for line in lines)
 
 
 def run_all(network: str, groups: list[str], seeds: list[int], device: str) -> None:
     """Every missing run; each result is stored at once."""
     bench = None
     for job, seed in jobs(groups, seeds):
-        if _done(read(), job.key(network, seed)):
+        if has_line(read_lines(RESULTS), job.key(network, seed)):
             continue
         bench = bench or Bench(network, device)
         line = bench.run(job, seed)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(RESULTS, line)
         told = line.get("failed") or f"test {line['test']['accuracy']:.4f}, {line['seconds']} s"
         print(f"{network} {job.method} {job.density} {job.settings} seed {seed}: {told}", flush=True)
 
@@ -297,22 +285,14 @@ def _columns(group: list[dict[str, Any]]) -> list[str]:
     """Cells of one method."""
     test, drawn = [line["test"] for line in group], [line["test_sampled"] for line in group]
     return [
-        _spread([100 * t["accuracy"] for t in test], "{:.2f}"),
-        *(_spread([t[key] for t in part], "{:.3f}") for part in (test, drawn) for key in ("nll", "ece")),
-        *(_spread([x["ood"][k] for x in group if k in x["ood"]], "{:.3f}") for k in ("mnist", "noise")),
-        _spread([x["training_flops"] / x["training_flops_dense"] for x in group], "{:.3f}"),
-        _spread([x["state_bytes"] / 1e6 for x in group], "{:.2f}"),
-        _spread([x["mean_run"] for x in group], "{:.1f}"),
-        _spread([x["seconds"] for x in group], "{:.0f}"),
+        spread([100 * t["accuracy"] for t in test], "{:.2f}"),
+        *(spread([t[key] for t in part], "{:.3f}") for part in (test, drawn) for key in ("nll", "ece")),
+        *(spread([x["ood"][k] for x in group if k in x["ood"]], "{:.3f}") for k in ("mnist", "noise")),
+        spread([x["training_flops"] / x["training_flops_dense"] for x in group], "{:.3f}"),
+        spread([x["state_bytes"] / 1e6 for x in group], "{:.2f}"),
+        spread([x["mean_run"] for x in group], "{:.1f}"),
+        spread([x["seconds"] for x in group], "{:.0f}"),
     ]
-
-
-def _spread(values: list[float], form: str) -> str:
-    """Mean and, for more than one value, standard deviation."""
-    if not values:
-        return ""
-    mean = form.format(statistics.mean(values))
-    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else mean
 
 
 def main() -> None:
@@ -339,7 +319,7 @@ def main() -> None:
         if unknown:
             parser.error(f"--groups knows {', '.join(GROUPS)}, not {', '.join(unknown)}")
         run_all(options.network, groups, seeds, options.device)
-    print_table(read())
+    print_table(read_lines(RESULTS))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,129 @@
+"""Epochs, points and candidates of `compression.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+METHODS = (
+    "dense",
+    "dense-start",
+    "turbo-chain",
+    "magnitude-iterative",
+    "turbo-independent",
+    "torch-pruning",
+    "group-lasso",
+    "sparse-vd",
+    "magnitude-one-shot",
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One degree of compression with one support.
+
+    `chain` holds gate, p01 and p11 of a chain that prefers few neurons and long runs; it is fixed, because EM
+    would give part of the structure up for single weights. Without it the support is independent. The
+    temperature starts at `start`; `moved_epochs` of fine-tuning go to compression. The least certain weights
+    leave until at most `weights` are left. With `mac_nats` the chain's gates charge filters by MACs, and the
+    temperature rises until at most `stop` times `macs` are left; whole filters then meet `macs`.
+    """
+
+    temperature: float
+    start: float
+    chain: tuple[float, float, float] | None = None
+    moved_epochs: int = 0
+    support_temperature: float | None = None
+    weights: int | None = None
+    mac_nats: float | None = None
+    temperature_factors: dict[str, float] | None = None
+    macs: int | None = None
+    stop: float = 1.5
+
+    @property
+    def method(self) -> str:
+        """Name among `METHODS`."""
+        return "turbo-independent" if self.chain is None else "turbo-chain"
+
+    def graph(self) -> dict[str, Any]:
+        """Arguments of the support graph."""
+        if self.chain is None:
+            return {"support": "independent"}
+        gate, p01, p11 = self.chain
+        return {"support": "chain", "gate": gate, "p01": p01, "p11": p11, "learn_support": False}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Epochs and points of one network."""
+
+    dense_epochs: int
+    compress_epochs: int
+    finetune_epochs: int
+    points: dict[str, list[Point]]
+
+    @property
+    def epochs(self) -> int:
+        """All epochs of a run."""
+        return self.dense_epochs + self.compress_epochs + self.finetune_epochs
+
+    def settings(self, point: str, method: str) -> Point:
+        """Settings of a Turbo-VBI method at a point."""
+        return next(one for one in self.points[point] if one.method == method)
+
+
+_FACTORS = {"conv1": 32.0, "conv2": 4.3}
+PLANS = {
+    "lenet-300-100": Plan(
+        *(15, 25, 30),
+        {
+            "20x": [Point(0.5, 0.05, (1e-100, 0.01, 0.86), 8), Point(0.06, 0.01, None, 0, 0.18)],
+            "50x": [Point(0.35, 0.005, (0.5, 0.002, 0.8), 0, 1.4, 5_200), Point(0.35, 0.005)],
+        },
+    ),
+    "lenet-5": Plan(
+        *(20, 7, 28), {"8x": [Point(0.3, 0.08, (0.5, 0.3, 0.98), 0, None, None, 700.0, _FACTORS, 286_000)]}
+    ),
+}
+#: What `--select` compares: the gate's and the chain's strength, the temperatures and how they start; for
+#: LeNet-5 the charge per MAC and where the fit stops. The best validation accuracy wins, at 20x among those
+#: with at least 21 times fewer weights, at most 58 neurons and runs of at least 6.2. The independent support
+#: has 9,800 weights at 20x.
+CANDIDATES = {
+    "lenet-300-100": {
+        "20x": [
+            Point(0.5, 0.005, (1e-100, 0.01, 0.88), 8),
+            Point(0.4, 0.005, (1e-100, 0.01, 0.84), 8),
+            Point(0.4, 0.005, (1e-100, 0.015, 0.82), 8),
+            Point(0.5, 0.05, (1e-100, 0.01, 0.86), 8),
+            Point(0.45, 0.05, (1e-100, 0.01, 0.86), 8),
+            Point(0.48, 0.005, (1e-100, 0.01, 0.86), 8),
+            Point(0.15, 0.015, (1e-100, 0.01, 0.86), 0, 0.5, 9_800),
+            Point(0.06, 0.01, None, 0, 0.18, 9_800),
+        ],
+        "50x": [
+            Point(1.5, 0.05, (0.5, 0.004, 0.8), 8),
+            Point(1.5, 0.05, (1e-10, 0.004, 0.8), 8),
+            Point(1.5, 0.005, (0.5, 0.002, 0.8), 8),
+            Point(2.8, 0.05, (1e-25, 0.0012, 0.88)),
+            Point(1.85, 0.005, (0.5, 0.002, 0.8), 8),
+            Point(1.7, 0.005, (0.5, 0.004, 0.8), 8),
+            Point(0.35, 0.005, (0.5, 0.002, 0.8), 0, 1.4, 5_200),
+            Point(0.35, 0.005, (0.5, 0.002, 0.8), 0, 1.75, 5_200),
+            Point(0.2, 0.003, (0.5, 0.002, 0.8), 0, 1.4, 5_200),
+            Point(0.1, 0.0003, (0.5, 0.002, 0.8), 0, 1.4, 5_200),
+            Point(0.7, 0.005, (0.5, 0.002, 0.8), 0, None, 5_200),
+            Point(0.35, 0.005, (0.5, 0.002, 0.8), 0, None, 5_200),
+            Point(1.0, 0.005, None, 0, None, 5_200),
+            Point(0.35, 0.005, None, 0, None, 5_200),
+            Point(0.35, 0.005, None, 0, 0.875, 5_200),
+            Point(0.15, 0.005, None, 0, 0.6, 5_200),
+        ],
+    },
+    "lenet-5": {
+        "8x": [
+            Point(0.3, 0.08, (0.5, 0.3, 0.98), 0, None, None, nats, _FACTORS, 286_000, stop)
+            for nats, stop in ((700.0, 1.5), (700.0, 2.0), (700.0, 1.2), (350.0, 1.5))
+        ],
+    },
+}
