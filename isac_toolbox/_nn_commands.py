@@ -59,6 +59,10 @@ def compress(
     temperature: Annotated[
         float | None, typer.Option(min=1e-6, help="Temperature of the KL term: higher keeps fewer weights.")
     ] = None,
+    support_temperature: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="Temperature of the support alone: prunes without noise on what stays."),
+    ] = None,
     max_weights: Annotated[
         int | None, typer.Option(min=1, help="Budget: the least certain weights beyond it go as well.")
     ] = None,
@@ -99,6 +103,7 @@ def compress(
         network,
         temperature=heat,
         temperature_start=min(0.05, heat),
+        support_temperature=support_temperature,
         support=str(support),
         rule=str(rule),
         warmup_epochs=2,
@@ -118,6 +123,7 @@ def compress(
         "support": str(support),
         "rule": str(rule),
         "temperature": heat,
+        "support_temperature": support_temperature or heat,
         "epochs": total,
         "seed": seed,
         "dense_test_accuracy": training.accuracy(network, test),

@@ -32,6 +32,12 @@ def test_json_is_one_object(tmp_path):
     assert summary["compressed_test_accuracy"] > 0.7
 
 
+def test_a_warmer_support_prunes_more(tmp_path):
+    call = ["compress", "--epochs", "12", "--json", "--out", str(tmp_path), "--support-temperature"]
+    kept = [json.loads(CliRunner().invoke(app, [*call, heat]).stdout)["density"] for heat in ("0.15", "1.5")]
+    assert kept[1] < 0.8 * kept[0]
+
+
 def test_bad_input_is_told_in_words(tmp_path):
     threads = torch.get_num_threads()
     calls = {
