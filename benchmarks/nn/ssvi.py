@@ -63,8 +63,8 @@ class Plan:
 PLANS = {
     "lenet-300-100": Plan(200, "erk"),
     "lenet-5": Plan(60, "erk"),
-    "resnet-18": Plan(12, "uniform", 20_000, 16, update_interval=25),
-    "resnet-18-full": Plan(40, "uniform", 55_000, 64),
+    "resnet-18": Plan(10, "first_layer_dense", 55_000, 16, update_interval=50),
+    "resnet-18-full": Plan(40, "first_layer_dense", 55_000, 64),
 }
 #: Learning rates and weight decays that `--select` compares.
 GRID = [(rate, decay) for rate in (0.1, 0.2) for decay in (1e-4, 5e-4)]
