@@ -136,6 +136,7 @@ class Bench:
             temperature=chosen.temperature,
             temperature_start=chosen.start,
             support_temperature=chosen.support_temperature,
+            pull_kept=chosen.pull_kept,
             anneal=0.7 if chosen.macs is None else 1.0,
             temperature_factors=chosen.temperature_factors,
             warmup_epochs=2,

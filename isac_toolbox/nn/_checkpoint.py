@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "save"]
 
-_FORMAT = "isac-toolbox compression checkpoint 2"
+_FORMAT = "isac-toolbox compression checkpoint 3"
 
 
 def save(
@@ -32,7 +32,6 @@ def save(
             name: {"gradient": c.gradient, "curvature": c.curvature, "weight": c.weight}
             for name, c in compressor.curvatures.items()
         },
-        "precisions": compressor.precisions,
         "history": [asdict(record) for record in compressor.history],
         "input_shape": list(compressor.input_shape or ()),
         "loader_generator": None if generator is None else generator.get_state(),
@@ -60,7 +59,7 @@ def load(compressor: TurboVBICompressor, optimiser: Any, path: Path, epochs: int
         curvature.gradient.copy_(stored["gradient"])
         curvature.curvature.copy_(stored["curvature"])
         curvature.weight = stored["weight"]
-    compressor.precisions = dict(state["precisions"])
+    compressor.load_precisions()
     compressor.history = [EpochRecord(**{**r, "neurons": tuple(r["neurons"])}) for r in state["history"]]
     compressor.input_shape = tuple(state["input_shape"])
     generator = loader_generator(loader)

@@ -81,8 +81,8 @@ class PosteriorTraining:
     ----------
     model : nn.Module
         The converted network.
-    layers, priors, curvatures, precisions : dict
-        Variational layer, engine prior, averages and `rho` by layer name.
+    layers, priors, curvatures, precisions, pulls : dict
+        By layer name: variational layer, engine prior, averages, `rho`, and what of it pulls the means.
     """
 
     model: nn.Module
@@ -95,6 +95,7 @@ class PosteriorTraining:
     temperature: float
     temperature_start: float
     support_temperature: float
+    pull_kept: bool
     anneal: float
     warmup_epochs: int
     updates_per_epoch: int
@@ -114,12 +115,15 @@ class PosteriorTraining:
             name: Curvature(layer.weight.detach(), self.curvature_decay)
             for name, layer in self.layers.items()
         }
-        self._load_precisions()
+        self.load_precisions()
 
-    def _load_precisions(self) -> None:
-        self.precisions = {
-            name: prior.precision.to(self.layers[name].weight.device) for name, prior in self.priors.items()
-        }
+    def load_precisions(self) -> None:
+        """Take `rho` from the engine's priors."""
+        self.precisions, self.pulls = {}, {}
+        for name, prior in self.priors.items():
+            rho = prior.precision.to(self.layers[name].weight.device)
+            self.precisions[name] = rho
+            self.pulls[name] = rho if self.pull_kept else rho.masked_fill(prior.active.to(rho.device), 0.0)
 
     def temperature_at(self, epoch: int, epochs: int) -> float:
         """Return `T` of an epoch: geometric from `temperature_start` to `temperature`."""
@@ -183,7 +187,7 @@ class PosteriorTraining:
                 continue
             self.curvatures[name].add(weight.grad, slope)
             factor = self.temperature_factors.get(name, 1.0)
-            weight.grad.addcmul_(weight.detach(), self.precisions[name], value=factor * scale)
+            weight.grad.addcmul_(weight.detach(), self.pulls[name], value=factor * scale)
             layer.track_variance(False)
         optimiser.step()
         return float(loss.detach()), int((output.detach().argmax(1) == y).sum())
@@ -213,7 +217,7 @@ class PosteriorTraining:
                 layer.weight, curvature.mean_gradient, curvature.mean_curvature, heat, size
             )
             prior.update(message, layer.weight, layer.variance)
-        self._load_precisions()
+        self.load_precisions()
         self._update_variances(temperature / size)
 
     def kl(self) -> float:

@@ -46,6 +46,9 @@ class TurboVBICompressor(SupportBudgets):
     support_temperature : float, optional
         `T` of the messages that decide the support, at the end; it moves in proportion to `T`. `temperature`
         if not given. A larger one prunes more, and in longer runs, without more noise in the weights.
+    pull_kept : bool
+        Whether the slab pulls the means of kept weights towards zero; without it the slab is flat for them
+        and counts in the decision alone.
     temperature_factors : mapping of str to float, optional
         Factors on `T` by layer, 1 if not named: a larger one where a weight acts often and costs more MACs.
     anneal : float
@@ -110,6 +113,7 @@ class TurboVBICompressor(SupportBudgets):
         temperature: float = 0.1,
         temperature_start: float | None = None,
         support_temperature: float | None = None,
+        pull_kept: bool = True,
         temperature_factors: Mapping[str, float] | None = None,
         anneal: float = 0.7,
         support: str = "chain",
@@ -139,6 +143,7 @@ class TurboVBICompressor(SupportBudgets):
         self.temperature = float(temperature)
         self.temperature_start = float(temperature if temperature_start is None else temperature_start)
         self.support_temperature = float(temperature if support_temperature is None else support_temperature)
+        self.pull_kept = bool(pull_kept)
         self.anneal = check_fraction("anneal", anneal, low_open=False, high_open=False)
         self.settings = PriorSettings(
             support=check_choice("support", support, SUPPORTS),
@@ -383,7 +388,7 @@ class TurboVBICompressor(SupportBudgets):
 
     def describe_settings(self) -> dict[str, Any]:
         """Return the settings that a checkpoint must share."""
-        heats = ("temperature", "temperature_start", "support_temperature", "anneal")
+        heats = ("temperature", "temperature_start", "support_temperature", "pull_kept", "anneal")
         names = ("warmup_epochs", "updates_per_epoch", "learning_rate", "curvature_decay", "seed")
         own = {name: getattr(self, name) for name in (*heats, *names)}
         by_layer = {"gates": dict(self.gates), "temperature_factors": dict(self.temperature_factors)}

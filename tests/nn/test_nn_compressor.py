@@ -243,6 +243,20 @@ def test_the_support_may_have_a_temperature_of_its_own(digits, trained, monkeypa
     assert kept[1] < 0.9 * kept[0]
 
 
+def test_the_slab_may_leave_kept_means_alone(digits, trained):
+    given = {"temperature": 1.0, "support_temperature": 0.1, "warmup_epochs": 1, "seed": 0}
+    kept = []
+    for pull in (True, False):
+        compressor = TurboVBICompressor(trained, pull_kept=pull, **given)
+        compressor.fit(digits[0], epochs=6, progress=False)
+        for name, prior in compressor.priors.items():
+            expected = compressor.precisions[name] * (1.0 if pull else ~prior.active)
+            torch.testing.assert_close(compressor.pulls[name], expected)
+        weight = compressor.layers["fc1"].weight
+        kept.append(float(weight[compressor.support()["fc1"]].detach().square().mean()))
+    assert kept[1] > 1.2 * kept[0]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [
