@@ -25,8 +25,9 @@ class Point:
     `chain` holds gate, p01 and p11 of a chain that prefers few neurons and long runs; it is fixed, because EM
     would give part of the structure up for single weights. Without it the support is independent. The
     temperature starts at `start`; `moved_epochs` of fine-tuning go to compression. The least certain weights
-    leave until at most `weights` are left. `pull_kept` is the compressor's. With `mac_nats` the chain's gates charge filters by MACs, and the
-    temperature rises until at most `stop` times `macs` are left; whole filters then meet `macs`.
+    leave until at most `weights` are left. `pull_kept` is the compressor's. With `mac_nats` the chain's gates
+    charge filters by MACs, and the temperature rises until at most `stop` times `macs` are left; whole filters
+    then meet `macs`.
     """
 
     temperature: float
