@@ -26,8 +26,8 @@ class Point:
     would give part of the structure up for single weights. Without it the support is independent. The
     temperature starts at `start`; `moved_epochs` of fine-tuning go to compression. The least certain weights
     leave until at most `weights` are left. `pull_kept` is the compressor's. With `mac_nats` the chain's gates
-    charge filters by MACs, and the temperature rises until at most `stop` times `macs` are left; whole filters
-    then meet `macs`.
+    charge filters by MACs, and the temperature rises until at most `stop` times `macs` are left; whole
+    filters then meet `macs`.
     """
 
     temperature: float
