@@ -90,16 +90,21 @@ def accuracy_against_compression(lines: list[dict[str, Any]], network: str) -> A
             [run["compression"] for run in runs],
             [run["macs_dense"] / run["macs"] for run in runs],
         )
-        shown = max(accuracy.mean(), floor)
+        below = accuracy.mean() < floor
+        shown = floor if below else accuracy.mean()
         for axis, ratio in zip(axes, ratios):
-            if accuracy.mean() < floor:  # one network that failed must not squeeze the others together
+            if below:  # one network that failed must not squeeze the others together
                 axis.annotate(
-                    f"{accuracy.mean():.0f} ↓", (np.mean(ratio), shown), (0, 9), textcoords="offset points"
+                    f"{accuracy.mean():.0f} ↓",
+                    (np.mean(ratio), shown),
+                    (0, 8),
+                    textcoords="offset points",
+                    ha="center",
                 )
             axis.errorbar(
                 np.mean(ratio),
                 shown,
-                yerr=accuracy.std(ddof=1) if len(accuracy) > 1 else None,
+                yerr=accuracy.std(ddof=1) if len(accuracy) > 1 and not below else None,
                 color=colour,
                 marker=marker,
                 markersize=8,
