@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from compression_plans import CANDIDATES, METHODS, PLANS, Point
 from compression_table import measure_times, print_table
-from results import append_line, has_line, read_lines
+from results import append_line, find_line, read_lines
 from torch import Tensor, nn
 
 from isac_toolbox.nn import (
@@ -266,13 +266,6 @@ def jobs(network: str, seeds: list[int], methods: list[str]) -> Iterator[tuple[s
                     yield method, "" if method.startswith("dense") else point, seed
 
 
-def _find(
-    lines: list[dict[str, Any]], network: str, method: str, point: str, seed: int
-) -> dict[str, Any] | None:
-    wanted = {"network": network, "method": method, "point": point, "seed": seed}
-    return next((line for line in lines if all(line[k] == v for k, v in wanted.items())), None)
-
-
 def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(
@@ -305,9 +298,10 @@ def run_all(network: str, seeds: list[int], methods: list[str]) -> None:
     bench = Bench(network)
     for method, point, seed in jobs(network, seeds, methods):
         lines = read_lines(RESULTS)
-        if _find(lines, network, method, point, seed):
+        key = {"network": network, "method": method, "point": point, "seed": seed}
+        if find_line(lines, key):
             continue
-        target = _find(lines, network, "turbo-chain", point, seed)
+        target = find_line(lines, key | {"method": "turbo-chain"})
         if target is None and not method.startswith(("dense", "turbo")):
             print(f"skipped {method} {point} seed {seed}: turbo-chain must come first", flush=True)
             continue
@@ -322,7 +316,7 @@ def select(network: str, seed: int) -> None:
     bench = Bench(network)
     for chosen in (one for group in CANDIDATES[network].values() for one in group):
         key = {"network": network, "seed": seed, "settings": json.loads(json.dumps(asdict(chosen)))}
-        if has_line(read_lines(SELECTION), key):
+        if find_line(read_lines(SELECTION), key):
             continue
         line = bench.try_out(chosen, seed)
         append_line(SELECTION, line)

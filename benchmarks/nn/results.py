@@ -19,9 +19,9 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def has_line(lines: list[dict[str, Any]], key: dict[str, Any]) -> bool:
-    """Whether a run with this key is finished."""
-    return any(all(line[name] == value for name, value in key.items()) for line in lines)
+def find_line(lines: list[dict[str, Any]], key: dict[str, Any]) -> dict[str, Any] | None:
+    """The finished run with this key."""
+    return next((line for line in lines if all(line[name] == value for name, value in key.items())), None)
 
 
 def spread(values: list[float], form: str) -> str:

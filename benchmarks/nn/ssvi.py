@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from results import append_line, has_line, read_lines, spread
+from results import append_line, find_line, read_lines, spread
 from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor, nn
@@ -223,7 +223,7 @@ def select(network: str, device: str) -> None:
         Job(m, d, True, _rates(*rates)) for rates in GRID for m, d in (("dense-vi", 1.0), ("ssvi", 0.05))
     ):
         key = job.key(network, SELECTION_SEED)
-        if has_line(read_lines(SELECTION), key):
+        if find_line(read_lines(SELECTION), key):
             continue
         loader = TensorLoader(bench.x, bench.y, batch_size=BATCH, seed=SELECTION_SEED)
         fitted = bench.method(job, SELECTION_SEED).fit(loader, epochs=epochs, progress=False)
@@ -236,7 +236,7 @@ def run_all(network: str, groups: list[str], seeds: list[int], device: str) -> N
     """Every missing run; each result is stored at once."""
     bench = None
     for job, seed in jobs(groups, seeds):
-        if has_line(read_lines(RESULTS), job.key(network, seed)):
+        if find_line(read_lines(RESULTS), job.key(network, seed)):
             continue
         bench = bench or Bench(network, device)
         line = bench.run(job, seed)
