@@ -172,7 +172,7 @@ def shuffled(own_generator):
 def test_resuming_gives_the_same_network(make, digits, trained, tmp_path):
     def fresh():
         model = nn.Sequential(nn.Dropout(0.1), trained)
-        return TurboVBICompressor(model, seed=1, warmup_epochs=1, temperature_start=0.02)
+        return TurboVBICompressor(model, seed=1, warmup_epochs=1, temperature_start=0.02, pull_kept=False)
 
     whole = fresh().fit(make(digits), epochs=5, progress=False)
     path = tmp_path / "fit.pt"
