@@ -8,9 +8,9 @@ All methods of a network have the same epochs, batches, optimiser and prior. The
 are the validation set. Learning rate and weight decay are chosen on it with a seed of its own (`--select`),
 before a test image is read: dense inference and SSVI want the same of the grid, tried on LeNet-300-100. How
 long LeNet-5 trains, and the images, epochs and first layer of the ResNet were set after shorter runs whose
-test figures had been seen. The ResNet is narrow and has few epochs, so that a run ends within a quarter of an
-hour on two cores (`--threads 2`); `resnet-18-full` takes the whole width instead, for a GPU (`--device cuda`).
-Each finished run is one line of the results file at once, and a restart skips it.
+test figures had been seen. The ResNet is narrow and has few epochs, so that a run ends within a quarter of
+an hour on two cores (`--threads 2`); `resnet-18-full` takes the whole width instead, for a GPU (`--device
+cuda`). Each finished run is one line of the results file at once, and a restart skips it.
 """
 
 from __future__ import annotations
