@@ -20,7 +20,7 @@ __all__ = ["DenseVI", "MagnitudeSparse", "PrunedVI"]
 
 _OPTIMISER = ("learning_rate", "momentum", "weight_decay", "initial_mean_sd", "sparse_below")
 _POSTERIOR = ("prior_sd", "kl_weight", "initial_sigma", "noise", "sigma_step")
-_SUPPORT = ("layer_density", "replace_fraction", "update_interval", "update_until")
+_SUPPORT = ("layer_density", "erk_power", "replace_fraction", "update_interval", "update_until")
 
 
 def _only(given: Mapping[str, Any], allowed: tuple[str, ...], owner: str) -> dict[str, Any]:
@@ -80,8 +80,9 @@ class MagnitudeSparse(SparseClassifier):
     exclude, loss, seed
         As in `SSVI`.
     **settings
-        ``layer_density``, ``replace_fraction``, ``update_interval``, ``update_until``, ``learning_rate``,
-        ``momentum``, ``weight_decay``, ``initial_mean_sd``, ``sparse_below``, as in `SSVI`.
+        ``layer_density``, ``erk_power``, ``replace_fraction``, ``update_interval``, ``update_until``,
+        ``learning_rate``, ``momentum``, ``weight_decay``, ``initial_mean_sd``, ``sparse_below``, as in
+        `SSVI`.
 
     Raises
     ------

@@ -12,7 +12,12 @@ __all__ = ["LAYER_DENSITIES", "layer_budgets", "replaced_fraction", "updates_at"
 LAYER_DENSITIES = ("uniform", "erk", "first_layer_dense")
 
 
-def layer_budgets(shapes: Sequence[Sequence[int]], density: float, rule: str = "uniform") -> list[int]:
+def layer_budgets(
+    shapes: Sequence[Sequence[int]],
+    density: float,
+    rule: str = "uniform",
+    erk_power: float | None = None,
+) -> list[int]:
     """Return the number of active weights of each layer.
 
     Parameters
@@ -22,9 +27,12 @@ def layer_budgets(shapes: Sequence[Sequence[int]], density: float, rule: str = "
     density : float
         Active part, in (0, 1].
     rule : {"uniform", "erk", "first_layer_dense"}
-        The same density in every layer; density in proportion to the sum of the dimensions over their product
-        (Erdos-Renyi kernel), at most 1; or the first layer whole and `density` in every other, which makes
-        the network denser than `density`.
+        The same density in every layer; density in proportion to a power of the sum of the dimensions over
+        their product (Erdos-Renyi kernel), at most 1; or the first layer whole and `density` in the others,
+        which makes the network denser than `density`.
+    erk_power : float, optional
+        That power with ``"erk"``, 1 if not given, and among the other layers with ``"first_layer_dense"``, 0
+        (the same density) if not given.
 
     Returns
     -------
@@ -32,17 +40,25 @@ def layer_budgets(shapes: Sequence[Sequence[int]], density: float, rule: str = "
         At least one per layer. With `uniform` and `erk` they add up to `round(density * n)` of all `n`
         weights, unless that is less than one per layer.
     """
-    sizes = np.array([math.prod(shape) for shape in shapes], dtype=np.int64)
     if rule == "first_layer_dense":
-        return [int(sizes[0]), *(max(round(density * int(n)), 1) for n in sizes[1:])]
+        power = 0.0 if erk_power is None else erk_power
+        return [math.prod(shapes[0]), *_shared(shapes[1:], density, power)]
+    power = 1.0 if erk_power is None else erk_power
+    return _shared(shapes, density, power if rule == "erk" else 0.0)
+
+
+def _shared(shapes: Sequence[Sequence[int]], density: float, power: float) -> list[int]:
+    """Weights of layers that share one budget."""
+    sizes = np.array([math.prod(shape) for shape in shapes], dtype=np.int64)
     target = density * float(sizes.sum())
-    exact = _kernel_sizes(shapes, sizes, target) if rule == "erk" else density * sizes
-    return _rounded(exact, sizes, round(target))
+    return _rounded(_kernel_sizes(shapes, sizes, target, power), sizes, round(target))
 
 
-def _kernel_sizes(shapes: Sequence[Sequence[int]], sizes: np.ndarray, target: float) -> np.ndarray:
-    """Erdos-Renyi kernel: `c (sum of dimensions)` weights per layer; layers that would overflow are dense."""
-    wanted = np.array([float(sum(shape)) for shape in shapes])
+def _kernel_sizes(
+    shapes: Sequence[Sequence[int]], sizes: np.ndarray, target: float, power: float
+) -> np.ndarray:
+    """Erdos-Renyi kernel: density `c (sum of dimensions / product)^power`; layers that overflow are dense."""
+    wanted = sizes * (np.array([float(sum(shape)) for shape in shapes]) / sizes) ** power
     full = np.zeros(len(sizes), dtype=bool)
     while not full.all():
         scale = (target - float(sizes[full].sum())) / float(wanted[~full].sum())

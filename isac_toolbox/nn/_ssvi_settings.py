@@ -28,6 +28,7 @@ class SparseSettings:
     removal: str = "snr"
     addition: str = "gradient"
     layer_density: str = "uniform"
+    erk_power: float | None = None
     replace_fraction: float = 0.3
     update_interval: int = 100
     update_until: float = 0.75
@@ -60,6 +61,14 @@ class SparseSettings:
             check_positive(name, getattr(self, name))
         if self.initial_mean_sd is not None:
             check_positive("initial_mean_sd", self.initial_mean_sd)
+        if self.erk_power is not None:
+            if self.layer_density == "uniform":
+                raise ValueError(
+                    "erk_power needs layer_density='erk' or 'first_layer_dense', "
+                    f"got erk_power={self.erk_power!r} with 'uniform'"
+                )
+            if self.erk_power != 0.0:
+                check_positive("erk_power", self.erk_power)
         for name in ("p11", "gate"):
             check_fraction(name, getattr(self, name))
         for name in ("kl_weight", "weight_decay"):

@@ -114,7 +114,8 @@ class SparseTraining:
 
     def _budgets(self) -> dict[str, int]:
         shapes = [layer.dense_shape for layer in self.layers.values()]
-        counts = layer_budgets(shapes, self.settings.density, self.settings.layer_density)
+        chosen = self.settings
+        counts = layer_budgets(shapes, chosen.density, chosen.layer_density, chosen.erk_power)
         return dict(zip(self.layers, counts))
 
     def _start_layer(self, layer: SparseLayer, n_active: int, generator: torch.Generator) -> None:

@@ -236,6 +236,10 @@ class SSVI(SparseClassifier):
         Largest `|dL/dmu|` of one minibatch, at random, or the chain's log-odds with the gradient as evidence.
     layer_density : {"uniform", "erk", "first_layer_dense"}
         Density of each layer; with the last one the first layer is whole, and the true density is higher.
+    erk_power : float, optional
+        Power of the Erdos-Renyi ratio with ``"erk"`` (1 if not given, the rule of the literature) and among
+        the other layers with ``"first_layer_dense"`` (0 if not given). Between 0 and 1 it trades weights of
+        the large layers for operations: the small first convolutions have the most positions.
     replace_fraction : float
         `alpha`.
     update_interval : int
@@ -300,6 +304,7 @@ class SSVI(SparseClassifier):
         addition: str = "gradient",
         *,
         layer_density: str = "uniform",
+        erk_power: float | None = None,
         replace_fraction: float = 0.3,
         update_interval: int = 100,
         update_until: float = 0.75,
@@ -325,6 +330,7 @@ class SSVI(SparseClassifier):
             removal=removal,
             addition=addition,
             layer_density=layer_density,
+            erk_power=erk_power,
             replace_fraction=replace_fraction,
             update_interval=update_interval,
             update_until=update_until,

@@ -278,6 +278,7 @@ def test_chains_make_longer_runs(digits, network):
         ("removal", "structured", ValueError),
         ("addition", "hope", ValueError),
         ("layer_density", "pyramid", ValueError),
+        ("erk_power", 0.5, ValueError),
         ("noise", "loud", ValueError),
         ("sigma_step", "tau", ValueError),
         ("replace_fraction", -0.1, ValueError),

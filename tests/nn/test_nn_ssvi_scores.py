@@ -104,6 +104,20 @@ def test_erdos_renyi_kernel_gives_small_layers_more():
     assert sum(counts) == round(0.05 * 266_200)
 
 
+def test_power_of_the_kernel_goes_from_uniform_to_the_whole_rule():
+    shapes = [(16, 1, 3, 3), (16, 16, 3, 3), (64, 64, 3, 3), (10, 64)]
+    sizes = [math.prod(shape) for shape in shapes]
+    assert layer_budgets(shapes, 0.1, "erk", 0.0) == layer_budgets(shapes, 0.1, "uniform")
+    assert layer_budgets(shapes, 0.1, "erk", 1.0) == layer_budgets(shapes, 0.1, "erk")
+    spread = []
+    for power in (0.0, 0.2, 0.5, 1.0):
+        counts = layer_budgets(shapes, 0.1, "first_layer_dense", power)
+        assert counts[0] == sizes[0] and sum(counts[1:]) == round(0.1 * sum(sizes[1:]))
+        spread.append((counts[1] / sizes[1]) / (counts[2] / sizes[2]))
+    ratio = (38 / 2304) / (134 / 36864)
+    assert spread == pytest.approx([ratio**power for power in (0.0, 0.2, 0.5, 1.0)], rel=0.02)
+
+
 def test_replacement_follows_half_a_cosine():
     assert replaced_fraction(0, 100) == pytest.approx(0.3)
     assert replaced_fraction(50, 100) == pytest.approx(0.15)
