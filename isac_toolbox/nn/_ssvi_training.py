@@ -19,7 +19,7 @@ from isac_toolbox.nn._ssvi_settings import SparseSettings
 from isac_toolbox.nn._ssvi_topology import StructuredScore, random_support, replace_weights
 from isac_toolbox.nn.codings import mean_run
 from isac_toolbox.nn.flops import output_positions
-from isac_toolbox.nn.training import accuracy, cosine, epoch_seed, seeded
+from isac_toolbox.nn.training import accuracy, cosine, epoch_seed, training_epoch
 
 __all__ = ["SparseEpochRecord", "SparseTraining"]
 
@@ -148,7 +148,7 @@ class SparseTraining:
         kl_scale = self.settings.kl_weight / size * min(1.0, 2.0 * epoch / epochs)
         self._set_sampling(epoch_seed(self.seed, epoch, 1))
         self.model.train()
-        with seeded(self.seed, epoch, loader):
+        with training_epoch(self.seed, epoch, loader):
             for x, y in loader:
                 rate = self.settings.learning_rate * cosine(self._progress(n_steps))
                 for group in self.optimiser.param_groups:

@@ -29,7 +29,7 @@ from isac_toolbox.nn._checks import check_choice, check_fraction, check_integer,
 from isac_toolbox.nn._torch_pruning import torch_pruning
 from isac_toolbox.nn.export import simplify
 from isac_toolbox.nn.layers import convert, to_plain, variational_layers
-from isac_toolbox.nn.training import cosine, dataset_size_of, epoch_seed, seeded
+from isac_toolbox.nn.training import cosine, dataset_size_of, epoch_seed, training_epoch
 
 __all__ = [
     "BaselineResult",
@@ -247,7 +247,7 @@ def sparse_variational_dropout(
         for i, layer in enumerate(layers.values()):
             layer.sampling = True
             layer.generator = torch.Generator().manual_seed(epoch_seed(tuning.seed, epoch, 1) + i)
-        with seeded(tuning.seed, epoch, loader):
+        with training_epoch(tuning.seed, epoch, loader):
             for i, (x, y) in enumerate(loader):
                 part = (epoch + i / len(loader)) / epochs
                 optimiser.param_groups[0]["lr"] = tuning.learning_rate * cosine(part)

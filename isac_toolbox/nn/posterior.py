@@ -22,7 +22,7 @@ from isac_toolbox.nn.training import (
     distillation_loss,
     epoch_seed,
     recalibrate,
-    seeded,
+    training_epoch,
 )
 
 __all__ = ["EpochRecord", "PosteriorTraining", "dead_norm_channels"]
@@ -140,7 +140,7 @@ class PosteriorTraining:
         total, right, seen = 0.0, 0, 0
         self.model.train()
         self._set_sampling(epoch_seed(self.seed, epoch, 1))
-        with seeded(self.seed, epoch, loader):
+        with training_epoch(self.seed, epoch, loader):
             for i, (x, y) in enumerate(loader, start=1):
                 optimiser.param_groups[0]["lr"] = self.learning_rate * cosine(
                     (epoch + i / n_batches) / epochs

@@ -14,7 +14,7 @@ import isac_toolbox.inference as inference
 from isac_toolbox.nn import TensorLoader, TurboVBICompressor
 from isac_toolbox.nn.models import mlp
 from isac_toolbox.nn.priors import LayerPrior
-from isac_toolbox.nn.training import accuracy, train
+from isac_toolbox.nn.training import accuracy, train, training_epoch
 
 NO_SHRINKING = settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
 
@@ -449,3 +449,19 @@ def test_filled_neurons_change_neither_function_nor_exported_size(digits):
 def test_filling_needs_a_fit(trained):
     with pytest.raises(RuntimeError, match="fill_neurons"):
         TurboVBICompressor(trained).fill_neurons()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_an_epoch_flushes_denormal_numbers_and_puts_their_state_back(before):
+    def flushed():
+        return float(torch.tensor(1e-40) * 1.0) == 0.0
+
+    if not torch.set_flush_denormal(before):
+        pytest.skip("this processor cannot flush denormal numbers")
+    try:
+        with pytest.raises(KeyboardInterrupt), training_epoch(0, 0):
+            assert flushed()
+            raise KeyboardInterrupt
+        assert flushed() is before
+    finally:
+        torch.set_flush_denormal(False)
