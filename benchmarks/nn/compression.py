@@ -5,11 +5,12 @@ python benchmarks/nn/compression.py --select [--network lenet-300-100]
 
 Every run gets the same number of epochs: the first part trains the dense network (`dense-start`, shared by
 all methods of a seed), the rest compresses and fine-tunes; the reference `dense` trains on for all of it. The
-network `dense-start` is the teacher of every method. The last 5,000 training images are the validation set,
-by which settings are chosen with a seed of its own (`--select`); of LeNet-5 that holds for the charge per
-MAC and the stop, while temperatures, chain and fine-tuning were set on seeds 0 to 2 with the test figures in
-sight. All others get the number of weights that the chain kept with the same seed (torch-pruning on LeNet-5:
-its MACs). Each finished run is one line of the results file at once, and a restart skips it.
+network `dense-start` is the teacher of every method in fine-tuning, and of Turbo-VBI in its fit as well. The
+last 5,000 training images are the validation set (15,000 for the last choice at 50x), by which settings are
+chosen with a seed of its own (`--select`); of LeNet-5 that holds for the charge per MAC and the stop, while
+temperatures, chain and fine-tuning were set on seeds 0 to 2 with the test figures in sight. All others get
+the number of weights that the chain kept with the same seed (torch-pruning on LeNet-5: its MACs). Each
+finished run is one line of the results file at once, and a restart skips it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compression_plans import CANDIDATES, METHODS, PLANS, Point
+from compression_plans import CANDIDATES, METHODS, N_VALIDATION, PLANS, Point
 from compression_table import measure_times, print_table
 from results import append_line, find_line, read_lines
 from torch import Tensor, nn
@@ -45,7 +46,6 @@ from isac_toolbox.nn.training import accuracy, train
 
 RESULTS = Path(__file__).with_name("compression.jsonl")
 CACHE = Path(tempfile.gettempdir()) / "isac-toolbox-nn"
-N_VALIDATION = 5000
 #: Its first masks are kept, for the figures.
 MASK_SEED = 3
 BATCH = 128
@@ -57,12 +57,12 @@ SELECTION_SEED = 6
 class Bench:
     """Data and cached dense networks of one architecture."""
 
-    def __init__(self, network: str) -> None:
+    def __init__(self, network: str, n_validation: int = 5000) -> None:
         self.network, self.plan = network, PLANS[network]
         flat = network == "lenet-300-100"
         x, y = load_fashion_mnist(split="train", flat=flat).tensors
         x_test, y_test = load_fashion_mnist(split="test", flat=flat).tensors
-        cut = len(x) - N_VALIDATION
+        cut = len(x) - n_validation
         self.train_x, self.train_y = x[:cut], y[:cut]
         self.validation = TensorLoader(x[cut:], y[cut:], batch_size=1000, shuffle=False)
         self.test = TensorLoader(x_test, y_test, batch_size=1000, shuffle=False)
@@ -81,7 +81,8 @@ class Bench:
     def dense(self, seed: int, epochs: int) -> nn.Module:
         """A trained dense network, kept in a file."""
         CACHE.mkdir(parents=True, exist_ok=True)
-        file, net = CACHE / f"{self.network}-{seed}-{epochs}-{BATCH}.pt", self.new_network(seed)
+        file = CACHE / f"{self.network}-{seed}-{epochs}-{BATCH}-{len(self.train_x)}.pt"
+        net = self.new_network(seed)
         if file.exists():
             net.load_state_dict(torch.load(file, weights_only=True))
         else:
@@ -140,6 +141,7 @@ class Bench:
             anneal=0.7 if chosen.macs is None else 1.0,
             temperature_factors=chosen.temperature_factors,
             warmup_epochs=2,
+            learning_rate=chosen.learning_rate,
             seed=seed,
             **given,
         )
@@ -149,7 +151,14 @@ class Bench:
             _tell(record)
             return chosen.macs is not None and lenet_5_macs(*record.neurons) <= chosen.stop * chosen.macs
 
-        compressor.fit(loader, epochs=epochs, teacher=dense, callback=small_enough, progress=False)
+        compressor.fit(
+            loader,
+            epochs=epochs,
+            teacher=dense,
+            distillation=chosen.distillation,
+            callback=small_enough,
+            progress=False,
+        )
         if chosen.macs is not None:
             compressor.keep_macs_at_most(chosen.macs).fill_neurons()
             return self._export_first(compressor, loader, dense, seed)
@@ -313,14 +322,17 @@ def run_all(network: str, seeds: list[int], methods: list[str]) -> None:
 
 def select(network: str, seed: int) -> None:
     """Try every candidate of a network; validation images alone are seen."""
-    bench = Bench(network)
-    for chosen in (one for group in CANDIDATES[network].values() for one in group):
-        key = {"network": network, "seed": seed, "settings": json.loads(json.dumps(asdict(chosen)))}
-        if find_line(read_lines(SELECTION), key):
-            continue
-        line = bench.try_out(chosen, seed)
-        append_line(SELECTION, line)
-        print(line, flush=True)
+    for group, candidates in CANDIDATES[network].items():
+        n_validation = N_VALIDATION.get(group, 5000)
+        bench = Bench(network, n_validation)
+        for chosen in candidates:
+            key = {"network": network, "seed": seed, "settings": json.loads(json.dumps(asdict(chosen)))}
+            key["n_validation"] = n_validation
+            if find_line(read_lines(SELECTION), key):
+                continue
+            line = bench.try_out(chosen, seed) | {"n_validation": n_validation}
+            append_line(SELECTION, line)
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ python benchmarks/nn/ssvi.py --select [--network lenet-300-100]
 python benchmarks/nn/ssvi.py --table
 
 All methods of a network have the same epochs, batches, optimiser and prior. The last 5,000 training images
-are the validation set. Learning rate and weight decay are chosen on it with a seed of its own (`--select`),
-before a test image is read: dense inference and SSVI want the same of the grid, tried on LeNet-300-100. How
-long LeNet-5 trains, and the images, epochs and first layer of the ResNet were set after shorter runs whose
-test figures had been seen. The ResNet is narrow and has few epochs, so that a run ends within a quarter of
-an hour on two cores (`--threads 2`); `resnet-18-full` takes the whole width instead, for a GPU (`--device
-cuda`). Each finished run is one line of the results file at once, and a restart skips it.
+are the validation set. Learning rate and weight decay are chosen on validation images with a seed of its own
+(`--select`), before a test image is read: dense inference and SSVI want the same of the grid, on
+LeNet-300-100 and on the ResNet, where 15,000 images are kept for the choice. How long LeNet-5 trains, and the
+images, epochs and first layer of the ResNet were set after shorter runs whose test figures had been seen. The
+ResNet is narrow and has few epochs, so that a run ends within a quarter of an hour on two cores
+(`--threads 2`); `resnet-18-full` takes the whole width instead, for a GPU (`--device cuda`). Each finished
+run is one line of the results file at once, and a restart skips it.
 """
 
 from __future__ import annotations
@@ -58,17 +59,30 @@ class Plan:
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
     update_interval: int = 100
+    erk_power: float | None = None
     sweep_epochs: int = 30
 
 
 PLANS = {
     "lenet-300-100": Plan(200, "erk"),
     "lenet-5": Plan(60, "erk"),
-    "resnet-18": Plan(10, "first_layer_dense", 55_000, 16, update_interval=50),
-    "resnet-18-full": Plan(40, "first_layer_dense", 55_000, 64),
+    "resnet-18": Plan(12, "first_layer_dense", 55_000, 16, learning_rate=0.2, erk_power=0.2),
+    "resnet-18-full": Plan(40, "first_layer_dense", 55_000, 64, learning_rate=0.2, erk_power=0.2),
 }
-#: Learning rates and weight decays that `--select` compares.
-GRID = [(rate, decay) for rate in (0.1, 0.2) for decay in (1e-4, 5e-4)]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `--select` compares, on how many validation images, with how many epochs, at which density."""
+
+    rates: tuple[float, ...] = (0.1, 0.2)
+    decays: tuple[float, ...] = (1e-4, 5e-4)
+    n_validation: int = N_VALIDATION
+    epochs: int = 30
+    density: float = 0.05
+
+
+CHOICES = {"resnet-18": Choice((0.1, 0.2, 0.4), (5e-4,), 15_000, 5, 0.1)}
 
 
 @dataclass(frozen=True)
@@ -117,11 +131,11 @@ itself. State: parameters, positions, momenta. AUROC: foreign images told by the
 class Bench:
     """Data of one network, and its runs."""
 
-    def __init__(self, network: str, device: str) -> None:
+    def __init__(self, network: str, device: str, n_validation: int = N_VALIDATION) -> None:
         self.network, self.plan, self.device = network, PLANS[network], device
         x, y = self._images("train")
         test = self._images("test")
-        cut = len(x) - N_VALIDATION
+        cut = len(x) - n_validation
         self.x, self.y = x[: min(self.plan.n_train, cut)], y[: min(self.plan.n_train, cut)]
         self.validation = TensorLoader(x[cut:], y[cut:], batch_size=1000, shuffle=False)
         self.test = TensorLoader(*test, batch_size=1000, shuffle=False)
@@ -151,6 +165,7 @@ class Bench:
         given = _rates(self.plan.learning_rate, self.plan.weight_decay) | job.settings
         spread = {
             "layer_density": self.plan.layer_density,
+            "erk_power": self.plan.erk_power,
             "update_interval": self.plan.update_interval,
         }
         if job.method == "dense-vi":
@@ -219,16 +234,18 @@ def jobs(groups: list[str], seeds: list[int]) -> Iterator[tuple[Job, int]]:
 
 def select(network: str, device: str) -> None:
     """Try the grid with dense inference and SSVI; validation images alone are seen."""
-    bench, epochs = Bench(network, device), PLANS[network].sweep_epochs
+    choice = CHOICES.get(network, Choice())
+    bench = Bench(network, device, choice.n_validation)
+    grid = [_rates(rate, decay) for rate in choice.rates for decay in choice.decays]
     for job in (
-        Job(m, d, True, _rates(*rates)) for rates in GRID for m, d in (("dense-vi", 1.0), ("ssvi", 0.05))
+        Job(m, d, True, rates) for rates in grid for m, d in (("dense-vi", 1.0), ("ssvi", choice.density))
     ):
         key = job.key(network, SELECTION_SEED)
         if find_line(read_lines(SELECTION), key):
             continue
         loader = TensorLoader(bench.x, bench.y, batch_size=BATCH, seed=SELECTION_SEED)
-        fitted = bench.method(job, SELECTION_SEED).fit(loader, epochs=epochs, progress=False)
-        line = key | {"epochs": epochs, "validation": fitted.evaluate(bench.validation)}
+        fitted = bench.method(job, SELECTION_SEED).fit(loader, epochs=choice.epochs, progress=False)
+        line = key | {"epochs": choice.epochs, "validation": fitted.evaluate(bench.validation)}
         append_line(SELECTION, line)
         print(line, flush=True)
 
