@@ -91,6 +91,7 @@ class PosteriorTraining:
     settings: PriorSettings
     gates: dict[str, float]
     temperature_factors: dict[str, float]
+    independent_layers: frozenset[str]
     loss: Callable[[Tensor, Tensor], Tensor]
     temperature: float
     temperature_start: float
@@ -110,6 +111,8 @@ class PosteriorTraining:
         self.priors = {}
         for name, layer in self.layers.items():
             settings = replace(self.settings, gate=self.gates.get(name, self.settings.gate))
+            if name in self.independent_layers:
+                settings = replace(settings, support="independent", learn_support=True)
             self.priors[name] = LayerPrior(layer.weight, settings)
         self.curvatures = {
             name: Curvature(layer.weight.detach(), self.curvature_decay)

@@ -55,6 +55,8 @@ class TurboVBICompressor(SupportBudgets):
         Part of the epochs over which `T` moves.
     support : {"chain", "independent"}
         Gated Markov chain (groups are output neurons or filters) or independent weights.
+    independent_layers : iterable of str
+        Layers whose weights are independent, with a learned probability, though the others have a chain.
     rule : {"extrinsic", "structured", "mean_field"}
         Update rule of the engine; the factorised `mean_field` hardly prunes, and shows why the message must
         leave the prior out.
@@ -117,6 +119,7 @@ class TurboVBICompressor(SupportBudgets):
         temperature_factors: Mapping[str, float] | None = None,
         anneal: float = 0.7,
         support: str = "chain",
+        independent_layers: Iterable[str] = (),
         rule: str = "extrinsic",
         spike_precision: float = 1e5,
         gate: float | Mapping[str, float] = 0.5,
@@ -169,6 +172,7 @@ class TurboVBICompressor(SupportBudgets):
         self.layers = variational_layers(self.model)
         self.gates = self._check_gates(gate) if isinstance(gate, Mapping) else {}
         self.temperature_factors = self._check_factors(temperature_factors or {})
+        self.independent_layers = self._check_names("independent_layers", independent_layers)
         self.history: list[EpochRecord] = []
         self.input_shape: tuple[int, ...] | None = None
         self._teacher: nn.Module | None = None
@@ -185,10 +189,12 @@ class TurboVBICompressor(SupportBudgets):
             check_positive(f"temperature_factors[{name!r}]", value)
         return {name: float(value) for name, value in factors.items()}
 
-    def _check_names(self, argument: str, given: Mapping[str, float]) -> None:
-        unknown = sorted(set(given) - set(self.layers))
+    def _check_names(self, argument: str, given: Iterable[str]) -> frozenset[str]:
+        names = frozenset(given)
+        unknown = sorted(names - set(self.layers))
         if unknown:
             raise ValueError(f"{argument} names {unknown}, but the compressed layers are {list(self.layers)}")
+        return names
 
     def fit(
         self,
@@ -391,5 +397,9 @@ class TurboVBICompressor(SupportBudgets):
         heats = ("temperature", "temperature_start", "support_temperature", "pull_kept", "anneal")
         names = ("warmup_epochs", "updates_per_epoch", "learning_rate", "curvature_decay", "seed")
         own = {name: getattr(self, name) for name in (*heats, *names)}
-        by_layer = {"gates": dict(self.gates), "temperature_factors": dict(self.temperature_factors)}
+        by_layer = {
+            "gates": dict(self.gates),
+            "temperature_factors": dict(self.temperature_factors),
+            "independent_layers": sorted(self.independent_layers),
+        }
         return own | asdict(self.settings) | by_layer

@@ -451,6 +451,24 @@ def test_filling_needs_a_fit(trained):
         TurboVBICompressor(trained).fill_neurons()
 
 
+def test_named_layers_have_an_independent_support_through_resume(digits, trained, tmp_path):
+    settings_ = {"independent_layers": ["fc2"], "learn_support": False, "warmup_epochs": 1, "seed": 2}
+    whole = TurboVBICompressor(trained, **settings_).fit(digits[0], epochs=4, progress=False)
+    assert isinstance(whole.priors["fc1"].graph, inference.GatedChain)
+    assert isinstance(whole.priors["fc2"].graph, inference.IndependentSupport)
+    assert whole.priors["fc2"].graph.probability != 0.5
+    part = {"epochs": 4, "progress": False, "checkpoint": tmp_path / "fit.pt"}
+    TurboVBICompressor(trained, **settings_).fit(digits[0], **part, callback=lambda r: r.epoch == 1)
+    again = TurboVBICompressor(trained, **settings_).fit(digits[0], **part, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(state(whole), state(again)))
+    with pytest.raises(ValueError, match="independent_layers"):
+        TurboVBICompressor(trained, seed=2, warmup_epochs=1, learn_support=False).fit(
+            digits[0], **part, resume=True
+        )
+    with pytest.raises(ValueError, match="independent_layers names"):
+        TurboVBICompressor(trained, independent_layers=["fc9"])
+
+
 @pytest.mark.parametrize("before", [False, True])
 def test_an_epoch_flushes_denormal_numbers_and_puts_their_state_back(before):
     def flushed():
