@@ -35,7 +35,7 @@ STYLE = {
 
 NAMES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5"}
 #: Points below the dense network that the picture shows; what is lower stands at its edge.
-_SPAN = 5.0
+_SPAN = 6.5
 CODINGS = {
     "bitmap": ("#999999", "bitmap"),
     "csr_int32": ("#E69F00", "CSR, int32 indices"),
