@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compression_plans import CANDIDATES, METHODS, N_VALIDATION, PLANS, Point
+from compression_plans import CANDIDATES, METHODS, MORE_VALIDATION, N_VALIDATION, PLANS, Point
 from compression_table import measure_times, print_table
 from results import append_line, find_line, read_lines
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ SELECTION_SEED = 6
 class Bench:
     """Data and cached dense networks of one architecture."""
 
-    def __init__(self, network: str, n_validation: int = 5000) -> None:
+    def __init__(self, network: str, n_validation: int = N_VALIDATION) -> None:
         self.network, self.plan = network, PLANS[network]
         flat = network == "lenet-300-100"
         x, y = load_fashion_mnist(split="train", flat=flat).tensors
@@ -323,7 +323,7 @@ def run_all(network: str, seeds: list[int], methods: list[str]) -> None:
 def select(network: str, seed: int) -> None:
     """Try every candidate of a network; validation images alone are seen."""
     for group, candidates in CANDIDATES[network].items():
-        n_validation = N_VALIDATION.get(group, 5000)
+        n_validation = MORE_VALIDATION.get(group, N_VALIDATION)
         bench = Bench(network, n_validation)
         for chosen in candidates:
             key = {"network": network, "seed": seed, "settings": json.loads(json.dumps(asdict(chosen)))}

@@ -56,9 +56,8 @@ class Point:
         if self.chain is None:
             return {"support": "independent"}
         gate, p01, p11 = self.chain
-        return {"support": "chain", "gate": gate, "p01": p01, "p11": p11, "learn_support": False} | {
-            "independent_layers": self.independent_layers
-        }
+        fixed = {"support": "chain", "gate": gate, "p01": p01, "p11": p11, "learn_support": False}
+        return fixed | {"independent_layers": self.independent_layers}
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ PLANS = {
         *(20, 7, 28), {"8x": [Point(0.3, 0.08, (0.5, 0.3, 0.98), 0, None, None, 700.0, _FACTORS, 286_000)]}
     ),
 }
-#: Groups of candidates for which more than the last 5,000 training images are kept.
-N_VALIDATION = {"50x fine": 15_000}
+#: The last training images, kept for choices, and groups of candidates for which more are kept.
+N_VALIDATION, MORE_VALIDATION = 5_000, {"50x fine": 15_000}
 #: What `--select` compares: the gate's and the chain's strength, the temperatures and how they start; for
 #: LeNet-5 the charge per MAC and where the fit stops. The best validation accuracy wins, at 20x among those
 #: with at least 21 times fewer weights, at most 58 neurons and runs of at least 6.2, at 50x among those with

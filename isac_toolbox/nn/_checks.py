@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from isac_toolbox._validation import check_integer, check_positive
 
-__all__ = ["check_choice", "check_fraction", "check_integer", "check_loader", "check_positive"]
+__all__ = ["check_choice", "check_fraction", "check_integer", "check_loader", "check_names", "check_positive"]
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[str]) -> str:
@@ -30,6 +30,18 @@ def check_fraction(name: str, value: Any, low_open: bool = True, high_open: bool
         interval = f"{'(' if low_open else '['}0, 1{')' if high_open else ']'}"
         raise ValueError(f"{name} must lie in {interval}, got {value!r}")
     return number
+
+
+def check_names(name: str, given: Any, allowed: Iterable[str]) -> frozenset[str]:
+    """Return names of layers as a set; each must be allowed."""
+    known = list(allowed)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be an iterable of names of layers among {known}, got {given!r}")
+    names = frozenset(given)
+    unknown = sorted(names - set(known), key=str)
+    if unknown:
+        raise ValueError(f"{name} names {unknown}, but the layers are {known}")
+    return names
 
 
 def check_loader(name: str, loader: Any) -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isac_toolbox.nn._checks import check_names
+
 __all__ = ["VariationalConv2d", "VariationalLinear", "convert", "gaussian_kl", "variational_layers"]
 
 #: Smallest output variance under the square root of the local reparameterisation.
@@ -201,11 +203,8 @@ def convert(model: nn.Module, exclude: Iterable[str] = ()) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    skipped = set(exclude)
     candidates = {n: m for n, m in model.named_modules() if type(m) in (nn.Linear, nn.Conv2d)}
-    unknown = sorted(skipped - set(candidates))
-    if unknown:
-        raise ValueError(f"exclude names {unknown}, but the Linear and Conv2d layers are {list(candidates)}")
+    skipped = check_names("exclude", exclude, candidates)
     _refuse_shared_weights(model)
     if not set(candidates) - skipped:
         raise ValueError("model must have at least one nn.Linear or nn.Conv2d layer to compress, found none")

@@ -19,7 +19,14 @@ from torch.nn import functional as F
 
 from isac_toolbox.inference import RULES
 from isac_toolbox.nn import _checkpoint
-from isac_toolbox.nn._checks import check_choice, check_fraction, check_integer, check_loader, check_positive
+from isac_toolbox.nn._checks import (
+    check_choice,
+    check_fraction,
+    check_integer,
+    check_loader,
+    check_names,
+    check_positive,
+)
 from isac_toolbox.nn._progress import epoch_progress
 from isac_toolbox.nn._support_budgets import SupportBudgets
 from isac_toolbox.nn.export import shrink
@@ -172,7 +179,7 @@ class TurboVBICompressor(SupportBudgets):
         self.layers = variational_layers(self.model)
         self.gates = self._check_gates(gate) if isinstance(gate, Mapping) else {}
         self.temperature_factors = self._check_factors(temperature_factors or {})
-        self.independent_layers = self._check_names("independent_layers", independent_layers)
+        self.independent_layers = check_names("independent_layers", independent_layers, self.layers)
         self.history: list[EpochRecord] = []
         self.input_shape: tuple[int, ...] | None = None
         self._teacher: nn.Module | None = None
@@ -180,21 +187,14 @@ class TurboVBICompressor(SupportBudgets):
         self._start_priors()
 
     def _check_gates(self, gates: Mapping[str, float]) -> dict[str, float]:
-        self._check_names("gate", gates)
+        check_names("gate", gates, self.layers)
         return {name: check_fraction(f"gate[{name!r}]", value) for name, value in gates.items()}
 
     def _check_factors(self, factors: Mapping[str, float]) -> dict[str, float]:
-        self._check_names("temperature_factors", factors)
+        check_names("temperature_factors", factors, self.layers)
         for name, value in factors.items():
             check_positive(f"temperature_factors[{name!r}]", value)
         return {name: float(value) for name, value in factors.items()}
-
-    def _check_names(self, argument: str, given: Iterable[str]) -> frozenset[str]:
-        names = frozenset(given)
-        unknown = sorted(names - set(self.layers))
-        if unknown:
-            raise ValueError(f"{argument} names {unknown}, but the compressed layers are {list(self.layers)}")
-        return names
 
     def fit(
         self,

@@ -289,7 +289,7 @@ def test_learning_rate_and_spike_must_be_positive(value):
 
 
 def test_a_gate_of_its_own_for_each_layer(digits, trained):
-    with pytest.raises(ValueError, match=r"gate names \['fc7'\], but the compressed layers are \['fc1'"):
+    with pytest.raises(ValueError, match=r"gate names \['fc7'\], but the layers are \['fc1'"):
         TurboVBICompressor(trained, gate={"fc7": 0.1})
     with pytest.raises(ValueError, match=r"gate\['fc1'\] must lie in \(0, 1\), got 0"):
         TurboVBICompressor(trained, gate={"fc1": 0})
@@ -467,6 +467,10 @@ def test_named_layers_have_an_independent_support_through_resume(digits, trained
         )
     with pytest.raises(ValueError, match="independent_layers names"):
         TurboVBICompressor(trained, independent_layers=["fc9"])
+    for name in ("independent_layers", "exclude"):
+        for value in ("fc2", 3):
+            with pytest.raises(TypeError, match=name):
+                TurboVBICompressor(trained, **{name: value})
 
 
 @pytest.mark.parametrize("before", [False, True])
