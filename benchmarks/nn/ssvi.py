@@ -20,8 +20,9 @@ import argparse
 import base64
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,9 @@ class Bench:
             line[name] = fitted.evaluate(part)
             line[f"{name}_sampled"] = fitted.evaluate(part, N_SAMPLES)
         for n in (0, N_SAMPLES):
-            line["ood_sampled" if n else "ood"] = self._foreign(fitted, n)
+            predict = partial(fitted.predict_proba, n_samples=n)
+            line["ood_sampled" if n else "ood"] = self._foreign(predict, "entropy")
+        line["ood_energy"] = self._foreign(fitted.mean_model().eval(), "energy")
         report = fitted.report()
         line |= {
             "training_flops": report.training_flops,
@@ -209,13 +212,14 @@ class Bench:
             line["first_mask"] = packed(next(iter(fitted.support().values())))
         return line
 
-    def _foreign(self, fitted: SparseClassifier, n_samples: int) -> dict[str, float]:
-        own, _ = predict_loader(lambda x: fitted.predict_proba(x, n_samples), self.test)
-        batches = {
-            name: torch.cat([fitted.predict_proba(part, n_samples) for part in x.split(1000)])
-            for name, x in self.foreign.items()
+    @torch.inference_mode()
+    def _foreign(self, output: Callable[[Tensor], Tensor], score: str) -> dict[str, float]:
+        """AUROC of telling each kind of foreign images from test images."""
+        own, _ = predict_loader(output, self.test)
+        foreign = {
+            name: torch.cat([output(part) for part in x.split(1000)]) for name, x in self.foreign.items()
         }
-        return {name: ood_auroc(own, p.numpy(force=True)) for name, p in batches.items()}
+        return {name: ood_auroc(own, z.numpy(force=True), score) for name, z in foreign.items()}
 
 
 def packed(mask: Tensor) -> dict[str, Any]:
