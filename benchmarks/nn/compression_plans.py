@@ -25,8 +25,8 @@ class Point:
     `chain` holds gate, p01 and p11 of a chain that prefers few neurons and long runs; it is fixed, because EM
     would give part of the structure up for single weights. Without it the support is independent. The
     temperature starts at `start`; `moved_epochs` of fine-tuning go to compression. The least certain weights
-    leave until at most `weights` are left. `pull_kept` and `independent_layers` are the compressor's,
-    `learning_rate` and `distillation` those of its fit. With `mac_nats` the chain's gates
+    leave until at most `weights` are left. `precision`, `variance_growth` and `independent_layers` are the
+    compressor's, `learning_rate` and `distillation` those of its fit; with 0 it has no teacher. With `mac_nats` the chain's gates
     charge filters by MACs, and the temperature rises until at most `stop` times `macs` are left; whole
     filters then meet `macs`.
     """
@@ -41,7 +41,9 @@ class Point:
     temperature_factors: dict[str, float] | None = None
     macs: int | None = None
     stop: float = 1.5
-    pull_kept: bool = True
+    precision: str = "mixture"
+    variance_growth: float | None = None
+    anneal: float = 0.7
     learning_rate: float = 1e-3
     distillation: float = 0.5
     independent_layers: tuple[str, ...] = ()
@@ -86,7 +88,7 @@ PLANS = {
         {
             "20x": [
                 Point(0.5, 0.05, (1e-100, 0.01, 0.86), 8),
-                Point(1.0, 0.15, None, 0, 0.4, pull_kept=False),
+                Point(1.0, 0.1, None, 0, 0.1, None, precision="relevance", variance_growth=0.28),
             ],
             "50x": [
                 Point(
@@ -123,10 +125,6 @@ CANDIDATES = {
             Point(0.48, 0.005, (1e-100, 0.01, 0.86), 8),
             Point(0.15, 0.015, (1e-100, 0.01, 0.86), 0, 0.5, 9_800),
             Point(0.06, 0.01, None, 0, 0.18, 9_800),
-            Point(1.0, 0.15, None, 0, 0.4, 9_800, pull_kept=False),
-            Point(1.0, 0.15, None, 0, 0.2, 9_800, pull_kept=False),
-            Point(1.0, 0.15, None, 0, 0.5, 9_800, pull_kept=False),
-            Point(1.0, 0.15, (1e-100, 0.01, 0.87), 0, 0.5, 9_800, pull_kept=False),
         ],
         "50x": [
             Point(1.5, 0.05, (0.5, 0.004, 0.8), 8),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "save"]
 
-_FORMAT = "isac-toolbox compression checkpoint 3"
+_FORMAT = "isac-toolbox compression checkpoint 4"
 
 
 def save(

@@ -71,11 +71,16 @@ class _Variational:
         """Take over the parameters of a plain layer."""
         self.weight, self.bias = plain.weight, plain.bias
         weight = plain.weight.detach()
-        spread = _START_SPREAD * float(weight.square().mean().sqrt())
-        self.register_buffer("variance", torch.full_like(weight, max(spread, 1e-4) ** 2))
+        self.register_buffer("variance", torch.empty_like(weight))
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
+        self.start_variance()
         self.sampling, self.masked, self.generator = False, False, None
         self.training = plain.training
+
+    def start_variance(self) -> None:
+        """Set one small `sigma^2`, relative to the layer's weights."""
+        spread = _START_SPREAD * float(self.weight.detach().square().mean().sqrt())
+        self.variance.fill_(max(spread, 1e-4) ** 2)
 
     def effective_mean(self) -> Tensor:
         """`mu`, zero outside the mask where the mask is applied."""

@@ -25,7 +25,11 @@ from isac_toolbox.nn.training import (
     training_epoch,
 )
 
-__all__ = ["EpochRecord", "PosteriorTraining", "dead_norm_channels"]
+__all__ = ["PRECISIONS", "EpochRecord", "PosteriorTraining", "dead_norm_channels"]
+
+PRECISIONS = ("mixture", "relevance")
+#: Largest precision of automatic relevance determination.
+_MAX_RELEVANCE_PRECISION = 1e7
 
 #: Batches from which normalisations are taken for the validation of an epoch.
 _VALIDATION_BATCHES = 20
@@ -81,8 +85,8 @@ class PosteriorTraining:
     ----------
     model : nn.Module
         The converted network.
-    layers, priors, curvatures, precisions, pulls : dict
-        By layer name: variational layer, engine prior, averages, `rho`, and what of it pulls the means.
+    layers, priors, curvatures, precisions : dict
+        By layer name: variational layer, engine prior, averages, `rho`.
     """
 
     model: nn.Module
@@ -96,7 +100,8 @@ class PosteriorTraining:
     temperature: float
     temperature_start: float
     support_temperature: float
-    pull_kept: bool
+    precision: str
+    variance_growth: float
     anneal: float
     warmup_epochs: int
     updates_per_epoch: int
@@ -114,6 +119,7 @@ class PosteriorTraining:
             if name in self.independent_layers:
                 settings = replace(settings, support="independent", learn_support=True)
             self.priors[name] = LayerPrior(layer.weight, settings)
+            layer.start_variance()
         self.curvatures = {
             name: Curvature(layer.weight.detach(), self.curvature_decay)
             for name, layer in self.layers.items()
@@ -121,12 +127,16 @@ class PosteriorTraining:
         self.load_precisions()
 
     def load_precisions(self) -> None:
-        """Take `rho` from the engine's priors."""
-        self.precisions, self.pulls = {}, {}
-        for name, prior in self.priors.items():
-            rho = prior.precision.to(self.layers[name].weight.device)
-            self.precisions[name] = rho
-            self.pulls[name] = rho if self.pull_kept else rho.masked_fill(prior.active.to(rho.device), 0.0)
+        """Take `rho` from the engine's priors or from the posterior."""
+        self.precisions = {name: self._precision_of(name) for name in self.layers}
+
+    def _precision_of(self, name: str) -> Tensor:
+        """The engine's `rho`, or `1 / E[w^2]`."""
+        layer = self.layers[name]
+        if self.precision == "mixture":
+            return self.priors[name].precision.to(layer.weight.device)
+        power = layer.weight.detach().square() + layer.variance
+        return power.reciprocal_().clamp_(max=_MAX_RELEVANCE_PRECISION)
 
     def temperature_at(self, epoch: int, epochs: int) -> float:
         """Return `T` of an epoch: geometric from `temperature_start` to `temperature`."""
@@ -153,7 +163,8 @@ class PosteriorTraining:
                     raise FloatingPointError(f"the loss is {loss} in epoch {epoch}, batch {i}")
                 total, right, seen = total + loss * len(y), right + hits, seen + len(y)
                 if i % _VARIANCE_EVERY == 0 or i == n_batches:
-                    self._update_variances(temperature / size)
+                    steps = i % _VARIANCE_EVERY or _VARIANCE_EVERY
+                    self._update_variances(temperature / size, steps / n_batches)
                 if epoch >= self.warmup_epochs and i in updates:
                     self._update_priors(temperature, size)
         self._set_sampling(None)
@@ -190,7 +201,7 @@ class PosteriorTraining:
                 continue
             self.curvatures[name].add(weight.grad, slope)
             factor = self.temperature_factors.get(name, 1.0)
-            weight.grad.addcmul_(weight.detach(), self.pulls[name], value=factor * scale)
+            weight.grad.addcmul_(weight.detach(), self.precisions[name], value=factor * scale)
             layer.track_variance(False)
         optimiser.step()
         return float(loss.detach()), int((output.detach().argmax(1) == y).sum())
@@ -203,12 +214,21 @@ class PosteriorTraining:
             hint = self._teacher(x)
         return distillation_loss(output, y, hint, self._distillation, hard_loss=self.loss)
 
-    def _update_variances(self, scale: float) -> None:
-        """`sigma^2 = 1 / (N h / T + rho)` with `scale = T / N`."""
+    def _update_variances(self, scale: float, part: float = 0.0) -> None:
+        """`sigma^2 = 1 / (N h / T + rho)` with `scale = T / N`.
+
+        Where growth is limited, `part` is the part of an epoch for which it may go on.
+        """
         for name, layer in self.layers.items():
             heat = scale * self.temperature_factors.get(name, 1.0)
             precision = self.curvatures[name].mean_curvature / heat + self.precisions[name]
-            layer.variance.copy_(precision.reciprocal_())
+            variance = precision.reciprocal_()
+            if math.isfinite(self.variance_growth):
+                limit = layer.variance * math.exp(self.variance_growth * part)
+                variance = torch.minimum(variance, limit)
+            layer.variance.copy_(variance)
+            if self.precision == "relevance":
+                self.precisions[name] = self._precision_of(name)
 
     def _update_priors(self, temperature: float, size: int) -> None:
         """Messages of the data to the engine, new precisions back."""

@@ -7,6 +7,7 @@ leaves the network carries the data term alone, and its variance comes from the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict
@@ -31,7 +32,7 @@ from isac_toolbox.nn._progress import epoch_progress
 from isac_toolbox.nn._support_budgets import SupportBudgets
 from isac_toolbox.nn.export import shrink
 from isac_toolbox.nn.layers import convert, to_plain, variational_layers
-from isac_toolbox.nn.posterior import EpochRecord, dead_norm_channels
+from isac_toolbox.nn.posterior import PRECISIONS, EpochRecord, dead_norm_channels
 from isac_toolbox.nn.priors import SUPPORTS, PriorSettings
 from isac_toolbox.nn.report import CompressionReport, make_report
 from isac_toolbox.nn.training import dataset_size_of, epoch_seed, mean_prediction, train
@@ -53,9 +54,13 @@ class TurboVBICompressor(SupportBudgets):
     support_temperature : float, optional
         `T` of the messages that decide the support, at the end; it moves in proportion to `T`. `temperature`
         if not given. A larger one prunes more, and in longer runs, without more noise in the weights.
-    pull_kept : bool
-        Whether the slab pulls the means of kept weights towards zero; without it the slab is flat for them
-        and counts in the decision alone.
+    precision : {"mixture", "relevance"}
+        Prior precision under which the weights train: the engine's average of spike and slab, under which
+        weights collapse as they lose their evidence; or automatic relevance determination, `1 / E[w^2]` of
+        each weight, under which the engine only decides: the support goes into force when the fit ends.
+    variance_growth : float, optional
+        Largest growth of `ln sigma^2` per epoch, unlimited if not given. Noise that grows slowly lets means
+        that matter grow with it.
     temperature_factors : mapping of str to float, optional
         Factors on `T` by layer, 1 if not named: a larger one where a weight acts often and costs more MACs.
     anneal : float
@@ -122,7 +127,8 @@ class TurboVBICompressor(SupportBudgets):
         temperature: float = 0.1,
         temperature_start: float | None = None,
         support_temperature: float | None = None,
-        pull_kept: bool = True,
+        precision: str = "mixture",
+        variance_growth: float | None = None,
         temperature_factors: Mapping[str, float] | None = None,
         anneal: float = 0.7,
         support: str = "chain",
@@ -153,7 +159,10 @@ class TurboVBICompressor(SupportBudgets):
         self.temperature = float(temperature)
         self.temperature_start = float(temperature if temperature_start is None else temperature_start)
         self.support_temperature = float(temperature if support_temperature is None else support_temperature)
-        self.pull_kept = bool(pull_kept)
+        self.precision = check_choice("precision", precision, PRECISIONS)
+        if variance_growth is not None:
+            check_positive("variance_growth", variance_growth)
+        self.variance_growth = math.inf if variance_growth is None else float(variance_growth)
         self.anneal = check_fraction("anneal", anneal, low_open=False, high_open=False)
         self.settings = PriorSettings(
             support=check_choice("support", support, SUPPORTS),
@@ -166,6 +175,8 @@ class TurboVBICompressor(SupportBudgets):
             damping=check_fraction("damping", damping, high_open=False),
             moment_matching=bool(moment_matching),
         )
+        if moment_matching and precision == "relevance":
+            raise ValueError("moment_matching needs precision='mixture', got precision='relevance'")
         if moment_matching and rule != "extrinsic":
             raise ValueError(f"moment_matching needs rule='extrinsic', got rule={rule!r}")
         self.warmup_epochs = check_integer("warmup_epochs", warmup_epochs, 0)
@@ -394,8 +405,8 @@ class TurboVBICompressor(SupportBudgets):
 
     def describe_settings(self) -> dict[str, Any]:
         """Return the settings that a checkpoint must share."""
-        heats = ("temperature", "temperature_start", "support_temperature", "pull_kept", "anneal")
-        names = ("warmup_epochs", "updates_per_epoch", "learning_rate", "curvature_decay", "seed")
+        heats = ("temperature", "temperature_start", "support_temperature", "precision", "variance_growth")
+        names = ("anneal", "warmup_epochs", "updates_per_epoch", "learning_rate", "curvature_decay", "seed")
         own = {name: getattr(self, name) for name in (*heats, *names)}
         by_layer = {
             "gates": dict(self.gates),

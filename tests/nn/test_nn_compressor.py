@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import FrozenInstanceError
+from itertools import pairwise
 
 import pytest
 import torch
@@ -169,10 +170,12 @@ def shuffled(own_generator):
     [lambda digits: TensorLoader(digits[0].x, digits[0].y, seed=2), shuffled(True), shuffled(False)],
     ids=["tensors", "own-generator", "global-generator"],
 )
-def test_resuming_gives_the_same_network(make, digits, trained, tmp_path):
+@pytest.mark.parametrize("precision", ["mixture", "relevance"])
+def test_resuming_gives_the_same_network(precision, make, digits, trained, tmp_path):
     def fresh():
         model = nn.Sequential(nn.Dropout(0.1), trained)
-        return TurboVBICompressor(model, seed=1, warmup_epochs=1, temperature_start=0.02, pull_kept=False)
+        given = {"warmup_epochs": 1, "temperature_start": 0.02, "precision": precision}
+        return TurboVBICompressor(model, seed=1, variance_growth=0.5, **given)
 
     whole = fresh().fit(make(digits), epochs=5, progress=False)
     path = tmp_path / "fit.pt"
@@ -243,18 +246,32 @@ def test_the_support_may_have_a_temperature_of_its_own(digits, trained, monkeypa
     assert kept[1] < 0.9 * kept[0]
 
 
-def test_the_slab_may_leave_kept_means_alone(digits, trained):
-    given = {"temperature": 1.0, "support_temperature": 0.1, "warmup_epochs": 1, "seed": 0}
-    kept = []
-    for pull in (True, False):
-        compressor = TurboVBICompressor(trained, pull_kept=pull, **given)
-        compressor.fit(digits[0], epochs=6, progress=False)
-        for name, prior in compressor.priors.items():
-            expected = compressor.precisions[name] * (1.0 if pull else ~prior.active)
-            torch.testing.assert_close(compressor.pulls[name], expected)
-        weight = compressor.layers["fc1"].weight
-        kept.append(float(weight[compressor.support()["fc1"]].detach().square().mean()))
-    assert kept[1] > 1.2 * kept[0]
+def test_under_relevance_the_engine_only_decides(digits, trained):
+    given = {"temperature": 1.0, "warmup_epochs": 1, "damping": 1.0, "variance_growth": 0.4, "seed": 0}
+    given |= {"learning_rate": 3e-3, "learn_support": False, "p01": 0.05, "p11": 0.7}
+    silent = {}
+    for precision in ("mixture", "relevance"):
+        compressor = TurboVBICompressor(trained, precision=precision, **given)
+        compressor.fit(digits[0], epochs=20, progress=False)
+        active, layer = compressor.priors["fc1"].active, compressor.layers["fc1"]
+        power = layer.weight.detach().square()
+        silent[precision] = float(power[~active].mean())
+    assert silent["mixture"] < 1e-6 < 1e-3 < silent["relevance"]  # no spike has pulled
+    assert 0.01 < float(active.float().mean()) < 0.3
+    assert float(power[active].mean()) > 5.0 * silent["relevance"]
+    ratio = compressor.precisions["fc1"] * (power + layer.variance)
+    assert torch.quantile(ratio.log().abs().flatten(), 0.9) < 0.1  # one step after the last update
+
+
+@pytest.mark.parametrize(("growth", "low", "high"), [(None, 1.0, math.inf), (0.4, 0.399, 0.4001)])
+def test_variances_grow_no_faster_than_they_may(growth, low, high, digits, trained):
+    compressor = TurboVBICompressor(trained, variance_growth=growth, warmup_epochs=1, temperature=1.0)
+    layer = compressor.layers["fc1"]
+    seen = [layer.variance.clone()]
+    compressor.fit(
+        digits[0], epochs=4, progress=False, callback=lambda _: seen.append(layer.variance.clone())
+    )
+    assert low < max(float((b / a).log().max()) for a, b in pairwise(seen)) < high
 
 
 @pytest.mark.parametrize(
@@ -265,6 +282,8 @@ def test_the_slab_may_leave_kept_means_alone(digits, trained):
         ("temperature", "hot", TypeError),
         ("support", "ring", ValueError),
         ("rule", "belief", ValueError),
+        ("precision", "double", ValueError),
+        ("variance_growth", 0.0, ValueError),
         ("damping", 0.0, ValueError),
         ("gate", 1.0, ValueError),
         ("p01", True, TypeError),
