@@ -26,9 +26,9 @@ class Point:
     would give part of the structure up for single weights. Without it the support is independent. The
     temperature starts at `start`; `moved_epochs` of fine-tuning go to compression. The least certain weights
     leave until at most `weights` are left. `precision`, `variance_growth` and `independent_layers` are the
-    compressor's, `learning_rate` and `distillation` those of its fit; with 0 it has no teacher. With `mac_nats` the chain's gates
-    charge filters by MACs, and the temperature rises until at most `stop` times `macs` are left; whole
-    filters then meet `macs`.
+    compressor's, `learning_rate` and `distillation` those of its fit, which has no teacher with 0. With
+    `mac_nats` the chain's gates charge filters by MACs, and the temperature rises until at most `stop` times
+    `macs` are left; whole filters then meet `macs`.
     """
 
     temperature: float
