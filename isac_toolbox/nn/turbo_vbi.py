@@ -92,7 +92,8 @@ class TurboVBICompressor(SupportBudgets):
     learning_rate : float
         Adam, cosine schedule.
     curvature_decay : float
-        Memory of the averages of gradient and curvature per minibatch.
+        Memory of the averages of gradient and curvature per minibatch. With `precision="relevance"` the last
+        averages decide, and a longer memory (0.9995) pays.
     exclude : iterable of str
         Layers to leave alone.
     loss : callable
