@@ -110,7 +110,7 @@ class Bench:
             masked, masks, report = result.model, dict(result.masks), result.report
         line = self._line(method, point, seed, masked, report, dense, masks, start)
         if method.startswith("turbo"):
-            line |= {"settings": asdict(chosen), "export_error": self.export_error}
+            line |= {"settings": asdict(chosen)} | self.export_errors
         return line
 
     def try_out(self, chosen: Point, seed: int) -> dict[str, Any]:
@@ -177,8 +177,11 @@ class Bench:
         return compressor.masked_model(), compressor.support(), compressor.report()
 
     def _check_export(self, compressor: TurboVBICompressor) -> None:
-        """Largest difference between the masked and the exported network."""
-        self.export_error = _deviation(compressor.masked_model(), compressor.export(), self.test.x)
+        """Largest difference between the logits of masked and exported network, in both precisions."""
+        nets = compressor.masked_model(), compressor.export()
+        self.export_errors = {"export_error": _deviation(*nets, self.test.x[:1000])}
+        doubled = (net.double() for net in nets)
+        self.export_errors["export_error_float64"] = _deviation(*doubled, self.test.x[:1000].double())
 
     def _export_first(
         self, compressor: TurboVBICompressor, loader: TensorLoader, dense: nn.Module, seed: int
@@ -265,7 +268,7 @@ def _packed(mask: Tensor) -> dict[str, Any]:
 
 def _deviation(a: nn.Module, b: nn.Module, x: Tensor) -> float:
     with torch.inference_mode():
-        return float((a(x[:1000]) - b(x[:1000])).abs().max())
+        return float((a(x) - b(x)).abs().max())
 
 
 def jobs(network: str, seeds: list[int], methods: list[str]) -> Iterator[tuple[str, str, int]]:
