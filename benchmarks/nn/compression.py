@@ -5,12 +5,12 @@ python benchmarks/nn/compression.py --select [--network lenet-300-100]
 
 Every run gets the same number of epochs: the first part trains the dense network (`dense-start`, shared by
 all methods of a seed), the rest compresses and fine-tunes; the reference `dense` trains on for all of it. The
-network `dense-start` is the teacher of every method in fine-tuning, and of Turbo-VBI in its fit as well. The
-last 5,000 training images are the validation set (15,000 for the last choice), by which settings are
-chosen with a seed of its own (`--select`); of LeNet-5 that holds for the charge per MAC and the stop, while
-temperatures, chain and fine-tuning were set on seeds 0 to 2 with the test figures in sight. All others get
-the number of weights that the chain kept with the same seed (torch-pruning on LeNet-5: its MACs). Each
-finished run is one line of the results file at once, and a restart skips it.
+network `dense-start` is the teacher of every method in fine-tuning, and of Turbo-VBI in its fit as well where
+the point's `distillation` is not 0. The last 5,000 training images are the validation set (15,000 for the
+last choice), by which settings are chosen with a seed of its own (`--select`); of LeNet-5 that holds for the
+charge per MAC and the stop, while temperatures, chain and fine-tuning were set on seeds 0 to 2 with the test
+figures in sight. All others get the number of weights that the chain kept with the same seed (torch-pruning
+on LeNet-5: its MACs). Each finished run is one line of the results file at once, and a restart skips it.
 """
 
 from __future__ import annotations

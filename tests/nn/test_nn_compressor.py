@@ -307,6 +307,12 @@ def test_learning_rate_and_spike_must_be_positive(value):
             TurboVBICompressor(nn.Linear(2, 2), **{name: value})
 
 
+@pytest.mark.parametrize("other", [{"precision": "relevance"}, {"rule": "mean_field"}])
+def test_moment_matching_goes_with_the_engines_own_precision_alone(other):
+    with pytest.raises(ValueError, match="moment_matching needs"):
+        TurboVBICompressor(nn.Linear(2, 2), moment_matching=True, **other)
+
+
 def test_a_gate_of_its_own_for_each_layer(digits, trained):
     with pytest.raises(ValueError, match=r"gate names \['fc7'\], but the layers are \['fc1'"):
         TurboVBICompressor(trained, gate={"fc7": 0.1})
