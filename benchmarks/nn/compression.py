@@ -10,7 +10,8 @@ the point's `distillation` is not 0. The last 5,000 training images are the vali
 last choice), by which settings are chosen with a seed of its own (`--select`); of LeNet-5 that holds for the
 charge per MAC and the stop, while temperatures, chain and fine-tuning were set on seeds 0 to 2 with the test
 figures in sight. All others get the number of weights that the chain kept with the same seed (torch-pruning
-on LeNet-5: its MACs). Each finished run is one line of the results file at once, and a restart skips it.
+on LeNet-5: its MACs). Torch-pruning runs both global and uniform; the better one on validation images counts.
+Each finished run is one line of the results file at once, and a restart skips it.
 """
 
 from __future__ import annotations
@@ -207,7 +208,9 @@ class Bench:
             )
         if method == "torch-pruning":
             goal = {"density": density} if self.network == "lenet-300-100" else {"macs": target["macs"]}
-            return baselines.torch_pruning(dense, loader, epochs=first + last, tuning=tuning, **goal)
+            goal |= {"epochs": first + last, "tuning": tuning}
+            tried = [baselines.torch_pruning(dense, loader, global_pruning=g, **goal) for g in (True, False)]
+            return max(tried, key=lambda result: accuracy(result.model, self.validation))
         both = {"density": density, "epochs": first, "finetune_epochs": last, "tuning": tuning}
         if method == "group-lasso":
             return baselines.group_lasso(dense, loader, **both)

@@ -28,9 +28,10 @@ def torch_pruning(
     density: float | None = None,
     macs: int | None = None,
     epochs: int,
+    global_pruning: bool = True,
     tuning: Finetuning | None = None,
 ) -> BaselineResult:
-    """Structured magnitude pruning by torch-pruning's MagnitudePruner, global over the layers.
+    """Structured magnitude pruning by torch-pruning's MagnitudePruner.
 
     Parameters
     ----------
@@ -40,6 +41,9 @@ def torch_pruning(
         Part of the weights that stay; the pruning ratio is found by bisection.
     macs : int, optional
         Largest number of MACs, instead of `density`.
+    global_pruning : bool
+        Channels of all layers compete; the pruner may leave a single one of a layer. Otherwise every layer
+        keeps the same part.
 
     Returns
     -------
@@ -66,14 +70,14 @@ def torch_pruning(
     low, high = 0.0, 1.0
     for _ in range(12):
         ratio = 0.5 * (low + high)
-        low, high = (low, ratio) if fits(_pruned(model, shape, ratio)) else (ratio, high)
-    small = _pruned(model, shape, high)
+        low, high = (low, ratio) if fits(_pruned(model, shape, ratio, global_pruning)) else (ratio, high)
+    small = _pruned(model, shape, high, global_pruning)
     masks = {n: _where_kept(layer.weight, prunable(small)[n].weight) for n, layer in prunable(model).items()}
     tuning.run(small, loader, epochs)
     return BaselineResult(small.eval(), masks, make_report(model, masks, shape, small))
 
 
-def _pruned(model: nn.Module, shape: Sequence[int], ratio: float) -> nn.Module:
+def _pruned(model: nn.Module, shape: Sequence[int], ratio: float, global_pruning: bool) -> nn.Module:
     """A copy with that part of its channels removed; outputs stay."""
     try:
         tp = import_module("torch_pruning")
@@ -88,7 +92,7 @@ def _pruned(model: nn.Module, shape: Sequence[int], ratio: float) -> nn.Module:
         net,
         torch.zeros((1, *shape)),
         importance=tp.importance.GroupMagnitudeImportance(),
-        global_pruning=True,
+        global_pruning=global_pruning,
         pruning_ratio=ratio,
         max_pruning_ratio=0.98,
         ignored_layers=[last],

@@ -43,6 +43,16 @@ def test_group_lasso_keeps_every_layer_alive(group, digits, trained):
     assert accuracy(result.model, digits[1]) > 0.6
 
 
+@pytest.mark.skipif("torch-pruning" not in CALLS, reason="torch-pruning is not installed")
+def test_uniform_torch_pruning_takes_the_same_part_of_every_layer(digits, trained):
+    result = baselines.torch_pruning(
+        trained, digits[0], density=0.1, epochs=1, global_pruning=False, tuning=TUNING
+    )
+    first, second, last = result.report.neurons_kept
+    assert first / trained.fc1.out_features == pytest.approx(second / trained.fc2.out_features, abs=0.04)
+    assert last == 10
+
+
 def test_torch_pruning_needs_one_target(digits, trained):
     with pytest.raises(ValueError, match="either density or macs"):
         baselines.torch_pruning(trained, digits[0], epochs=1)
