@@ -18,7 +18,8 @@ from isac_toolbox.nn import models
 FOOTNOTE = """\
 Mean ± standard deviation over seeds. Weights and MACs: part of the dense network's. Run length / CSR: bits of
 all weights, values of 32 bits (in brackets 16), CSR with the narrowest indices or with int32. Faster: the
-exported module against dense, batch of 256, one thread, medians taken in turns (`--time`)."""
+exported module against dense, batch of 256, one thread, medians taken in turns (`--time`), in the format in
+which dense is fastest (convolutions: channels_last; in brackets PyTorch's default format)."""
 
 
 def print_table(lines: list[dict[str, Any]]) -> None:
@@ -63,8 +64,12 @@ def _columns(group: list[dict[str, Any]], dense: dict[int, float]) -> list[str]:
     for other in ("csr", "csr_int32"):
         full, half = ([coding_ratio(x, other, bits) for x in group] for bits in (32, 16))
         cells.append(f"{spread(full, '{:.2f}')} ({spread(half, '{:.2f}')})")
-    cells.append(spread([x["dense_ms"] / x["small_ms"] for x in group if "small_ms" in x], "{:.1f}"))
-    return cells
+    timed = [x for x in group if "small_ms" in x]
+    faster = [
+        spread([x[f"dense{k}_ms"] / x[f"small{k}_ms"] for x in timed if f"small{k}_ms" in x], "{:.1f}")
+        for k in ("", "_default")
+    ]
+    return [*cells, faster[0] + (f" ({faster[1]})" if faster[1] else "")]
 
 
 def coding_ratio(line: dict[str, Any], other: str, value_bits: int) -> float:
@@ -82,16 +87,18 @@ def measure_times(lines: list[dict[str, Any]]) -> None:
     for line in lines:
         if "layers" not in line:
             continue
-        dense = _network_of(line["network"], [layer["neurons"] for layer in line["layers"]])
-        small = _network_of(line["network"], [layer["neurons_kept"] for layer in line["layers"]])
-        line["dense_ms"], line["small_ms"] = _milliseconds(dense, small)
+        widths = [[layer[key] for layer in line["layers"]] for key in ("neurons", "neurons_kept")]
+        nets = [_network_of(line["network"], w) for w in widths]
+        if line["network"] == "lenet-5":
+            line["dense_default_ms"], line["small_default_ms"] = _milliseconds(*nets)
+            nets = [net.to(memory_format=torch.channels_last) for net in nets]
+        line["dense_ms"], line["small_ms"] = _milliseconds(*nets)
 
 
 def _network_of(network: str, widths: list[int]) -> nn.Module:
     if network == "lenet-300-100":
         return models.mlp(784, widths[:2], 10)
-    first, second, hidden, _ = widths
-    return models.lenet_5(widths=(first, second, hidden)).to(memory_format=torch.channels_last)
+    return models.lenet_5(widths=tuple(widths[:3]))
 
 
 def _milliseconds(*nets: nn.Module, repeats: int = 30) -> list[float]:
