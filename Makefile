@@ -11,7 +11,7 @@ $(VENV)/.base: pyproject.toml
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.base constraints.txt
-	$(BIN)/python -m pip install --quiet -e ".[dev,nn,dask,html]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e ".[dev,nn,dask,html]" torch-pruning -c constraints.txt
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.base constraints.txt
