@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import json
 import tempfile
 import time
@@ -37,9 +38,11 @@ from isac_toolbox.nn import (
     TensorLoader,
     TurboVBICompressor,
     baselines,
+    data,
     load_fashion_mnist,
     mac_gates,
     models,
+    training,
 )
 from isac_toolbox.nn.codings import encode_runs
 from isac_toolbox.nn.report import CompressionReport
@@ -80,9 +83,9 @@ class Bench:
         return models.lenet_5().to(memory_format=torch.channels_last)  # trains 1.6 times faster
 
     def dense(self, seed: int, epochs: int) -> nn.Module:
-        """A trained dense network, kept in a file."""
+        """A trained dense network, kept in a file until the code that trains it changes."""
         CACHE.mkdir(parents=True, exist_ok=True)
-        file = CACHE / f"{self.network}-{seed}-{epochs}-{BATCH}-{len(self.train_x)}.pt"
+        file = CACHE / f"{self.network}-{seed}-{epochs}-{BATCH}-{len(self.train_x)}-{_training_code()}.pt"
         net = self.new_network(seed)
         if file.exists():
             net.load_state_dict(torch.load(file, weights_only=True))
@@ -242,6 +245,12 @@ class Bench:
         if masks and seed == MASK_SEED:
             line["first_mask"] = _packed(next(iter(masks.values())))
         return line
+
+
+def _training_code() -> str:
+    """Digest of the code that a dense network comes from, and the version of PyTorch."""
+    files = [Path(str(module.__file__)).read_bytes() for module in (models, training, data)]
+    return hashlib.sha256(b"".join([*files, torch.__version__.encode()])).hexdigest()[:12]
 
 
 def lenet_5_macs(first: int, second: int, hidden: int, classes: int) -> int:
