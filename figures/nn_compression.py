@@ -51,9 +51,9 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for network in sorted({line["network"] for line in lines}):
         chosen = [line for line in lines if line["network"] == network]
-        save(accuracy_against_compression(chosen, network), f"nn_accuracy_{network}")
         if len({line["method"] for line in chosen if line["method"] in STYLE}) < 2:
-            continue  # the others compare methods
+            continue  # every picture compares methods
+        save(accuracy_against_compression(chosen, network), f"nn_accuracy_{network}")
         save(structure(chosen, network), f"nn_structure_{network}")
         save(sizes(chosen, network), f"nn_sizes_{network}")
         if any("first_mask" in line for line in chosen):
@@ -167,7 +167,7 @@ def sizes(lines: list[dict[str, Any]], network: str) -> Any:
             for x, value in zip(places, values):
                 axis.text(x, value, f"{value:.0f}", ha="center", va="bottom", fontsize=7)
         axis.set_xticks(np.arange(len(found)) + 0.4 - width / 2)
-        axis.set_xticklabels([f"{STYLE[m][2]}\n{p}".replace(", ", ",\n") for m, p, _ in found], fontsize=7)
+        axis.set_xticklabels([f"{STYLE[m][2]}\n{p}".replace(", ", ",\n") for m, p, _ in found], fontsize=6)
         axis.set(ylabel="kB", title=f"values of {value_bits} bits")
     axes[1].legend(title="coding", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(f"{NAMES[network]}: size of all weights by coding")
