@@ -90,7 +90,7 @@ def prunable(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
 def keep_largest(scores: Mapping[str, Tensor], n_keep: int) -> Masks:
     """Return masks of the `n_keep` largest scores over all layers."""
     flat = torch.cat([score.flatten() for score in scores.values()])
-    mask = torch.zeros(flat.numel(), dtype=torch.bool)
+    mask = torch.zeros_like(flat, dtype=torch.bool)
     mask[torch.topk(flat, max(min(n_keep, flat.numel()), 1)).indices] = True
     parts = mask.split([score.numel() for score in scores.values()])
     return {name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), parts)}

@@ -25,6 +25,11 @@ class Use:
     node: fx.Node
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model computes: the device of its first parameter."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
 def kept(removed: Tensor) -> Tensor:
     keep = ~removed
     if not bool(keep.any()):

@@ -17,6 +17,7 @@ from isac_toolbox.nn._baseline_common import (
     prunable,
     weight_budget,
 )
+from isac_toolbox.nn._channel_math import device_of
 from isac_toolbox.nn.flops import count_macs
 from isac_toolbox.nn.report import make_report
 
@@ -90,7 +91,7 @@ def _pruned(model: nn.Module, shape: Sequence[int], ratio: float, global_pruning
     last = list(prunable(net).values())[-1]
     pruner = tp.pruner.MagnitudePruner(
         net,
-        torch.zeros((1, *shape)),
+        torch.zeros((1, *shape), device=device_of(net)),
         importance=tp.importance.GroupMagnitudeImportance(),
         global_pruning=global_pruning,
         pruning_ratio=ratio,
@@ -108,8 +109,8 @@ def _where_kept(old: Tensor, new: Tensor) -> Tensor:
     )
     hits = found.float().sum(2)
     positions = found.shape[2]
-    rows = torch.zeros(len(old), dtype=torch.bool)
-    columns = torch.zeros(old.shape[1], dtype=torch.bool)
+    rows = old.new_zeros(len(old), dtype=torch.bool)
+    columns = old.new_zeros(old.shape[1], dtype=torch.bool)
     columns[torch.topk(hits.sum(0), new.shape[1]).indices] = True
     rows[torch.topk(hits[:, columns].sum(1), new.shape[0]).indices] = True
     mask = rows[:, None, None] & columns[None, :, None]

@@ -246,14 +246,16 @@ def sparse_variational_dropout(
         net.train()
         for i, layer in enumerate(layers.values()):
             layer.sampling = True
-            layer.generator = torch.Generator().manual_seed(epoch_seed(tuning.seed, epoch, 1) + i)
+            layer.generator = torch.Generator(layer.weight.device).manual_seed(
+                epoch_seed(tuning.seed, epoch, 1) + i
+            )
         with training_epoch(tuning.seed, epoch, loader):
             for i, (x, y) in enumerate(loader):
                 part = (epoch + i / len(loader)) / epochs
                 optimiser.param_groups[0]["lr"] = tuning.learning_rate * cosine(part)
                 for name, layer in layers.items():
                     layer.variance = logs[name].exp()
-                kl = sum((_molchanov_kl(layers[n].weight, logs[n]) for n in layers), torch.zeros(()))
+                kl: Any = sum(_molchanov_kl(layers[n].weight, logs[n]) for n in layers)
                 loss = F.cross_entropy(net(x), y) + kl_weight * min(part / warmup_part, 1.0) / size * kl
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()

@@ -24,6 +24,7 @@ from isac_toolbox.nn._channel_math import (
     cut_inputs,
     cut_outputs,
     depthwise,
+    device_of,
     fold,
     foldable,
     frozen,
@@ -101,7 +102,8 @@ class ChannelGraph:
         self._calls = Counter(str(n.target) for n in self.nodes if n.op == "call_module")
         for node in self.nodes:
             self._read(node)
-        self.removed = {self.find(c.space): torch.zeros(c.n, dtype=torch.bool) for c in self.carried.values()}
+        none = [torch.zeros(c.n, dtype=torch.bool, device=device_of(model)) for c in self.carried.values()]
+        self.removed = {self.find(c.space): mask for c, mask in zip(self.carried.values(), none)}
 
     # ---- building ------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
+from isac_toolbox.nn._channel_math import device_of
 from isac_toolbox.nn.channels import ChannelGraph, TraceError
 from isac_toolbox.nn.codings import RunLengthIndex, decode_runs, encode_runs
 
@@ -125,7 +126,7 @@ def _graph_or_none(chain: nn.Module, do_slice: bool) -> ChannelGraph | None:
 def _agree(model: nn.Module, small: nn.Module, input_shape: Sequence[int]) -> bool:
     """Whether both give the same output for noise."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn((4, *input_shape), generator=generator)
+    x = torch.randn((4, *input_shape), generator=generator).to(device_of(model))
     reference = deepcopy(model).eval()
     with torch.no_grad():
         try:
@@ -324,7 +325,7 @@ def export_onnx(model: nn.Module, path: str | Path, input_shape: Sequence[int]) 
             f"ONNX export needs {' and '.join(missing)}, which is not installed; "
             f"get it with: pip install {' '.join(missing)}"
         )
-    example = torch.zeros((2, *input_shape))
+    example = torch.zeros((2, *input_shape), device=device_of(model))
     batch = torch.export.Dim("batch")
     torch.onnx.export(model.eval(), (example,), str(path), dynamo=True, dynamic_shapes=({0: batch},))
     return Path(path)
