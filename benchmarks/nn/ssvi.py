@@ -35,12 +35,13 @@ from torch import Tensor, nn
 
 from isac_toolbox.nn import TensorLoader, load_fashion_mnist, load_mnist_digits, models
 from isac_toolbox.nn._ssvi_baselines import DenseVI, MagnitudeSparse, PrunedVI
-from isac_toolbox.nn._ssvi_metrics import ood_auroc, predict_loader
+from isac_toolbox.nn._ssvi_foreign import neighbour_distance, ood_auroc, penultimate_features
 from isac_toolbox.nn.ssvi import SSVI, SparseClassifier
 
 RESULTS = Path(__file__).with_name("ssvi.jsonl")
 SELECTION, SELECTION_SEED = Path(__file__).parent / "selection" / "ssvi.jsonl", 6
 N_VALIDATION, BATCH, N_SAMPLES, N_NOISE = 5000, 128, 10, 5000
+Output = Callable[[Tensor], Tensor]
 #: Its first masks are kept, for the figures.
 MASK_SEED = 3
 
@@ -126,8 +127,16 @@ GROUPS: dict[str, list[Job]] = {
 
 FOOTNOTE = """\
 Mean ± standard deviation over seeds; accuracy in %. Free sigma: noise at the outputs, descent in sigma
-itself. State: parameters, positions, momenta. AUROC: foreign images told by the entropy of the mean network,
-or by the energy of its logits."""
+itself. State: parameters, positions, momenta. MNIST, noise: AUROC of telling such images from test images by
+the entropy of the mean network, the energy of its logits, the information between class and ten drawn
+networks, or the distance of the 50th neighbour among the features of the training images."""
+#: Scores of foreign images, by their name in the table.
+SCORES = {
+    "entropy": "ood",
+    "energy": "ood_energy",
+    "information": "ood_information",
+    "neighbour": "ood_neighbours",
+}
 
 
 class Bench:
@@ -185,7 +194,8 @@ class Bench:
         fitted = self.method(job, seed)
         start = time.perf_counter()
         epochs = self.plan.sweep_epochs if job.sweep else self.plan.epochs
-        line = asdict(self.plan) | job.key(self.network, seed) | {"epochs": epochs}
+        line = asdict(self.plan) | job.key(self.network, seed)
+        line |= {"epochs": epochs, "device": _device(self.device)}
         loader = TensorLoader(self.x, self.y, batch_size=BATCH, seed=seed)
         try:
             fitted.fit(loader, epochs=epochs, progress=False)
@@ -195,10 +205,7 @@ class Bench:
         for name, part in (("validation", self.validation), ("test", self.test)):
             line[name] = fitted.evaluate(part)
             line[f"{name}_sampled"] = fitted.evaluate(part, N_SAMPLES)
-        for n in (0, N_SAMPLES):
-            predict = partial(fitted.predict_proba, n_samples=n)
-            line["ood_sampled" if n else "ood"] = self._foreign(predict, "entropy")
-        line["ood_energy"] = self._foreign(fitted.mean_model().eval(), "energy")
+        line |= self._foreign_scores(fitted)
         report = fitted.report()
         line |= {
             "training_flops": report.training_flops,
@@ -213,14 +220,38 @@ class Bench:
             line["first_mask"] = packed(next(iter(fitted.support().values())))
         return line
 
-    @torch.inference_mode()
-    def _foreign(self, output: Callable[[Tensor], Tensor], score: str) -> dict[str, float]:
-        """AUROC of telling each kind of foreign images from test images."""
-        own, _ = predict_loader(output, self.test)
-        foreign = {
-            name: torch.cat([output(part) for part in x.split(1000)]) for name, x in self.foreign.items()
+    def _foreign_scores(self, fitted: SparseClassifier) -> dict[str, dict[str, float]]:
+        """AUROC by every score."""
+        mean = fitted.mean_model().eval()
+        features = partial(penultimate_features, mean)
+        known = _outputs(features, self.x)
+        draws = partial(fitted.predict_draws, n_samples=N_SAMPLES)
+        return {
+            "ood": self._foreign(fitted.predict_proba, "entropy"),
+            "ood_sampled": self._foreign(partial(fitted.predict_proba, n_samples=N_SAMPLES), "entropy"),
+            "ood_energy": self._foreign(mean, "energy"),
+            "ood_information": self._foreign(draws, "information"),
+            "ood_neighbours": self._foreign(features, "given", lambda z: neighbour_distance(z, known)),
         }
-        return {name: ood_auroc(own, z.numpy(force=True), score) for name, z in foreign.items()}
+
+    def _foreign(
+        self, output: Output, score: str, after: Callable[[np.ndarray], np.ndarray] = np.asarray
+    ) -> dict[str, float]:
+        """AUROC of telling each kind of foreign images from test images."""
+        own = after(_outputs(output, self.test.x))
+        return {name: ood_auroc(own, after(_outputs(output, x)), score) for name, x in self.foreign.items()}
+
+
+@torch.inference_mode()
+def _outputs(output: Output, x: Tensor) -> np.ndarray:
+    """Outputs of all images, which lie on the last axis but one."""
+    return torch.cat([output(part) for part in x.split(1000)], dim=-2).numpy(force=True)
+
+
+def _device(device: str) -> str:
+    """What the run computes on, and with."""
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return f"{kind}, torch {torch.__version__}"
 
 
 def packed(mask: Tensor) -> dict[str, Any]:
@@ -270,9 +301,9 @@ def run_all(network: str, groups: list[str], seeds: list[int], device: str) -> N
 
 def print_table(lines: list[dict[str, Any]]) -> None:
     """Mean and standard deviation over the seeds."""
-    console = Console(width=300)
+    console = Console(width=360)
     heads = ("method", "density", "settings", "seeds", "accuracy", "NLL", "ECE", "NLL, 10 draws")
-    heads += ("ECE, 10 draws", "AUROC MNIST", "by energy", "AUROC noise", "by energy")
+    heads += ("ECE, 10 draws", *(f"{kind}, {name}" for kind in ("MNIST", "noise") for name in SCORES))
     heads += ("FLOPs / dense", "state, MB", "run", "s")
     for network in PLANS:
         chosen = [line for line in lines if line["network"] == network]
@@ -311,7 +342,7 @@ def _columns(group: list[dict[str, Any]]) -> list[str]:
     return [
         spread([100 * t["accuracy"] for t in test], "{:.2f}"),
         *(spread([t[key] for t in part], "{:.3f}") for part in (test, drawn) for key in ("nll", "ece")),
-        *(spread(_aurocs(group, s, k), "{:.3f}") for k in ("mnist", "noise") for s in ("ood", "ood_energy")),
+        *(spread(_aurocs(group, s, k), "{:.3f}") for k in ("mnist", "noise") for s in SCORES.values()),
         spread([x["training_flops"] / x["training_flops_dense"] for x in group], "{:.3f}"),
         spread([x["state_bytes"] / 1e6 for x in group], "{:.2f}"),
         spread([x["mean_run"] for x in group], "{:.1f}"),
@@ -320,7 +351,7 @@ def _columns(group: list[dict[str, Any]]) -> list[str]:
 
 
 def _aurocs(group: list[dict[str, Any]], score: str, kind: str) -> list[float]:
-    """AUROC of the runs that have it: the energy came later than the entropy."""
+    """AUROC of the runs that have it: sweeps have the entropy alone."""
     return [line[score][kind] for line in group if kind in line.get(score, {})]
 
 

@@ -56,7 +56,9 @@ _PUBLIC = {
     "DenseVI": "_ssvi_baselines",
     "MagnitudeSparse": "_ssvi_baselines",
     "PrunedVI": "_ssvi_baselines",
-    "ood_auroc": "_ssvi_metrics",
+    "neighbour_distance": "_ssvi_foreign",
+    "ood_auroc": "_ssvi_foreign",
+    "penultimate_features": "_ssvi_foreign",
     "prediction_metrics": "_ssvi_metrics",
 }
 _MODULES = (
@@ -101,7 +103,9 @@ if TYPE_CHECKING:
     from isac_toolbox.nn._ssvi_baselines import DenseVI as DenseVI
     from isac_toolbox.nn._ssvi_baselines import MagnitudeSparse as MagnitudeSparse
     from isac_toolbox.nn._ssvi_baselines import PrunedVI as PrunedVI
-    from isac_toolbox.nn._ssvi_metrics import ood_auroc as ood_auroc
+    from isac_toolbox.nn._ssvi_foreign import neighbour_distance as neighbour_distance
+    from isac_toolbox.nn._ssvi_foreign import ood_auroc as ood_auroc
+    from isac_toolbox.nn._ssvi_foreign import penultimate_features as penultimate_features
     from isac_toolbox.nn._ssvi_metrics import prediction_metrics as prediction_metrics
     from isac_toolbox.nn.data import TensorLoader as TensorLoader
     from isac_toolbox.nn.data import load_cifar10 as load_cifar10

@@ -26,7 +26,7 @@ from isac_toolbox.nn._ssvi_training import SparseEpochRecord, SparseTraining
 from isac_toolbox.nn.export import shrink
 from isac_toolbox.nn.report import CompressionReport, make_report
 from isac_toolbox.nn.sparse_linear import CROSSOVER_DENSITY
-from isac_toolbox.nn.training import dataset_size_of, epoch_seed, mean_prediction
+from isac_toolbox.nn.training import dataset_size_of, drawn_predictions, epoch_seed
 
 __all__ = ["AUTHORS_SETTINGS", "SSVI", "SSVIReport", "SparseClassifier", "SparseEpochRecord"]
 
@@ -176,7 +176,20 @@ class SparseClassifier(SparseTraining):
             Number of networks drawn from the posterior and averaged; 0 takes the mean network. The same call
             gives the same draws.
         """
-        return mean_prediction(self.model, x, n_samples, self._set_sampling, epoch_seed(self.seed, 0, 2))
+        return self.predict_draws(x, n_samples).mean(0)
+
+    def predict_draws(self, x: Tensor, n_samples: int) -> Tensor:
+        """Return class probabilities of every drawn network, (n_networks, batch, n_classes).
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, ...)
+            Inputs.
+        n_samples : int
+            Number of networks drawn from the posterior; 0 takes the mean network alone.
+        """
+        seed = epoch_seed(self.seed, 0, 2)
+        return drawn_predictions(self.model, x, n_samples, self._set_sampling, seed)
 
     def evaluate(self, loader: Any, n_samples: int = 0) -> dict[str, float]:
         """Return ``accuracy``, ``nll``, ``ece`` and ``brier``; `n_samples` as in `predict_proba`."""

@@ -21,7 +21,7 @@ __all__ = [
     "cosine",
     "dataset_size_of",
     "distillation_loss",
-    "mean_prediction",
+    "drawn_predictions",
     "recalibrate",
     "train",
     "training_epoch",
@@ -100,14 +100,14 @@ def accuracy(model: nn.Module, loader: Any) -> float:
     return right / max(total, 1)
 
 
-def mean_prediction(
+def drawn_predictions(
     model: nn.Module,
     x: Tensor,
     n_samples: int,
     set_sampling: Callable[[int | None], None],
     seed: int,
 ) -> Tensor:
-    """Class probabilities (batch, n_classes), averaged over networks drawn from the posterior.
+    """Class probabilities (n_networks, batch, n_classes) of networks drawn from the posterior.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def mean_prediction(
         Classifier that returns logits; used in evaluation mode, the mode is put back.
     x : Tensor, shape (batch, ...)
     n_samples : int
-        Number of networks; 0 takes the mean network.
+        Number of networks; 0 takes the mean network alone.
     set_sampling : callable
         Turns the noise of the model's layers on with a seed, or off with None.
     seed : int
@@ -132,14 +132,11 @@ def mean_prediction(
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        if n_samples == 0:
-            mean = F.softmax(model(x), 1)
-        else:
-            set_sampling(seed)
-            mean = torch.stack([F.softmax(model(x), 1) for _ in range(n_samples)]).mean(0)
-            set_sampling(None)
+        set_sampling(seed if n_samples else None)
+        drawn = torch.stack([F.softmax(model(x), 1) for _ in range(max(n_samples, 1))])
+        set_sampling(None)
     model.train(was_training)
-    return mean
+    return drawn
 
 
 def batch_norms(model: nn.Module) -> list[Any]:

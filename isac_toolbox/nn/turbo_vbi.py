@@ -35,7 +35,7 @@ from isac_toolbox.nn.layers import convert, to_plain, variational_layers
 from isac_toolbox.nn.posterior import PRECISIONS, EpochRecord, dead_norm_channels
 from isac_toolbox.nn.priors import SUPPORTS, PriorSettings
 from isac_toolbox.nn.report import CompressionReport, make_report
-from isac_toolbox.nn.training import dataset_size_of, epoch_seed, mean_prediction, train
+from isac_toolbox.nn.training import dataset_size_of, drawn_predictions, epoch_seed, train
 
 __all__ = ["EpochRecord", "TurboVBICompressor"]
 
@@ -365,7 +365,8 @@ class TurboVBICompressor(SupportBudgets):
         n_samples : int
             Number of networks drawn from the posterior and averaged; 0 takes the mean network.
         """
-        return mean_prediction(self.model, x, n_samples, self._set_sampling, epoch_seed(self.seed, 0, 2))
+        seed = epoch_seed(self.seed, 0, 2)
+        return drawn_predictions(self.model, x, n_samples, self._set_sampling, seed).mean(0)
 
     def masked_model(self) -> nn.Module:
         """Return a plain copy of the network, zero outside the mask, in its full size."""

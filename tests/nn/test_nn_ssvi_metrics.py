@@ -24,32 +24,6 @@ def test_a_calibrated_forecast_has_no_calibration_error():
     assert metrics.expected_calibration_error(p, np.array([0, 0, 0, 1])) == pytest.approx(0.0)
 
 
-def test_foreign_inputs_are_told_by_entropy():
-    flat = np.full((5, 2), 0.5)
-    for score in ("entropy", "confidence"):
-        assert metrics.ood_auroc(CERTAIN, flat, score) == 1.0
-        assert metrics.ood_auroc(flat, CERTAIN, score) == 0.0
-        assert metrics.ood_auroc(flat, flat, score) == 0.5
-
-
-def test_energy_sees_the_size_of_logits_that_probabilities_have_lost():
-    own, foreign = np.array([[5.0, 9.0], [9.0, 5.0]]), np.array([[0.0, 4.0], [1.0, -3.0]])
-    assert metrics.ood_auroc(own, foreign, "energy") == 1.0
-    p_own, p_foreign = (torch.softmax(torch.tensor(z), 1) for z in (own, foreign))
-    assert metrics.ood_auroc(p_own, p_foreign, "entropy") == 0.5
-    shifted = metrics.ood_auroc(own + 1e4, foreign + 1e4, "energy")
-    assert shifted == 1.0
-
-
-def test_bad_logits_are_named():
-    with pytest.raises(ValueError, match="outside must be finite logits"):
-        metrics.ood_auroc(CERTAIN, np.full((2, 2), np.inf), "energy")
-    with pytest.raises(ValueError, match="inside must be finite logits"):
-        metrics.ood_auroc(np.zeros(3), CERTAIN, "energy")
-    with pytest.raises(ValueError, match="outside must be non-negative"):
-        metrics.ood_auroc(CERTAIN, 3.0 * CERTAIN)
-
-
 @pytest.mark.parametrize(
     ("p", "y", "match"),
     [
@@ -66,9 +40,7 @@ def test_bad_probabilities_are_named(p, y, match):
         metrics.prediction_metrics(p, y)
 
 
-def test_bad_score_and_bins_are_named():
-    with pytest.raises(ValueError, match="score"):
-        metrics.ood_auroc(CERTAIN, CERTAIN, "smell")
+def test_bad_bins_are_named():
     with pytest.raises(ValueError, match="n_bins"):
         metrics.expected_calibration_error(CERTAIN, LABELS, 0)
 
