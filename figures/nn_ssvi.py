@@ -28,7 +28,12 @@ STYLE = {
     "pruned-vi": ("#E69F00", "v", "dense VI, pruned"),
     "dense-vi": ("#000000", "X", "dense VI"),
 }
-NAMES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5", "resnet-18": "ResNet-18, width 16"}
+NAMES = {
+    "lenet-300-100": "LeNet-300-100",
+    "lenet-5": "LeNet-5",
+    "resnet-18": "ResNet-18, width 16",
+    "resnet-18-full": "ResNet-18",
+}
 SWEPT = {"initial_sigma": "initial sigma", "kl_weight": "weight of the KL term"}
 
 
@@ -102,7 +107,7 @@ def quality(lines: list[dict[str, Any]], network: str) -> Any:
         ("test accuracy in %", lambda x: 100 * x["test_sampled"]["accuracy"]),
         ("negative log-likelihood, nats", lambda x: x["test_sampled"]["nll"]),
         ("expected calibration error", lambda x: x["test_sampled"]["ece"]),
-        ("AUROC against MNIST digits", lambda x: x["ood_sampled"].get("mnist", np.nan)),
+        ("AUROC against MNIST digits, entropy", lambda x: x["ood_sampled"].get("mnist", np.nan)),
     )
     for axis, (text, value) in zip(axes, shown):
         for method in STYLE:

@@ -69,7 +69,7 @@ PLANS = {
     "lenet-300-100": Plan(200, "erk"),
     "lenet-5": Plan(60, "erk"),
     "resnet-18": Plan(12, "first_layer_dense", 55_000, 16, learning_rate=0.2, erk_power=0.2),
-    "resnet-18-full": Plan(40, "first_layer_dense", 55_000, 64, learning_rate=0.2, erk_power=0.2),
+    "resnet-18-full": Plan(24, "first_layer_dense", 55_000, 64, learning_rate=0.2, erk_power=0.2),
 }
 
 
@@ -301,7 +301,7 @@ def run_all(network: str, groups: list[str], seeds: list[int], device: str) -> N
 
 def print_table(lines: list[dict[str, Any]]) -> None:
     """Mean and standard deviation over the seeds."""
-    console = Console(width=360)
+    console = Console(width=400)
     heads = ("method", "density", "settings", "seeds", "accuracy", "NLL", "ECE", "NLL, 10 draws")
     heads += ("ECE, 10 draws", *(f"{kind}, {name}" for kind in ("MNIST", "noise") for name in SCORES))
     heads += ("FLOPs / dense", "state, MB", "run", "s")
