@@ -168,15 +168,14 @@ class Bench:
         if chosen.macs is not None:
             compressor.keep_macs_at_most(chosen.macs).fill_neurons()
             return self._export_first(compressor, loader, dense, seed)
+        left = self.plan.compress_epochs + self.plan.finetune_epochs - len(compressor.history)
+        tuning: dict[str, Any] = {"learning_rate": FINETUNE_RATE, "teacher": dense, "progress": False}
         if chosen.weights is not None:
+            for n_weights, part in chosen.steps:
+                compressor.keep_at_most(n_weights).finetune(loader, epochs=part, **tuning)
+                left -= part
             compressor.keep_at_most(chosen.weights)
-        compressor.finetune(
-            loader,
-            epochs=self.plan.compress_epochs + self.plan.finetune_epochs - len(compressor.history),
-            learning_rate=FINETUNE_RATE,
-            teacher=dense,
-            progress=False,
-        )
+        compressor.finetune(loader, epochs=left, **tuning)
         self._check_export(compressor)
         return compressor.masked_model(), compressor.support(), compressor.report()
 

@@ -25,10 +25,11 @@ class Point:
     `chain` holds gate, p01 and p11 of a chain that prefers few neurons and long runs; it is fixed, because EM
     would give part of the structure up for single weights. Without it the support is independent. The
     temperature starts at `start`; `moved_epochs` of fine-tuning go to compression. The least certain weights
-    leave until at most `weights` are left. `precision`, `variance_growth`, `curvature_decay` and
-    `independent_layers` are the compressor's, `learning_rate` and `distillation` those of its fit, which has
-    no teacher with 0. With `mac_nats` the chain's gates charge filters by MACs, and the temperature rises
-    until at most `stop` times `macs` are left; whole filters then meet `macs`.
+    leave until at most `weights` are left; each of `steps` is a larger budget that comes first, with its
+    epochs of fine-tuning. `precision`, `variance_growth`, `curvature_decay` and `independent_layers` are the
+    compressor's, `learning_rate` and `distillation` those of its fit, which has no teacher with 0. With
+    `mac_nats` the chain's gates charge filters by MACs, and the temperature rises until at most `stop` times
+    `macs` are left; whole filters then meet `macs`.
     """
 
     temperature: float
@@ -48,6 +49,7 @@ class Point:
     learning_rate: float = 1e-3
     distillation: float = 0.5
     independent_layers: tuple[str, ...] = ()
+    steps: tuple[tuple[int, int], ...] = ()
 
     @property
     def method(self) -> str:
@@ -92,6 +94,7 @@ _LATE: dict[str, Any] = {
     "distillation": 0.0,
 }
 _FIRST_LAYER: dict[str, Any] = {"independent_layers": ("fc2", "fc3")}
+_STEPS: dict[str, Any] = {"steps": ((7_000, 5), (6_000, 5))}
 _FACTORS = {"conv1": 32.0, "conv2": 4.3}
 PLANS = {
     "lenet-300-100": Plan(
@@ -102,7 +105,7 @@ PLANS = {
                 Point(1.0, 0.1, None, 0, 0.12, **_LATE),
             ],
             "50x": [
-                Point(1.0, 0.1, (0.5, 0.002, 0.84), 0, 0.43, 5_200, **_LATE, **_FIRST_LAYER),
+                Point(1.0, 0.1, (0.5, 0.002, 0.8), 0, 0.45, 5_200, **_LATE, **_FIRST_LAYER, **_STEPS),
                 Point(1.0, 0.1, None, 0, 0.24, **_LATE),
             ],
         },
@@ -187,6 +190,10 @@ CANDIDATES = {
             ),
             Point(1.0, 0.1, None, 0, 0.1, 12_500, **_LATE),
             Point(0.7, 0.07, None, 0, 0.08, 12_500, **_LATE),
+            *(
+                Point(1.0, 0.1, (0.5, p01, p11), 0, heat, 5_200, **_LATE, **_FIRST_LAYER, **_STEPS)
+                for p01, p11, heat in ((0.002, 0.84, 0.35), (0.003, 0.84, 0.35), (0.002, 0.8, 0.37))
+            ),
         ],
     },
     "lenet-5": {

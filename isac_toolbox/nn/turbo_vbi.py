@@ -196,6 +196,7 @@ class TurboVBICompressor(SupportBudgets):
         self.input_shape: tuple[int, ...] | None = None
         self._teacher: nn.Module | None = None
         self._distillation = 0.0
+        self._tuned_epochs = 0
         self._start_priors()
 
     def _check_gates(self, gates: Mapping[str, float]) -> dict[str, float]:
@@ -271,7 +272,7 @@ class TurboVBICompressor(SupportBudgets):
         size = dataset_size_of(train_loader, dataset_size)
         check_fraction("distillation", distillation, low_open=False, high_open=False)
         self._teacher = None if teacher is None else teacher.eval()
-        self._distillation = distillation
+        self._distillation, self._tuned_epochs = distillation, 0
         self._set_masked(False)
         optimiser = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate, fused=True)
         first = 0
@@ -346,12 +347,13 @@ class TurboVBICompressor(SupportBudgets):
                 epochs=epochs,
                 learning_rate=rate,
                 seed=self.seed,
-                first_epoch=len(self.history),
+                first_epoch=len(self.history) + self._tuned_epochs,
                 teacher=teacher,
                 distillation=distillation,
                 after_step=hold if dead else None,
                 on_epoch=lambda epoch, loss, part: show((epoch, loss, part)),
             )
+        self._tuned_epochs += epochs
         self._tidy()
         return self
 

@@ -131,6 +131,34 @@ def test_a_budget_drops_the_least_certain_weights(digits, trained):
         compressor.keep_at_most(0)
 
 
+def test_after_finetuning_a_budget_judges_the_finetuned_weights(digits, trained):
+    def at_half(finetuned):
+        compressor = TurboVBICompressor(trained, temperature=0.3, warmup_epochs=1, support="independent")
+        compressor.fit(digits[0], epochs=4, progress=False)
+        if finetuned:
+            compressor.finetune(digits[0], epochs=1, progress=False)
+        layer = compressor.layers["fc1"]
+        surest = (compressor.priors["fc1"].log_odds * layer.mask).flatten().argmax()
+        with torch.no_grad():
+            layer.weight.view(-1)[surest] = 1e-6
+        n = compressor.report().n_kept
+        assert compressor.keep_at_most(n // 2).report().n_kept <= n // 2
+        return bool(compressor.support()["fc1"].flatten()[surest])
+
+    assert at_half(finetuned=False)  # the fit was sure of it
+    assert not at_half(finetuned=True)
+
+
+def test_finetuning_goes_on_with_other_orders(monkeypatch, digits, trained):
+    compressor = TurboVBICompressor(trained, warmup_epochs=1).fit(digits[0], epochs=3, progress=False)
+    seen = []
+    monkeypatch.setattr(digits[0], "set_epoch", seen.append)
+    compressor.finetune(digits[0], epochs=2, progress=False).finetune(digits[0], epochs=1, progress=False)
+    assert seen == [3, 4, 5]
+    compressor.fit(digits[0], epochs=3, progress=False).finetune(digits[0], epochs=1, progress=False)
+    assert seen[-1] == 3
+
+
 def test_the_factorised_rule_does_not_prune(digits, trained):
     density = {}
     for rule in inference.RULES:
