@@ -120,9 +120,9 @@ N_VALIDATION, MORE_VALIDATION = 5_000, {"fine": 15_000}
 #: LeNet-5 the charge per MAC and where the fit stops. The best validation accuracy wins, at 20x among those
 #: with at least 21 times fewer weights, at most 58 neurons and runs of at least 6.2, at 50x among those with
 #: runs three times as long as those of sparse variational dropout (1.44). The last choice of both points has
-#: 45,000 training images (`fine`); its support temperature grows in proportion to them. Test figures of earlier
-#: settings were known when the last ones of both points were chosen; the last three of `fine` were also
-#: compared with seed 7.
+#: 45,000 training images (`fine`); its support temperature grows in proportion to them. Test figures of
+#: earlier settings were known when the last ones of both points were chosen; the last three of `fine` were
+#: also compared with seed 7.
 CANDIDATES = {
     "lenet-300-100": {
         "20x": [
