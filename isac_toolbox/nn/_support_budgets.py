@@ -134,7 +134,9 @@ class SupportBudgets(PosteriorTraining):
         }
         if self._n_connected(self.support()) <= n_weights:
             return self.support()
-        low, high = 0.0, max(float(value.max()) for value in saliency.values())
+        positive = torch.cat([value[value > 0.0] for value in saliency.values()])
+        low = float(positive.min()) / (1.0 + 2.0 * _MOST_EVIDENCE)  # here every weight has the most evidence
+        high = float(positive.max())
         while high - low > _PRECISION * high:
             middle = 0.5 * (low + high)
             if self._n_connected(self._support_above(saliency, middle)) <= n_weights:

@@ -149,6 +149,15 @@ def test_after_finetuning_a_budget_judges_the_finetuned_weights(digits, trained)
     assert not at_half(finetuned=True)
 
 
+def test_a_gate_that_no_evidence_opens_ends_the_search_for_a_budget(digits, trained):
+    compressor = TurboVBICompressor(trained, temperature=0.3, warmup_epochs=1)
+    compressor.fit(digits[0], epochs=4, progress=False).finetune(digits[0], epochs=1, progress=False)
+    for prior in compressor.priors.values():
+        prior.graph.gate = 1e-300
+    n = compressor.report().n_kept
+    assert compressor.keep_at_most(n - 1).report().n_kept < n - 1
+
+
 def test_finetuning_goes_on_with_other_orders(monkeypatch, digits, trained):
     compressor = TurboVBICompressor(trained, warmup_epochs=1).fit(digits[0], epochs=3, progress=False)
     seen = []
