@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from isac_toolbox._validation import check_integer, check_positive
 
-__all__ = ["check_choice", "check_fraction", "check_integer", "check_loader", "check_names", "check_positive"]
+__all__ = [
+    "check_choice",
+    "check_fraction",
+    "check_integer",
+    "check_loader",
+    "check_names",
+    "check_positive",
+    "import_optional",
+]
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[str]) -> str:
@@ -51,3 +60,14 @@ def check_loader(name: str, loader: Any) -> None:
             f"{name} must be a loader that can be iterated once per epoch (TensorLoader, DataLoader or a "
             f"list of (x, y) batches), got {type(loader).__name__}"
         )
+
+
+def import_optional(module: str, package: str, extra: str, user: str) -> Any:
+    """Import a module that `user` needs, or say how to get its package."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise ImportError(
+            f"{user} needs {package}, which is not installed; "
+            f'get it with: pip install "isac_toolbox[{extra}]"'
+        ) from None

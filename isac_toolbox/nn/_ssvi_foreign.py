@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from torch import Tensor, nn
 
 from isac_toolbox import metrics
-from isac_toolbox.nn._checks import check_choice, check_integer
+from isac_toolbox.nn._checks import check_choice, check_integer, import_optional
 from isac_toolbox.nn._ssvi_metrics import checked_probabilities
 
 __all__ = ["neighbour_distance", "ood_auroc", "penultimate_features"]
@@ -118,13 +118,7 @@ def neighbour_distance(features: Any, reference: Any, k: int = 50) -> np.ndarray
     Source: Sun, Ming, Zhu, Li, "Out-of-distribution detection with deep nearest neighbors", ICML 2022,
     arXiv:2204.06507.
     """
-    try:
-        from sklearn.neighbors import NearestNeighbors
-    except ImportError:
-        raise ImportError(
-            "this score needs scikit-learn, which is not installed; "
-            'get it with: pip install "isac_toolbox[nn]"'
-        ) from None
+    neighbours = import_optional("sklearn.neighbors", "scikit-learn", "nn", "this score")
     vectors, known = _unit_rows("features", features), _unit_rows("reference", reference)
     if vectors.shape[1] != known.shape[1]:
         raise ValueError(
@@ -132,7 +126,7 @@ def neighbour_distance(features: Any, reference: Any, k: int = 50) -> np.ndarray
         )
     if check_integer("k", k, 1) > len(known):
         raise ValueError(f"k must be at most the {len(known)} rows of reference, got {k}")
-    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(known)
+    search = neighbours.NearestNeighbors(n_neighbors=k, algorithm="brute").fit(known)
     return np.asarray(search.kneighbors(vectors)[0][:, -1])
 
 

