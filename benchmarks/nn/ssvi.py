@@ -39,11 +39,12 @@ from torch import Tensor, nn
 from isac_toolbox.nn import TensorLoader, load_fashion_mnist, load_mnist_digits, models
 from isac_toolbox.nn._ssvi_baselines import DenseVI, MagnitudeSparse, PrunedVI
 from isac_toolbox.nn._ssvi_foreign import neighbour_distance, ood_auroc, penultimate_features
+from isac_toolbox.nn._ssvi_metrics import prediction_metrics
 from isac_toolbox.nn.ssvi import SSVI, SparseClassifier
 
 RESULTS = Path(__file__).with_name("ssvi.jsonl")
 SELECTION, SELECTION_SEED = Path(__file__).parent / "selection" / "ssvi.jsonl", 6
-N_VALIDATION, BATCH, N_SAMPLES, N_NOISE = 5000, 128, 10, 5000
+N_VALIDATION, BATCH, PREDICTED, N_SAMPLES, N_NOISE = 5000, 128, 250, 10, 5000
 Output = Callable[[Tensor], Tensor]
 #: Its first masks are kept, for the figures.
 MASK_SEED = 3
@@ -151,8 +152,8 @@ class Bench:
         test = self._images("test")
         cut = len(x) - n_validation
         self.x, self.y = x[: min(self.plan.n_train, cut)], y[: min(self.plan.n_train, cut)]
-        self.validation = TensorLoader(x[cut:], y[cut:], batch_size=1000, shuffle=False)
-        self.test = TensorLoader(*test, batch_size=1000, shuffle=False)
+        self.validation = TensorLoader(x[cut:], y[cut:], batch_size=PREDICTED, shuffle=False)
+        self.test = TensorLoader(*test, batch_size=PREDICTED, shuffle=False)
         noise = torch.rand((N_NOISE, *x.shape[1:]), generator=torch.Generator().manual_seed(0))
         self.foreign = {"noise": noise.to(device)}
         try:
@@ -207,8 +208,8 @@ class Bench:
         line |= {"seconds": round(time.perf_counter() - start, 1), "true_density": fitted.density}
         for name, part in (("validation", self.validation), ("test", self.test)):
             line[name] = fitted.evaluate(part)
-            line[f"{name}_sampled"] = fitted.evaluate(part, N_SAMPLES)
-        line |= self._foreign_scores(fitted)
+        line["validation_sampled"] = fitted.evaluate(self.validation, N_SAMPLES)
+        line |= self._drawn_and_foreign(fitted)
         report = fitted.report()
         line |= {
             "training_flops": report.training_flops,
@@ -223,32 +224,37 @@ class Bench:
             line["first_mask"] = packed(next(iter(fitted.support().values())))
         return line
 
-    def _foreign_scores(self, fitted: SparseClassifier) -> dict[str, dict[str, float]]:
-        """AUROC by every score."""
+    def _drawn_and_foreign(self, fitted: SparseClassifier) -> dict[str, dict[str, float]]:
+        """Quality of the drawn networks on test images, and AUROC of foreign ones by every score."""
         mean = fitted.mean_model().eval()
         features = partial(penultimate_features, mean)
         known = _outputs(features, self.x)
-        draws = partial(fitted.predict_draws, n_samples=N_SAMPLES)
+        draws = self._said(partial(fitted.predict_draws, n_samples=N_SAMPLES))
+        averages = {name: said.mean(0) for name, said in draws.items()}
+        distances = {name: neighbour_distance(z, known) for name, z in self._said(features).items()}
         return {
-            "ood": self._foreign(fitted.predict_proba, "entropy"),
-            "ood_sampled": self._foreign(partial(fitted.predict_proba, n_samples=N_SAMPLES), "entropy"),
-            "ood_energy": self._foreign(mean, "energy"),
-            "ood_information": self._foreign(draws, "information"),
-            "ood_neighbours": self._foreign(features, "given", lambda z: neighbour_distance(z, known)),
+            "test_sampled": prediction_metrics(averages["test"], self.test.y.numpy(force=True)),
+            "ood": _foreign(self._said(fitted.predict_proba), "entropy"),
+            "ood_sampled": _foreign(averages, "entropy"),
+            "ood_energy": _foreign(self._said(mean), "energy"),
+            "ood_information": _foreign(draws, "information"),
+            "ood_neighbours": _foreign(distances, "given"),
         }
 
-    def _foreign(
-        self, output: Output, score: str, after: Callable[[np.ndarray], np.ndarray] = np.asarray
-    ) -> dict[str, float]:
-        """AUROC of telling each kind of foreign images from test images."""
-        own = after(_outputs(output, self.test.x))
-        return {name: ood_auroc(own, after(_outputs(output, x)), score) for name, x in self.foreign.items()}
+    def _said(self, output: Output) -> dict[str, np.ndarray]:
+        """Outputs for the test images and for each kind of foreign ones."""
+        return {name: _outputs(output, x) for name, x in {"test": self.test.x, **self.foreign}.items()}
+
+
+def _foreign(said: dict[str, np.ndarray], score: str) -> dict[str, float]:
+    """AUROC of telling each kind of foreign images from test images."""
+    return {name: ood_auroc(said["test"], z, score) for name, z in said.items() if name != "test"}
 
 
 @torch.inference_mode()
 def _outputs(output: Output, x: Tensor) -> np.ndarray:
     """Outputs of all images, which lie on the last axis but one."""
-    return torch.cat([output(part) for part in x.split(1000)], dim=-2).numpy(force=True)
+    return torch.cat([output(part) for part in x.split(PREDICTED)], dim=-2).numpy(force=True)
 
 
 def _device(device: str) -> str:
