@@ -36,6 +36,7 @@ class LayerDensity(StrEnum):
     uniform = "uniform"
     erk = "erk"
     first_layer_dense = "first_layer_dense"
+    ends_dense = "ends_dense"
 
 
 def ssvi(

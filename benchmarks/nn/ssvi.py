@@ -1,6 +1,6 @@
 """SSVI on Fashion-MNIST against dense variational inference, magnitude-sparse training and pruning.
 
-python benchmarks/nn/ssvi.py [--network lenet-300-100] [--groups density,sigma,...] [--seeds 3,4,5]
+python benchmarks/nn/ssvi.py [--network lenet-300-100] [--groups density,sigma,...] [--seeds 3,4,5] [--densities 0.05,1]
 python benchmarks/nn/ssvi.py --select [--network lenet-300-100]
 python benchmarks/nn/ssvi.py --table
 
@@ -72,7 +72,7 @@ class Plan:
 PLANS = {
     "lenet-300-100": Plan(200, "erk"),
     "lenet-5": Plan(60, "erk"),
-    "resnet-18": Plan(12, "first_layer_dense", 55_000, 16, learning_rate=0.2, erk_power=0.2),
+    "resnet-18": Plan(12, "ends_dense", 55_000, 16, learning_rate=0.2, erk_power=0.2),
     "resnet-18-full": Plan(24, "first_layer_dense", 55_000, 64, learning_rate=0.2, erk_power=0.2),
 }
 
@@ -269,12 +269,13 @@ def packed(mask: Tensor) -> dict[str, Any]:
     return {"bits": base64.b64encode(bits.tobytes()).decode(), "shape": list(mask.shape)}
 
 
-def jobs(groups: list[str], seeds: list[int]) -> Iterator[tuple[Job, int]]:
-    """Runs in the order in which they are wanted."""
+def jobs(groups: list[str], seeds: list[int], densities: list[float]) -> Iterator[tuple[Job, int]]:
+    """Runs in the order in which they are wanted; no densities are all."""
     for group in groups:
         for seed in seeds:
             for job in GROUPS[group]:
-                yield job, seed
+                if not densities or job.density in densities:
+                    yield job, seed
 
 
 def select(network: str, device: str) -> None:
@@ -295,10 +296,10 @@ def select(network: str, device: str) -> None:
         print(line, flush=True)
 
 
-def run_all(network: str, groups: list[str], seeds: list[int], device: str) -> None:
+def run_all(network: str, runs: Iterator[tuple[Job, int]], device: str) -> None:
     """Every missing run; each result is stored at once."""
     bench = None
-    for job, seed in jobs(groups, seeds):
+    for job, seed in runs:
         if find_line(read_lines(RESULTS), job.key(network, seed)):
             continue
         bench = bench or Bench(network, device)
@@ -372,6 +373,9 @@ def main() -> None:
     parser.add_argument("--network", choices=[*PLANS], default="lenet-300-100")
     parser.add_argument("--groups", default="density")
     parser.add_argument("--seeds", default="3,4,5")
+    parser.add_argument(
+        "--densities", default="", help="only these, 1 is dense; runs side by side share the file"
+    )
     parser.add_argument("--select", action="store_true", help="only try the grid, on validation images")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -387,7 +391,8 @@ def main() -> None:
         unknown = sorted(set(groups) - set(GROUPS))
         if unknown:
             parser.error(f"--groups knows {', '.join(GROUPS)}, not {', '.join(unknown)}")
-        run_all(options.network, groups, seeds, options.device)
+        densities = [float(density) for density in options.densities.split(",") if density]
+        run_all(options.network, jobs(groups, seeds, densities), options.device)
     print_table(read_lines(RESULTS))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 __all__ = ["LAYER_DENSITIES", "layer_budgets", "replaced_fraction", "updates_at"]
 
-LAYER_DENSITIES = ("uniform", "erk", "first_layer_dense")
+LAYER_DENSITIES = ("uniform", "erk", "first_layer_dense", "ends_dense")
 
 
 def layer_budgets(
@@ -26,13 +26,13 @@ def layer_budgets(
         Shapes of the weights in the order of the layers.
     density : float
         Active part, in (0, 1].
-    rule : {"uniform", "erk", "first_layer_dense"}
+    rule : {"uniform", "erk", "first_layer_dense", "ends_dense"}
         The same density in every layer; density in proportion to a power of the sum of the dimensions over
-        their product (Erdos-Renyi kernel), at most 1; or the first layer whole and `density` in the others,
-        which makes the network denser than `density`.
+        their product (Erdos-Renyi kernel), at most 1; or the first layer, or the first and the last one,
+        whole and `density` in the others, which makes the network denser than `density`.
     erk_power : float, optional
-        That power with ``"erk"``, 1 if not given, and among the other layers with ``"first_layer_dense"``, 0
-        (the same density) if not given.
+        That power with ``"erk"``, 1 if not given, and among the other layers with the last two rules, 0 (the
+        same density) if not given.
 
     Returns
     -------
@@ -40,9 +40,11 @@ def layer_budgets(
         At least one per layer. With `uniform` and `erk` they add up to `round(density * n)` of all `n`
         weights, unless that is less than one per layer.
     """
-    if rule == "first_layer_dense":
+    if rule in ("first_layer_dense", "ends_dense"):
         power = 0.0 if erk_power is None else erk_power
-        return [math.prod(shapes[0]), *_shared(shapes[1:], density, power)]
+        end = len(shapes) - (rule == "ends_dense" and len(shapes) > 1)
+        whole = [math.prod(shape) for shape in shapes]
+        return [whole[0], *_shared(shapes[1:end], density, power), *whole[end:]]
     power = 1.0 if erk_power is None else erk_power
     return _shared(shapes, density, power if rule == "erk" else 0.0)
 

@@ -64,7 +64,7 @@ class SparseSettings:
         if self.erk_power is not None:
             if self.layer_density == "uniform":
                 raise ValueError(
-                    "erk_power needs layer_density='erk' or 'first_layer_dense', "
+                    "erk_power needs layer_density='erk', 'first_layer_dense' or 'ends_dense', "
                     f"got erk_power={self.erk_power!r} with 'uniform'"
                 )
             if self.erk_power != 0.0:

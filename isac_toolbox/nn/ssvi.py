@@ -247,11 +247,13 @@ class SSVI(SparseClassifier):
         with ``addition="structured"``).
     addition : {"gradient", "random", "structured"}
         Largest `|dL/dmu|` of one minibatch, at random, or the chain's log-odds with the gradient as evidence.
-    layer_density : {"uniform", "erk", "first_layer_dense"}
-        Density of each layer; with the last one the first layer is whole, and the true density is higher.
+    layer_density : {"uniform", "erk", "first_layer_dense", "ends_dense"}
+        Density of each layer; with the last two the first layer, or the first and the last one, are whole,
+        and the true density is higher. The last layer reads all features where it is whole, which foreign
+        inputs are told by; it is small in convolutional networks.
     erk_power : float, optional
         Power of the Erdos-Renyi ratio with ``"erk"`` (1 if not given, the rule of the literature) and among
-        the other layers with ``"first_layer_dense"`` (0 if not given). Between 0 and 1 it trades weights of
+        the other layers with the last two rules (0 if not given). Between 0 and 1 it trades weights of
         the large layers for operations: the small first convolutions have the most positions.
     replace_fraction : float
         `alpha`.
