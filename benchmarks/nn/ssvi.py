@@ -1,6 +1,7 @@
 """SSVI on Fashion-MNIST against dense variational inference, magnitude-sparse training and pruning.
 
-python benchmarks/nn/ssvi.py [--network lenet-300-100] [--groups density,sigma,...] [--seeds 3,4,5] [--densities 0.05,1]
+python benchmarks/nn/ssvi.py [--network lenet-300-100] [--groups density,sigma,...] [--seeds 3,4,5]
+                             [--densities 0.05,1]
 python benchmarks/nn/ssvi.py --select [--network lenet-300-100]
 python benchmarks/nn/ssvi.py --table
 
