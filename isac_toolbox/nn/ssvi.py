@@ -249,8 +249,8 @@ class SSVI(SparseClassifier):
         Largest `|dL/dmu|` of one minibatch, at random, or the chain's log-odds with the gradient as evidence.
     layer_density : {"uniform", "erk", "first_layer_dense", "ends_dense"}
         Density of each layer; with the last two the first layer, or the first and the last one, are whole,
-        and the true density is higher. The last layer reads all features where it is whole, which foreign
-        inputs are told by; it is small in convolutional networks.
+        and the true density is higher. A classifier is a small part of a convolutional network, which it
+        pays to keep whole.
     erk_power : float, optional
         Power of the Erdos-Renyi ratio with ``"erk"`` (1 if not given, the rule of the literature) and among
         the other layers with the last two rules (0 if not given). Between 0 and 1 it trades weights of
