@@ -9,10 +9,11 @@ All methods of a network have the same epochs, batches, optimiser and prior. The
 are the validation set. Learning rate and weight decay are chosen on validation images with a seed of its own
 (`--select`), before a test image is read: dense inference and SSVI want the same of the grid, on
 LeNet-300-100 and on the ResNet, where 15,000 images are kept for the choice. How long LeNet-5 trains, and the
-images, epochs and whole layers of the ResNet were set after shorter runs whose test figures had been seen (its
-classifier is whole in the narrow one alone; the full one ran before). The ResNet is narrow and has few epochs, so that a run ends within a quarter of an hour on two cores
-(`--threads 2`); `resnet-18-full` takes the whole width instead, for a GPU (`--device cuda`). Each finished
-run is one line of the results file at once, and a restart skips it. The stored lines of a GPU were trained by
+images, epochs and whole layers of the ResNet were set after shorter runs whose test figures had been seen;
+its classifier is whole in the narrow one alone, the full one ran before. The ResNet is narrow and has few
+epochs, so that a run ends within a quarter of an hour on two cores (`--threads 2`); `resnet-18-full` takes
+the whole width instead, for a GPU (`--device cuda`). Each finished run is one line of the results file at
+once, and a restart skips it. The stored lines of a GPU were trained by
 `Bench.run` before it had the neighbour score, with cuDNN's autotuner on; that score was taken from their
 features by the same formula on the GPU (50th distance of unit vectors), and agreed in four digits where both
 were tried. Lines that came out equal when run again keep their first time.
