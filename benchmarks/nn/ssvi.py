@@ -13,10 +13,12 @@ images, epochs and whole layers of the ResNet were set after shorter runs whose 
 its classifier is whole in the narrow one alone, the full one ran before. The ResNet is narrow and has few
 epochs, so that a run ends within a quarter of an hour on two cores (`--threads 2`); `resnet-18-full` takes
 the whole width instead, for a GPU (`--device cuda`). Each finished run is one line of the results file at
-once, and a restart skips it. The stored lines of a GPU were trained by
-`Bench.run` before it had the neighbour score, with cuDNN's autotuner on; that score was taken from their
-features by the same formula on the GPU (50th distance of unit vectors), and agreed in four digits where both
-were tried. Lines that came out equal when run again keep their first time.
+once, and a restart skips it.
+
+The stored lines of a GPU were trained by `Bench.run` before it had the neighbour score, with cuDNN's
+autotuner on; that score was taken from their features by the same formula on the GPU (50th distance of unit
+vectors), and agreed in four digits where both were tried. Lines that came out equal when run again keep their
+first time.
 """
 
 from __future__ import annotations
