@@ -32,6 +32,7 @@ NAMES = {
     "lenet-300-100": "LeNet-300-100",
     "lenet-5": "LeNet-5",
     "resnet-18": "ResNet-18, width 16",
+    "resnet-18-quarter": "ResNet-18, width 4",
     "resnet-18-full": "ResNet-18",
 }
 SWEPT = {"initial_sigma": "initial sigma", "kl_weight": "weight of the KL term"}
