@@ -32,7 +32,6 @@ NAMES = {
     "lenet-300-100": "LeNet-300-100",
     "lenet-5": "LeNet-5",
     "resnet-18": "ResNet-18, width 16",
-    "resnet-18-quarter": "ResNet-18, width 4",
     "resnet-18-full": "ResNet-18",
 }
 SWEPT = {"initial_sigma": "initial sigma", "kl_weight": "weight of the KL term"}
@@ -49,7 +48,7 @@ def main() -> None:
         chosen = [line for line in lines if line["network"] == network]
         title = NAMES.get(network, network)
         plain = [line for line in chosen if not line["settings"] and "failed" not in line]
-        if plain:
+        if any(line["method"] != "dense-vi" for line in plain):
             save(quality(plain, title), f"nn_ssvi_quality_{network}")
             save(cost(plain, title), f"nn_ssvi_cost_{network}")
         if any("first_mask" in line for line in plain):
@@ -88,6 +87,7 @@ def density_axis(axis: Any, text: str) -> None:
     """Logarithmic axis with the densities in plain numbers."""
     axis.set(xscale="log", xlabel="density", ylabel=text)
     low, high = axis.get_xlim()
+    axis.set_xlim(low := 0.9 * low, high)  # whole layers put a point right of the density that was asked for
     ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low <= tick <= high]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
