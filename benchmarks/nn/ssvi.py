@@ -28,7 +28,7 @@ import argparse
 import base64
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -371,6 +371,20 @@ def _aurocs(group: list[dict[str, Any]], score: str, kind: str) -> list[float]:
     return [line[score][kind] for line in group if kind in line.get(score, {})]
 
 
+def integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",") if part]
+
+
+def check_known(parser: argparse.ArgumentParser, name: str, given: list[Any], known: Collection[Any]) -> None:
+    unknown = [str(one) for one in given if one not in known]
+    if unknown:
+        parser.error(f"{name} knows {', '.join(map(str, known))}, not {', '.join(unknown)}")
+
+
 def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(
@@ -378,9 +392,12 @@ def main() -> None:
     )
     parser.add_argument("--network", choices=[*PLANS], default="lenet-300-100")
     parser.add_argument("--groups", default="density")
-    parser.add_argument("--seeds", default="3,4,5")
+    parser.add_argument("--seeds", type=integers, default="3,4,5")
     parser.add_argument(
-        "--densities", default="", help="only these, 1 is dense; runs side by side share the file"
+        "--densities",
+        type=numbers,
+        default="",
+        help="only these, 1 is dense; runs side by side share the file",
     )
     parser.add_argument("--select", action="store_true", help="only try the grid, on validation images")
     parser.add_argument("--threads", type=int, default=1)
@@ -393,12 +410,11 @@ def main() -> None:
         select(options.network, options.device)
         return
     if not options.table:
-        groups, seeds = options.groups.split(","), [int(seed) for seed in options.seeds.split(",")]
-        unknown = sorted(set(groups) - set(GROUPS))
-        if unknown:
-            parser.error(f"--groups knows {', '.join(GROUPS)}, not {', '.join(unknown)}")
-        densities = [float(density) for density in options.densities.split(",") if density]
-        run_all(options.network, jobs(groups, seeds, densities), options.device)
+        groups = options.groups.split(",")
+        check_known(parser, "--groups", groups, GROUPS)
+        known = sorted({job.density for group in groups for job in GROUPS[group]})
+        check_known(parser, "--densities", options.densities, known)
+        run_all(options.network, jobs(groups, options.seeds, options.densities), options.device)
     print_table(read_lines(RESULTS))
 
 
