@@ -372,14 +372,17 @@ def _aurocs(group: list[dict[str, Any]], score: str, kind: str) -> list[float]:
 
 
 def integers(text: str) -> list[int]:
+    """Numbers of a list with commas."""
     return [int(part) for part in text.split(",")]
 
 
 def numbers(text: str) -> list[float]:
+    """Numbers of a list with commas, which may be empty."""
     return [float(part) for part in text.split(",") if part]
 
 
 def check_known(parser: argparse.ArgumentParser, name: str, given: list[Any], known: Collection[Any]) -> None:
+    """End with a message that names the argument and what it knows."""
     unknown = [str(one) for one in given if one not in known]
     if unknown:
         parser.error(f"{name} knows {', '.join(map(str, known))}, not {', '.join(unknown)}")
