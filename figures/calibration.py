@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.pyplot import subplots
 
 import isac_toolbox as isac
-from isac_toolbox._figure_sweeps import legend_above, uplink
-from isac_toolbox._figures import FigureRun
+from isac_toolbox.figures.run import FigureRun
+from isac_toolbox.figures.sweeps import legend_above, uplink
 
 CITIES = {"traced_munich": "Munich", "traced_street_canyon": "street canyon"}
 TITLES = {"point": "candidates", "scatterer_level": "scatterers", "user_level": "users"}

@@ -13,9 +13,9 @@ from matplotlib.pyplot import subplots
 from matplotlib.ticker import MaxNLocator
 
 import isac_toolbox as isac
-from isac_toolbox._figure_sweeps import legend_above, uplink
-from isac_toolbox._figures import FigureRun
-from isac_toolbox._plot_style import BOUND_STYLE, curve_style, readable_log
+from isac_toolbox.figures.run import FigureRun
+from isac_toolbox.figures.sweeps import legend_above, uplink
+from isac_toolbox.plotting.style import BOUND_STYLE, curve_style, readable_log
 
 SNR_DB, SEED = 0.0, 0
 

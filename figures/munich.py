@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import isac_toolbox as isac
-from isac_toolbox._figures import FigureRun
+from isac_toolbox.figures.run import FigureRun
 
 SCENARIO, SEED = "traced_munich", 0
 

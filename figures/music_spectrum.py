@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 import isac_toolbox as isac
-from isac_toolbox._figures import FigureRun
-from isac_toolbox.estimators.coarse_music import music_points
+from isac_toolbox.estimators.coarse.music import music_points
 from isac_toolbox.estimators.music import MusicModel, music_spectrum
+from isac_toolbox.figures.run import FigureRun
 
 SCENARIO, SEED = "urban_uplink", 0
 

@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 
-from isac_toolbox.nn.codings import RunLengthIndex, decode_runs
+from isac_toolbox.nn.export.codings import RunLengthIndex, decode_runs
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "nn" / "compression.jsonl"
 FOLDER = Path(__file__).parent.parent / "docs" / "images"

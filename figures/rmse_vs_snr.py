@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isac_toolbox._figure_sweeps import metric_panels, snr_sweep
-from isac_toolbox._figures import FigureRun
+from isac_toolbox.figures.run import FigureRun
+from isac_toolbox.figures.sweeps import metric_panels, snr_sweep
 
 
 def draw(run: FigureRun) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import isac_toolbox as isac
-from isac_toolbox._figures import FigureRun
+from isac_toolbox.figures.run import FigureRun
 
 SCENARIO, SEED = "urban_uplink", 0
 

@@ -9,9 +9,9 @@ from matplotlib.pyplot import subplots
 from matplotlib.ticker import NullLocator
 
 import isac_toolbox as isac
-from isac_toolbox._figure_sweeps import FULL_TRIALS, legend_above, small_uplink
-from isac_toolbox._figures import FigureRun, describe_sweep, merge_sweeps, sweep_rows
-from isac_toolbox._plot_style import BOUND_STYLE, curve_style, readable_log
+from isac_toolbox.figures.run import FigureRun, describe_sweep, merge_sweeps, sweep_rows
+from isac_toolbox.figures.sweeps import FULL_TRIALS, legend_above, small_uplink
+from isac_toolbox.plotting.style import BOUND_STYLE, curve_style, readable_log
 
 VARIANTS = {"full": ("full-vbi", "full inverse"), "mm": ("mm-vbi", "inverse-free")}
 SUBSPACE = "working set"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isac_toolbox._figure_sweeps import THREE, metric_panels, uplink
-from isac_toolbox._figures import FigureRun
+from isac_toolbox.figures.run import FigureRun
+from isac_toolbox.figures.sweeps import THREE, metric_panels, uplink
 
 ESTIMATORS = ("bisvbi", "pilot-only", "nomp", "ls", "genie")
 

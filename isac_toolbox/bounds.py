@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.atoms import fisher_blocks, make_atoms
-from isac_toolbox.channel.scene import Paths, Receiver, Scene, ScenePrior, path_parameters
+from isac_toolbox.channel.atoms.dense import fisher_blocks, make_atoms
+from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior, path_parameters
 
 if TYPE_CHECKING:
     from isac_toolbox.scenario import Simulation

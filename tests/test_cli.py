@@ -17,7 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 import isac_toolbox as isac
-from isac_toolbox import _report, _tables, cli
+from isac_toolbox.cli import commands as cli
+from isac_toolbox.cli import report as _report
+from isac_toolbox.cli import tables as _tables
 
 SMALL = {"n_subcarriers": 32, "n_scatterers": 4, "array_shape": "[6, 6]", "n_users": 2, "n_data_symbols": 4}
 SMALL_OPTIONS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]

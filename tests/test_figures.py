@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from test_cli import fails, run
 
 import isac_toolbox as isac
-from isac_toolbox import _figures
-from isac_toolbox._figures import FIGURES, FigureRun, render
+from isac_toolbox.figures import run as _figures
+from isac_toolbox.figures.run import FIGURES, FigureRun, render
 from isac_toolbox.sweeps import SweepInterrupted
 
 ROOT = Path(__file__).parent.parent
@@ -131,7 +131,7 @@ def test_all_goes_through_every_figure(tmp_path, monkeypatch):
         asked.append(run)
         return [run.path(".png"), run.path(".csv")]
 
-    monkeypatch.setattr("isac_toolbox._figure_commands.render", fake)
+    monkeypatch.setattr("isac_toolbox.cli.figure.render", fake)
     run("figure", "all", "scene", "--quick", "--trials", 7, "--jobs", 2, "--out", tmp_path / "new" / "folder")
     assert [own.name for own in asked] == list(FIGURES)
     assert {(own.quick, own.n_trials, own.jobs) for own in asked} == {(True, 7, 2)}
@@ -179,9 +179,10 @@ def test_every_script_is_registered_and_shipped():
     scripts = {path.stem for path in (ROOT / "figures").glob("*.py")}
     assert {name for name in scripts if not name.startswith("nn_")} == set(FIGURES)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    shipped = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert "/figures/*.py" in wheel["include"] and wheel["exclude"] == ["/figures/nn_*.py"]
+    assert wheel["sources"]["figures"] == "isac_toolbox/figures/scripts"
     for name in FIGURES:
-        assert shipped[f"figures/{name}.py"] == f"isac_toolbox/figures/{name}.py"
         tree = ast.parse((ROOT / "figures" / f"{name}.py").read_text())
         assert ast.get_docstring(tree)
         assert "draw" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

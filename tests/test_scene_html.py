@@ -16,9 +16,9 @@ from headless_browser import CHROMIUM, Browser
 from typer.testing import CliRunner
 
 import isac_toolbox as isac
-from isac_toolbox import cli
 from isac_toolbox.channel import UnlocatedPaths
 from isac_toolbox.channel.geometry import bistatic_delays_s, unit_vectors
+from isac_toolbox.cli import commands as cli
 from isac_toolbox.estimators import SceneRecorder
 from isac_toolbox.inference.turbo import TurboLoop
 from isac_toolbox.plotting import OKABE_ITO, scene_html
@@ -400,7 +400,7 @@ def test_writes_what_it_returns(recorded, tmp_path):
 
 
 def test_missing_plotly_says_how_to_get_it(recorded, monkeypatch, tmp_path):
-    monkeypatch.setattr("isac_toolbox._scene_html.has_plotly", lambda: False)
+    monkeypatch.setattr("isac_toolbox.plotting.html.has_plotly", lambda: False)
     with pytest.raises(ImportError, match=r'pip install "isac_toolbox\[html\]"'):
         scene_html(recorded[0])
     assert 'pip install "isac_toolbox[html]"' in fails("--html", tmp_path / "a.html")
@@ -437,7 +437,7 @@ def test_command_writes_the_page_with_its_iterations(tmp_path):
 
 
 def test_command_checks_the_page_before_the_estimation(tmp_path, monkeypatch):
-    monkeypatch.setattr("isac_toolbox.cli.run_estimator", lambda *a, **k: pytest.fail("was run"))
+    monkeypatch.setattr("isac_toolbox.cli.commands.run_estimator", lambda *a, **k: pytest.fail("was run"))
     assert "--html: " in fails("--html", tmp_path / "a.png")
     assert "must end in one of .html, .htm" in fails("--html", tmp_path / "a.png")
     assert "there is no folder" in fails("--html", tmp_path / "no" / "a.html")

@@ -16,9 +16,9 @@ from test_cli import fails, run, strict_json
 from typer.testing import CliRunner
 
 import isac_toolbox as isac
-from isac_toolbox import cli
 from isac_toolbox._catalogue import CATALOGUE, find_entry, from_catalogue
-from isac_toolbox._sweep_commands import parse_estimators, parse_vary
+from isac_toolbox.cli import commands as cli
+from isac_toolbox.cli.sweep import parse_estimators, parse_vary
 from isac_toolbox.sweeps import _progress as _sweep_progress
 from isac_toolbox.sweeps import _store as _sweep_store
 from isac_toolbox.sweeps import _workers as _sweep_workers

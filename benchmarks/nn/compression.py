@@ -44,8 +44,8 @@ from isac_toolbox.nn import (
     models,
     training,
 )
-from isac_toolbox.nn.codings import encode_runs
-from isac_toolbox.nn.report import CompressionReport
+from isac_toolbox.nn.export.codings import encode_runs
+from isac_toolbox.nn.export.report import CompressionReport
 from isac_toolbox.nn.training import accuracy, train
 
 RESULTS = Path(__file__).with_name("compression.jsonl")

@@ -42,10 +42,11 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 
 from isac_toolbox.nn import TensorLoader, load_fashion_mnist, load_mnist_digits, models
-from isac_toolbox.nn._ssvi_baselines import DenseVI, MagnitudeSparse, PrunedVI
-from isac_toolbox.nn._ssvi_foreign import neighbour_distance, ood_auroc, penultimate_features
-from isac_toolbox.nn._ssvi_metrics import prediction_metrics
-from isac_toolbox.nn.ssvi import SSVI, SparseClassifier
+from isac_toolbox.nn.evaluation.metrics import prediction_metrics
+from isac_toolbox.nn.evaluation.ood import neighbour_distance, ood_auroc, penultimate_features
+from isac_toolbox.nn.ssvi import SSVI
+from isac_toolbox.nn.ssvi.baselines import DenseVI, MagnitudeSparse, PrunedVI
+from isac_toolbox.nn.ssvi.classifier import SparseClassifier
 
 RESULTS = Path(__file__).with_name("ssvi.jsonl")
 SELECTION, SELECTION_SEED = Path(__file__).parent / "selection" / "ssvi.jsonl", 6

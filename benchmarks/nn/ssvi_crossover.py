@@ -3,8 +3,8 @@
 python benchmarks/nn/ssvi_crossover.py [--shapes 300x784,2048x784,2048x2048] [--batch 128] [--step]
 
 `dense` scatters the active weights into the whole matrix and multiplies (what a layer does above the
-crossover), `numba` is isac_toolbox.nn.sparse_linear, `torch` the CSR product of torch. `--step` times whole
-training steps of an MLP 784-2048-2048-10 at density 0.02 against dense variational inference.
+crossover), `numba` is isac_toolbox.nn.ssvi.sparse_linear, `torch` the CSR product of torch. `--step` times
+whole training steps of an MLP 784-2048-2048-10 at density 0.02 against dense variational inference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from isac_toolbox.nn.sparse_linear import compressed_rows, sparse_linear
+from isac_toolbox.nn.ssvi.sparse_linear import compressed_rows, sparse_linear
 
 DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 
@@ -97,8 +97,8 @@ def crossover(shape: tuple[int, int], batch: int, repeats: int) -> tuple[Table, 
 def step_times(repeats: int) -> Table:
     """Training steps of the wide MLP."""
     from isac_toolbox.nn import models
-    from isac_toolbox.nn._ssvi_baselines import DenseVI
     from isac_toolbox.nn.ssvi import SSVI
+    from isac_toolbox.nn.ssvi.baselines import DenseVI
 
     torch.manual_seed(0)
     net = models.mlp(784, (2048, 2048), 10)

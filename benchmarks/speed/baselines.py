@@ -19,12 +19,13 @@ import numpy as np
 from tables import best_seconds, parser_of, print_table
 
 import isac_toolbox as isac
+from isac_toolbox.estimators.baselines.omp import _least_squares, strongest_point
 from isac_toolbox.estimators.bisvbi import BiSVBILoop
-from isac_toolbox.estimators.gauss_newton import Problem, residual_correlation
-from isac_toolbox.estimators.grid import INVERSES
-from isac_toolbox.estimators.grid_points import GridAtoms, LocationGrid
-from isac_toolbox.estimators.omp import _least_squares, strongest_point
-from isac_toolbox.estimators.statistics import amplitude_scale
+from isac_toolbox.estimators.grid.e_step import INVERSES
+from isac_toolbox.estimators.grid.points import GridAtoms, LocationGrid
+from isac_toolbox.estimators.scene.fit import residual_correlation
+from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.symbols.statistics import amplitude_scale
 
 
 def sweep_seconds(inverse: str, observation: isac.UplinkObservation, grid_points: int) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 from tables import best_seconds, gemm_rate, parser_of, print_table
 
 import isac_toolbox as isac
-from isac_toolbox.estimators.coarse_music import music_points
+from isac_toolbox.estimators.coarse.music import music_points
 from isac_toolbox.estimators.music import MusicModel
 
 ARRAY = isac.UniformPlanarArray((8, 8))

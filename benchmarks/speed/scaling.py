@@ -20,9 +20,10 @@ import numpy as np
 from tables import best_seconds, exponent, parser_of, print_table
 
 import isac_toolbox as isac
-from isac_toolbox.estimators.gauss_newton import Problem, evaluate, normal_equations
 from isac_toolbox.estimators.music import music_spectrum
-from isac_toolbox.estimators.statistics import amplitude_scale
+from isac_toolbox.estimators.scene.fit import evaluate, normal_equations
+from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.symbols.statistics import amplitude_scale
 
 BAND_HZ = 96e6
 SWEEPS: dict[str, tuple[list[int], object]] = {
@@ -48,7 +49,7 @@ def one_pass(simulation: isac.Simulation) -> None:
 
 def simulation_scene(simulation: isac.Simulation):  # type: ignore[no-untyped-def]
     """The true scene with its paths under a flat prior."""
-    from isac_toolbox.channel.scene import Paths, Scene
+    from isac_toolbox.channel.atoms.scene import Paths, Scene
 
     truth = simulation.truth
     offsets = 299_792_458.0 * truth.time_offsets_s

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import isac_toolbox as isac
-from isac_toolbox.channel.scene import Paths, Scene
-from isac_toolbox.estimators.gauss_newton import Problem, evaluate, normal_equations
-from isac_toolbox.estimators.statistics import amplitude_scale
+from isac_toolbox.channel.atoms.scene import Paths, Scene
+from isac_toolbox.estimators.scene.fit import evaluate, normal_equations
+from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.symbols.statistics import amplitude_scale
 
 
 @pytest.fixture(params=["urban_uplink", "massive_uplink"])

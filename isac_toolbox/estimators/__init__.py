@@ -1,10 +1,12 @@
 """Estimators: an observation in, a result out."""
 
-from isac_toolbox.estimators.baselines import NOMP, GenieLMMSE, LeastSquares
+from isac_toolbox.estimators.baselines.channel_only import result_from_channel
+from isac_toolbox.estimators.baselines.genie import GenieLMMSE
+from isac_toolbox.estimators.baselines.least_squares import LeastSquares
+from isac_toolbox.estimators.baselines.nomp import NOMP
+from isac_toolbox.estimators.baselines.omp import OMP
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
-from isac_toolbox.estimators.channel_only import result_from_channel
 from isac_toolbox.estimators.music_scvbi import MusicSCVBI
-from isac_toolbox.estimators.omp import OMP
 from isac_toolbox.estimators.recorder import SceneRecorder, SceneSnapshot
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 

@@ -11,21 +11,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from isac_toolbox._validation import check_integer, check_positive
+from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.channel.scene import Scene
-from isac_toolbox.estimators.coarse import COARSE_STAGES, coarse_working_set
-from isac_toolbox.estimators.gauss_newton import gradient_steps, refine
-from isac_toolbox.estimators.grid import INVERSES, make_e_step
+from isac_toolbox.estimators.coarse.start import COARSE_STAGES, coarse_working_set
+from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
 from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene_loop import SceneLoop
-from isac_toolbox.estimators.statistics import (
+from isac_toolbox.estimators.scene.loop import SceneLoop
+from isac_toolbox.estimators.scene.refine import gradient_steps, refine
+from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
+from isac_toolbox.estimators.symbols.statistics import (
     SymbolMoments,
     data_statistics,
     some_symbols,
     split_symbols,
 )
-from isac_toolbox.estimators.structure import absorb_duplicates, give_birth, merge_points, split_points
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import TurboLoop
 

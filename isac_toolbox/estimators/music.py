@@ -18,7 +18,11 @@ from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators._music_kernel import real_basis, subspace_shares
-from isac_toolbox.estimators.statistics import amplitude_scale, least_squares_channel, pilot_statistics
+from isac_toolbox.estimators.symbols.statistics import (
+    amplitude_scale,
+    least_squares_channel,
+    pilot_statistics,
+)
 
 __all__ = ["MusicModel", "music_spectrum"]
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from isac_toolbox._validation import check_integer, check_positive
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.estimators.coarse import music_working_set
+from isac_toolbox.estimators.coarse.start import music_working_set
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene_loop import SceneLoop
+from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import TurboLoop
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.paths import UnlocatedPaths
-from isac_toolbox.estimators.scene_loop import SceneLoop
+from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.inference.turbo import TurboLoop
 
 __all__ = ["SceneRecorder", "SceneSnapshot"]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.channel.scene import Receiver
 from isac_toolbox.estimators._search_kernels import local_maxima
 
 __all__ = ["PathSearch", "Spectrum"]

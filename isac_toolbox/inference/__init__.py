@@ -8,14 +8,14 @@ from isac_toolbox.inference.hierarchy import RULES, PriorState, ThreeLayerPrior
 from isac_toolbox.inference.lattice import Lattice, LatticePosterior
 from isac_toolbox.inference.messages import GaussianMessage, extrinsic_message
 from isac_toolbox.inference.mixture import branch_variances, gaussian_log_ratio, mixture_moments
-from isac_toolbox.inference.recovery import SparseRecovery, SparseRecoveryResult, sparse_recover
-from isac_toolbox.inference.subspace import (
+from isac_toolbox.inference.posterior import (
     GaussianPosterior,
     expected_residual,
     off_set_message,
     update_noise_precision,
     working_set_posterior,
 )
+from isac_toolbox.inference.recovery import SparseRecovery, SparseRecoveryResult, sparse_recover
 from isac_toolbox.inference.support import ChainPosterior, GatedChain, IndependentSupport, SupportGraph
 from isac_toolbox.inference.turbo import History, IterationRecord, TurboLoop
 

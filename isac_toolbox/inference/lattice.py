@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from isac_toolbox.inference import _lattice
+from isac_toolbox.inference import _lattice_kernels as _lattice
 from isac_toolbox.inference._checks import (
     axis_couplings,
     fraction,

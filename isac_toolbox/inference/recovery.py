@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from isac_toolbox.inference._active_columns import ProjectedResidual, WorkingSet
 from isac_toolbox.inference._checks import observations, positive_scalar, working_set_limit
 from isac_toolbox.inference._dictionary import Dictionary
-from isac_toolbox.inference._working_set import ProjectedResidual, WorkingSet
 from isac_toolbox.inference.hierarchy import LOG_RATIO_LIMIT, RULES, PriorState, ThreeLayerPrior
 from isac_toolbox.inference.messages import GaussianMessage
 from isac_toolbox.inference.mixture import branch_variances, gaussian_log_ratio, mixture_moments
-from isac_toolbox.inference.subspace import (
+from isac_toolbox.inference.posterior import (
     ENERGY_FLOOR,
     GaussianPosterior,
     update_noise_precision,

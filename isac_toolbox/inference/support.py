@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.special import expit
 
-from isac_toolbox.inference import _chain
+from isac_toolbox.inference import _chain_kernels as _chain
 from isac_toolbox.inference._checks import (
     group_sizes_vector,
     probabilities,

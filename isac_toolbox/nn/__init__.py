@@ -31,21 +31,21 @@ if _missing:
 
 _PUBLIC = {
     "TurboVBICompressor": "turbo_vbi",
-    "EpochRecord": "posterior",
+    "EpochRecord": "turbo_vbi",
     "VariationalLinear": "layers",
     "VariationalConv2d": "layers",
     "convert": "layers",
     "gaussian_kl": "layers",
-    "CompressionReport": "report",
-    "LayerReport": "report",
-    "make_report": "report",
+    "CompressionReport": "export.report",
+    "LayerReport": "export.report",
+    "make_report": "export.report",
     "shrink": "export",
     "save_compressed": "export",
     "load_compressed": "export",
     "export_onnx": "export",
-    "count_macs": "flops",
-    "filter_macs": "flops",
-    "mac_gates": "flops",
+    "count_macs": "export.macs",
+    "filter_macs": "export.macs",
+    "mac_gates": "export.macs",
     "TensorLoader": "data",
     "load_digits_split": "data",
     "load_fashion_mnist": "data",
@@ -53,31 +53,33 @@ _PUBLIC = {
     "load_mnist_digits": "data",
     "SSVI": "ssvi",
     "SSVIReport": "ssvi",
-    "DenseVI": "_ssvi_baselines",
-    "MagnitudeSparse": "_ssvi_baselines",
-    "PrunedVI": "_ssvi_baselines",
-    "neighbour_distance": "_ssvi_foreign",
-    "ood_auroc": "_ssvi_foreign",
-    "penultimate_features": "_ssvi_foreign",
-    "prediction_metrics": "_ssvi_metrics",
+    "DenseVI": "ssvi",
+    "MagnitudeSparse": "ssvi",
+    "PrunedVI": "ssvi",
+    "neighbour_distance": "evaluation",
+    "ood_auroc": "evaluation",
+    "penultimate_features": "evaluation",
+    "prediction_metrics": "evaluation",
 }
-_MODULES = (
-    "baselines",
-    "channels",
-    "codings",
-    "data",
-    "export",
-    "flops",
-    "layers",
-    "models",
-    "posterior",
-    "priors",
-    "report",
-    "sparse_linear",
-    "ssvi",
-    "training",
-    "turbo_vbi",
-)
+# Modules of this package by their public names; some live in a room below.
+_MODULES = {
+    "baselines": "baselines",
+    "channels": "export.graph",
+    "codings": "export.codings",
+    "data": "data",
+    "evaluation": "evaluation",
+    "export": "export",
+    "flops": "export.macs",
+    "layers": "layers",
+    "models": "models",
+    "posterior": "turbo_vbi.trainer",
+    "priors": "turbo_vbi.prior",
+    "report": "export.report",
+    "sparse_linear": "ssvi.sparse_linear",
+    "ssvi": "ssvi",
+    "training": "training",
+    "turbo_vbi": "turbo_vbi",
+}
 
 __all__ = sorted({*_PUBLIC, *_MODULES})
 
@@ -86,7 +88,7 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         value = getattr(import_module(f"isac_toolbox.nn.{_PUBLIC[name]}"), name)
     elif name in _MODULES:
-        value = import_module(f"isac_toolbox.nn.{name}")
+        value = import_module(f"isac_toolbox.nn.{_MODULES[name]}")
     else:
         raise AttributeError(f"module 'isac_toolbox.nn' has no attribute {name!r}")
     globals()[name] = value
@@ -100,33 +102,33 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from isac_toolbox.nn import baselines as baselines
     from isac_toolbox.nn import models as models
-    from isac_toolbox.nn._ssvi_baselines import DenseVI as DenseVI
-    from isac_toolbox.nn._ssvi_baselines import MagnitudeSparse as MagnitudeSparse
-    from isac_toolbox.nn._ssvi_baselines import PrunedVI as PrunedVI
-    from isac_toolbox.nn._ssvi_foreign import neighbour_distance as neighbour_distance
-    from isac_toolbox.nn._ssvi_foreign import ood_auroc as ood_auroc
-    from isac_toolbox.nn._ssvi_foreign import penultimate_features as penultimate_features
-    from isac_toolbox.nn._ssvi_metrics import prediction_metrics as prediction_metrics
     from isac_toolbox.nn.data import TensorLoader as TensorLoader
     from isac_toolbox.nn.data import load_cifar10 as load_cifar10
     from isac_toolbox.nn.data import load_digits_split as load_digits_split
     from isac_toolbox.nn.data import load_fashion_mnist as load_fashion_mnist
     from isac_toolbox.nn.data import load_mnist_digits as load_mnist_digits
-    from isac_toolbox.nn.export import export_onnx as export_onnx
-    from isac_toolbox.nn.export import load_compressed as load_compressed
-    from isac_toolbox.nn.export import save_compressed as save_compressed
-    from isac_toolbox.nn.export import shrink as shrink
-    from isac_toolbox.nn.flops import count_macs as count_macs
-    from isac_toolbox.nn.flops import filter_macs as filter_macs
-    from isac_toolbox.nn.flops import mac_gates as mac_gates
+    from isac_toolbox.nn.evaluation.metrics import prediction_metrics as prediction_metrics
+    from isac_toolbox.nn.evaluation.ood import neighbour_distance as neighbour_distance
+    from isac_toolbox.nn.evaluation.ood import ood_auroc as ood_auroc
+    from isac_toolbox.nn.evaluation.ood import penultimate_features as penultimate_features
+    from isac_toolbox.nn.export.files import export_onnx as export_onnx
+    from isac_toolbox.nn.export.files import load_compressed as load_compressed
+    from isac_toolbox.nn.export.files import save_compressed as save_compressed
+    from isac_toolbox.nn.export.macs import count_macs as count_macs
+    from isac_toolbox.nn.export.macs import filter_macs as filter_macs
+    from isac_toolbox.nn.export.macs import mac_gates as mac_gates
+    from isac_toolbox.nn.export.report import CompressionReport as CompressionReport
+    from isac_toolbox.nn.export.report import LayerReport as LayerReport
+    from isac_toolbox.nn.export.report import make_report as make_report
+    from isac_toolbox.nn.export.shrink import shrink as shrink
     from isac_toolbox.nn.layers import VariationalConv2d as VariationalConv2d
     from isac_toolbox.nn.layers import VariationalLinear as VariationalLinear
     from isac_toolbox.nn.layers import convert as convert
     from isac_toolbox.nn.layers import gaussian_kl as gaussian_kl
-    from isac_toolbox.nn.posterior import EpochRecord as EpochRecord
-    from isac_toolbox.nn.report import CompressionReport as CompressionReport
-    from isac_toolbox.nn.report import LayerReport as LayerReport
-    from isac_toolbox.nn.report import make_report as make_report
-    from isac_toolbox.nn.ssvi import SSVI as SSVI
-    from isac_toolbox.nn.ssvi import SSVIReport as SSVIReport
-    from isac_toolbox.nn.turbo_vbi import TurboVBICompressor as TurboVBICompressor
+    from isac_toolbox.nn.ssvi.baselines import DenseVI as DenseVI
+    from isac_toolbox.nn.ssvi.baselines import MagnitudeSparse as MagnitudeSparse
+    from isac_toolbox.nn.ssvi.baselines import PrunedVI as PrunedVI
+    from isac_toolbox.nn.ssvi.classifier import SSVI as SSVI
+    from isac_toolbox.nn.ssvi.classifier import SSVIReport as SSVIReport
+    from isac_toolbox.nn.turbo_vbi.compressor import TurboVBICompressor as TurboVBICompressor
+    from isac_toolbox.nn.turbo_vbi.trainer import EpochRecord as EpochRecord

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from isac_toolbox.nn._checks import check_integer
+from isac_toolbox._validation import check_integer
 
 __all__ = ["lenet_5", "lenet_300_100", "mlp", "resnet18"]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from isac_toolbox.channel.atoms import DenseAtoms, fisher_blocks
+from isac_toolbox.channel.atoms.dense import DenseAtoms, fisher_blocks
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.tuples(

@@ -9,16 +9,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
-from isac_toolbox.channel.atoms import make_atoms
-from isac_toolbox.channel.scene import (
-    FREE,
-    LINE_OF_SIGHT,
-    Paths,
-    Receiver,
-    Scene,
-    ScenePrior,
-    path_parameters,
-)
+from isac_toolbox.channel.atoms.dense import make_atoms
+from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.scene import FREE, LINE_OF_SIGHT, Paths, Scene, ScenePrior, path_parameters
 
 seeds = st.integers(0, 2**32 - 1)
 wavefronts = st.sampled_from(["planar", "spherical"])

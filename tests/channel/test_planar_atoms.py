@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from isac_toolbox.channel.array import UniformPlanarArray
-from isac_toolbox.channel.planar_atoms import PlanarAtoms, squint_orders
+from isac_toolbox.channel.atoms.planar import PlanarAtoms, squint_orders
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.sampled_from([(3, 2), (1, 4), (2, 1), (4, 3)])

@@ -7,9 +7,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 import isac_toolbox as isac
-from isac_toolbox.channel.atoms import fisher_blocks, make_atoms
-from isac_toolbox.channel.scene import PathParameters, Paths, Receiver, Scene, path_parameters
-from isac_toolbox.channel.tables import BlockTables
+from isac_toolbox.channel.atoms.dense import fisher_blocks, make_atoms
+from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.scene import PathParameters, Paths, Scene, path_parameters
+from isac_toolbox.channel.atoms.tables import BlockTables
 
 
 class Case:

@@ -8,9 +8,11 @@ import numpy as np
 
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.scene import Paths, Receiver, Scene, ScenePrior
-from isac_toolbox.estimators.gauss_newton import Fit, Problem, evaluate
-from isac_toolbox.estimators.statistics import SymbolMoments, data_statistics
+from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior
+from isac_toolbox.estimators.scene.fit import Fit, evaluate
+from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics
 
 REGION_M = np.array([[20.0, -30.0, 0.0], [80.0, 30.0, 15.0]])
 BS_M = np.array([0.0, 0.0, 20.0])

@@ -11,10 +11,11 @@ from scipy.special import expit
 from small_scenes import complex_normal
 
 import isac_toolbox as isac
-from isac_toolbox.channel.atoms import make_atoms
+from isac_toolbox.channel.atoms.dense import make_atoms
+from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.channel.modulation import bit_labels
-from isac_toolbox.channel.scene import Paths, Receiver, Scene, path_parameters
-from isac_toolbox.estimators.detection import ChannelKnowledge, detect
+from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
 
 N_SUB = 6
 

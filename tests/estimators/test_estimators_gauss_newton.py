@@ -21,19 +21,17 @@ from small_scenes import (
 
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.scene import Paths, Scene
-from isac_toolbox.estimators import gauss_newton
-from isac_toolbox.estimators.assemble import channel_variance
-from isac_toolbox.estimators.gauss_newton import (
-    Problem,
+from isac_toolbox.channel.atoms.scene import Paths, Scene
+from isac_toolbox.estimators.scene import refine as gauss_newton
+from isac_toolbox.estimators.scene.assemble import channel_variance
+from isac_toolbox.estimators.scene.fit import (
     evaluate,
-    gradient_steps,
     normal_equations,
-    refine,
     residual_correlation,
     scene_covariance,
-    with_noise_precision,
 )
+from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
+from isac_toolbox.estimators.scene.refine import gradient_steps, refine
 
 WAVEFRONTS = ("planar", "spherical")
 

@@ -10,15 +10,15 @@ from numpy.testing import assert_allclose
 from small_scenes import REGION_M, SMALL, assert_no_nan, complex_normal, random_case, true_problem
 
 import isac_toolbox as isac
-from isac_toolbox.channel.scene import Paths, Scene, path_parameters
-from isac_toolbox.estimators.gauss_newton import evaluate
-from isac_toolbox.estimators.grid import GridEStep, full_inverse, inverse_free
-from isac_toolbox.estimators.grid_mean import FactorisedPosterior, MajorisedMean, separable_gram
-from isac_toolbox.estimators.grid_points import LocationGrid, point_parameters
-from isac_toolbox.estimators.working_set import WorkingSet
+from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
+from isac_toolbox.estimators.grid.e_step import GridEStep, full_inverse, inverse_free
+from isac_toolbox.estimators.grid.inverse_free import FactorisedPosterior, MajorisedMean, separable_gram
+from isac_toolbox.estimators.grid.points import LocationGrid, point_parameters
+from isac_toolbox.estimators.scene.fit import evaluate
+from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.messages import extrinsic_message
-from isac_toolbox.inference.subspace import working_set_posterior
+from isac_toolbox.inference.posterior import working_set_posterior
 from isac_toolbox.metrics import channel_nmse_db, localisation
 
 ENGINES = {"full": full_inverse, "mm": inverse_free}

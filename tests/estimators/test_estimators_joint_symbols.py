@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import isac_toolbox as isac
-from isac_toolbox.estimators.joint_symbols import (
+from isac_toolbox.estimators.symbols.joint import (
     SymbolLikelihood,
     coupled_groups,
     linear_error_rate,

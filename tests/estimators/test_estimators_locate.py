@@ -8,11 +8,11 @@ from numpy.testing import assert_allclose
 from small_scenes import REGION_M, SMALL, random_case, true_problem
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.channel.geometry import unit_vectors
-from isac_toolbox.channel.scene import Paths, Scene
-from isac_toolbox.estimators.coarse_nomp import newtonised_omp
-from isac_toolbox.estimators.gauss_newton import Problem, evaluate, refine
-from isac_toolbox.estimators.locate import (
+from isac_toolbox.estimators.coarse.nomp import newtonised_omp
+from isac_toolbox.estimators.scene.fit import evaluate
+from isac_toolbox.estimators.scene.locate import (
     arrival_directions,
     coincidence_evidence,
     condition_on_coincidence,
@@ -21,9 +21,11 @@ from isac_toolbox.estimators.locate import (
     locate_paths,
     place_points,
 )
+from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.scene.structure import log_evidence
 from isac_toolbox.estimators.search import PathSearch
-from isac_toolbox.estimators.statistics import amplitude_scale
-from isac_toolbox.estimators.structure import log_evidence
+from isac_toolbox.estimators.symbols.statistics import amplitude_scale
 
 
 def observed(problem: Problem, scene: Scene, points_m, user) -> np.ndarray:

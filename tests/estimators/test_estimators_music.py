@@ -11,7 +11,7 @@ import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.estimators import music
-from isac_toolbox.estimators.coarse_music import music_points, music_scene
+from isac_toolbox.estimators.coarse.music import music_points, music_scene
 from isac_toolbox.estimators.music import MusicModel, music_spectrum
 
 URBAN = isac.Scenario(n_pilot_symbols=4, n_data_symbols=0, snr_db=30.0)

@@ -9,11 +9,13 @@ from small_scenes import BS_M, REGION_M, SMALL, assert_no_nan, complex_normal, d
 
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.scene import Paths, Receiver, Scene
-from isac_toolbox.estimators import grid_points
-from isac_toolbox.estimators.gauss_newton import Problem, residual_correlation
-from isac_toolbox.estimators.grid_points import GridAtoms, LocationGrid
-from isac_toolbox.estimators.omp import lines_of_sight, strongest_point
+from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.scene import Paths, Scene
+from isac_toolbox.estimators.baselines.omp import lines_of_sight, strongest_point
+from isac_toolbox.estimators.grid import points as grid_points
+from isac_toolbox.estimators.grid.points import GridAtoms, LocationGrid
+from isac_toolbox.estimators.scene.fit import residual_correlation
+from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.metrics import channel_nmse_db
 

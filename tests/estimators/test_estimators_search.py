@@ -11,12 +11,13 @@ from small_scenes import BS_M, REGION_M, SMALL, complex_normal, dense_atoms
 
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.scene import Paths, Receiver, Scene, ScenePrior
-from isac_toolbox.estimators import coarse_nomp
-from isac_toolbox.estimators.coarse_nomp import newtonised_omp
-from isac_toolbox.estimators.gauss_newton import Problem
+from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior
+from isac_toolbox.estimators.coarse import nomp as coarse_nomp
+from isac_toolbox.estimators.coarse.nomp import newtonised_omp
+from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.search import PathSearch
-from isac_toolbox.estimators.statistics import SymbolMoments, data_statistics
+from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics
 
 N_SUB = 24
 SPACING_HZ = 4e6

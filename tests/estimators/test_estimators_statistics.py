@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from small_scenes import SMALL, complex_normal, soft_moments, with_arguments
 
 import isac_toolbox as isac
-from isac_toolbox.estimators.statistics import (
+from isac_toolbox.estimators.symbols.statistics import (
     SymbolMoments,
     amplitude_scale,
     data_statistics,

@@ -9,18 +9,19 @@ import pytest
 from small_scenes import SMALL
 
 import isac_toolbox as isac
+from isac_toolbox.channel.atoms.scene import LINE_OF_SIGHT, Paths, Scene
 from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delays_s
-from isac_toolbox.channel.scene import LINE_OF_SIGHT, Paths, Scene
-from isac_toolbox.estimators import structure
 from isac_toolbox.estimators.bisvbi import BiSVBILoop
-from isac_toolbox.estimators.gauss_newton import evaluate, refine, scene_covariance
-from isac_toolbox.estimators.plausibility import (
+from isac_toolbox.estimators.scene import structure
+from isac_toolbox.estimators.scene.fit import evaluate, scene_covariance
+from isac_toolbox.estimators.scene.plausibility import (
     _mixture_probability,
     ground_reflections,
     reflection_loss_db,
     single_bounce_probability,
     wall_reflections,
 )
+from isac_toolbox.estimators.scene.refine import refine
 
 
 @pytest.fixture(scope="module")

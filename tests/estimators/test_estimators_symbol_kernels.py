@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from small_scenes import complex_normal
 
 import isac_toolbox as isac
-from isac_toolbox.estimators._symbol_kernels import (
+from isac_toolbox.estimators.symbols.kernels import (
     enumerated_posterior,
     linear_log_probability,
     normalised_moments,

@@ -8,9 +8,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from isac_toolbox.inference import RULES, GatedChain, IndependentSupport, TurboLoop, sparse_recover
+from isac_toolbox.inference._active_columns import ProjectedResidual, WorkingSet
 from isac_toolbox.inference._dictionary import BLOCK_COLUMNS, Dictionary
-from isac_toolbox.inference._working_set import ProjectedResidual, WorkingSet
-from isac_toolbox.inference.subspace import working_set_posterior
+from isac_toolbox.inference.posterior import working_set_posterior
 
 
 def problem(seed, m=100, n=300, k=15, snr_db=20.0, is_complex=True, block=1):

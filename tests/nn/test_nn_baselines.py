@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from isac_toolbox.nn import baselines
-from isac_toolbox.nn._torch_pruning import _where_kept
+from isac_toolbox.nn.baselines.torch_pruning import _where_kept
 from isac_toolbox.nn.training import accuracy
 
 TUNING = baselines.Finetuning(learning_rate=2e-3)

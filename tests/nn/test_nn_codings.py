@@ -5,7 +5,14 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from isac_toolbox.nn.codings import RunLengthIndex, coding_bits, decode_runs, encode_runs, mean_run, runs
+from isac_toolbox.nn.export.codings import (
+    RunLengthIndex,
+    coding_bits,
+    decode_runs,
+    encode_runs,
+    mean_run,
+    runs,
+)
 
 QUICK = settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import isac_toolbox.inference as inference
 from isac_toolbox.nn import TensorLoader, TurboVBICompressor
 from isac_toolbox.nn.models import mlp
-from isac_toolbox.nn.priors import LayerPrior
 from isac_toolbox.nn.training import accuracy, train, training_epoch
+from isac_toolbox.nn.turbo_vbi.prior import LayerPrior
 
 NO_SHRINKING = settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from isac_toolbox.inference import extrinsic_message
 from isac_toolbox.nn.layers import VariationalConv2d, VariationalLinear
-from isac_toolbox.nn.priors import Curvature, LayerPrior, PriorSettings
+from isac_toolbox.nn.turbo_vbi.prior import Curvature, LayerPrior, PriorSettings
 
 
 def averaged(layer, loss, passes):

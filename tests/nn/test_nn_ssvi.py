@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from isac_toolbox.nn import TensorLoader
-from isac_toolbox.nn._ssvi_layers import SparseGaussianConv2d, SparseGaussianLinear, descend_in_sigma
 from isac_toolbox.nn.models import lenet_5, mlp
 from isac_toolbox.nn.ssvi import SSVI
+from isac_toolbox.nn.ssvi.layers import SparseGaussianConv2d, SparseGaussianLinear, descend_in_sigma
 
 FAST = {"learning_rate": 0.1, "update_interval": 10, "layer_density": "erk"}
 
@@ -348,5 +348,5 @@ def test_bad_calls_are_named(digits, network):
 
 
 def test_the_package_does_not_load_torch():
-    code = "import sys, isac_toolbox, isac_toolbox._nn_ssvi_command; assert 'torch' not in sys.modules"
+    code = "import sys, isac_toolbox, isac_toolbox.cli.nn_ssvi; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

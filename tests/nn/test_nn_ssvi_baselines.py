@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from isac_toolbox.nn._ssvi_baselines import DenseVI, MagnitudeSparse, PrunedVI
 from isac_toolbox.nn.models import mlp
 from isac_toolbox.nn.ssvi import SSVI
+from isac_toolbox.nn.ssvi.baselines import DenseVI, MagnitudeSparse, PrunedVI
 
 N_WEIGHTS = 64 * 32 + 32 * 10
 

@@ -6,8 +6,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from isac_toolbox._command_io import Problem
-from isac_toolbox._nn_ssvi_command import ssvi
+from isac_toolbox.cli.inputs import Problem
+from isac_toolbox.cli.nn_ssvi import ssvi
 from isac_toolbox.nn import load_compressed
 from isac_toolbox.nn.models import mlp
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from isac_toolbox.nn import _ssvi_metrics as metrics
-from isac_toolbox.nn.sparse_linear import compressed_rows, sparse_linear
+from isac_toolbox.nn.evaluation import metrics as metrics
+from isac_toolbox.nn.ssvi.sparse_linear import compressed_rows, sparse_linear
 
 CERTAIN = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
 LABELS = np.array([0, 1, 0, 1])

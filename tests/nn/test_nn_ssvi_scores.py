@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isac_toolbox.nn import _ssvi_scores as scores
-from isac_toolbox.nn._ssvi_budget import LAYER_DENSITIES, layer_budgets, replaced_fraction, updates_at
+from isac_toolbox.nn.ssvi import scores as scores
+from isac_toolbox.nn.ssvi.budget import LAYER_DENSITIES, layer_budgets, replaced_fraction, updates_at
 
 MEANS = torch.tensor([0.0, 0.05, -0.3, 0.8, 2.0], dtype=torch.float64)
 SIGMAS = torch.tensor([0.2, 0.1, 0.3, 0.5, 1.0], dtype=torch.float64)

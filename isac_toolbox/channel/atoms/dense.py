@@ -1,0 +1,274 @@
+"""Separable algebra of path atoms: Gram, correlation and Fisher matrix without any N*M*L array.
+
+An atom is a delay response times an array response. With the statistics ``R`` (N, K, K) and ``Z``
+(K, N, M) of a block every inner product splits into a product over subcarriers and one over antennas
+(docs/theory.md, section 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.atoms.planar import PlanarAtoms, delay_moments, match_separable
+from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.scene import PathParameters, Paths
+from isac_toolbox.channel.atoms.tables import BlockTables
+
+__all__ = ["DenseAtoms", "PathAtoms", "Statistics", "fisher_blocks", "make_atoms"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Sufficient statistics of a block.
+
+    Attributes
+    ----------
+    coupling : ndarray of complex, shape (N, K, K)
+        ``R_n[k, j] = sum_t E[conj(u_knt) u_jnt]``.
+    correlation : ndarray of complex, shape (K, N, M)
+        ``Z_kn = sum_t y_nt E[conj(u_knt)]``.
+    energy : float
+        ``|Y|^2`` over the symbols used.
+    n_observations : int
+        Number of complex samples used.
+    """
+
+    coupling: ComplexArray
+    correlation: ComplexArray
+    energy: float
+    n_observations: int
+    _tables: list[tuple[Receiver, BlockTables | None]] = field(default_factory=list, init=False, repr=False)
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Statistics of two parts of a block together."""
+        return Statistics(
+            self.coupling + other.coupling,
+            self.correlation + other.correlation,
+            self.energy + other.energy,
+            self.n_observations + other.n_observations,
+        )
+
+    def stored_as(self, dtype: str) -> Statistics:
+        """The same with the correlation, and with it the block's tables, kept in another precision."""
+        correlation = self.correlation.astype(dtype, copy=False)
+        return Statistics(self.coupling, correlation, self.energy, self.n_observations)
+
+    def tables(self, receiver: Receiver) -> BlockTables | None:
+        """Tables of the block in the path length, made once; None where the receiver has none."""
+        for known, tables in self._tables:
+            if known is receiver:
+                return tables
+        self._tables.append((receiver, BlockTables.of(self.coupling, self.correlation, receiver)))
+        return self._tables[-1][1]
+
+    @cached_property
+    def user_energies(self) -> RealArray:
+        """``sum_n R_n[k, k]`` of every user, shape (K,)."""
+        return np.real(np.einsum("nkk->k", self.coupling))
+
+    @cached_property
+    def users_decouple(self) -> bool:
+        """Whether no two users ever send together, so that each has a problem of its own."""
+        together = np.any(self.coupling, axis=0)
+        return not np.any(together & ~np.eye(len(together), dtype=bool))
+
+    def of_user(self, user: int, receiver: Receiver) -> Statistics:
+        """Statistics of one user, for users that decouple; the block's tables are shared."""
+        own = slice(user, user + 1)
+        alone = Statistics(
+            self.coupling[:, own, own], self.correlation[own], self.energy, self.n_observations
+        )
+        tables = self.tables(receiver)
+        alone._tables.append((receiver, None if tables is None else tables.of_user(user)))
+        return alone
+
+
+class PathAtoms(Protocol):
+    """Atoms of some paths: type 0 the path itself, 1 its derivative in length, 2.. the D spatial ones."""
+
+    @property
+    def user(self) -> NDArray[np.int64]:
+        """User of every path, shape (L,)."""
+        ...
+
+    @property
+    def delay(self) -> ComplexArray:
+        """Delay factors, shape (N, L)."""
+        ...
+
+    @property
+    def wavenumbers_per_m(self) -> RealArray:
+        """Phase per metre on every subcarrier, shape (N,)."""
+        ...
+
+    @property
+    def steering(self) -> ComplexArray:
+        """Array factors at the carrier with their D derivatives, shape (1 + D, L, M)."""
+        ...
+
+    @property
+    def n_types(self) -> int:
+        """Number of atom types, 2 + D."""
+        ...
+
+    def gram(self, coupling: ComplexArray) -> ComplexArray:
+        """Gram of the path atoms, shape (L, L)."""
+        ...
+
+    def full_gram(self, coupling: ComplexArray) -> ComplexArray:
+        """Gram of all atom types, shape (2 + D, 2 + D, L, L)."""
+        ...
+
+    def correlate(self, correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
+        """Inner products with ``Z`` (K, N, M): shape (L,), or (2 + D, L) with derivatives."""
+        ...
+
+    def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray:
+        """Channel ``H_k = sum over the user's paths of x b a^T``, shape (K, N, M)."""
+        ...
+
+    def respond(self, rows: ComplexArray) -> ComplexArray:
+        """Inner products ``sum_m y_num b_ni a_mi`` of rows (N, U, M) with every path, shape (N, U, L)."""
+        ...
+
+    def match(self, gains: ComplexArray, users: NDArray[np.int64]) -> ComplexArray:
+        """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
+        ...
+
+    def take(self, index: NDArray[np.int64]) -> PathAtoms:
+        """The atoms of some paths."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DenseAtoms:
+    """Atoms with array responses of any form (spherical wavefronts).
+
+    Attributes
+    ----------
+    user : ndarray of int, shape (L,)
+    delay : ndarray of complex, shape (N, L)
+    wavenumbers_per_m : ndarray, shape (N,)
+    steering : ndarray of complex, shape (1 + D, L, M)
+    """
+
+    user: NDArray[np.int64]
+    delay: ComplexArray
+    wavenumbers_per_m: RealArray
+    steering: ComplexArray
+
+    @property
+    def n_types(self) -> int:
+        """Number of atom types, 2 + D."""
+        return 1 + self.steering.shape[0]
+
+    def gram(self, coupling: ComplexArray) -> ComplexArray:
+        """Gram of the path atoms, shape (L, L)."""
+        a = self.steering[0]
+        return (a.conj() @ a.T) * self._delay_moments(coupling, 1)[0]
+
+    def full_gram(self, coupling: ComplexArray) -> ComplexArray:
+        """Gram of all atom types, shape (2 + D, 2 + D, L, L)."""
+        n_spatial, n_paths, n_antennas = self.steering.shape
+        flat = self.steering.reshape(-1, n_antennas)
+        space = (flat.conj() @ flat.T).reshape(n_spatial, n_paths, n_spatial, n_paths).transpose(0, 2, 1, 3)
+        zeroth, first, second = self._delay_moments(coupling, 3)
+        delay = np.array([[zeroth, -1j * first], [1j * first, second]])
+        in_delay = np.array([0, 1] + [0] * (n_spatial - 1))
+        in_space = np.array([0, *range(n_spatial)])
+        return delay[np.ix_(in_delay, in_delay)] * space[np.ix_(in_space, in_space)]
+
+    def _delay_moments(self, coupling: ComplexArray, orders: int) -> ComplexArray:
+        return delay_moments(self.delay, self.user, self.wavenumbers_per_m, coupling, orders)
+
+    def correlate(self, correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
+        """Inner products with ``Z`` (K, N, M): shape (L,), or (2 + D, L) with derivatives."""
+        steering = self.steering if derivatives else self.steering[:1]
+        projected = self.project(correlation, steering)
+        conjugate = self.delay.conj()
+        values = np.einsum("nl,sln->sl", conjugate, projected, optimize=True)
+        if not derivatives:
+            return values[0]
+        in_length = np.einsum(
+            "n,nl,ln->l", 1j * self.wavenumbers_per_m, conjugate, projected[0], optimize=True
+        )
+        return np.concatenate([values[:1], in_length[None], values[1:]])
+
+    def project(self, correlation: ComplexArray, steering: ComplexArray) -> ComplexArray:
+        """``a_i^H Z_{k_i n}`` for responses (S, L, M), shape (S, L, N)."""
+        out = np.empty((*steering.shape[:2], self.delay.shape[0]), dtype=self.delay.dtype)
+        for k in np.unique(self.user):
+            own = np.flatnonzero(self.user == k)
+            out[:, own] = np.matmul(steering[:, own].conj(), correlation[k].T)
+        return out
+
+    def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray:
+        """Channel ``H_k = sum over the user's paths of x b a^T``, shape (K, N, M)."""
+        weighted = self.delay * gains
+        channel = np.zeros((n_users, self.delay.shape[0], self.steering.shape[2]), dtype=self.delay.dtype)
+        for k in np.unique(self.user):
+            own = np.flatnonzero(self.user == k)
+            channel[k] = weighted[:, own] @ self.steering[0, own]
+        return channel
+
+    def respond(self, rows: ComplexArray) -> ComplexArray:
+        """Inner products ``sum_m y_num b_ni a_mi`` of rows (N, U, M) with every path, shape (N, U, L)."""
+        return np.matmul(rows, self.steering[0].T) * self.delay[:, None, :]
+
+    def match(self, gains: ComplexArray, users: NDArray[np.int64]) -> ComplexArray:
+        """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
+        a = self.steering[0]
+        return match_separable(self.delay, self.user, a.conj() @ a.T, gains, users)
+
+    def take(self, index: NDArray[np.int64]) -> DenseAtoms:
+        """The atoms of some paths."""
+        return DenseAtoms(
+            self.user[index], self.delay[:, index], self.wavenumbers_per_m, self.steering[:, index]
+        )
+
+
+def make_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> PathAtoms:
+    """Atoms ``b_n(L) = exp(-j 2 pi f_n L / c)`` times the array response."""
+    wavenumbers = receiver.wavenumbers_per_m
+    delay = np.exp(-1j * wavenumbers[:, None] * parameters.length_m)
+    if parameters.steering is not None:
+        return DenseAtoms(paths.user, delay, wavenumbers, parameters.steering)
+    return PlanarAtoms(paths.user, delay, wavenumbers, parameters.cosines, receiver.array, receiver.squint_m)
+
+
+def fisher_blocks(
+    gram: ComplexArray, gains: ComplexArray, jacobian: RealArray
+) -> tuple[ComplexArray, ComplexArray, RealArray]:
+    """Inner products of the channel's derivatives in gains and in the scene's unknowns.
+
+    Parameters
+    ----------
+    gram : ndarray of complex, shape (2 + D, 2 + D, L, L)
+    gains : ndarray of complex, shape (L,)
+    jacobian : ndarray, shape (1 + D, L, P)
+
+    Returns
+    -------
+    gain_gain : ndarray of complex, shape (L, L)
+    gain_scene : ndarray of complex, shape (L, P)
+    scene_scene : ndarray, shape (P, P)
+        Real part only.
+
+    Notes
+    -----
+    Half the Fisher matrix per unit noise precision (docs/theory.md, section 6).
+    """
+    n_types, n_paths, n_parameters = jacobian.shape
+    flat = jacobian.reshape(n_types * n_paths, n_parameters)
+    derivative = gram[1:, 1:] * (gains.conj()[:, None] * gains)
+    square = derivative.real.transpose(0, 2, 1, 3).reshape(n_types * n_paths, n_types * n_paths)
+    cross = (gram[0, 1:] * gains).transpose(1, 0, 2).reshape(n_paths, n_types * n_paths)
+    return gram[0, 0], cross @ flat, flat.T @ square @ flat

@@ -1,0 +1,257 @@
+"""Path atoms under planar wavefronts: delay, horizontal and vertical factors, with or without beam squint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import comb, factorial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.array import UniformPlanarArray
+from isac_toolbox.channel.atoms.kernels import assemble_gram
+
+__all__ = ["PlanarAtoms", "delay_moments", "match_separable", "squint_orders"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+# Largest term left out of the squint's series, relative to the atom.
+_SQUINT_TOLERANCE = 1e-4
+_MAX_SQUINT_ORDERS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class PlanarAtoms:
+    """Atoms ``b (x) a_h (x) a_v`` and their derivatives (docs/theory.md, sections 2.2 and 2.3).
+
+    Atom type 0 is the path itself, 1 its derivative in the path length, 2 and 3 those in ``u_h`` and ``u_v``.
+    Every inner product is a sum of products of one-dimensional moments over subcarriers, columns and rows.
+
+    Attributes
+    ----------
+    user : ndarray of int, shape (L,)
+    delay : ndarray of complex, shape (N, L)
+    wavenumbers_per_m : ndarray, shape (N,)
+    cosines : ndarray, shape (2, L)
+        Direction cosines ``u_h, u_v``.
+    array : UniformPlanarArray
+    squint : float
+        ``f_n / (f_c w_n)``, length per radian of carrier phase; zero without beam squint.
+    """
+
+    user: NDArray[np.int64]
+    delay: ComplexArray
+    wavenumbers_per_m: RealArray
+    cosines: RealArray
+    array: UniformPlanarArray
+    squint: float = 0.0
+
+    @property
+    def n_types(self) -> int:
+        """Number of atom types."""
+        return 4
+
+    @cached_property
+    def n_orders(self) -> int:
+        """Terms of the squint's series, 1 without squint."""
+        return squint_orders(self.array, self.squint * self.wavenumbers_per_m)
+
+    @cached_property
+    def factors(self) -> tuple[ComplexArray, ComplexArray]:
+        """Horizontal (L, M_h) and vertical (L, M_v) factors at the carrier."""
+        slope_h, slope_v = self.array.phase_slopes
+        u_h, u_v = self.cosines
+        return np.exp(1j * u_h[:, None] * slope_h), np.exp(1j * u_v[:, None] * slope_v)
+
+    @cached_property
+    def steering(self) -> ComplexArray:
+        """Responses at the carrier with their derivatives in ``u_h`` and ``u_v``, shape (3, L, M)."""
+        a = self._kronecker(*self.factors)
+        return np.stack([a, *self.array.steering_derivatives(a)])
+
+    def gram(self, coupling: ComplexArray) -> ComplexArray:
+        """Gram of the path atoms, shape (L, L)."""
+        if self.squint:
+            return self._gram(coupling, 1)[0, 0]
+        moments = delay_moments(self.delay, self.user, self.wavenumbers_per_m, coupling, 1)[0]
+        return self._array_gram * moments
+
+    @cached_property
+    def _array_gram(self) -> ComplexArray:
+        """``a_i^H a_j`` at the carrier, shape (L, L)."""
+        a_h, a_v = self.factors
+        return (a_h.conj() @ a_h.T) * (a_v.conj() @ a_v.T)
+
+    def full_gram(self, coupling: ComplexArray) -> ComplexArray:
+        """Gram of all atom types, shape (4, 4, L, L)."""
+        return self._gram(coupling, self.n_types)
+
+    def _gram(self, coupling: ComplexArray, n_types: int) -> ComplexArray:
+        derivatives = 2 if n_types > 1 else 0
+        extra = self.n_orders - 1
+        n_delay = 1 + extra + derivatives * (2 if self.squint else 1)
+        delay = delay_moments(self.delay, self.user, self.wavenumbers_per_m, coupling, n_delay)
+        horizontal, vertical = (
+            _array_moments(factor, slope, 1 + extra + derivatives)
+            for factor, slope in zip(self.factors, self.array.phase_slopes, strict=True)
+        )
+        u_h, u_v = self.cosines
+        gram: ComplexArray = assemble_gram(
+            delay, horizontal, vertical, u_h, u_v, self.squint, self.n_orders, n_types
+        )
+        return gram
+
+    def correlate(self, correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
+        """Inner products with ``Z`` (K, N, M): shape (L,), or (4, L) with derivatives."""
+        moments = self._correlation_moments(correlation, derivatives)
+        path = self._through_squint(moments, 0, 0, 0)
+        if not derivatives:
+            return path
+        in_length = 1j * self._through_squint(moments, 1, 0, 0)
+        in_cosines = [-1j * self._cosine_derivative(moments, *axis) for axis in ((1, 0), (0, 1))]
+        return np.stack([path, in_length, *in_cosines])
+
+    def _cosine_derivative(self, moments: ComplexArray, in_h: int, in_v: int) -> ComplexArray:
+        plain = self._through_squint(moments, 0, in_h, in_v)
+        if not self.squint:
+            return plain
+        return plain + self.squint * self._through_squint(moments, 1, in_h, in_v)
+
+    def _through_squint(self, moments: ComplexArray, a: int, b: int, c: int) -> ComplexArray:
+        """Moment (a, b, c) under ``exp(-j kappa w (s_h u_h + s_v u_v))``, shape (L,)."""
+        u_h, u_v = self.cosines
+        total = moments[a, b, c]
+        for p in range(1, self.n_orders):
+            weight = (-1j * self.squint) ** p / factorial(p)
+            for r in range(p + 1):
+                scale = weight * comb(p, r) * u_h**r * u_v ** (p - r)
+                total = total + scale * moments[a + p, b + r, c + p - r]
+        return total
+
+    def _correlation_moments(self, correlation: ComplexArray, derivatives: bool) -> ComplexArray:
+        """``sum conj(b_n a_m) w_n^a s_h^b s_v^c Z_knm`` of every path, shape (A, B, C, L)."""
+        n_delay = self.n_orders + (0 if not derivatives else 2 if self.squint else 1)
+        n_array = self.n_orders + (1 if derivatives else 0)
+        powers = [s[:, None] ** np.arange(n_array) for s in self.array.phase_slopes]
+        right = [f.conj()[:, :, None] * p for f, p in zip(self.factors, powers, strict=True)]
+        left = self.delay.T.conj() * self.wavenumbers_per_m ** np.arange(n_delay)[:, None, None]
+        moments = np.empty((n_delay, n_array, n_array, self.user.size), complex)
+        n_h, n_v = self.array.shape
+        for k in np.unique(self.user):
+            own = np.flatnonzero(self.user == k)
+            over_delay = left[:, own].reshape(-1, self.delay.shape[0]) @ correlation[k]
+            cube = over_delay.reshape(n_delay, own.size, n_h, n_v)
+            over_rows = np.matmul(cube, right[1][own])
+            moments[..., own] = np.einsum("alhc,lhb->abcl", over_rows, right[0][own], optimize=True)
+        return moments
+
+    def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray:
+        """Channel ``H_k = sum over the user's paths of x b a^T``, shape (K, N, M)."""
+        weighted = self.delay * gains
+        channel = np.zeros((n_users, self.delay.shape[0], self.array.n_elements), complex)
+        powers = self.wavenumbers_per_m[:, None] * self.squint
+        for k in np.unique(self.user):
+            own = np.flatnonzero(self.user == k)
+            left = [weighted[:, own]]
+            for _ in range(1, self.n_orders):
+                left.append(left[-1] * powers)
+            channel[k] = np.concatenate(left, axis=1) @ np.concatenate(self._squint_responses(own))
+        return channel
+
+    def respond(self, rows: ComplexArray) -> ComplexArray:
+        """Inner products ``sum_m y_num b_ni a_mi`` of rows (N, U, M) with every path, shape (N, U, L)."""
+        responses = self._squint_responses(np.arange(self.user.size))
+        total = np.matmul(rows, responses[0].T)
+        power = np.ones(self.delay.shape[0])
+        for response in responses[1:]:
+            power = power * self.squint * self.wavenumbers_per_m
+            total = total + power[:, None, None] * np.matmul(rows, response.T)
+        return total * self.delay[:, None, :]
+
+    def match(self, gains: ComplexArray, users: NDArray[np.int64]) -> ComplexArray:
+        """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
+        if not self.squint:
+            return match_separable(self.delay, self.user, self._array_gram, gains, users)
+        channel = self.synthesise(gains, int(max(users.max(), self.user.max(initial=0))) + 1)
+        return self.respond(channel[users].conj().transpose(1, 0, 2))
+
+    def _squint_responses(self, index: NDArray[np.int64]) -> list[ComplexArray]:
+        """``(j theta_m)^p / p! a_m`` for every order p, each (L', M); ``theta`` is the carrier phase."""
+        a_h, a_v = (factor[index] for factor in self.factors)
+        responses = [self._kronecker(a_h, a_v)]
+        if self.n_orders > 1:
+            slope_h, slope_v = self.array.phase_slopes
+            phase_h, phase_v = self.cosines[0, index, None] * slope_h, self.cosines[1, index, None] * slope_v
+            phase = (phase_h[:, :, None] + phase_v[:, None, :]).reshape(index.size, self.array.n_elements)
+            for p in range(1, self.n_orders):
+                responses.append(responses[-1] * (1j * phase / p))
+        return responses
+
+    def _kronecker(self, a_h: ComplexArray, a_v: ComplexArray) -> ComplexArray:
+        return (a_h[:, :, None] * a_v[:, None, :]).reshape(len(a_h), self.array.n_elements)
+
+    def take(self, index: NDArray[np.int64]) -> PlanarAtoms:
+        """The atoms of some paths."""
+        return PlanarAtoms(
+            self.user[index],
+            self.delay[:, index],
+            self.wavenumbers_per_m,
+            self.cosines[:, index],
+            self.array,
+            self.squint,
+        )
+
+
+def squint_orders(array: UniformPlanarArray, relative_frequencies: RealArray) -> int:
+    """Terms needed for ``exp(j x theta)``, x the relative frequencies and theta the array's phases."""
+    largest = float(np.max(np.abs(relative_frequencies))) * sum(s.max() for s in array.phase_slopes)
+    for order in range(1, _MAX_SQUINT_ORDERS):
+        if largest**order / factorial(order) < _SQUINT_TOLERANCE:
+            return order
+    return _MAX_SQUINT_ORDERS
+
+
+def delay_moments(
+    delay: ComplexArray,
+    user: NDArray[np.int64],
+    wavenumbers_per_m: RealArray,
+    coupling: ComplexArray,
+    orders: int,
+) -> ComplexArray:
+    """``sum_n conj(b_ni) R_n[k_i, k_j] w_n^p b_nj`` for p < orders, shape (orders, L, L)."""
+    n_paths = user.size
+    moments = np.empty((orders, n_paths, n_paths), dtype=delay.dtype)
+    powers = wavenumbers_per_m[None, :] ** np.arange(orders)[:, None]
+    conjugate = delay.conj()
+    for j in np.unique(user):
+        own, others = np.flatnonzero(user == j), np.flatnonzero(user >= j)
+        left = conjugate[:, others] * coupling[:, user[others], j]
+        right = powers[:, :, None] * delay[:, own]
+        block = np.matmul(left.T, right)
+        moments[:, others[:, None], own] = block
+        moments[:, own[:, None], others] = block.conj().transpose(0, 2, 1)
+    return moments
+
+
+def match_separable(
+    delay: ComplexArray,
+    user: NDArray[np.int64],
+    array_gram: ComplexArray,
+    gains: ComplexArray,
+    users: NDArray[np.int64],
+) -> ComplexArray:
+    """``sum_i conj(x_i b_ni) (a_i^H a_l) b_nl`` over the paths i of a user, shape (N, U, L)."""
+    weighted = (delay * gains).conj()
+    matched = np.empty((delay.shape[0], users.size, user.size), complex)
+    for row, k in enumerate(users):
+        own = np.flatnonzero(user == k)
+        matched[:, row] = weighted[:, own] @ array_gram[own]
+    matched *= delay[:, None, :]
+    return matched
+
+
+def _array_moments(factor: ComplexArray, slope: RealArray, orders: int) -> ComplexArray:
+    """``sum_m conj(a_mi) s_m^p a_mj`` for p < orders, shape (orders, L, L)."""
+    return np.stack([(factor.conj() * slope**p) @ factor.T for p in range(orders)])

@@ -1,0 +1,358 @@
+"""Unknowns of the location-domain channel and the path parameters they imply, with derivatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.atoms.kernels import pull_slopes, trace_paths
+from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.observation import UplinkObservation
+
+__all__ = [
+    "FREE",
+    "LINE_OF_SIGHT",
+    "PathJacobian",
+    "PathParameters",
+    "Paths",
+    "Receiver",
+    "Scene",
+    "ScenePrior",
+    "path_parameters",
+]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+LINE_OF_SIGHT = -1
+FREE = -2
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Unknowns of the geometry; clock offsets and delays are kept as lengths ``c t`` in metres.
+
+    Attributes
+    ----------
+    points_m : ndarray, shape (S, 3)
+    users_m : ndarray, shape (K, 3)
+    offsets_m : ndarray, shape (K,)
+    free_m : ndarray, shape (F, 3)
+        Unlocated paths as (observed path length in metres, u_h, u_v); the length includes the offset.
+    """
+
+    points_m: RealArray
+    users_m: RealArray
+    offsets_m: RealArray
+    free_m: RealArray
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of :meth:`vector`."""
+        return self.points_m.size + self.users_m.size + self.offsets_m.size + self.free_m.size
+
+    def vector(self) -> RealArray:
+        """All unknowns, ordered points, users, offsets, free paths."""
+        parts = (self.points_m, self.users_m, self.offsets_m, self.free_m)
+        return np.concatenate([part.ravel() for part in parts])
+
+    def with_vector(self, vector: RealArray) -> Scene:
+        """The scene of a vector laid out as :meth:`vector`."""
+        points, users, offsets, free = (vector[block] for block in self.blocks())
+        return Scene(points.reshape(-1, 3), users.reshape(-1, 3), offsets, free.reshape(-1, 3))
+
+    def blocks(self) -> tuple[slice, slice, slice, slice]:
+        """Slices of points, users, offsets and free paths in :meth:`vector`."""
+        edges = list(accumulate(self._sizes(), initial=0))
+        points, users, offsets, free = (slice(a, b) for a, b in pairwise(edges))
+        return points, users, offsets, free
+
+    def _sizes(self) -> list[int]:
+        return [self.points_m.size, self.users_m.size, self.offsets_m.size, self.free_m.size]
+
+
+@dataclass(frozen=True, eq=False)
+class ScenePrior:
+    """Gaussian priors of user positions and clock offsets; a zero deviation means known.
+
+    Attributes
+    ----------
+    users_m, user_stds_m : ndarray, shape (K, 3)
+    offset_stds_m : ndarray, shape (K,)
+        Offsets have zero mean.
+    has_line_of_sight : bool
+        Whether users may have a line of sight.
+    """
+
+    users_m: RealArray
+    user_stds_m: RealArray
+    offset_stds_m: RealArray
+    has_line_of_sight: bool = True
+
+    @classmethod
+    def of(cls, obs: UplinkObservation) -> ScenePrior:
+        """The prior knowledge in an observation."""
+        return cls(
+            obs.user_positions_m,
+            obs.user_position_stds_m,
+            SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s,
+            obs.has_line_of_sight,
+        )
+
+    @cached_property
+    def _precisions(self) -> tuple[RealArray, RealArray]:
+        """Of user positions (K, 3) and offsets (K,); zero where there is no prior or it is known."""
+        users, offsets = (
+            np.where(std > 0, 1 / np.maximum(std, 1e-150) ** 2, 0.0)
+            for std in (self.user_stds_m, self.offset_stds_m)
+        )
+        return users, offsets
+
+    def penalty(self, scene: Scene) -> float:
+        """``1/2 (theta - theta_0)^T Lambda (theta - theta_0)``."""
+        of_users, of_offsets = self._precisions
+        users = np.vdot(of_users, (scene.users_m - self.users_m) ** 2)
+        return 0.5 * float(users + of_offsets @ scene.offsets_m**2)
+
+    def of_user(self, user: int) -> ScenePrior:
+        """The prior of one user."""
+        own = slice(user, user + 1)
+        return ScenePrior(
+            self.users_m[own], self.user_stds_m[own], self.offset_stds_m[own], self.has_line_of_sight
+        )
+
+    def known(self, scene: Scene) -> NDArray[np.bool_]:
+        """Entries of the scene's vector that are known exactly, shape (P,)."""
+        known = np.zeros(scene.n_parameters, bool)
+        _, users, offsets, _ = scene.blocks()
+        known[users], known[offsets] = self.user_stds_m.ravel() == 0, self.offset_stds_m == 0
+        return known
+
+    def precision(self, scene: Scene) -> RealArray:
+        """Prior precision of every entry, shape (P,); zero where there is no prior or it is known."""
+        precision = np.zeros(scene.n_parameters)
+        _, users, offsets, _ = scene.blocks()
+        precision[users], precision[offsets] = self._precisions[0].ravel(), self._precisions[1]
+        return precision
+
+    def deviation(self, scene: Scene) -> RealArray:
+        """Scene's vector less the prior mean where there is a prior, zero elsewhere, shape (P,)."""
+        deviation = np.zeros(scene.n_parameters)
+        _, users, offsets, _ = scene.blocks()
+        deviation[users] = (scene.users_m - self.users_m).ravel()
+        deviation[offsets] = scene.offsets_m
+        return deviation
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """The paths of the working set: user, and what the path runs over.
+
+    Attributes
+    ----------
+    user : ndarray of int, shape (L,)
+    target : ndarray of int, shape (L,)
+        Index of a point, or LINE_OF_SIGHT, or FREE.
+    free : ndarray of int, shape (L,)
+        Index of the free path, -1 for the others.
+    """
+
+    user: NDArray[np.int64]
+    target: NDArray[np.int64]
+    free: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.user.size)
+
+    @cached_property
+    def kind(self) -> NDArray[np.int64]:
+        """0 over a point, 1 line of sight, 2 free, shape (L,)."""
+        return np.where(self.target >= 0, 0, np.where(self.target == LINE_OF_SIGHT, 1, 2))
+
+    @cached_property
+    def place(self) -> NDArray[np.int64]:
+        """Index of the path's target among the points, users or free paths, shape (L,)."""
+        return np.choose(self.kind, [self.target, self.user, self.free])
+
+    @property
+    def is_point(self) -> NDArray[np.bool_]:
+        """Paths over a point."""
+        return self.target >= 0
+
+    @property
+    def is_line_of_sight(self) -> NDArray[np.bool_]:
+        """Lines of sight."""
+        return self.target == LINE_OF_SIGHT
+
+    @property
+    def is_free(self) -> NDArray[np.bool_]:
+        """Unlocated paths."""
+        return self.target == FREE
+
+    def membership(
+        self, n_users: int, n_points: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+        """What :meth:`build` was given: lines of sight (K,), seen (K, S), users of the free paths (F,)."""
+        sight, seen = np.zeros(n_users, bool), np.zeros((n_users, n_points), bool)
+        sight[self.user[self.is_line_of_sight]] = True
+        seen[self.user[self.is_point], self.target[self.is_point]] = True
+        return sight, seen, self.user[self.is_free]
+
+    @classmethod
+    def build(
+        cls, line_of_sight: NDArray[np.bool_], seen: NDArray[np.bool_], free_user: NDArray[np.int64]
+    ) -> Paths:
+        """Lines of sight of users (K,), the pairs of ``seen`` (K, S) point by point, then the free paths."""
+        los_user = np.flatnonzero(line_of_sight)
+        point, point_user = np.nonzero(seen.T)
+        n_other, n_free = los_user.size + point.size, free_user.size
+        return cls(
+            user=np.concatenate([los_user, point_user, free_user]).astype(np.int64),
+            target=np.concatenate([np.full(los_user.size, LINE_OF_SIGHT), point, np.full(n_free, FREE)]),
+            free=np.concatenate([np.full(n_other, -1), np.arange(n_free)]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PathJacobian:
+    """Derivatives of every path's parameters in the scene's vector, without their zeros.
+
+    A path's length and its D spatial parameters depend on the three coordinates of its target; the length of
+    a path over a point also depends on its user's position and clock.
+
+    Attributes
+    ----------
+    in_target : ndarray, shape (L, 1 + D, 3)
+    target_column : ndarray of int, shape (L,)
+        First of the target's three columns in the scene's vector.
+    in_user : ndarray, shape (L, 4)
+        Of the length, in the user's position (zero where the user is the target) and clock.
+    user_column, offset_column : ndarray of int, shape (L,)
+        First of the user's three columns, and the column of its clock.
+    n_parameters : int
+    """
+
+    in_target: RealArray
+    target_column: NDArray[np.int64]
+    in_user: RealArray
+    user_column: NDArray[np.int64]
+    offset_column: NDArray[np.int64]
+    n_parameters: int
+
+    @classmethod
+    def none(cls, n_paths: int) -> PathJacobian:
+        """No derivatives at all."""
+        column = np.zeros(n_paths, np.int64)
+        return cls(np.zeros((n_paths, 0, 3)), column, np.zeros((n_paths, 4)), column, column, 0)
+
+    def pull(self, slopes: RealArray) -> RealArray:
+        """``sum_di slopes_di J_dip`` of slopes (1 + D, L), shape (P,)."""
+        pulled = np.zeros(self.n_parameters)
+        pull_slopes(
+            slopes,
+            self.in_target,
+            self.target_column,
+            self.in_user,
+            self.user_column,
+            self.offset_column,
+            pulled,
+        )
+        return pulled
+
+    def dense(self) -> RealArray:
+        """The whole Jacobian, shape (1 + D, L, P)."""
+        n_paths, n_types, _ = self.in_target.shape
+        jacobian = np.zeros((n_types, n_paths, self.n_parameters))
+        if not (n_types and n_paths):
+            return jacobian
+        rows, xyz = np.arange(n_paths)[:, None], np.arange(3)
+        jacobian[0, rows, self.user_column[:, None] + xyz] = self.in_user[:, :3]
+        jacobian[0, rows[:, 0], self.offset_column] = self.in_user[:, 3]
+        columns = self.target_column[:, None] + xyz
+        for d in range(n_types):
+            jacobian[d, rows, columns] += self.in_target[:, d]
+        return jacobian
+
+
+@dataclass(frozen=True, eq=False)
+class PathParameters:
+    """Path lengths and array responses with their derivatives.
+
+    Attributes
+    ----------
+    length_m : ndarray, shape (L,)
+        Observed length, clock offset included.
+    cosines : ndarray, shape (2, L)
+        Direction cosines ``u_h, u_v``.
+    steering : ndarray of complex, shape (1 + D, L, M), optional
+        Spherical wavefronts only: array response, then its derivatives in D spatial parameters.
+    derivatives : PathJacobian
+        Of length and spatial parameters in the scene's vector.
+    """
+
+    length_m: RealArray
+    cosines: RealArray
+    steering: ComplexArray | None
+    derivatives: PathJacobian
+
+    @cached_property
+    def jacobian(self) -> RealArray:
+        """Derivatives of length and spatial parameters in the scene's vector, shape (1 + D, L, P)."""
+        return self.derivatives.dense()
+
+
+def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParameters:
+    """Lengths, responses and Jacobian of every path (docs/theory.md, sections 1 and 6).
+
+    ``d L / d p_q = e_bq + e_kq``, ``d L / d p_k = -e_kq`` (line of sight: ``e_bk``), with ``e`` unit
+    vectors towards the path's target; angles through ``u_h, u_v`` (planar), or the response's own
+    derivative in the target's coordinates (spherical).
+    """
+    bs, n_paths = receiver.bs_position_m, len(paths)
+    spherical = receiver.wavefront == "spherical"
+    n_types = 4 if spherical else 3
+    length, cosines = np.empty(n_paths), np.empty((2, n_paths))
+    in_target, in_user = np.zeros((n_paths, n_types, 3)), np.zeros((n_paths, 4))
+    target_column, user_column, offset_column = np.empty((3, n_paths), np.int64)
+    trace_paths(
+        (scene.points_m, scene.users_m, scene.offsets_m, scene.free_m),
+        (paths.user, paths.target, paths.free),
+        bs,
+        receiver.cross_axes,
+        spherical,
+        (length, cosines, in_target, in_user),
+        (target_column, user_column, offset_column),
+    )
+    derivatives = PathJacobian(
+        in_target, target_column, in_user, user_column, offset_column, scene.n_parameters
+    )
+    steering = None
+    if spherical:
+        targets = np.where(
+            paths.is_line_of_sight[:, None], scene.users_m[paths.user], bs + receiver.array.axes[0]
+        )
+        targets[paths.is_point] = scene.points_m[paths.target[paths.is_point]]
+        steering = _spherical_response(cosines, targets - bs, paths.is_free, receiver)
+    return PathParameters(length, cosines, steering, derivatives)
+
+
+def _spherical_response(
+    cosines: RealArray, displacements_m: RealArray, is_free: NDArray[np.bool_], receiver: Receiver
+) -> ComplexArray:
+    """Responses with their derivatives in the target's coordinates, shape (4, L, M).
+
+    Free paths are planar: derivatives in ``u_h`` and ``u_v``, and a third that is zero.
+    """
+    array, carrier_hz = receiver.array, receiver.carrier_hz
+    assert carrier_hz is not None
+    near = array.spherical_steering(displacements_m, carrier_hz)
+    gradient = array.spherical_jacobian(displacements_m, carrier_hz)
+    steering = np.concatenate([near[None], np.moveaxis(gradient, -1, 0)])
+    planar = array.steering_from_cosines(*cosines[:, is_free])
+    steering[:, is_free] = np.stack([planar, *array.steering_derivatives(planar), np.zeros_like(planar)])
+    return steering

@@ -1,0 +1,84 @@
+"""Least-squares channel estimation on the pilots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.baselines.channel_only import (
+    check_observation,
+    result_from_channel,
+)
+from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.symbols.statistics import (
+    amplitude_scale,
+    least_squares_channel,
+    pilot_statistics,
+)
+from isac_toolbox.inference.turbo import TurboLoop
+
+if TYPE_CHECKING:
+    pass
+
+
+__all__ = ["LeastSquares"]
+
+Callback = Callable[[TurboLoop], bool | None]
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """Least-squares channel on the pilots, without any model of the paths.
+
+    Per subcarrier ``H_n = R_n^+ Z_n``; where a user sends no pilot on a subcarrier (comb) its channel is
+    interpolated linearly between those on which it does. No scatterers are reported.
+    """
+
+    def estimate(self, obs: UplinkObservation, *, callback: Callback | None = None) -> EstimationResult:
+        """Estimate from one block; ``callback`` is never called, as there is no loop to watch."""
+        del callback
+        check_observation(obs)
+        start = perf_counter()
+        scale = amplitude_scale(obs)
+        received = obs.received / scale
+        statistics = pilot_statistics(obs, received)
+        channel = least_squares_channel(statistics, obs.subcarrier_frequencies_hz)
+        noise_variance = _least_squares_noise(obs, received, channel)
+        inverse = np.linalg.pinv(statistics.coupling, hermitian=True)
+        per_user = noise_variance * np.mean(np.real(np.einsum("nkk->kn", inverse)), axis=1)
+        variance = np.broadcast_to(per_user[:, None, None], channel.shape)
+        return result_from_channel(
+            obs,
+            channel * scale,
+            noise_variance * scale**2,
+            channel_variance=variance * scale**2,
+            estimator="LeastSquares",
+            seconds=perf_counter() - start,
+        )
+
+
+def _least_squares_noise(
+    obs: UplinkObservation, received: NDArray[np.complex128], channel: NDArray[np.complex128]
+) -> float:
+    """Noise variance: as given, from the pilots' residual, or, where the fit is exact, between the paths."""
+    problem = Problem.on_pilots(obs, received, amplitude_scale(obs))
+    if problem.noise_known:
+        return 1 / problem.noise_precision
+    used = np.all(obs.known, axis=0)
+    n_sub, n_antennas, _ = received.shape
+    predicted = np.matmul(channel.transpose(1, 2, 0), obs.pilots.transpose(1, 0, 2))
+    residual = (received - predicted) * used[:, None, :]
+    freedom = n_antennas * (int(np.count_nonzero(used)) - n_sub * obs.n_users)
+    if freedom > 0:
+        return float(np.sum(np.abs(residual) ** 2) / freedom)
+    return PathSearch.for_observation(obs).user_noise_level(
+        problem.statistics.correlation, problem.user_energies
+    )

@@ -1,0 +1,1 @@
+"""Coarse stages: from the pilots of a block to a first scene."""

@@ -1,0 +1,176 @@
+"""Newtonised orthogonal matching pursuit over direction and delay, all users at once.
+
+After Mamandipoor, Ramasamy and Madhow, IEEE TSP 2016: detect in the residual, refine, repeat. Here the
+refinement is the joint Gauss-Newton step of a user's paths, or of all users' paths where pilots are not
+orthogonal (docs/theory.md, section 7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.atoms.scene import Paths, Scene
+from isac_toolbox.estimators.scene.fit import Fit, evaluate, residual_correlation
+from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
+from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.search import PathSearch, Spectrum
+
+__all__ = ["newtonised_omp"]
+
+RealArray = NDArray[np.float64]
+
+_WEAK_PRECISION = 1e-9
+# Up to so many users one fit of all costs less than the overhead of a fit for each.
+_FEW_USERS = 4
+
+
+def newtonised_omp(
+    problem: Problem,
+    search: PathSearch,
+    *,
+    false_alarm_rate: float = 1e-2,
+    max_paths_per_user: int = 40,
+    max_rounds: int = 40,
+    prune: bool = True,
+) -> tuple[Problem, Fit]:
+    """Free paths of every user from a block's statistics.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its noise precision is replaced by the one found.
+    search : PathSearch
+    false_alarm_rate : float
+        Per user and round.
+    max_paths_per_user, max_rounds : int
+    prune : bool
+        Drop paths that the final fit no longer needs, which the published method does not.
+
+    Returns
+    -------
+    problem : Problem
+        With the noise precision of the residual.
+    fit : Fit
+        Free paths only.
+    """
+    n_users = problem.statistics.coupling.shape[1]
+    groups = _groups(problem)
+    spectra: list[Spectrum] = []
+    for group in groups:
+        spectra += search.spectra(group.problem.statistics.correlation, group.problem.user_energies)
+    for _ in range(max_rounds):
+        counts = np.concatenate([group.counts for group in groups])
+        found, found_user, noise = search.detect_in(
+            spectra,
+            false_alarm_rate,
+            room=np.maximum(max_paths_per_user - counts, 0),
+            noise_level=1 / problem.noise_precision if problem.noise_known else None,
+        )
+        problem = with_noise_precision(problem, 1 / noise)
+        if not len(found):
+            break
+        for i, group in enumerate(groups):
+            own = np.isin(found_user, group.users)
+            if own.any():
+                groups[i] = group.extended(problem, found[own], found_user[own])
+                for k, spectrum in zip(group.users, groups[i].spectra(search), strict=True):
+                    spectra[k] = spectrum
+    finished = [group.finished(problem) for group in groups]
+    if prune:
+        finished = [group.pruned(search, false_alarm_rate) for group in finished]
+    return problem, _joined(problem, finished, n_users)
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Users that are fitted together: one whose pilots no other shares, or all.
+
+    Attributes
+    ----------
+    users : ndarray of int
+    problem : Problem
+        Of these users.
+    fit : Fit
+        Their free paths; users are counted from the first of the group.
+    """
+
+    users: NDArray[np.int64]
+    problem: Problem
+    fit: Fit
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Paths of every user."""
+        return np.bincount(self.fit.paths.user, minlength=self.users.size)
+
+    def _at_noise(self, problem: Problem) -> Problem:
+        return replace(self.problem, noise_precision=problem.noise_precision)
+
+    def extended(self, problem: Problem, found: RealArray, found_user: NDArray[np.int64]) -> _Group:
+        """With the paths found, refined."""
+        own = self._at_noise(problem)
+        scene = replace(self.fit.scene, free_m=np.vstack([self.fit.scene.free_m, found]))
+        user = np.concatenate([self.fit.paths.user, found_user - self.users[0]])
+        return _Group(self.users, own, refine(own, _fit_free(own, scene, user), n_steps=4, tol=0.1))
+
+    def spectra(self, search: PathSearch) -> list[Spectrum]:
+        """Spectra of what the paths leave."""
+        return search.spectra(residual_correlation(self.problem, self.fit), self.problem.user_energies)
+
+    def finished(self, problem: Problem) -> _Group:
+        """Refined to the end."""
+        own = self._at_noise(problem)
+        fit = _fit_free(own, self.fit.scene, self.fit.paths.user)
+        return _Group(self.users, own, refine(own, fit, n_steps=15))
+
+    def pruned(self, search: PathSearch, false_alarm_rate: float) -> _Group:
+        """Without the paths that it does not need."""
+        return replace(self, fit=_prune(self.problem, self.fit, search, false_alarm_rate))
+
+
+def _groups(problem: Problem) -> list[_Group]:
+    """Each of many users alone where they decouple, all of them together otherwise; no path yet."""
+    users = np.arange(problem.statistics.coupling.shape[1])
+    alone = users.size > _FEW_USERS and problem.statistics.users_decouple
+    parts = [users[k : k + 1] for k in users] if alone else [users]
+    problems = [problem.of_user(int(k)) for k in users] if alone else [problem]
+    nobody = np.zeros(0, np.int64)
+    groups = []
+    for part, own in zip(parts, problems, strict=True):
+        scene = Scene(np.zeros((0, 3)), own.prior.users_m, np.zeros(part.size), np.zeros((0, 3)))
+        groups.append(_Group(part, own, _fit_free(own, scene, nobody)))
+    return groups
+
+
+def _joined(problem: Problem, groups: list[_Group], n_users: int) -> Fit:
+    """One fit of all users' paths."""
+    free = np.vstack([group.fit.scene.free_m for group in groups])
+    user = np.concatenate([group.users[group.fit.paths.user] for group in groups])
+    scene = Scene(np.zeros((0, 3)), problem.prior.users_m, np.zeros(n_users), free)
+    return _fit_free(problem, scene, user)
+
+
+def _prune(problem: Problem, fit: Fit, search: PathSearch, false_alarm_rate: float) -> Fit:
+    """Drop paths, the least significant first, that the final fit no longer needs; refine after each.
+
+    A path found while its neighbours were badly placed can end beside them, and then none of them has a place
+    of its own: its gain drowns in the variance that such neighbours share.
+    """
+    threshold = search.threshold(1.0, false_alarm_rate)
+    while len(fit.paths):
+        significance = np.abs(fit.posterior.mean) ** 2 / fit.posterior.variance
+        least = int(np.argmin(significance))
+        if significance[least] >= threshold:
+            break
+        scene = replace(fit.scene, free_m=np.delete(fit.scene.free_m, least, axis=0))
+        fit = refine(problem, _fit_free(problem, scene, np.delete(fit.paths.user, least)), n_steps=4, tol=0.1)
+    return fit
+
+
+def _fit_free(problem: Problem, scene: Scene, user: NDArray[np.int64]) -> Fit:
+    n_users = scene.users_m.shape[0]
+    paths = Paths.build(np.zeros(n_users, bool), np.zeros((n_users, 0), bool), user)
+    return evaluate(problem, scene, paths, np.full(len(paths), _WEAK_PRECISION))

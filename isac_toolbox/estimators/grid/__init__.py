@@ -1,0 +1,1 @@
+"""Baselines on a grid of locations, by a full inverse or without one."""

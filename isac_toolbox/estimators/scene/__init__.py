@@ -1,0 +1,1 @@
+"""Parts of the scene estimator: problem, fit, refinement, working set, structure, location, loop."""

@@ -1,0 +1,195 @@
+"""From paths to places: lines of sight, single-bounce points, and fusion of users' points.
+
+docs/theory.md, section 7.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.atoms.scene import Paths, Scene
+from isac_toolbox.channel.geometry import bistatic_point_m, unit_vectors
+from isac_toolbox.estimators._search_kernels import pair_evidence
+from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
+from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.scene.refine import refine
+
+__all__ = [
+    "arrival_directions",
+    "coincidence_evidence",
+    "condition_on_coincidence",
+    "find_lines_of_sight",
+    "fuse_points",
+    "locate_paths",
+    "place_points",
+]
+
+RealArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+_LINE_OF_SIGHT_GATE = 25.0
+_REGION_TOLERANCE_CELLS = 1.0
+
+
+def find_lines_of_sight(problem: Problem, fit: Fit) -> IntArray:
+    """Index of the free path that is each user's line of sight, -1 where none fits, shape (K,).
+
+    A path fits when its length and direction agree with the user's nominal position and clock within
+    their priors and the path's own uncertainty (chi-square of three); of several the strongest is taken.
+    """
+    prior, bs = problem.prior, problem.receiver.bs_position_m
+    chosen = np.full(len(prior.users_m), -1)
+    if not prior.has_line_of_sight:
+        return chosen
+    covariance = scene_covariance(problem, fit)
+    _, _, _, free = fit.scene.blocks()
+    own = covariance[free, free]
+    direction, distance = unit_vectors(bs, prior.users_m)
+    cosines = np.stack(problem.receiver.array.direction_cosines(direction), axis=1)
+    strength = np.abs(fit.posterior.mean) ** 2
+    for k in range(len(prior.users_m)):
+        axes = problem.receiver.array.axes[1:]
+        in_cosines = (axes - cosines[k][:, None] * direction[k]) / distance[k]
+        jacobian = np.vstack([direction[k], in_cosines])
+        spread = jacobian @ np.diag(prior.user_stds_m[k] ** 2) @ jacobian.T
+        spread[0, 0] += prior.offset_stds_m[k] ** 2
+        expected = np.array([distance[k], *cosines[k]])
+        best = -1.0
+        for i in np.flatnonzero(fit.paths.user == k):
+            columns = slice(3 * fit.paths.free[i], 3 * fit.paths.free[i] + 3)
+            difference = fit.scene.free_m[fit.paths.free[i]] - expected
+            total = spread + own[columns, columns]
+            if _squared_distance(difference, total) < _LINE_OF_SIGHT_GATE and strength[i] > best:
+                best, chosen[k] = strength[i], i
+    return chosen
+
+
+def _squared_distance(difference: RealArray, covariance: RealArray) -> float:
+    """Mahalanobis distance, squared, of quantities of different units; safe for a singular covariance."""
+    deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
+    scaled = difference / deviation
+    correlation = covariance / np.outer(deviation, deviation)
+    return float(scaled @ np.linalg.pinv(correlation, hermitian=True) @ scaled)
+
+
+def arrival_directions(problem: Problem, cosines: RealArray) -> tuple[RealArray, BoolArray]:
+    """Unit vectors (P, 3) in front of the array from direction cosines (P, 2), and which are valid."""
+    squared = np.sum(cosines**2, axis=1)
+    valid = squared < 1
+    forward = np.sqrt(np.maximum(1 - squared, 0.0))
+    return np.column_stack([forward, cosines]) @ problem.receiver.array.axes, valid
+
+
+def locate_paths(
+    problem: Problem, scene: Scene, parameters: RealArray, user: IntArray
+) -> tuple[RealArray, BoolArray]:
+    """Single-bounce points (P, 3) of observed (length, u_h, u_v), and which lie in the region.
+
+    Points outside the region by less than a resolution cell are moved onto its border.
+    """
+    directions, valid = arrival_directions(problem, parameters[:, 1:])
+    lengths = parameters[:, 0] - scene.offsets_m[user]
+    points, exists = bistatic_point_m(
+        directions, lengths, scene.users_m[user], problem.receiver.bs_position_m
+    )
+    tolerance = _REGION_TOLERANCE_CELLS * problem.length_cell_m
+    inside = np.all(
+        (points >= problem.region_m[0] - tolerance) & (points <= problem.region_m[1] + tolerance), axis=1
+    )
+    located = valid & exists & inside
+    return np.clip(points, problem.region_m[0], problem.region_m[1]), located
+
+
+def place_points(problem: Problem, fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
+    """Turn a fit of free paths into lines of sight, one-user points and the free paths that remain.
+
+    Returns
+    -------
+    fit : Fit
+        Refined.
+    line_of_sight : ndarray of bool, shape (K,)
+    seen : ndarray of bool, shape (K, S)
+    """
+    n_users = len(problem.prior.users_m)
+    sight = find_lines_of_sight(problem, fit)
+    has_sight = sight >= 0
+    direct = np.linalg.norm(problem.prior.users_m - problem.receiver.bs_position_m, axis=1)
+    offsets = np.zeros(n_users)
+    offsets[has_sight] = fit.scene.free_m[fit.paths.free[sight[has_sight]], 0] - direct[has_sight]
+    offsets[problem.prior.offset_stds_m == 0] = 0.0
+    scene = Scene(fit.scene.points_m, problem.prior.users_m, offsets, fit.scene.free_m)
+
+    rest = np.setdiff1d(np.arange(len(fit.paths)), sight)
+    user = fit.paths.user[rest]
+    parameters = fit.scene.free_m[fit.paths.free[rest]]
+    points, located = locate_paths(problem, scene, parameters, user)
+    seen = np.zeros((n_users, int(located.sum())), bool)
+    seen[user[located], np.arange(seen.shape[1])] = True
+    scene = Scene(points[located], scene.users_m, offsets, parameters[~located])
+    paths = Paths.build(has_sight, seen, user[~located])
+    precision = np.full(len(paths), float(fit.posterior.prior_precision.min(initial=1e-9)))
+    return refine(problem, evaluate(problem, scene, paths, precision), n_steps=8, tol=0.1), has_sight, seen
+
+
+def fuse_points(problem: Problem, fit: Fit, seen: BoolArray) -> tuple[Scene, BoolArray]:
+    """Merge points of different users where the evidence prefers one point to two.
+
+    The points' joint Gaussian comes from the inverse Gauss-Newton matrix; a merge conditions it on
+    coincidence. Two points at a difference ``d`` of covariance ``V`` merge when
+    ``ln(volume) - 1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` is positive: the likelihood of coincidence against
+    independent positions in the region.
+
+    Returns
+    -------
+    scene : Scene
+    seen : ndarray of bool, shape (K, S)
+    """
+    mean, covariance = fit.scene.vector(), scene_covariance(problem, fit)
+    log_volume = float(np.sum(np.log(problem.region_m[1] - problem.region_m[0])))
+    alive = np.arange(seen.shape[1])
+    seen = seen.copy()
+    while alive.size > 1:
+        evidence = coincidence_evidence(mean, covariance, alive, log_volume)
+        shared = seen[:, alive].astype(int)
+        evidence[shared.T @ shared > 0] = -np.inf
+        first, second = np.unravel_index(np.argmax(evidence), evidence.shape)
+        if evidence[first, second] <= 0:
+            break
+        kept, gone = int(alive[first]), int(alive[second])
+        mean, covariance = condition_on_coincidence(mean, covariance, kept, gone)
+        seen[:, kept] |= seen[:, gone]
+        alive = np.delete(alive, second)
+    scene = fit.scene.with_vector(mean)
+    points = np.clip(scene.points_m[alive], problem.region_m[0], problem.region_m[1])
+    return Scene(points, scene.users_m, scene.offsets_m, scene.free_m), seen[:, alive]
+
+
+def coincidence_evidence(
+    mean: RealArray, covariance: RealArray, points: IntArray, log_volume: float
+) -> RealArray:
+    """Log evidence that two points are one, for every pair of ``points``, from their joint Gaussian.
+
+    Returns
+    -------
+    ndarray, shape (S, S)
+        ``ln(volume) - 1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` above the diagonal, ``-inf`` elsewhere.
+    """
+    evidence = np.full((points.size, points.size), -np.inf)
+    i, j = np.triu_indices(points.size, 1)
+    if not i.size:
+        return evidence
+    evidence[i, j] = log_volume + pair_evidence(mean, covariance, points, i, j)
+    return evidence
+
+
+def condition_on_coincidence(
+    mean: RealArray, covariance: RealArray, kept: int, gone: int
+) -> tuple[RealArray, RealArray]:
+    """Joint Gaussian given that two points are one (a Kalman update with an exact observation)."""
+    a, b = 3 * kept + np.arange(3), 3 * gone + np.arange(3)
+    across = covariance[:, a] - covariance[:, b]
+    spread = across[a] - across[b]
+    weight = np.linalg.solve(spread, across.T).T
+    return mean - weight @ (mean[a] - mean[b]), covariance - weight @ across.T

@@ -1,0 +1,149 @@
+"""What the iterative scene estimators share: normalised data, working set, record and result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox._threads import bounded_threads
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.result import Candidates, EstimationResult
+from isac_toolbox.estimators.scene.assemble import SceneBelief, assemble_result
+from isac_toolbox.estimators.scene.fit import scene_covariance
+from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
+from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.scene.structure import remove_rejected
+from isac_toolbox.estimators.scene.working_set import WorkingSet, marginal_objective
+from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, Detection, detect
+from isac_toolbox.estimators.symbols.statistics import amplitude_scale
+from isac_toolbox.inference.turbo import TurboLoop
+
+__all__ = ["SceneLoop"]
+
+RealArray = NDArray[np.float64]
+
+
+class SceneLoop(TurboLoop):
+    """A loop over a working set of paths, on the block scaled to unit mean power.
+
+    Attributes
+    ----------
+    obs : UplinkObservation
+    received : ndarray of complex, shape (N, M, T)
+        Scaled block.
+    scale : float
+        ``obs.received = scale * received``.
+    search : PathSearch
+    working : WorkingSet
+        Scene, paths and beliefs; set by ``setup``.
+    """
+
+    name: str
+    working: WorkingSet
+
+    def __init__(self, obs: UplinkObservation, max_iter: int, tol: float) -> None:
+        if not isinstance(obs, UplinkObservation):
+            raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
+        super().__init__(max_iter, tol)
+        self.obs = obs
+        self.scale = amplitude_scale(obs)
+        self.received = obs.received / self.scale
+        self.search = PathSearch.for_observation(obs)
+        self._dropped: list[tuple[RealArray, float, RealArray]] = []
+
+    def run_bounded(
+        self,
+        callback: Callable[[TurboLoop], bool | None] | None = None,
+        n_threads: int | None = None,
+    ) -> EstimationResult:
+        """Run with at most so many threads, one if not given, and give the result."""
+        with bounded_threads(n_threads or 1):
+            self.run(callback)
+            return self.result()
+
+    def setup(self) -> None:
+        """Forget what an earlier run dropped; a subclass makes the first working set."""
+        self._dropped = []
+
+    def pilot_problem(self) -> Problem:
+        """The problem on the pilots alone."""
+        return Problem.on_pilots(self.obs, self.received, self.scale)
+
+    def detect(
+        self, part: UplinkObservation | None = None, received: NDArray[np.complex128] | None = None
+    ) -> Detection:
+        """Symbols of the block, or of some OFDM symbols of it, under the present channel."""
+        working = self.working
+        posterior = working.fit.posterior
+        channel = ChannelKnowledge.from_paths(
+            working.fit.atoms, posterior.mean, posterior.covariance, working.n_users
+        )
+        block = self.received if received is None else received
+        obs = self.obs if part is None else part
+        return detect(obs, block, channel, 1 / working.problem.noise_precision)
+
+    def remove_rejected(self) -> None:
+        """Drop what the posterior rejects, remembering dropped points as candidates."""
+        working = self.working
+        self.working, dropped = remove_rejected(working)
+        visibility = working.visibility_probability
+        for index in dropped:
+            self._dropped.append(
+                (
+                    working.fit.scene.points_m[index],
+                    float(working.point_probability[index]),
+                    visibility[:, index],
+                )
+            )
+
+    def record(self) -> None:
+        """Set what the history keeps of an iteration."""
+        self.objective = marginal_objective(self.working)
+        self.noise_variance = self.scale**2 / self.working.problem.noise_precision
+        self.n_active = int(np.count_nonzero(self.working.active))
+
+    def channel(self) -> NDArray[np.complex128]:
+        """Posterior mean channel at the present state, shape (K, N, M), in the units of the observation."""
+        fit = self.working.fit
+        return self.scale * fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
+
+    def result(self) -> EstimationResult:
+        """The result at the present state."""
+        working = self.working
+        detection = self.detect()
+        fit, points, _ = working.active_fit()
+        covariance = scene_covariance(working.problem, fit)
+        probability = working.point_probability.copy()
+        probability[points] *= single_bounce_probability(working.problem, fit, covariance)
+        belief = SceneBelief(
+            problem=working.problem,
+            fit=fit,
+            point_probability=probability[points],
+            visibility_probability=working.visibility_probability[:, points],
+            line_of_sight_probability=working.line_of_sight_probability,
+            path_probability=working.state.probability[working.active],
+            candidates=self._candidates(probability),
+        )
+        return assemble_result(
+            self.name,
+            self.obs,
+            belief,
+            detection,
+            self.scale,
+            self.history,
+            self.status,
+            self.converged,
+        )
+
+    def _candidates(self, probability: RealArray) -> Candidates:
+        working = self.working
+        dropped = [np.array([d[i] for d in self._dropped]) for i in range(3)]
+        n = len(self._dropped)
+        return Candidates(
+            np.vstack([working.fit.scene.points_m, dropped[0].reshape(n, 3)]),
+            np.concatenate([probability, dropped[1].reshape(n)]),
+            np.hstack([working.visibility_probability, dropped[2].reshape(n, working.n_users).T]),
+        )

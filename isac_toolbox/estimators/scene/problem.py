@@ -1,0 +1,90 @@
+"""The problem of one block: its statistics, its prior and its noise, but no scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.atoms.dense import Statistics
+from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.scene import ScenePrior
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.symbols.statistics import pilot_statistics
+
+__all__ = ["Problem", "with_noise_precision"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+# Of a block of unit mean power: 140 dB of SNR, beyond what double precision resolves here.
+_LARGEST_PRECISION = 1e14
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Data and prior of one refinement: everything but the scene.
+
+    Attributes
+    ----------
+    receiver : Receiver
+    statistics : Statistics
+        Of the block scaled to unit mean power.
+    prior : ScenePrior
+    region_m : ndarray, shape (2, 3)
+    noise_precision : float
+        Inverse noise variance of a scaled sample.
+    noise_known : bool
+        Whether it was given rather than estimated.
+    """
+
+    receiver: Receiver
+    statistics: Statistics
+    prior: ScenePrior
+    region_m: RealArray
+    noise_precision: float
+    noise_known: bool = False
+
+    @classmethod
+    def on_pilots(cls, obs: UplinkObservation, received: ComplexArray, scale: float) -> Problem:
+        """The problem on the pilots of a scaled block, noise as given or not known yet."""
+        known = obs.noise_variance is not None
+        precision = scale**2 / obs.noise_variance if obs.noise_variance is not None else 1.0
+        statistics = pilot_statistics(obs, received)
+        return cls(Receiver.of(obs), statistics, ScenePrior.of(obs), obs.region_m, precision, known)
+
+    @cached_property
+    def length_cell_m(self) -> float:
+        """Resolution in path length, ``c / bandwidth``."""
+        wavenumbers = self.receiver.wavenumbers_per_m
+        n = wavenumbers.size
+        return float(2 * np.pi * (n - 1) / n / np.ptp(wavenumbers))
+
+    @cached_property
+    def user_energies(self) -> RealArray:
+        """Squared norm ``M sum_n R_n[k, k]`` of a path atom of every user, shape (K,)."""
+        return self.receiver.array.n_elements * self.statistics.user_energies
+
+    def of_user(self, user: int) -> Problem:
+        """The problem of one user, for users that decouple."""
+        statistics = self.statistics.of_user(user, self.receiver)
+        return replace(self, statistics=statistics, prior=self.prior.of_user(user))
+
+    @cached_property
+    def cosine_cells(self) -> RealArray:
+        """Resolution in the direction cosines, ``1 / (M d)``, shape (2,)."""
+        array = self.receiver.array
+        return 1 / (np.asarray(array.shape) * np.asarray(array.spacings))
+
+    @cached_property
+    def free_cells(self) -> RealArray:
+        """Resolution in length and direction cosines, shape (3,)."""
+        return np.array([self.length_cell_m, *self.cosine_cells])
+
+
+def with_noise_precision(problem: Problem, noise_precision: float) -> Problem:
+    """The same problem at another noise precision, unless the noise is known."""
+    if problem.noise_known:
+        return problem
+    return replace(problem, noise_precision=min(noise_precision, _LARGEST_PRECISION))

@@ -1,0 +1,326 @@
+"""Changes of the scene's structure: removal, birth from the residual, merging by evidence.
+
+docs/theory.md, section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
+from isac_toolbox.estimators.scene.fit import (
+    Fit,
+    evaluate,
+    normal_equations,
+    residual_correlation,
+    scene_covariance,
+)
+from isac_toolbox.estimators.scene.locate import coincidence_evidence, condition_on_coincidence, locate_paths
+from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.scene.working_set import WorkingSet
+from isac_toolbox.estimators.search import PathSearch
+
+__all__ = [
+    "absorb_duplicates",
+    "give_birth",
+    "log_evidence",
+    "merge_points",
+    "remove_rejected",
+    "split_points",
+]
+
+RealArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_REJECTED = 0.02
+_MAX_BIRTHS_PER_USER = 8
+# Working-set size beyond which nothing more is born: a model that does not fit would never have enough.
+_MAX_PATHS = 1024
+_PROMISING_EVIDENCE = -10.0
+_COHERENT = 0.4
+_PROMISING_FALL = 5.0
+_MAX_MOVES = 100
+_MAX_TRIALS = 20
+
+
+def remove_rejected(working: WorkingSet) -> tuple[WorkingSet, IntArray]:
+    """Drop points and free paths that the posterior rejects; also returns the dropped points' indices."""
+    keep_points = working.point_probability >= _REJECTED
+    keep_free = working.free_probability >= _REJECTED
+    if keep_points.all() and keep_free.all():
+        return working, np.zeros(0, np.int64)
+    scene = working.fit.scene
+    reduced = Scene(scene.points_m[keep_points], scene.users_m, scene.offsets_m, scene.free_m[keep_free])
+    points, free = np.flatnonzero(keep_points), np.flatnonzero(keep_free)
+    renewed = working.restructured(reduced, working.free_user[keep_free], points, free)
+    return renewed, np.flatnonzero(~keep_points)
+
+
+def give_birth(
+    working: WorkingSet, search: PathSearch, false_alarm_rate: float, unlocated_paths: bool
+) -> WorkingSet | None:
+    """Add what the residual shows above the noise: as points where possible, else as free paths.
+
+    Returns None when the residual shows nothing.
+    """
+    problem, fit = working.problem, working.fit
+    room = min(_MAX_BIRTHS_PER_USER, max(_MAX_PATHS - len(fit.paths), 0) // working.n_users**2)
+    if not room:
+        return None
+    found, user, _ = search.detect(
+        residual_correlation(problem, fit),
+        problem.user_energies,
+        false_alarm_rate,
+        room=np.full(working.n_users, room),
+        noise_floor=1 / problem.noise_precision,
+    )
+    if not len(found):
+        return None
+    points, located = locate_paths(problem, fit.scene, found, user)
+    free = ~located if unlocated_paths else np.zeros(len(found), bool)
+    if not (located.any() or free.any()):
+        return None
+    scene = Scene(
+        np.vstack([fit.scene.points_m, points[located]]),
+        fit.scene.users_m,
+        fit.scene.offsets_m,
+        np.vstack([fit.scene.free_m, found[free]]),
+    )
+    kept_points = np.concatenate([np.arange(working.n_points), np.full(located.sum(), -1)])
+    kept_free = np.concatenate([np.arange(len(fit.scene.free_m)), np.full(free.sum(), -1)])
+    free_user = np.concatenate([working.free_user, user[free]])
+    return working.restructured(scene, free_user, kept_points, kept_free)
+
+
+Proposal = Callable[[WorkingSet, Fit], Iterator[Fit]]
+
+
+def split_points(working: WorkingSet) -> WorkingSet | None:
+    """Give a user its own point where sharing one contradicts the data; None when nothing is split.
+
+    The score test of the tie between a user's path and the shared point predicts how far the objective
+    would fall; promising splits are refined, and kept when :func:`log_evidence` rises.
+    """
+    return _raise_evidence(working, _splits)
+
+
+def merge_points(working: WorkingSet) -> WorkingSet | None:
+    """Merge the pairs of points that the evidence takes for one; None when there is none.
+
+    Pairs come in the order of their Gaussian evidence of coincidence; each is tried by refining the merged
+    scene, and kept when :func:`log_evidence` rises.
+    """
+    return _raise_evidence(working, _merges)
+
+
+def absorb_duplicates(working: WorkingSet) -> WorkingSet | None:
+    """Drop the points and free paths that only repeat another path of the same user; None when none does.
+
+    A point of one path, or a free path, is tried when its atom is coherent with another path of its user
+    (a point on a line of sight, say); it goes when the scene without it has the greater evidence.
+    """
+    return _raise_evidence(working, _absorptions)
+
+
+def _raise_evidence(working: WorkingSet, propose: Proposal) -> WorkingSet | None:
+    """Adopt proposed scenes as long as one raises the evidence; None when none ever does."""
+    adopted = None
+    for _ in range(_MAX_MOVES):
+        current = working if adopted is None else adopted
+        fit, _, _ = current.active_fit()
+        trial = _first_better(current.problem, fit, propose(current, fit))
+        if trial is None:
+            break
+        adopted = current.adopt(trial)
+    return adopted
+
+
+def _first_better(problem: Problem, fit: Fit, trials: Iterator[Fit]) -> Fit | None:
+    before = None
+    for trial in islice(trials, _MAX_TRIALS):
+        before = log_evidence(problem, fit) if before is None else before
+        if log_evidence(problem, trial) > before:
+            return trial
+    return None
+
+
+def _merges(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
+    if len(fit.scene.points_m) < 2:
+        return
+    covariance = scene_covariance(working.problem, fit)
+    for first, second in _promising_pairs(working.problem, fit, covariance):
+        yield _merged_fit(working, fit, covariance, first, second)
+
+
+def _absorptions(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
+    for path in _repeating_paths(fit):
+        yield _fit_without(working, fit, path)
+
+
+def _splits(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
+    fall = _tie_scores(working.problem, fit)
+    for path in np.argsort(-fall, kind="stable"):
+        if fall[path] < _PROMISING_FALL:
+            return
+        yield _split_fit(working, fit, int(path))
+
+
+def _tie_scores(problem: Problem, fit: Fit) -> RealArray:
+    """Predicted fall of the objective when a path gets a point of its own, shape (L,).
+
+    ``g^T (H_dd - H_dt H_tt^-1 H_td)^-1 g`` with half gradient and half Hessian of the scene in which every
+    located path has its own point; ``t`` is the tied scene, ``d`` the path's own displacement. Zero for
+    paths that share their point with none.
+    """
+    paths, scene = fit.paths, fit.scene
+    located = np.flatnonzero(paths.is_point)
+    scores = np.zeros(len(paths))
+    n_seen = np.bincount(paths.target[located], minlength=len(scene.points_m))
+    shared = located[n_seen[paths.target[located]] > 1]
+    if not shared.size:
+        return scores
+    untied_target = paths.target.copy()
+    untied_target[located] = np.arange(located.size)
+    untied_scene = replace(scene, points_m=scene.points_m[paths.target[located]])
+    untied_paths = replace(paths, target=untied_target)
+    parameters = path_parameters(untied_scene, untied_paths, problem.receiver)
+    untied = replace(fit, scene=untied_scene, paths=untied_paths, parameters=parameters)
+    hessian, gradient = normal_equations(problem, untied)
+    tie = _tie_matrix(paths.target[located], len(scene.points_m), untied_scene.n_parameters)
+    free = ~problem.prior.known(scene)
+    inner = (tie.T @ hessian @ tie)[np.ix_(free, free)]
+    cross = (hessian @ tie)[:, free]
+    scale = 1 / np.sqrt(np.maximum(np.diag(inner), 1e-12))
+    scaled = inner * scale[:, None] * scale + 1e-9 * np.eye(len(inner))
+    explained = cross * scale @ np.linalg.solve(scaled, (cross * scale).T)
+    for path in shared:
+        own = slice(3 * untied_target[path], 3 * untied_target[path] + 3)
+        block = hessian[own, own] - explained[own, own]
+        ridge = 1e-9 * np.trace(hessian[own, own]) * np.eye(3)
+        scores[path] = gradient[own] @ np.linalg.solve(block + ridge, gradient[own])
+    return scores
+
+
+def _tie_matrix(target: IntArray, n_points: int, n_untied: int) -> RealArray:
+    """Linear map from the tied scene's vector to the one in which every path has its own point."""
+    rows = np.arange(3 * target.size)
+    tie = np.zeros((n_untied, n_untied - rows.size + 3 * n_points))
+    tie[rows, (3 * target[:, None] + np.arange(3)).ravel()] = 1.0
+    others = np.arange(n_untied - rows.size)
+    tie[rows.size + others, 3 * n_points + others] = 1.0
+    return tie
+
+
+def _split_fit(working: WorkingSet, fit: Fit, path: int) -> Fit:
+    """The active scene with one path on a point of its own, refined."""
+    scene, paths = fit.scene, fit.paths
+    sight, seen, free_user = paths.membership(working.n_users, len(scene.points_m))
+    user, target = paths.user[path], paths.target[path]
+    alone = np.zeros((working.n_users, 1), bool)
+    alone[user] = True
+    seen[user, target] = False
+    split = replace(scene, points_m=np.vstack([scene.points_m, scene.points_m[target]]))
+    return _refined(working, split, Paths.build(sight, np.hstack([seen, alone]), free_user))
+
+
+def _repeating_paths(fit: Fit) -> IntArray:
+    """Paths alone on their point, or free, and coherent with a stronger one or a sight line of their user."""
+    paths = fit.paths
+    energy = np.real(np.diagonal(fit.gram))
+    coherence = np.abs(fit.gram) ** 2 / np.multiply.outer(energy, energy)
+    strength = np.abs(fit.posterior.mean)
+    stronger = (strength[:, None] < strength) | paths.is_line_of_sight
+    rivals = (paths.user[:, None] == paths.user) & stronger
+    alone = paths.is_free.copy()
+    located = np.flatnonzero(paths.is_point)
+    users_of = np.bincount(paths.target[located], minlength=len(fit.scene.points_m))
+    alone[located] = users_of[paths.target[located]] == 1
+    highest = np.max(np.where(rivals, coherence, 0.0), axis=1, initial=0.0)
+    suspects = np.flatnonzero(alone & (highest > _COHERENT))
+    return suspects[np.argsort(-highest[suspects], kind="stable")]
+
+
+def _fit_without(working: WorkingSet, fit: Fit, path: int) -> Fit:
+    """The active scene without the point or free path of one path, refined."""
+    scene, paths = fit.scene, fit.paths
+    sight, seen, free_user = paths.membership(working.n_users, len(scene.points_m))
+    points_m, free_m = scene.points_m, scene.free_m
+    if paths.is_free[path]:
+        free_m = np.delete(free_m, paths.free[path], axis=0)
+        free_user = np.delete(free_user, paths.free[path])
+    else:
+        points_m = np.delete(points_m, paths.target[path], axis=0)
+        seen = np.delete(seen, paths.target[path], axis=1)
+    reduced = Scene(points_m, scene.users_m, scene.offsets_m, free_m)
+    return _refined(working, reduced, Paths.build(sight, seen, free_user))
+
+
+def _refined(working: WorkingSet, scene: Scene, paths: Paths) -> Fit:
+    """A trial scene under the slabs of its paths, refined."""
+    classes = np.where(paths.is_line_of_sight, working.n_users, paths.user)
+    start = evaluate(working.problem, scene, paths, working.prior.slab_precision[classes])
+    return refine(working.problem, start, n_steps=6, tol=1e-2)
+
+
+def _promising_pairs(problem: Problem, fit: Fit, covariance: RealArray) -> list[tuple[int, int]]:
+    log_volume = float(np.sum(np.log(problem.region_m[1] - problem.region_m[0])))
+    points = np.arange(len(fit.scene.points_m))
+    evidence = coincidence_evidence(fit.scene.vector(), covariance, points, log_volume)
+    order = np.argsort(-evidence, axis=None, kind="stable")
+    promising = order[evidence.ravel()[order] > _PROMISING_EVIDENCE]
+    first, second = np.unravel_index(promising, evidence.shape)
+    return list(zip(first.tolist(), second.tolist(), strict=True))
+
+
+def _merged_fit(working: WorkingSet, fit: Fit, covariance: RealArray, first: int, second: int) -> Fit:
+    """The active scene with two points made one, refined."""
+    mean, _ = condition_on_coincidence(fit.scene.vector(), covariance, first, second)
+    scene = fit.scene.with_vector(mean)
+    points = np.clip(np.delete(scene.points_m, second, axis=0), *working.problem.region_m)
+    sight, seen, free_user = fit.paths.membership(working.n_users, len(fit.scene.points_m))
+    seen[:, first] |= seen[:, second]
+    merged = replace(scene, points_m=points)
+    return _refined(working, merged, Paths.build(sight, np.delete(seen, second, axis=1), free_user))
+
+
+def log_evidence(problem: Problem, fit: Fit) -> float:
+    """Laplace evidence of a scene: gains integrated out, positions by the inverse Gauss-Newton matrix.
+
+    ``-J + ln det Sigma + sum ln rho - 1/2 ln det((H + U) / 2 pi) - S ln(volume) - F ln(free volume)``; terms
+    that are the same for every scene of these users and data are left out (docs/theory.md, section 6). ``U``
+    holds the inverse variances of the uniform priors, so that no direction counts as wider than its prior.
+    """
+    hessian, _ = normal_equations(problem, fit)
+    extents = _uniform_extents(problem, fit.scene)
+    free = ~problem.prior.known(fit.scene)
+    inner = 2 * hessian + np.diag(12 / extents**2)
+    inner = inner[np.ix_(free, free)]
+    diagonal = np.maximum(np.diag(inner), 1e-12)
+    scaled = inner / np.sqrt(np.multiply.outer(diagonal, diagonal))
+    _, log_det = np.linalg.slogdet(scaled + 1e-12 * np.eye(len(scaled)))
+    curvature = log_det + float(np.sum(np.log(diagonal / (2 * np.pi))))
+    posterior = fit.posterior
+    gains = posterior.log_det + float(np.sum(np.log(posterior.prior_precision)))
+    occam = float(np.sum(np.log(extents[np.isfinite(extents)])))
+    return -fit.objective + gains - 0.5 * curvature - occam
+
+
+def _uniform_extents(problem: Problem, scene: Scene) -> RealArray:
+    """Width of the uniform prior of every entry of the scene's vector, infinite for users and offsets.
+
+    Points: the region. Free paths: twice the region's diagonal in length, the unit disc's equivalent
+    square in direction cosines.
+    """
+    region = problem.region_m[1] - problem.region_m[0]
+    extents = np.full(scene.n_parameters, np.inf)
+    points, _, _, free = scene.blocks()
+    extents[points] = np.tile(region, len(scene.points_m))
+    side = np.sqrt(np.pi)
+    extents[free] = np.tile([2 * np.linalg.norm(region), side, side], len(scene.free_m))
+    return extents

@@ -1,0 +1,370 @@
+"""The working set: every path under consideration, its sparse prior and the E-step on it.
+
+docs/theory.md, sections 3 to 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from isac_toolbox.channel.atoms.scene import Paths, Scene
+from isac_toolbox.estimators.scene.fit import Fit, evaluate, restricted, reweighted
+from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
+from isac_toolbox.inference.hierarchy import PriorState, ThreeLayerPrior
+from isac_toolbox.inference.posterior import (
+    expected_residual,
+    unchecked_posterior,
+    update_noise_precision,
+)
+from isac_toolbox.inference.support import GatedChain, IndependentSupport
+
+__all__ = ["ScenePriorGraph", "WorkingSet", "marginal_objective"]
+
+RealArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
+
+_LINE_OF_SIGHT_PROBABILITY = 0.9
+_START_VISIBILITY = 0.5
+_SPIKE_TO_NOISE = 1e4
+_SURE = 0.99
+
+
+class ScenePriorGraph:
+    """Support graph of a scene: lines of sight, gated points with users as members, free paths.
+
+    Implements the ``SupportGraph`` protocol for coefficients in the order of :meth:`Paths.build`.
+
+    Parameters
+    ----------
+    n_users, n_points, n_free : int
+    n_cells : int
+        Number of resolution cells searched; the gate's and the free paths' priors account for the cells
+        in which nothing was found.
+    member_probability : ndarray, shape (K,), optional
+        Learned probability that a user sees a scatterer, carried over.
+    has_line_of_sight : bool
+        Whether there are paths for lines of sight at all.
+    """
+
+    def __init__(
+        self,
+        n_users: int,
+        n_points: int,
+        n_free: int,
+        n_cells: int,
+        member_probability: RealArray | None = None,
+        has_line_of_sight: bool = True,
+    ) -> None:
+        self.n_lines = n_users if has_line_of_sight else 0
+        self.n_users, self.n_points, self.n_free, self.n_cells = n_users, n_points, n_free, n_cells
+        member = np.full(n_users, _START_VISIBILITY) if member_probability is None else member_probability
+        self._member = member
+        self.lines = IndependentSupport(self.n_lines, _LINE_OF_SIGHT_PROBABILITY, learn_probability=False)
+        self.points = GatedChain.independent_members(
+            n_points,
+            member,
+            gate=(1 + n_points) / (1 + n_cells + n_points),
+            gate_prior=(1.0, float(n_cells)),
+            member_prior=(2.0, 2.0),
+        )
+        share = (1 + n_free) / (1 + n_cells * n_users + n_free)
+        self.free = IndependentSupport(n_free, share, prior_counts=(1.0, float(n_cells * n_users)))
+
+    @property
+    def n_coefficients(self) -> int:
+        """Number of paths covered."""
+        return self.n_lines + self.n_users * self.n_points + self.n_free
+
+    @property
+    def member_probability(self) -> RealArray:
+        """Probability that a user sees a scatterer, shape (K,)."""
+        return np.asarray(self.points.member_probability) if self.n_points else self._member
+
+    def _split(self, ratio: RealArray) -> tuple[RealArray, RealArray, RealArray]:
+        end = self.n_lines + self.n_users * self.n_points
+        return ratio[: self.n_lines], ratio[self.n_lines : end], ratio[end:]
+
+    def sized(self, n_points: int, n_free: int) -> ScenePriorGraph:
+        """A graph of another size with what was learned of the users' visibility."""
+        return ScenePriorGraph(
+            self.n_users, n_points, n_free, self.n_cells, self.member_probability, self.n_lines > 0
+        )
+
+    def paths(self, free_user: IntArray) -> Paths:
+        """Every path of the graph: lines of sight, all pairs of user and point, the free paths."""
+        seen = np.ones((self.n_users, self.n_points), bool)
+        return Paths.build(np.full(self.n_users, self.n_lines > 0), seen, free_user)
+
+    def extrinsic_log_odds(self, L: RealArray) -> RealArray:
+        """Message of the graph to every path, its own evidence left out."""
+        lines, points, free = self._split(L)
+        parts = (
+            self.lines.extrinsic_log_odds(lines),
+            self.points.extrinsic_log_odds(points) if self.n_points else np.zeros(0),
+            self.free.extrinsic_log_odds(free) if self.n_free else np.zeros(0),
+        )
+        return np.concatenate(parts)
+
+    def learn(self, L: RealArray) -> None:
+        """EM update of the gate, the users' visibility and the share of free paths."""
+        _, points, free = self._split(L)
+        if self.n_points:
+            self.points.learn(points)
+        if self.n_free:
+            self.free.learn(free)
+
+    def point_probability(self, L: RealArray) -> RealArray:
+        """Probability that each point exists, shape (S,)."""
+        if not self.n_points:
+            return np.zeros(0)
+        return expit(self.points.gate_log_odds(self._split(L)[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class WorkingSet:
+    """Scene, paths and beliefs of one moment.
+
+    Attributes
+    ----------
+    problem : Problem
+    fit : Fit
+        At the current scene; paths are all lines of sight, every (point, user) pair, the free paths.
+    prior : ThreeLayerPrior
+        One slab per user, and one for all lines of sight.
+    state : PriorState
+    graph : ScenePriorGraph
+    """
+
+    problem: Problem
+    fit: Fit
+    prior: ThreeLayerPrior
+    state: PriorState
+    graph: ScenePriorGraph
+
+    @classmethod
+    def start(
+        cls,
+        problem: Problem,
+        scene: Scene,
+        free_user: IntArray,
+        rule: str,
+        gain_power: float,
+        n_cells: int,
+    ) -> WorkingSet:
+        """Every path active under a slab of the given mean power."""
+        n_users = len(scene.users_m)
+        slab = np.full(n_users + 1, 1 / gain_power)
+        prior = ThreeLayerPrior(
+            slab, _spike_precision(problem, slab), rule=rule, moment_matching=rule == "extrinsic"
+        )
+        graph = ScenePriorGraph(
+            n_users,
+            len(scene.points_m),
+            len(free_user),
+            n_cells,
+            has_line_of_sight=problem.prior.has_line_of_sight,
+        )
+        return cls._assemble(problem, scene, free_user, prior, graph, None)
+
+    @classmethod
+    def _assemble(
+        cls,
+        problem: Problem,
+        scene: Scene,
+        free_user: IntArray,
+        prior: ThreeLayerPrior,
+        graph: ScenePriorGraph,
+        state: PriorState | None,
+    ) -> WorkingSet:
+        paths = graph.paths(free_user)
+        if state is None:
+            slab = prior.slab_precision[_classes(paths, graph.n_users)]
+            state = PriorState.initial(len(paths), slab, 0.5)
+        fit = evaluate(problem, scene, paths, state.precision)
+        return cls(problem, fit, prior, state, graph)
+
+    @property
+    def n_users(self) -> int:
+        """Number of users K."""
+        return len(self.fit.scene.users_m)
+
+    @property
+    def n_points(self) -> int:
+        """Number of points S."""
+        return len(self.fit.scene.points_m)
+
+    @cached_property
+    def classes(self) -> IntArray:
+        """Slab class of every path, shape (L,)."""
+        return _classes(self.fit.paths, self.n_users)
+
+    @cached_property
+    def point_probability(self) -> RealArray:
+        """Probability that each point exists, shape (S,)."""
+        return self.graph.point_probability(self.state.log_likelihood_ratio)
+
+    @property
+    def line_of_sight_probability(self) -> RealArray:
+        """Probability of every user's line of sight, shape (K,)."""
+        probability = np.zeros(self.n_users)
+        sight = self.fit.paths.is_line_of_sight
+        probability[self.fit.paths.user[sight]] = self.state.probability[sight]
+        return probability
+
+    @property
+    def visibility_probability(self) -> RealArray:
+        """Probability that a user sees a point, shape (K, S)."""
+        return self.state.probability[self.fit.paths.is_point].reshape(self.n_points, self.n_users).T
+
+    @property
+    def free_user(self) -> IntArray:
+        """User of every free path, shape (F,)."""
+        return self.fit.paths.user[self.fit.paths.is_free]
+
+    @property
+    def free_probability(self) -> RealArray:
+        """Probability of every free path, shape (F,)."""
+        return self.state.probability[self.fit.paths.is_free]
+
+    @property
+    def active(self) -> BoolArray:
+        """Paths more likely than not, shape (L,)."""
+        return self.state.probability > 0.5
+
+    def with_problem(self, problem: Problem) -> WorkingSet:
+        """The same beliefs on other data."""
+        if problem.statistics is self.problem.statistics:
+            fit = reweighted(problem, self.fit, self.state.precision)
+        else:
+            fit = evaluate(problem, self.fit.scene, self.fit.paths, self.state.precision)
+        return replace(self, problem=problem, fit=fit)
+
+    def with_fit(self, fit: Fit) -> WorkingSet:
+        """The same beliefs at a refined scene."""
+        return replace(self, fit=fit)
+
+    def e_step(self, n_sweeps: int) -> WorkingSet:
+        """Sweeps of message, support graph, precision and Gaussian posterior (sections 3 to 5)."""
+        current = self
+        for _ in range(n_sweeps):
+            current = current._sweep()
+        return current
+
+    def _sweep(self) -> WorkingSet:
+        self.prior.spike_precision = _spike_precision(self.problem, self.prior.slab_precision)
+        posterior = self.fit.posterior
+        message = posterior.message()
+        state = self.prior.update(
+            self.state, message, posterior.mean, posterior.variance, self.classes, self.graph
+        )
+        self.prior.learn_slab(state, message, self.classes)
+        self.graph.learn(state.log_likelihood_ratio)
+        renewed = unchecked_posterior(
+            self.fit.gram, self.fit.correlation, self.problem.noise_precision, state.precision
+        )
+        return replace(self, state=state, fit=replace(self.fit, posterior=renewed))
+
+    def learn_noise(self) -> WorkingSet:
+        """Noise precision from the expected residual, then the posterior under it (section 5)."""
+        statistics = self.problem.statistics
+        residual = expected_residual(
+            statistics.energy, self.fit.gram, self.fit.correlation, self.fit.posterior
+        )
+        precision = update_noise_precision(statistics.n_observations, residual, prior=(1e-6, 1e-12))
+        return self.with_problem(with_noise_precision(self.problem, precision))
+
+    def restructured(
+        self, scene: Scene, free_user: IntArray, kept_points: IntArray, kept_free: IntArray
+    ) -> WorkingSet:
+        """Another set of points and free paths; beliefs of kept ones carry over.
+
+        Parameters
+        ----------
+        scene : Scene
+            New scene.
+        free_user : ndarray of int, shape (F',)
+        kept_points : ndarray of int, shape (S',)
+            Old index of every new point, -1 for a new one.
+        kept_free : ndarray of int, shape (F',)
+            Old index of every new free path, -1 for a new one.
+        """
+        k, n_lines = self.n_users, self.graph.n_lines
+        pair = n_lines + k * kept_points[:, None] + np.arange(k)
+        pair = np.where(kept_points[:, None] < 0, -1, pair).ravel()
+        free = np.where(kept_free < 0, -1, n_lines + k * self.n_points + kept_free)
+        source = np.concatenate([np.arange(n_lines), pair, free]).astype(np.int64)
+        graph = self.graph.sized(len(kept_points), len(kept_free))
+        paths = graph.paths(free_user)
+        slab = self.prior.slab_precision[_classes(paths, k)]
+        fresh = PriorState.initial(len(source), slab, 0.5)
+        old = self.state.take(np.maximum(source, 0))
+        is_new = source < 0
+        merged = PriorState(
+            *(
+                np.where(is_new, getattr(fresh, name), getattr(old, name))
+                for name in PriorState.__dataclass_fields__
+            )
+        )
+        return self._assemble(self.problem, scene, free_user, self.prior, graph, merged)
+
+    def adopt(self, trial: Fit) -> WorkingSet:
+        """Take over a trial scene: its paths active, every other pair of user and point inactive."""
+        n_users, scene = self.n_users, trial.scene
+        sight, seen, free_user = trial.paths.membership(n_users, len(scene.points_m))
+        graph = self.graph.sized(len(scene.points_m), len(free_user))
+        paths = graph.paths(free_user)
+        active = np.concatenate([sight[: graph.n_lines], seen.T.ravel(), np.ones(free_user.size, bool)])
+        classes = _classes(paths, n_users)
+        slab, spike = self.prior.class_precisions(classes)
+        state = PriorState.initial(
+            len(paths), np.where(active, slab, spike), np.where(active, _SURE, 1 - _SURE)
+        )
+        return self._assemble(self.problem, scene, free_user, self.prior, graph, state)
+
+    def active_fit(self) -> tuple[Fit, IntArray, IntArray]:
+        """The active paths alone under their slabs, on the scene of the points and free paths they use.
+
+        Returns
+        -------
+        fit : Fit
+        points : ndarray of int, shape (S',)
+            Indices of the used points.
+        free : ndarray of int, shape (F',)
+            Indices of the used free paths.
+        """
+        scene, paths, active = self.fit.scene, self.fit.paths, self.active
+        points = np.unique(paths.target[active & paths.is_point])
+        free = np.unique(paths.free[active & paths.is_free])
+        seen = active[paths.is_point].reshape(self.n_points, self.n_users).T[:, points]
+        used = Scene(scene.points_m[points], scene.users_m, scene.offsets_m, scene.free_m[free])
+        sight = np.zeros(self.n_users, bool)
+        sight[paths.user[active & paths.is_line_of_sight]] = True
+        own = Paths.build(sight, seen, self.free_user[free])
+        precision = self.prior.slab_precision[_classes(own, self.n_users)]
+        fit = restricted(self.problem, self.fit, used, own, np.flatnonzero(active), precision)
+        return fit, points, free
+
+
+def marginal_objective(working: WorkingSet) -> float:
+    """Negative log marginal likelihood of the block at the current scene, in nats, without constants."""
+    fit, statistics = working.fit, working.problem.statistics
+    gamma = working.problem.noise_precision
+    prior_part = float(np.sum(np.log(fit.posterior.prior_precision)))
+    data_part = gamma * statistics.energy - statistics.n_observations * np.log(gamma)
+    return data_part + fit.objective - fit.posterior.log_det - prior_part
+
+
+def _classes(paths: Paths, n_users: int) -> IntArray:
+    return np.where(paths.is_line_of_sight, n_users, paths.user)
+
+
+def _spike_precision(problem: Problem, slab: RealArray) -> RealArray:
+    """Spike far below what the noise lets one see, and far above every slab precision."""
+    energy = float(problem.user_energies.max())
+    return np.maximum(_SPIKE_TO_NOISE * problem.noise_precision * energy, 1e3 * slab)

@@ -1,0 +1,1 @@
+"""Symbols of a block: their statistics, detection, and joint decisions of coupled users."""

@@ -1,0 +1,199 @@
+"""Soft symbol detection under an uncertain channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.atoms.dense import PathAtoms
+from isac_toolbox.channel.modulation import bit_labels
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.symbols.joint import SymbolLikelihood, symbol_posterior
+from isac_toolbox.estimators.symbols.statistics import SymbolMoments
+
+__all__ = ["ChannelKnowledge", "Detection", "detect"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+
+# Of the mean noise after matching: keeps silent users and users with one channel from making it singular.
+_LEAST_LOADING = 1e-12
+# Inverse variance of a symbol beyond which double precision cannot keep users apart.
+_MOST_INFORMATION = 1e12
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelKnowledge:
+    """Channel mean and, where there is one, the path model of its error.
+
+    Attributes
+    ----------
+    mean : ndarray of complex, shape (K, N, M)
+    atoms : PathAtoms, optional
+    gains : ndarray of complex, shape (L,), optional
+        Of the paths, whose channel the mean is.
+    covariance : ndarray of complex, shape (L, L), optional
+        Of the path gains.
+    white_variance : ndarray, shape (K,), optional
+        Error variance per entry, when the error has no path model.
+    """
+
+    mean: ComplexArray
+    atoms: PathAtoms | None = None
+    gains: ComplexArray | None = None
+    covariance: ComplexArray | None = None
+    white_variance: RealArray | None = None
+
+    @classmethod
+    def from_paths(
+        cls, atoms: PathAtoms, gains: ComplexArray, covariance: ComplexArray, n_users: int
+    ) -> ChannelKnowledge:
+        """Knowledge in a posterior of path gains."""
+        return cls(atoms.synthesise(gains, n_users), atoms, gains, covariance)
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """Posterior of the symbols.
+
+    Attributes
+    ----------
+    moments : SymbolMoments
+        Mean and variance (K, N, T); pilots exact.
+    log_probability : ndarray, shape (K, N, T, Q)
+        Of every point of the constellation, zero at pilots.
+    known : ndarray of bool, shape (K, N, T)
+        Pilots.
+    """
+
+    moments: SymbolMoments
+    log_probability: RealArray
+    known: NDArray[np.bool_]
+
+    @cached_property
+    def decision(self) -> NDArray[np.int64]:
+        """Most probable index, -1 at pilots, shape (K, N, T)."""
+        return np.where(self.known, -1, np.argmax(self.log_probability, axis=-1))
+
+    @cached_property
+    def llr(self) -> RealArray:
+        """``ln P(bit = 0) / P(bit = 1)``, zero at pilots, shape (K, N, T, bits)."""
+        labels = bit_labels(self.log_probability.shape[-1])
+        llrs = [
+            _log_sum(self.log_probability[..., ~bit]) - _log_sum(self.log_probability[..., bit])
+            for bit in labels.T
+        ]
+        return np.stack(llrs, axis=-1)
+
+
+def detect(
+    obs: UplinkObservation,
+    received: ComplexArray,
+    channel: ChannelKnowledge,
+    noise_variance: float,
+    joint: bool = True,
+) -> Detection:
+    """Detect the data symbols of a block (docs/theory.md, section 5.6).
+
+    Known symbols are subtracted. The likelihood of the sending users' symbols takes the channel's uncertainty
+    as noise of covariance ``sum_j P_j C_jj P_j^H`` (``P_j`` the user's path atoms); users that a linear
+    receiver cannot keep apart are decided jointly, unless ``joint`` is False: then it is the unbiased LMMSE
+    receiver. Cells with the same set of senders share one likelihood.
+    """
+    data = ~obs.known
+    shape = obs.pilots.shape
+    mean, variance = obs.pilots.copy(), np.zeros(shape)
+    log_probability = np.zeros((*shape, obs.constellation.size))
+    correlation = np.zeros((*shape[1:], obs.n_users, obs.n_users), complex)
+    gram, matched = _matched_filter(channel.mean, received, obs.pilots)
+    for users, cells in _sender_sets(data):
+        symbols = np.flatnonzero(cells.any(axis=0))
+        likelihood = _likelihood(channel, gram, matched[:, :, symbols], users, noise_variance)
+        posterior = symbol_posterior(likelihood, obs.constellation, joint)
+        where, inside = (users[:, None], *np.nonzero(cells)), cells[:, symbols]
+        mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
+        log_probability[where] = posterior.log_probability[:, inside]
+        at_cells = correlation[cells]
+        at_cells[:, users[:, None], users] = posterior.correlation[inside]
+        correlation[cells] = at_cells
+    moments = SymbolMoments(mean, variance, correlation if data.any() else None)
+    return Detection(moments, log_probability, obs.known)
+
+
+def _sender_sets(data: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Every set of users that send data together, with its cells (N, T)."""
+    left = data.any(axis=0)
+    while left.any():
+        n, t = np.unravel_index(np.argmax(left), left.shape)
+        cells = left & np.all(data == data[:, n, t, None, None], axis=0)
+        yield np.flatnonzero(data[:, n, t]), cells
+        left &= ~cells
+
+
+def _log_sum(logarithms: RealArray) -> RealArray:
+    """``ln sum exp`` over the last axis of finite numbers, shape (...,)."""
+    largest = logarithms.max(axis=-1, keepdims=True)
+    total: RealArray = np.log(np.sum(np.exp(logarithms - largest), axis=-1)) + largest[..., 0]
+    return total
+
+
+def _matched_filter(
+    channel: ComplexArray, received: ComplexArray, pilots: ComplexArray
+) -> tuple[ComplexArray, ComplexArray]:
+    """``G = H^H H`` (N, K, K) and ``H^H (y - H u)`` (N, K, T), the known symbols ``u`` taken away."""
+    conjugate = channel.conj().transpose(1, 0, 2)
+    gram = np.matmul(conjugate, channel.transpose(1, 2, 0))
+    matched = np.matmul(conjugate, received)
+    if pilots.any():
+        matched -= np.matmul(gram, pilots.transpose(1, 0, 2))
+    return gram, matched
+
+
+def _likelihood(
+    channel: ChannelKnowledge,
+    gram: ComplexArray,
+    matched: ComplexArray,
+    users: NDArray[np.int64],
+    noise_variance: float,
+) -> SymbolLikelihood:
+    """Likelihood of the symbols of ``users`` in every cell, after matching to their channels.
+
+    ``z = H^H y = G s + noise`` of covariance ``s2 G + E``, hence ``A = G (s2 G + E)^-1 G``.
+    """
+    own = gram[:, users[:, None], users]
+    noise = noise_variance * own + _error_after_matching(channel, own, users)
+    least = _LEAST_LOADING * np.real(np.trace(noise, axis1=1, axis2=2)) / users.size
+    noise = noise + np.maximum(least, 1e-200)[:, None, None] * np.eye(users.size)
+    whitened = np.linalg.solve(noise, own)
+    information = np.matmul(own, whitened)
+    whitened_match = np.matmul(whitened.conj().transpose(0, 2, 1), matched[:, users])
+    most = np.max(np.real(np.diagonal(information, axis1=1, axis2=2)), axis=1)
+    scale = 0.5 * (_MOST_INFORMATION / np.maximum(most, _MOST_INFORMATION))[:, None, None]
+    return SymbolLikelihood(
+        scale * (information + information.conj().transpose(0, 2, 1)), 2 * scale * whitened_match
+    )
+
+
+def _error_after_matching(
+    channel: ChannelKnowledge, gram: ComplexArray, users: NDArray[np.int64]
+) -> ComplexArray:
+    """``H^H (sum_j P_j C_jj P_j^H) H`` over the sending users, per subcarrier, shape (N, U, U)."""
+    if channel.atoms is None or channel.gains is None or channel.covariance is None:
+        if channel.white_variance is None:
+            return np.zeros_like(gram)
+        return gram * np.sum(channel.white_variance[users])
+    through = channel.atoms.match(channel.gains, users)
+    error = np.zeros_like(gram)
+    for j in users:
+        own = np.flatnonzero(channel.atoms.user == j)
+        if not own.size:
+            continue
+        part = np.ascontiguousarray(through[:, :, own])
+        flat = part.reshape(-1, own.size) @ channel.covariance[own[:, None], own]
+        error += np.matmul(flat.reshape(part.shape), part.conj().transpose(0, 2, 1))
+    return error

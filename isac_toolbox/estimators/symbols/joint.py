@@ -1,0 +1,194 @@
+"""Symbol posteriors of users who send together: one by one where they are apart, jointly where they are not.
+
+docs/theory.md, section 5.6. Everything starts from the likelihood of a cell's symbols,
+``exp(2 Re s^H b - s^H A s)``, with the information matrix ``A`` of its subcarrier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.estimators.symbols.kernels import (
+    enumerated_posterior,
+    linear_log_probability,
+    normalised_moments,
+)
+
+__all__ = [
+    "SymbolLikelihood",
+    "SymbolPosterior",
+    "coupled_groups",
+    "linear_error_rate",
+    "symbol_posterior",
+]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+IntArray = NDArray[np.int64]
+
+# Users whose LMMSE errors correlate more than this, on average over subcarriers, are decided jointly where
+# one of them would be decided wrongly more often than that,
+_COUPLED = 0.1
+_CLEAR = 1e-5
+# as long as their symbols have no more combinations than this.
+_MAX_COMBINATIONS = 4096
+_LEAST_PROBABILITY = 1e-30
+
+
+@dataclass(frozen=True, eq=False)
+class SymbolLikelihood:
+    """Likelihood of the symbols of U users in every cell.
+
+    Attributes
+    ----------
+    information : ndarray of complex, shape (N, U, U)
+        ``A = G (s2 G + E)^-1 G``.
+    matched : ndarray of complex, shape (N, U, T)
+        ``b = G (s2 G + E)^-1 H^H y``.
+    """
+
+    information: ComplexArray
+    matched: ComplexArray
+
+    @cached_property
+    def lmmse_error(self) -> ComplexArray:
+        """Error covariance ``(A + I)^-1`` of the linear estimate, shape (N, U, U)."""
+        n_users = self.information.shape[1]
+        inverse = np.linalg.inv(self.information + np.eye(n_users))
+        return np.asarray((inverse + inverse.conj().transpose(0, 2, 1)) / 2, dtype=complex)
+
+    @cached_property
+    def error_correlation(self) -> ComplexArray:
+        """Correlation coefficients of those errors, shape (N, U, U)."""
+        error = self.lmmse_error
+        index = np.arange(error.shape[1])
+        deviation = np.sqrt(np.maximum(np.real(error[:, index, index]), 1e-300))
+        return np.asarray(error / (deviation[:, :, None] * deviation[:, None, :]), dtype=complex)
+
+    def unbiased(self) -> tuple[ComplexArray, RealArray]:
+        """Linear estimates divided by their own gain (N, U, T), and their error variances (N, U).
+
+        ``z_k = [(A + I)^-1 b]_k / g_k``, variance ``[(A + I)^-1]_kk / g_k`` with ``g_k = [(A + I)^-1 A]_kk``.
+        """
+        error, index = self.lmmse_error, np.arange(self.information.shape[1])
+        gain = np.sum(error.real * self.information.real + error.imag * self.information.imag, axis=2)
+        gain = np.maximum(gain, 1e-12)
+        variance = np.maximum(np.real(error[:, index, index]) / gain, 1e-12)
+        return np.matmul(error, self.matched) / gain[:, :, None], variance
+
+    def given_gaussian_rest(self, group: IntArray) -> SymbolLikelihood:
+        """Likelihood of a group's symbols, the others taken as Gaussian of unit energy and integrated out."""
+        rest = np.setdiff1d(np.arange(self.information.shape[1]), group)
+        own = self.information[:, group[:, None], group]
+        if not rest.size:
+            return SymbolLikelihood(own, self.matched[:, group])
+        across = self.information[:, group[:, None], rest]
+        inner = self.information[:, rest[:, None], rest] + np.eye(rest.size)
+        right = np.concatenate([across.conj().transpose(0, 2, 1), self.matched[:, rest]], axis=2)
+        explained = np.matmul(across, np.linalg.solve(inner, right))
+        return SymbolLikelihood(
+            own - explained[:, :, : group.size], self.matched[:, group] - explained[:, :, group.size :]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SymbolPosterior:
+    """Posterior of the symbols of U users.
+
+    Attributes
+    ----------
+    log_probability : ndarray, shape (U, N, T, Q)
+        Of every point of the constellation.
+    mean : ndarray of complex, shape (U, N, T)
+    variance : ndarray, shape (U, N, T)
+    correlation : ndarray of complex, shape (N, T, U, U)
+        Correlation coefficients of the users' errors.
+    """
+
+    log_probability: RealArray
+    mean: ComplexArray
+    variance: RealArray
+    correlation: ComplexArray
+
+
+def symbol_posterior(
+    likelihood: SymbolLikelihood, constellation: ComplexArray, joint: bool = True
+) -> SymbolPosterior:
+    """Posterior under uniform priors on a constellation, coupled users jointly unless told otherwise."""
+    n_sub, n_users, n_symbols = likelihood.matched.shape
+    symbol, variance = likelihood.unbiased()
+    log_probability = linear_log_probability(symbol, variance, constellation)
+    shape = (n_sub, n_symbols, n_users, n_users)
+    correlation = np.broadcast_to(likelihood.error_correlation[:, None], shape).copy()
+    unclear = (linear_error_rate(variance, constellation) > _CLEAR) & joint
+    for group in coupled_groups(likelihood.error_correlation, unclear, constellation.size):
+        marginal, own = _enumerated(likelihood.given_gaussian_rest(group), constellation)
+        log_probability[group] = marginal
+        correlation[:, :, group[:, None], group] = own
+    mean, spread = normalised_moments(log_probability, constellation)
+    return SymbolPosterior(log_probability, mean, spread, correlation)
+
+
+def linear_error_rate(variance: RealArray, constellation: ComplexArray) -> RealArray:
+    """Rough symbol error rate ``exp(-d^2 / 4 v)`` of linear estimates of variance (N, U), shape (U,)."""
+    gaps = np.abs(constellation[:, None] - constellation)
+    nearest = float(np.min(gaps[gaps > 0]))
+    return np.asarray(np.mean(np.exp(-(nearest**2) / (4 * variance)), axis=0))
+
+
+def coupled_groups(
+    error_correlation: ComplexArray, unclear: NDArray[np.bool_], n_points: int
+) -> list[IntArray]:
+    """Groups of two or more users to be decided jointly.
+
+    Pairs with an unclear user join in the order of their mean correlation while the group's combinations
+    stay few enough.
+
+    Parameters
+    ----------
+    error_correlation : ndarray of complex, shape (N, U, U)
+        Of the linear estimates.
+    unclear : ndarray of bool, shape (U,)
+        Users whom a linear receiver decides wrongly now and then.
+    n_points : int
+        Size of the constellation.
+    """
+    if not unclear.any():
+        return []
+    coupling = np.mean(np.abs(error_correlation), axis=0)
+    n_users = len(coupling)
+    largest = int(np.log(_MAX_COMBINATIONS) / np.log(n_points) + 1e-9)
+    group_of = np.arange(n_users)
+    first, second = np.triu_indices(n_users, 1)
+    for pair in np.argsort(-coupling[first, second], kind="stable"):
+        i, j = first[pair], second[pair]
+        if coupling[i, j] <= _COUPLED:
+            break
+        together = (group_of == group_of[i]) | (group_of == group_of[j])
+        if (unclear[i] or unclear[j]) and np.count_nonzero(together) <= largest:
+            group_of[together] = group_of[i]
+    groups = [np.flatnonzero(group_of == g) for g in np.unique(group_of)]
+    return [g for g in groups if g.size > 1]
+
+
+def _enumerated(likelihood: SymbolLikelihood, constellation: ComplexArray) -> tuple[RealArray, ComplexArray]:
+    """Marginal log-probabilities (U, N, T, Q) and error correlations (N, T, U, U) by enumeration."""
+    marginal, second = enumerated_posterior(likelihood.information, likelihood.matched, constellation)
+    mean = (marginal @ constellation).transpose(1, 2, 0)
+    return np.log(np.maximum(marginal, _LEAST_PROBABILITY)), _error_correlation(second, mean)
+
+
+def _error_correlation(second: ComplexArray, mean: ComplexArray) -> ComplexArray:
+    """Correlation coefficients from second moments ``E[s_k conj(s_j)]`` (..., U, U) and means (..., U)."""
+    covariance = second - mean[..., :, None] * mean.conj()[..., None, :]
+    index = np.arange(mean.shape[-1])
+    deviation = np.sqrt(np.maximum(np.real(covariance[..., index, index]), _LEAST_PROBABILITY))
+    correlation = covariance / (deviation[..., :, None] * deviation[..., None, :])
+    size = np.abs(correlation)
+    correlation = correlation / np.maximum(size, 1.0)
+    correlation[..., index, index] = 1.0
+    return np.asarray(correlation)

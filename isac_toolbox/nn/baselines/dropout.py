@@ -1,0 +1,108 @@
+"""Sparse variational dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isac_toolbox._validation import check_integer, check_positive
+from isac_toolbox.nn._checks import check_fraction
+from isac_toolbox.nn.baselines.common import (
+    BaselineResult,
+    Finetuning,
+    finish,
+    keep_largest,
+    weight_budget,
+)
+from isac_toolbox.nn.layers import convert, to_plain, variational_layers
+from isac_toolbox.nn.training import cosine, dataset_size_of, epoch_seed, training_epoch
+
+__all__ = ["sparse_variational_dropout"]
+
+
+def sparse_variational_dropout(
+    model: nn.Module,
+    loader: Any,
+    *,
+    density: float,
+    epochs: int,
+    finetune_epochs: int,
+    kl_weight: float = 1.0,
+    warmup_part: float = 0.5,
+    dataset_size: int | None = None,
+    tuning: Finetuning | None = None,
+) -> BaselineResult:
+    """Sparse variational dropout: log-uniform prior, weights with the least `log alpha` stay.
+
+    Parameters
+    ----------
+    model, loader, density, tuning
+        As in `magnitude`.
+    epochs, finetune_epochs : int
+        Epochs of variational training, and after it.
+    kl_weight : float
+        Final weight of the KL term, times 1/N.
+    warmup_part : float
+        Part of the epochs over which the KL term grows linearly.
+    dataset_size : int, optional
+        `N`; read from the loader if not given.
+
+    Returns
+    -------
+    BaselineResult
+
+    Notes
+    -----
+    Source: Molchanov, Ashukha, Vetrov, "Variational dropout sparsifies deep neural networks", ICML 2017; the
+    approximation of the KL divergence is theirs.
+    """
+    density = check_fraction("density", density, high_open=False)
+    check_positive("kl_weight", kl_weight)
+    warmup_part = check_fraction("warmup_part", warmup_part)
+    epochs, size = check_integer("epochs", epochs, 1), dataset_size_of(loader, dataset_size)
+    tuning = tuning or Finetuning()
+    net = convert(model)
+    layers = variational_layers(net)
+    logs = {name: nn.Parameter(torch.full_like(layer.weight, -10.0)) for name, layer in layers.items()}
+    optimiser = torch.optim.Adam([*net.parameters(), *logs.values()], lr=tuning.learning_rate, fused=True)
+    for epoch in range(epochs):
+        net.train()
+        for i, layer in enumerate(layers.values()):
+            layer.sampling = True
+            layer.generator = torch.Generator(layer.weight.device).manual_seed(
+                epoch_seed(tuning.seed, epoch, 1) + i
+            )
+        with training_epoch(tuning.seed, epoch, loader):
+            for i, (x, y) in enumerate(loader):
+                part = (epoch + i / len(loader)) / epochs
+                optimiser.param_groups[0]["lr"] = tuning.learning_rate * cosine(part)
+                for name, layer in layers.items():
+                    layer.variance = logs[name].exp()
+                kl: Any = sum(_molchanov_kl(layers[n].weight, logs[n]) for n in layers)
+                loss = F.cross_entropy(net(x), y) + kl_weight * min(part / warmup_part, 1.0) / size * kl
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+    for name, layer in layers.items():
+        layer.sampling, layer.generator = False, None
+        layer.variance = logs[name].detach().exp()
+    scores = {n: -_log_alpha(layer.weight, logs[n]).detach() for n, layer in layers.items()}
+    plain = to_plain(net)
+    return finish(
+        plain, keep_largest(scores, weight_budget(plain, density)), loader, finetune_epochs, epochs, tuning
+    )
+
+
+def _log_alpha(weight: Tensor, log_variance: Tensor) -> Tensor:
+    """`ln(sigma^2 / mu^2)`, clipped as in the paper's code."""
+    return (log_variance - torch.log(weight.square() + 1e-16)).clamp(-10.0, 10.0)
+
+
+def _molchanov_kl(weight: Tensor, log_variance: Tensor) -> Tensor:
+    """Approximate KL from the log-uniform prior (equation 14 of the paper)."""
+    log_alpha = _log_alpha(weight, log_variance)
+    negative = 0.63576 * torch.sigmoid(1.87320 + 1.48695 * log_alpha) - 0.5 * F.softplus(-log_alpha) - 0.63576
+    return -negative.sum()

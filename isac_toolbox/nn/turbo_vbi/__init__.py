@@ -1,0 +1,6 @@
+"""Structured Turbo-VBI compression (docs/theory-networks.md)."""
+
+from isac_toolbox.nn.turbo_vbi.compressor import TurboVBICompressor
+from isac_toolbox.nn.turbo_vbi.trainer import EpochRecord
+
+__all__ = ["EpochRecord", "TurboVBICompressor"]

@@ -1,0 +1,346 @@
+"""Training of the posterior: epoch, step, call of the engine (docs/theory-networks.md, sections 2 to 5)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isac_toolbox.nn.export.codings import mean_run
+from isac_toolbox.nn.export.shrink import simplify
+from isac_toolbox.nn.layers import VariationalConv2d, VariationalLinear, gaussian_kl, to_plain
+from isac_toolbox.nn.training import (
+    accuracy,
+    batch_norms,
+    cosine,
+    distillation_loss,
+    epoch_seed,
+    recalibrate,
+    training_epoch,
+)
+from isac_toolbox.nn.turbo_vbi.prior import Curvature, LayerPrior, PriorSettings
+
+__all__ = ["PRECISIONS", "EpochRecord", "PosteriorTraining", "dead_norm_channels"]
+
+PRECISIONS = ("mixture", "relevance")
+#: Largest precision of automatic relevance determination.
+_MAX_RELEVANCE_PRECISION = 1e7
+
+#: Batches from which normalisations are taken for the validation of an epoch.
+_VALIDATION_BATCHES = 20
+#: Posterior variances follow the curvature every this many steps.
+_VARIANCE_EVERY = 10
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch of `fit` left behind.
+
+    Attributes
+    ----------
+    epoch : int
+        Number of the epoch, from 0.
+    loss, accuracy : float
+        Mean negative log-likelihood and part of correct decisions in training (with sampled weights).
+    val_accuracy : float
+        Of the mean network under the current mask on the validation set; NaN without one.
+    kl : float
+        Kullback-Leibler divergence of the posterior from the prior, nats.
+    temperature : float
+        `T` of the epoch.
+    density : float
+        Part of the weights with `pi >= 0.5`.
+    neurons : tuple of int
+        Neurons (filters) of each layer with such a weight.
+    mean_run : float
+        Mean run of them in the first layer.
+    seconds : float
+        Duration.
+    n_connected : int
+        Kept weights that lead from an input to an output: what is left if the fit ends here.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    val_accuracy: float
+    kl: float
+    temperature: float
+    density: float
+    neurons: tuple[int, ...]
+    mean_run: float
+    seconds: float
+    n_connected: int = 0
+
+
+class PosteriorTraining:
+    """State and steps of the fit; `TurboVBICompressor` adds the arguments, the loop and what comes after.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The converted network.
+    layers, priors, curvatures, precisions : dict
+        By layer name: variational layer, engine prior, averages, `rho`.
+    """
+
+    model: nn.Module
+    layers: dict[str, VariationalLinear | VariationalConv2d]
+    priors: dict[str, LayerPrior]
+    settings: PriorSettings
+    gates: dict[str, float]
+    temperature_factors: dict[str, float]
+    independent_layers: frozenset[str]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    temperature: float
+    temperature_start: float
+    support_temperature: float
+    precision: str
+    variance_growth: float
+    anneal: float
+    warmup_epochs: int
+    updates_per_epoch: int
+    learning_rate: float
+    curvature_decay: float
+    seed: int
+    input_shape: tuple[int, ...] | None
+    _teacher: nn.Module | None
+    _distillation: float
+
+    def _start_priors(self) -> None:
+        self.priors = {}
+        for name, layer in self.layers.items():
+            settings = replace(self.settings, gate=self.gates.get(name, self.settings.gate))
+            if name in self.independent_layers:
+                settings = replace(settings, support="independent", learn_support=True)
+            self.priors[name] = LayerPrior(layer.weight, settings)
+            layer.start_variance()
+        self.curvatures = {
+            name: Curvature(layer.weight.detach(), self.curvature_decay)
+            for name, layer in self.layers.items()
+        }
+        self.load_precisions()
+
+    def load_precisions(self) -> None:
+        """Take `rho` from the engine's priors or from the posterior."""
+        self.precisions = {name: self._precision_of(name) for name in self.layers}
+
+    def _precision_of(self, name: str) -> Tensor:
+        """The engine's `rho`, or `1 / E[w^2]`."""
+        layer = self.layers[name]
+        if self.precision == "mixture":
+            return self.priors[name].precision.to(layer.weight.device)
+        power = layer.weight.detach().square() + layer.variance
+        return power.reciprocal_().clamp_(max=_MAX_RELEVANCE_PRECISION)
+
+    def temperature_at(self, epoch: int, epochs: int) -> float:
+        """Return `T` of an epoch: geometric from `temperature_start` to `temperature`."""
+        span = self.anneal * max(epochs - 1, 1)
+        part = 1.0 if span <= 0 else min(epoch / span, 1.0)
+        return self.temperature_start * (self.temperature / self.temperature_start) ** part
+
+    def _epoch(
+        self, loader: Any, val_loader: Any, optimiser: Any, epoch: int, epochs: int, size: int
+    ) -> EpochRecord:
+        start = time.perf_counter()
+        temperature, n_batches = self.temperature_at(epoch, epochs), len(loader)
+        updates = {round((k + 1) * n_batches / self.updates_per_epoch) for k in range(self.updates_per_epoch)}
+        total, right, seen = 0.0, 0, 0
+        self.model.train()
+        self._set_sampling(epoch_seed(self.seed, epoch, 1))
+        with training_epoch(self.seed, epoch, loader):
+            for i, (x, y) in enumerate(loader, start=1):
+                optimiser.param_groups[0]["lr"] = self.learning_rate * cosine(
+                    (epoch + i / n_batches) / epochs
+                )
+                loss, hits = self._step(x, y, optimiser, temperature / size)
+                if not math.isfinite(loss):
+                    raise FloatingPointError(f"the loss is {loss} in epoch {epoch}, batch {i}")
+                total, right, seen = total + loss * len(y), right + hits, seen + len(y)
+                if i % _VARIANCE_EVERY == 0 or i == n_batches:
+                    steps = i % _VARIANCE_EVERY or _VARIANCE_EVERY
+                    self._update_variances(temperature / size, steps / n_batches)
+                if epoch >= self.warmup_epochs and i in updates:
+                    self._update_priors(temperature, size)
+        self._set_sampling(None)
+        self.model.eval()
+        support = self.support()
+        return EpochRecord(
+            epoch=epoch,
+            loss=total / seen,
+            accuracy=right / seen,
+            val_accuracy=math.nan
+            if val_loader is None
+            else self._masked_accuracy(support, loader, val_loader),
+            kl=self.kl(),
+            temperature=temperature,
+            density=sum(int(m.sum()) for m in support.values()) / sum(m.numel() for m in support.values()),
+            neurons=tuple(int(m.flatten(1).any(dim=1).sum()) for m in support.values()),
+            mean_run=mean_run(next(iter(support.values())).numpy(force=True)),
+            seconds=time.perf_counter() - start,
+            n_connected=self._n_connected(support),
+        )
+
+    def _step(self, x: Tensor, y: Tensor, optimiser: Any, scale: float) -> tuple[float, int]:
+        """One minibatch: likelihood gradients into the averages, the prior's gradient added, Adam."""
+        self.input_shape = tuple(x.shape[1:])
+        optimiser.zero_grad(set_to_none=True)
+        for layer in self.layers.values():
+            layer.track_variance(True)
+        output = self.model(x)
+        loss = self._likelihood(output, x, y)
+        loss.backward()
+        for name, layer in self.layers.items():
+            weight, slope = layer.weight, layer.variance.grad
+            if weight.grad is None or slope is None:  # a layer that this pass did not use
+                continue
+            self.curvatures[name].add(weight.grad, slope)
+            factor = self.temperature_factors.get(name, 1.0)
+            weight.grad.addcmul_(weight.detach(), self.precisions[name], value=factor * scale)
+            layer.track_variance(False)
+        optimiser.step()
+        return float(loss.detach()), int((output.detach().argmax(1) == y).sum())
+
+    def _likelihood(self, output: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Mean negative log-likelihood of labels and, if there is one, of the teacher's decisions."""
+        if self._teacher is None:
+            return self.loss(output, y)
+        with torch.no_grad():
+            hint = self._teacher(x)
+        return distillation_loss(output, y, hint, self._distillation, hard_loss=self.loss)
+
+    def _update_variances(self, scale: float, part: float = 0.0) -> None:
+        """`sigma^2 = 1 / (N h / T + rho)` with `scale = T / N`.
+
+        Where growth is limited, `part` is the part of an epoch for which it may go on.
+        """
+        for name, layer in self.layers.items():
+            heat = scale * self.temperature_factors.get(name, 1.0)
+            precision = self.curvatures[name].mean_curvature / heat + self.precisions[name]
+            variance = precision.reciprocal_()
+            if math.isfinite(self.variance_growth):
+                limit = layer.variance * math.exp(self.variance_growth * part)
+                variance = torch.minimum(variance, limit)
+            layer.variance.copy_(variance)
+            if self.precision == "relevance":
+                self.precisions[name] = self._precision_of(name)
+
+    def _update_priors(self, temperature: float, size: int) -> None:
+        """Messages of the data to the engine, new precisions back."""
+        share = self.support_temperature / self.temperature
+        for name, layer in self.layers.items():
+            curvature, prior = self.curvatures[name], self.priors[name]
+            heat = temperature * share * self.temperature_factors.get(name, 1.0)
+            message = prior.message(
+                layer.weight, curvature.mean_gradient, curvature.mean_curvature, heat, size
+            )
+            prior.update(message, layer.weight, layer.variance)
+        self.load_precisions()
+        self._update_variances(temperature / size)
+
+    def kl(self) -> float:
+        """Return the KL divergence of the posterior from the current prior, nats."""
+        with torch.no_grad():
+            return sum(
+                float(gaussian_kl(layer.weight, layer.variance, self.precisions[name]))
+                for name, layer in self.layers.items()
+            )
+
+    # ---- support -------------------------------------------------------------------------------------
+
+    def support(self) -> dict[str, Tensor]:
+        """Return the kept weights of each layer, bool: `pi > 0.5`, or the mask once `fit` has applied it."""
+        if all(layer.masked for layer in self.layers.values()):
+            return {name: layer.mask.clone() for name, layer in self.layers.items()}
+        return {name: self.priors[name].active.to(layer.mask.device) for name, layer in self.layers.items()}
+
+    def _n_connected(self, support: dict[str, Tensor]) -> int:
+        """Weights of a support that lead from an input to an output."""
+        modules: dict[str, Any] = dict(self._simplified(support).named_modules())
+        return sum(int((modules[name].weight != 0.0).sum()) for name in support)
+
+    def _simplified(self, support: dict[str, Tensor]) -> nn.Module:
+        """Plain network with the means of a support, without what leads nowhere."""
+        plain = to_plain(self.model).eval()
+        modules: dict[str, Any] = dict(plain.named_modules())
+        with torch.no_grad():
+            for name, mask in support.items():
+                modules[name].weight.mul_(mask)
+        return simplify(plain, silence=True)
+
+    def _set_masked(self, on: bool) -> None:
+        for layer in self.layers.values():
+            layer.masked = on
+
+    def _set_sampling(self, seed: int | None) -> None:
+        """Turn the noise on with a seed, or off."""
+        for i, layer in enumerate(self.layers.values()):
+            layer.sampling = seed is not None
+            layer.track_variance(False)
+            layer.generator = None
+            if seed is not None:
+                layer.generator = torch.Generator(layer.weight.device).manual_seed(seed + i)
+
+    def _masked_accuracy(self, support: dict[str, Tensor], loader: Any, val_loader: Any) -> float:
+        """Validation accuracy of the mean network under a mask, with the normalisations that fit it."""
+        for name, layer in self.layers.items():
+            layer.mask.copy_(support[name])
+        norms = batch_norms(self.model)
+        kept = [{key: value.clone() for key, value in norm.state_dict().items()} for norm in norms]
+        self._set_masked(True)
+        recalibrate(self.model, loader, self.seed, _VALIDATION_BATCHES)
+        value = accuracy(self.model, val_loader)
+        self._set_masked(False)
+        for norm, state in zip(norms, kept):
+            norm.load_state_dict(state)
+        return value
+
+    def _apply_masks(self, loader: Any) -> None:
+        """Fix the mask and silence what it leaves without input or without reader.
+
+        The moments of batch normalisations belong to the noisy, unmasked network until they are taken anew.
+        """
+        for name, layer in self.layers.items():
+            layer.mask.copy_(self.priors[name].active)
+        self._set_masked(True)
+        self._tidy(silence=True)
+        recalibrate(self.model, loader, self.seed)
+        self.model.eval()
+
+    def _tidy(self, silence: bool = False) -> None:
+        """Fold constant channels into biases; weights that lead nowhere leave the mask."""
+        plain = simplify(to_plain(self.model).eval(), silence)
+        modules: dict[str, Any] = dict(plain.named_modules())
+        with torch.no_grad():
+            for name, layer in self.layers.items():
+                layer.mask &= modules[name].weight != 0.0
+                if layer.bias is None and modules[name].bias is not None:
+                    layer.bias = nn.Parameter(modules[name].bias.detach().clone())
+            own = dict(self.model.named_modules())
+            for name, module in plain.named_modules():
+                _copy_small(module, own[name])
+
+
+def _copy_small(source: Any, target: Any) -> None:
+    """Copy bias, and all of a batch normalisation; weights stay, the mask hides them."""
+    if isinstance(source, (nn.Linear, nn.Conv2d)):
+        if source.bias is not None:
+            target.bias.copy_(source.bias)
+    elif isinstance(source, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        target.load_state_dict(source.state_dict())
+
+
+def dead_norm_channels(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Scales and shifts of batch normalisations that were silenced and must stay zero."""
+    held: list[tuple[Tensor, Tensor]] = []
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.weight is not None:
+            silent = (module.weight == 0.0) & (module.bias == 0.0)
+            if bool(silent.any()):
+                held += [(module.weight, silent), (module.bias, silent)]
+    return held
