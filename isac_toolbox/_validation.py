@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_array", "check_finite", "check_integer", "check_non_negative", "check_positive", "check_shape"]
+__all__ = [
+    "as_array",
+    "check_axis_couplings",
+    "check_choice",
+    "check_finite",
+    "check_flag",
+    "check_fraction",
+    "check_grid_shape",
+    "check_group_sizes",
+    "check_integer",
+    "check_loader",
+    "check_names",
+    "check_non_negative",
+    "check_observations",
+    "check_positive",
+    "check_probabilities",
+    "check_pseudo_counts",
+    "check_real_vector",
+    "check_shape",
+    "check_tie",
+    "check_working_set_limit",
+    "import_optional",
+]
 
 
 def as_array(name: str, value: Any, dtype: type) -> NDArray[Any]:
@@ -45,19 +68,225 @@ def check_non_negative(name: str, value: NDArray[Any] | float) -> None:
         raise ValueError(f"{name} must be non-negative, got {np.min(value)}")
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raise unless the number is finite and above zero."""
+def check_positive(name: str, value: Any) -> float:
+    """Return a finite number above zero as a float; booleans and arrays are refused."""
     if isinstance(value, (bool, str, bytes, complex)) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name} must be a positive number, got {value!r}")
     number = float(value)
     if not (np.isfinite(number) and number > 0):
         raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return number
 
 
-def check_integer(name: str, value: Any, minimum: int) -> int:
+def check_integer(name: str, value: Any, minimum: int = 1) -> int:
     """Return ``value`` as an int of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer of at least {minimum}, got {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
     return int(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return ``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """Return `value` if it is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {tuple(allowed)}, got {value!r}")
+    return str(value)
+
+
+def check_fraction(name: str, value: Any, low_open: bool = True, high_open: bool = True) -> float:
+    """Return a number between 0 and 1; the ends are allowed where they are not open."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} must be a number between 0 and 1, got {value!r}")
+    number = float(value)
+    above = number > 0.0 if low_open else number >= 0.0
+    below = number < 1.0 if high_open else number <= 1.0
+    if not (above and below):
+        interval = f"{'(' if low_open else '['}0, 1{')' if high_open else ']'}"
+        raise ValueError(f"{name} must lie in {interval}, got {value!r}")
+    return number
+
+
+def check_names(name: str, given: Any, allowed: Iterable[str]) -> frozenset[str]:
+    """Return names of layers as a set; each must be allowed."""
+    known = list(allowed)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be an iterable of names of layers among {known}, got {given!r}")
+    names = frozenset(given)
+    unknown = sorted(names - set(known), key=str)
+    if unknown:
+        raise ValueError(f"{name} names {unknown}, but the layers are {known}")
+    return names
+
+
+def check_loader(name: str, loader: Any) -> None:
+    """Raise unless `loader` can be iterated again and again."""
+    if not hasattr(loader, "__iter__") or hasattr(loader, "__next__"):
+        raise TypeError(
+            f"{name} must be a loader that can be iterated once per epoch (TensorLoader, DataLoader or a "
+            f"list of (x, y) batches), got {type(loader).__name__}"
+        )
+
+
+def import_optional(module: str, package: str, extra: str, user: str) -> Any:
+    """Import a module that `user` needs, or say how to get its package."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise ImportError(
+            f"{user} needs {package}, which is not installed; "
+            f'get it with: pip install "isac_toolbox[{extra}]"'
+        ) from None
+
+
+def check_real_vector(name: str, value: Any, size: int | None = None) -> np.ndarray:
+    """Return `value` as a finite float64 vector.
+
+    Parameters
+    ----------
+    name : str
+        Argument name used in the message.
+    value : array_like
+        One-dimensional real data.
+    size : int, optional
+        Required length.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+
+    Raises
+    ------
+    TypeError
+        If the data is complex or not numeric.
+    ValueError
+        If it is not one-dimensional, of another length, or not finite.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    if array.ndim != 1 or (size is not None and array.size != size):
+        wanted = "(n,)" if size is None else f"({size},)"
+        raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def check_probabilities(name: str, value: Any, sizes: tuple[int, ...] = ()) -> float | np.ndarray:
+    """Return a probability in [0, 1]: a float, or a vector whose length is one of `sizes`.
+
+    Raises
+    ------
+    TypeError
+        If the data is not real.
+    ValueError
+        If a value lies outside [0, 1] or the length is not allowed.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    if array.ndim > 0 and (array.ndim != 1 or array.size not in sizes):
+        allowed = " or ".join(["a scalar", *(f"({s},)" for s in dict.fromkeys(sizes))])
+        raise ValueError(f"{name} must have shape {allowed}, got {array.shape}")
+    if not np.all((array >= 0.0) & (array <= 1.0)):
+        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+    return float(array) if array.ndim == 0 else array.astype(np.float64)
+
+
+def check_pseudo_counts(name: str, value: Any) -> tuple[float, float]:
+    """Return Beta pseudo-counts `(a, b)`, both finite and non-negative.
+
+    Raises
+    ------
+    ValueError
+        If `value` is not such a pair.
+    """
+    pair = np.asarray(value, dtype=np.float64)
+    if pair.shape != (2,) or not np.all(np.isfinite(pair)) or np.any(pair < 0.0):
+        raise ValueError(f"{name} must be two finite non-negative numbers, got {value!r}")
+    return float(pair[0]), float(pair[1])
+
+
+def check_group_sizes(value: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Validate group sizes: a vector of integers, each at least 1, possibly empty."""
+    sizes = np.asarray(value)
+    if sizes.size == 0 and sizes.ndim == 1:
+        return np.zeros(0, dtype=np.int64)
+    if sizes.dtype.kind not in "iu":
+        raise TypeError(f"group_sizes must be integers, got dtype {sizes.dtype}")
+    if sizes.ndim != 1 or np.any(sizes < 1):
+        raise ValueError(f"group_sizes must be a vector of integers of at least 1, got {value!r}")
+    return sizes.astype(np.int64)
+
+
+def check_tie(value: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
+    """Validate tie labels: (n,) non-negative integers."""
+    labels = np.asarray(value)
+    if labels.shape != (n,):
+        raise ValueError(f"tie must have shape ({n},), got {labels.shape}")
+    if n == 0:
+        return np.zeros(0, dtype=np.int64)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"tie must be integers, got dtype {labels.dtype}")
+    if np.any(labels < 0):
+        raise ValueError("tie must be non-negative labels, got a negative one")
+    return labels.astype(np.int64)
+
+
+def check_observations(y: Any, m: int) -> np.ndarray:
+    """Validate the observations: a finite vector of length m that is not all zero."""
+    data = np.asarray(y)
+    if data.dtype.kind not in "buifc":
+        raise TypeError(f"y must be numeric, got dtype {data.dtype}")
+    if data.shape != (m,):
+        raise ValueError(f"y must have shape ({m},), one entry per row of A, got {data.shape}")
+    if not np.all(np.isfinite(data)):
+        raise ValueError("y must be finite, got NaN or infinite entries")
+    if not np.any(data):
+        raise ValueError("y must not be all zero")
+    return data.astype(np.complex128 if data.dtype.kind == "c" else np.float64)
+
+
+def check_working_set_limit(max_active: Any, m: int, n: int) -> int:
+    """Validate the largest working set; by default n if n <= m, otherwise 3/4 of m."""
+    if max_active is None:
+        return n if n <= m else max(1, (3 * m) // 4)
+    return min(n, check_integer("max_active", max_active))
+
+
+def check_grid_shape(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
+    """Validate a grid shape: one to three sizes, each at least 1; an integer is one axis."""
+    sizes = (value,) if isinstance(value, (int, np.integer)) else value
+    if isinstance(sizes, str) or not isinstance(sizes, (Sequence, np.ndarray)):
+        raise TypeError(f"{name} must be an integer or a sequence of integers, got {value!r}")
+    if not 1 <= len(sizes) <= 3:
+        raise ValueError(f"{name} must have one to three axes, got {len(sizes)}")
+    return tuple(check_integer(f"{name}[{a}]", size) for a, size in enumerate(sizes))
+
+
+def check_axis_couplings(name: str, value: Any, n_axes: int, limit: float) -> float | np.ndarray:
+    """Return couplings in [0, limit]: a float, or a vector with one per axis.
+
+    Raises
+    ------
+    TypeError
+        If the data is not real.
+    ValueError
+        If a value lies outside the range or the length is not allowed.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    if array.ndim > 0 and array.shape != (n_axes,):
+        raise ValueError(f"{name} must have shape a scalar or ({n_axes},), got {array.shape}")
+    if not np.all((array >= 0.0) & (array <= limit)):
+        raise ValueError(f"{name} must lie in [0, {limit:g}], got {value!r}")
+    return float(array) if array.ndim == 0 else array.astype(np.float64)

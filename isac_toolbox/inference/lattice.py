@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from isac_toolbox.inference import _lattice_kernels as _lattice
-from isac_toolbox.inference._checks import (
-    axis_couplings,
-    fraction,
-    grid_shape,
-    positive_scalar,
-    probabilities,
-    pseudo_counts,
-    real_vector,
-    whole_number,
+from isac_toolbox._validation import (
+    check_axis_couplings,
+    check_fraction,
+    check_grid_shape,
+    check_integer,
+    check_positive,
+    check_probabilities,
+    check_pseudo_counts,
+    check_real_vector,
 )
+from isac_toolbox.inference import _lattice_kernels as _lattice
 from isac_toolbox.inference.support import _ratio, log_pair
 
 #: Names that `learn_parameters` may hold.
@@ -126,21 +126,21 @@ class Lattice:
         site_prior: tuple[float, float] = (1.0, 1.0),
         member_prior: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        self.shape = grid_shape("shape", shape)
-        self.n_members = whole_number("n_members", n_members)
-        self.probability = probabilities("probability", probability, (self.n_sites,))
-        self.coupling = axis_couplings("coupling", coupling, len(self.shape), COUPLING_LIMIT)
+        self.shape = check_grid_shape("shape", shape)
+        self.n_members = check_integer("n_members", n_members)
+        self.probability = check_probabilities("probability", probability, (self.n_sites,))
+        self.coupling = check_axis_couplings("coupling", coupling, len(self.shape), COUPLING_LIMIT)
         self._learns = _learnable(learn_parameters)
         if member_probability is None and self.n_members == 1:
             member_probability = 1.0
             self._learns -= {"member_probability"}
         member = np.full(self.n_members, 0.5) if member_probability is None else member_probability
-        self.member_probability = probabilities("member_probability", member, (self.n_members,))
-        self.n_sweeps = whole_number("n_sweeps", n_sweeps)
-        self.damping = fraction("damping", damping)
-        self.tol = positive_scalar("tol", tol)
-        self.site_prior = pseudo_counts("site_prior", site_prior)
-        self.member_prior = pseudo_counts("member_prior", member_prior)
+        self.member_probability = check_probabilities("member_probability", member, (self.n_members,))
+        self.n_sweeps = check_integer("n_sweeps", n_sweeps)
+        self.damping = check_fraction("damping", damping, low_open=False)
+        self.tol = check_positive("tol", tol)
+        self.site_prior = check_pseudo_counts("site_prior", site_prior)
+        self.member_prior = check_pseudo_counts("member_prior", member_prior)
         self.converged = False
         self._neighbours, self.edges, self.edge_axis = _grid(self.shape)
 
@@ -253,7 +253,7 @@ class Lattice:
 
     def _propagate(self, L: np.ndarray) -> _Propagated:
         """Run the sweeps on validated messages."""
-        ratio = real_vector("L", L, self.n_coefficients).reshape(self.n_sites, self.n_members)
+        ratio = check_real_vector("L", L, self.n_coefficients).reshape(self.n_sites, self.n_members)
         log_member = log_pair(np.broadcast_to(np.asarray(self.member_probability), (self.n_members,)))
         factors = np.logaddexp(log_member[:, 0], log_member[:, 1] + ratio)
         probability = np.broadcast_to(np.asarray(self.probability), (self.n_sites,))

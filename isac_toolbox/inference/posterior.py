@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg import LinAlgError, lapack
 
-from isac_toolbox.inference._checks import positive_scalar
+from isac_toolbox._validation import check_positive
 from isac_toolbox.inference._posterior_kernels import hermitian_inverse, mean_and_log_det, scaled_precision
 from isac_toolbox.inference.messages import PRECISION_FLOOR, GaussianMessage
 
@@ -136,7 +136,7 @@ def working_set_posterior(
     -----
     Source: docs/theory.md, section 5.
     """
-    gamma = positive_scalar("noise_precision", noise_precision)
+    gamma = check_positive("noise_precision", noise_precision)
     gram, correlation = np.asarray(gram), np.asarray(correlation)
     rho = np.asarray(prior_precision, dtype=np.float64)
     n = correlation.size

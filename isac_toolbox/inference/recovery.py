@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from isac_toolbox._validation import check_observations, check_positive, check_working_set_limit
 from isac_toolbox.inference._active_columns import ProjectedResidual, WorkingSet
-from isac_toolbox.inference._checks import observations, positive_scalar, working_set_limit
 from isac_toolbox.inference._dictionary import Dictionary
 from isac_toolbox.inference.hierarchy import LOG_RATIO_LIMIT, RULES, PriorState, ThreeLayerPrior
 from isac_toolbox.inference.messages import GaussianMessage
@@ -117,16 +117,16 @@ class SparseRecovery(TurboLoop):
             raise ValueError(f"rule must be one of {RULES}, got {rule!r}")
         self.rule = rule
         self._known_noise = (
-            None if noise_variance is None else positive_scalar("noise_variance", noise_variance)
+            None if noise_variance is None else check_positive("noise_variance", noise_variance)
         )
         self.dictionary = Dictionary(A)
         self.m, self.n = self.dictionary.shape
-        data = observations(y, self.m)
+        data = check_observations(y, self.m)
         self.is_complex = self.dictionary.is_complex or data.dtype.kind == "c"
         self._y_scale = float(np.linalg.norm(data) / np.sqrt(self.m))
         self._y = data / self._y_scale
         self._initial_support = _support_graph(support, self.m, self.n)
-        self.max_active = working_set_limit(max_active, self.m, self.n)
+        self.max_active = check_working_set_limit(max_active, self.m, self.n)
 
     def setup(self) -> None:
         """Start with an empty working set: everything is noise."""

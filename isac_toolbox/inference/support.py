@@ -14,15 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.special import expit
 
-from isac_toolbox.inference import _chain_kernels as _chain
-from isac_toolbox.inference._checks import (
-    group_sizes_vector,
-    probabilities,
-    pseudo_counts,
-    real_vector,
-    tie_labels,
-    whole_number,
+from isac_toolbox._validation import (
+    check_group_sizes,
+    check_integer,
+    check_probabilities,
+    check_pseudo_counts,
+    check_real_vector,
+    check_tie,
 )
+from isac_toolbox.inference import _chain_kernels as _chain
 
 
 class SupportGraph(Protocol):
@@ -79,10 +79,10 @@ class IndependentSupport:
         learn_probability: bool = True,
         prior_counts: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        self._n = whole_number("n", n, minimum=0)
-        self.probability = probabilities("probability", probability, (self._n,))
+        self._n = check_integer("n", n, minimum=0)
+        self.probability = check_probabilities("probability", probability, (self._n,))
         self.learn_probability = bool(learn_probability)
-        self.prior_counts = pseudo_counts("prior_counts", prior_counts)
+        self.prior_counts = check_pseudo_counts("prior_counts", prior_counts)
 
     @property
     def n_coefficients(self) -> int:
@@ -97,7 +97,7 @@ class IndependentSupport:
         TypeError, ValueError
             If `L` is not a finite real vector of length n.
         """
-        real_vector("L", L, self._n)
+        check_real_vector("L", L, self._n)
         pair = log_pair(np.asarray(self.probability))
         return _filled(pair[..., 1] - pair[..., 0], self._n)
 
@@ -184,17 +184,17 @@ class GatedChain:
         gate_prior: tuple[float, float] = (1.0, 1.0),
         member_prior: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        self.group_sizes = group_sizes_vector(group_sizes)
+        self.group_sizes = check_group_sizes(group_sizes)
         self._starts = np.concatenate([[0], np.cumsum(self.group_sizes)]).astype(np.int64)
         n, n_groups = self.n_coefficients, self.n_groups
-        self.gate = probabilities("gate", gate, (n_groups,))
-        self.p_first = probabilities("p_first", p_first, (n_groups, n))
-        self.p01 = probabilities("p01", p01, (n,))
-        self.p11 = probabilities("p11", p11, (n,))
-        self.tie = None if tie is None else tie_labels(tie, n)
+        self.gate = check_probabilities("gate", gate, (n_groups,))
+        self.p_first = check_probabilities("p_first", p_first, (n_groups, n))
+        self.p01 = check_probabilities("p01", p01, (n,))
+        self.p11 = check_probabilities("p11", p11, (n,))
+        self.tie = None if tie is None else check_tie(tie, n)
         self.learn_parameters = bool(learn_parameters)
-        self.gate_prior = pseudo_counts("gate_prior", gate_prior)
-        self.member_prior = pseudo_counts("member_prior", member_prior)
+        self.gate_prior = check_pseudo_counts("gate_prior", gate_prior)
+        self.member_prior = check_pseudo_counts("member_prior", member_prior)
         self._independent_size = 0
         self._is_first = np.zeros(n, dtype=bool)
         self._is_first[self._starts[:-1]] = True
@@ -228,10 +228,10 @@ class GatedChain:
         TypeError, ValueError
             If an argument has the wrong type, shape or range.
         """
-        n_groups = whole_number("n_groups", n_groups, minimum=0)
-        member = real_vector("member_probability", member_probability)
-        n_members = whole_number("the length of member_probability", member.size)
-        p = np.tile(np.asarray(probabilities("member_probability", member, (n_members,))), n_groups)
+        n_groups = check_integer("n_groups", n_groups, minimum=0)
+        member = check_real_vector("member_probability", member_probability)
+        n_members = check_integer("the length of member_probability", member.size)
+        p = np.tile(np.asarray(check_probabilities("member_probability", member, (n_members,))), n_groups)
         graph = cls(
             np.full(n_groups, n_members),
             gate=gate,
@@ -280,7 +280,7 @@ class GatedChain:
 
     def _filter(self, L: np.ndarray) -> _Filtered:
         """Run both filters on validated messages."""
-        ratio = real_vector("L", L, self.n_coefficients)
+        ratio = check_real_vector("L", L, self.n_coefficients)
         log_gate, log_first, log_transition = self._log_parameters()
         forward, backward = np.zeros((ratio.size, 2)), np.zeros((ratio.size, 2))
         log_open = np.zeros(self.n_groups)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from isac_toolbox.inference._checks import positive_scalar, whole_number
+from isac_toolbox._validation import check_integer, check_positive
 
 CONVERGED = "converged"
 ITERATION_LIMIT = "iteration limit"
@@ -111,8 +111,8 @@ class TurboLoop(ABC):
     change: float = math.inf
 
     def __init__(self, max_iter: int = 100, tol: float = 1e-6) -> None:
-        self.max_iter = whole_number("max_iter", max_iter)
-        self.tol = positive_scalar("tol", tol)
+        self.max_iter = check_integer("max_iter", max_iter)
+        self.tol = check_positive("tol", tol)
         self.history = History()
         self.status = ""
 

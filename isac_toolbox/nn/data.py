@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from isac_toolbox._validation import check_integer
-from isac_toolbox.nn._checks import check_choice, import_optional
+from isac_toolbox._validation import check_choice, check_integer, import_optional
 
 __all__ = [
     "TensorLoader",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isac_toolbox.nn._checks import check_names
+from isac_toolbox._validation import check_names
 
 __all__ = ["VariationalConv2d", "VariationalLinear", "convert", "gaussian_kl", "variational_layers"]
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isac_toolbox._validation import check_integer, check_positive
-from isac_toolbox.nn._checks import check_fraction, check_loader
+from isac_toolbox._validation import check_fraction, check_integer, check_loader, check_positive
 
 __all__ = [
     "accuracy",

@@ -137,7 +137,7 @@ def test_noise_precision_of_known_noise_and_the_real_halving():
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({"noise_precision": 0.0}, ValueError, "noise_precision must be finite and positive"),
+        ({"noise_precision": 0.0}, ValueError, "noise_precision must be a positive number"),
         ({"prior_precision": np.array([1.0, -1.0])}, ValueError, "prior_precision must be non-negative"),
         ({"correlation": np.zeros(3)}, ValueError, "must have shapes"),
         ({"gram": np.diag([1.0, np.nan])}, LinAlgError, "not positive and finite"),

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isac_toolbox._validation import check_integer, check_positive
-from isac_toolbox.nn._checks import check_fraction
+from isac_toolbox._validation import check_fraction, check_integer, check_positive
 from isac_toolbox.nn.baselines.common import (
     BaselineResult,
     Finetuning,

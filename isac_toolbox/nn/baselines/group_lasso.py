@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isac_toolbox._validation import check_positive
-from isac_toolbox.nn._checks import check_choice, check_fraction
+from isac_toolbox._validation import check_choice, check_fraction, check_positive
 from isac_toolbox.nn.baselines.common import (
     BaselineResult,
     Finetuning,

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from isac_toolbox._validation import check_integer
-from isac_toolbox.nn._checks import check_fraction
+from isac_toolbox._validation import check_fraction, check_integer
 from isac_toolbox.nn.baselines.common import (
     BaselineResult,
     Finetuning,

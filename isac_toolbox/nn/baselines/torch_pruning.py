@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isac_toolbox.nn._checks import import_optional
+from isac_toolbox._validation import import_optional
 from isac_toolbox.nn.baselines.common import (
     BaselineResult,
     Finetuning,

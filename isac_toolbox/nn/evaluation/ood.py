@@ -11,8 +11,7 @@ from scipy.special import logsumexp
 from torch import Tensor, nn
 
 from isac_toolbox import metrics
-from isac_toolbox._validation import check_integer
-from isac_toolbox.nn._checks import check_choice, import_optional
+from isac_toolbox._validation import check_choice, check_integer, import_optional
 from isac_toolbox.nn.evaluation.metrics import checked_probabilities
 
 __all__ = ["neighbour_distance", "ood_auroc", "penultimate_features"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isac_toolbox.nn._checks import check_choice, check_fraction
+from isac_toolbox._validation import check_choice, check_fraction
 from isac_toolbox.nn.ssvi.classifier import SparseClassifier
 from isac_toolbox.nn.ssvi.layers import SparseLayer
 from isac_toolbox.nn.ssvi.scores import SCORES, removal_score

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isac_toolbox._progress import epoch_progress
-from isac_toolbox._validation import check_integer
-from isac_toolbox.nn._checks import check_loader
+from isac_toolbox._validation import check_integer, check_loader
 from isac_toolbox.nn.evaluation.metrics import predict_loader, prediction_metrics
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink

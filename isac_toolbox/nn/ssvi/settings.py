@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isac_toolbox._validation import check_integer, check_positive
-from isac_toolbox.nn._checks import check_choice, check_fraction
+from isac_toolbox._validation import check_choice, check_fraction, check_integer, check_positive
 from isac_toolbox.nn.ssvi.budget import LAYER_DENSITIES
 from isac_toolbox.nn.ssvi.scores import SCORES
 from isac_toolbox.nn.ssvi.sparse_linear import CROSSOVER_DENSITY

@@ -19,9 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isac_toolbox._progress import epoch_progress
-from isac_toolbox._validation import check_integer, check_positive
+from isac_toolbox._validation import (
+    check_choice,
+    check_fraction,
+    check_integer,
+    check_loader,
+    check_names,
+    check_positive,
+)
 from isac_toolbox.inference import RULES
-from isac_toolbox.nn._checks import check_choice, check_fraction, check_loader, check_names
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink
 from isac_toolbox.nn.layers import convert, to_plain, variational_layers
