@@ -28,7 +28,6 @@ __all__ = [
     "check_pseudo_counts",
     "check_real_vector",
     "check_shape",
-    "check_tie",
     "check_working_set_limit",
     "import_optional",
 ]
@@ -225,20 +224,6 @@ def check_group_sizes(value: Sequence[int] | np.ndarray) -> np.ndarray:
     if sizes.ndim != 1 or np.any(sizes < 1):
         raise ValueError(f"group_sizes must be a vector of integers of at least 1, got {value!r}")
     return sizes.astype(np.int64)
-
-
-def check_tie(value: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
-    """Validate tie labels: (n,) non-negative integers."""
-    labels = np.asarray(value)
-    if labels.shape != (n,):
-        raise ValueError(f"tie must have shape ({n},), got {labels.shape}")
-    if n == 0:
-        return np.zeros(0, dtype=np.int64)
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"tie must be integers, got dtype {labels.dtype}")
-    if np.any(labels < 0):
-        raise ValueError("tie must be non-negative labels, got a negative one")
-    return labels.astype(np.int64)
 
 
 def check_observations(y: Any, m: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from isac_toolbox.inference.messages import GaussianMessage
 from isac_toolbox.inference.posterior import ENERGY_FLOOR, GaussianPosterior
 
 
-class WorkingSet:
+class ActiveColumns:
     """Columns of the active coefficients and their Gram rows against the whole dictionary.
 
     Parameters
@@ -69,7 +69,7 @@ class ProjectedResidual:
 
     Parameters
     ----------
-    working : WorkingSet
+    working : ActiveColumns
         The set; `include` adds to it.
     posterior : GaussianPosterior
         Posterior on the set as it is now.
@@ -81,7 +81,7 @@ class ProjectedResidual:
 
     def __init__(
         self,
-        working: WorkingSet,
+        working: ActiveColumns,
         posterior: GaussianPosterior,
         correlation: np.ndarray,
         energies: np.ndarray,

@@ -12,7 +12,9 @@ Three update rules live behind one interface. They differ in what they take from
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import copy
+from dataclasses import dataclass, fields, replace
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.special import digamma, expit, gammaln
@@ -20,6 +22,8 @@ from scipy.special import digamma, expit, gammaln
 from isac_toolbox.inference.messages import GaussianMessage
 from isac_toolbox.inference.mixture import branch_variances, gaussian_log_ratio
 from isac_toolbox.inference.support import SupportGraph
+
+Graph = TypeVar("Graph", bound=SupportGraph)
 
 RULES = ("extrinsic", "structured", "mean_field")
 
@@ -33,7 +37,7 @@ SLAB_RANGE = (1e-18, 0.1)
 
 @dataclass(frozen=True)
 class PriorState:
-    """What the prior knows about each coefficient.
+    """What the prior knows about each coefficient; its arrays cannot be written to.
 
     Attributes
     ----------
@@ -55,9 +59,21 @@ class PriorState:
     log_likelihood_ratio: np.ndarray
     extrinsic_log_odds: np.ndarray
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            getattr(self, field.name).flags.writeable = False
+
     def take(self, index: np.ndarray) -> PriorState:
         """Return the state at `index` (integers or a boolean mask)."""
         return PriorState(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def replaced(self, index: int, *, precision: float, probability: float) -> PriorState:
+        """Return a state in which one coefficient has another precision and probability."""
+        changes = {"precision": precision, "log_precision": np.log(precision), "probability": probability}
+        arrays = {name: np.array(getattr(self, name)) for name in changes}
+        for name, value in changes.items():
+            arrays[name][index] = value
+        return replace(self, **arrays)
 
     def append(self, other: PriorState) -> PriorState:
         """Return this state followed by `other`."""
@@ -91,9 +107,9 @@ class PriorState:
         return PriorState(rho, np.log(rho), pi, np.zeros(n), np.log(pi) - np.log1p(-pi))
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class ThreeLayerPrior:
-    """Spike-slab prior with a learned slab per class and one of three update rules.
+    """Spike-slab prior with a learned slab per class and one of three update rules; it never changes itself.
 
     Parameters
     ----------
@@ -135,7 +151,8 @@ class ThreeLayerPrior:
             raise ValueError(f"rule must be one of {RULES}, got {self.rule!r}")
         if self.moment_matching and self.rule != "extrinsic":
             raise ValueError(f"moment_matching needs rule='extrinsic', got rule={self.rule!r}")
-        self.slab_precision = np.atleast_1d(np.array(self.slab_precision, dtype=np.float64))
+        slab = np.atleast_1d(np.array(self.slab_precision, dtype=np.float64))
+        object.__setattr__(self, "slab_precision", _read_only(slab))
         spike = np.asarray(self.spike_precision, dtype=np.float64)
         if self.slab_precision.ndim != 1 or spike.shape not in ((), self.slab_precision.shape):
             raise ValueError(
@@ -146,6 +163,8 @@ class ThreeLayerPrior:
             value = np.asarray(getattr(self, name), dtype=np.float64)
             if not np.all(np.isfinite(value) & (value > 0.0)):
                 raise ValueError(f"{name} must be finite and positive, got {value!r}")
+        if spike.ndim:
+            object.__setattr__(self, "spike_precision", _read_only(spike.copy()))
         if not np.all(spike > self.slab_precision):
             raise ValueError(f"spike_precision must exceed slab_precision, got {spike!r}")
 
@@ -294,67 +313,146 @@ class ThreeLayerPrior:
         weight1, weight0 = probability * w1, (1.0 - probability) * w0
         return (weight1 * slab + weight0 * spike) / (weight1 + weight0)
 
-    def update(
+    def sweep(
         self,
         state: PriorState,
         message: GaussianMessage,
         posterior_mean: np.ndarray,
         posterior_variance: np.ndarray,
         classes: np.ndarray,
-        support: SupportGraph,
-    ) -> PriorState:
-        """One pass: evidence, support graph, probability, precision.
+        support: Graph,
+        *,
+        inside: np.ndarray | None = None,
+        learn_slab: bool = True,
+        learn_support: bool = True,
+        damping: float = 1.0,
+    ) -> Swept[Graph]:
+        """One pass of the engine: evidence, support graph, probability, precision, slab and graph.
+
+        The only place where messages, slab, support graph and precision meet: the scene estimators, their
+        baselines on a grid, :func:`sparse_recover` and the compression of networks all call it. Nothing that
+        is given changes.
 
         Parameters
         ----------
         state : PriorState
-            Current state, n coefficients.
-        message, posterior_mean, posterior_variance, classes
-            As in `log_likelihood_ratio`, each (n,).
+            Current state of the n coefficients.
+        message : GaussianMessage, shape (n,)
+        posterior_mean, posterior_variance : ndarray, shape (n,) or (k,)
+            Posterior moments, of the coefficients ``inside`` where that is given.
+        classes : ndarray of int, shape (n,)
+            Slab class of each coefficient.
         support : SupportGraph
             Graph over the same n coefficients, in the same order.
+        inside : ndarray of int, shape (k,), optional
+            Coefficients that have a posterior. The others are judged by their Gaussian message, stay at the
+            spike, and do not teach the slab.
+        learn_slab, learn_support : bool
+            Whether EM updates the slab of every class, and the parameters of the graph.
+        damping : float
+            Step on ``ln rho`` from the old precision to the new one, in (0, 1].
 
         Returns
         -------
-        PriorState
+        Swept
+            ``prior`` with the slabs learned, ``state``, and ``support`` with its parameters learned.
 
         Raises
         ------
         ValueError
             If the graph covers another number of coefficients.
+
+        Notes
+        -----
+        Source: docs/theory.md, sections 3 and 4.
         """
         if support.n_coefficients != message.mean.size:
             raise ValueError(
                 f"support covers {support.n_coefficients} coefficients, the message has {message.mean.size}"
             )
-        ratio = self.log_likelihood_ratio(state, message, posterior_mean, posterior_variance, classes)
+        members = slice(None) if inside is None else inside
+        moments = posterior_mean, posterior_variance, classes[members]
+        inner = message if inside is None else message.take(inside)
+        ratio = self.log_likelihood_ratio(state if inside is None else state.take(inside), inner, *moments)
+        if inside is not None:
+            ratio = _placed(self._gaussian_evidence(message, classes), inside, ratio)
         extrinsic = support.extrinsic_log_odds(ratio)
         probability = expit(extrinsic + ratio)
-        rho, log_rho = self.precision(probability, message, posterior_mean, posterior_variance, classes)
-        return PriorState(rho, log_rho, probability, ratio, extrinsic)
+        rho, log_rho = self.precision(probability[members], inner, *moments)
+        if inside is not None:
+            spike = self.class_precisions(classes)[1]
+            rho, log_rho = _placed(spike, inside, rho), _placed(np.log(spike), inside, log_rho)
+        prior = self._with_learned_slab(probability[members], inner, classes[members]) if learn_slab else self
+        graph = support.learned(ratio) if learn_support else support
+        if damping != 1.0:
+            rho = np.exp((1.0 - damping) * np.log(state.precision) + damping * np.log(rho))
+        return Swept(prior, PriorState(rho, log_rho, probability, ratio, extrinsic), graph)
 
-    def learn_slab(self, state: PriorState, message: GaussianMessage, classes: np.ndarray) -> None:
-        """EM update of the slab precision of every class, in place.
+    def _gaussian_evidence(self, message: GaussianMessage, classes: np.ndarray) -> np.ndarray:
+        """Evidence of the messages alone, whatever the rule, clipped."""
+        ratio = gaussian_log_ratio(message, *self.class_precisions(classes), self.is_complex)
+        return np.clip(ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+
+    def with_spike_precision(self, spike_precision: float | np.ndarray) -> ThreeLayerPrior:
+        """Return the same prior with another spike, a scalar or (n_classes,), which is not checked."""
+        return self._with(spike_precision=spike_precision)
+
+    def with_slab_precision(self, slab_precision: np.ndarray) -> ThreeLayerPrior:
+        """Return the same prior with other slabs (n_classes,), which are not checked."""
+        return self._with(slab_precision=slab_precision)
+
+    def _with(self, **changes: float | np.ndarray) -> ThreeLayerPrior:
+        """A copy with values that were made here and need no check."""
+        new = copy.copy(self)
+        for name, value in changes.items():
+            object.__setattr__(new, name, _read_only(value))
+        return new
+
+    def _with_learned_slab(
+        self, probability: np.ndarray, message: GaussianMessage, classes: np.ndarray
+    ) -> ThreeLayerPrior:
+        """EM update of the slab precision of every class (docs/theory.md, section 3, step 3).
 
         `rho1 = sum pi / sum pi (|m|^2 + w)`, `w = 1/(1/v + rho1)`, `m = w r / v`. The old value enters with
         the weight of `SLAB_PRIOR_COUNT` coefficients: fixed points stay, and an empty class keeps its value.
-
-        Parameters
-        ----------
-        state : PriorState
-        message : GaussianMessage
-        classes : ndarray of int, shape (n,)
-
-        Notes
-        -----
-        Source: docs/theory.md, section 3, step 3.
         """
         slab, _ = self.class_precisions(classes)
         w = 1.0 / (1.0 / message.variance + slab)
         second_moment = np.abs(w * message.mean / message.variance) ** 2 + w
         n_classes = self.slab_precision.size
-        count = np.bincount(classes, state.probability, n_classes)
-        power = np.bincount(classes, state.probability * second_moment, n_classes)
+        count = np.bincount(classes, probability, n_classes)
+        power = np.bincount(classes, probability * second_moment, n_classes)
         learned = (count + SLAB_PRIOR_COUNT) / (power + SLAB_PRIOR_COUNT / self.slab_precision)
         spike = np.asarray(self.spike_precision, dtype=np.float64)
-        self.slab_precision = np.clip(learned, SLAB_RANGE[0] * spike, SLAB_RANGE[1] * spike)
+        return self.with_slab_precision(np.clip(learned, SLAB_RANGE[0] * spike, SLAB_RANGE[1] * spike))
+
+
+class Swept(NamedTuple, Generic[Graph]):
+    """What a sweep returns.
+
+    Attributes
+    ----------
+    prior : ThreeLayerPrior
+        With the slabs learned.
+    state : PriorState
+    support : SupportGraph
+        With its parameters learned.
+    """
+
+    prior: ThreeLayerPrior
+    state: PriorState
+    support: Graph
+
+
+def _placed(outside: np.ndarray, inside: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Entries of all coefficients, those inside replaced."""
+    merged = np.array(outside)
+    merged[inside] = values
+    return merged
+
+
+def _read_only(value: float | np.ndarray) -> float | np.ndarray:
+    """The value; an array cannot be written to from now on."""
+    if isinstance(value, np.ndarray):
+        value.flags.writeable = False
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,8 @@ from isac_toolbox.inference.support import _ratio, log_pair
 
 #: Names that `learn_parameters` may hold.
 LEARNABLE = ("probability", "coupling", "member_probability")
-#: Largest coupling that can be given. What `learn` finds stays in addition below the critical coupling, where
-#: the messages of the field without evidence contract by at least `CONTRACTION` per step.
+#: Largest coupling that can be given. What ``learned`` finds stays in addition below the critical coupling,
+#: where the messages of the field without evidence contract by at least `CONTRACTION` per step.
 COUPLING_LIMIT, CONTRACTION = 30.0, 0.9
 #: Pseudo-pairs of independent sites that the pair counts of an axis are added to, and the fraction of the way
 #: to the new coupling that one `learn` goes.
@@ -77,8 +78,8 @@ class Lattice:
         Probability of a member inside an active site, one for all or one per member index; by default 0.5 for
         each index, and with `n_members = 1` the member is the site.
     learn_parameters : bool or collection of str
-        Whether `learn` changes anything, or the names of what it may change out of "probability", "coupling"
-        and "member_probability".
+        Whether ``learned`` changes anything, or the names of what it may change out of "probability",
+        "coupling" and "member_probability".
     n_sweeps : int
         Largest number of forward-backward sweeps.
     damping : float
@@ -94,8 +95,6 @@ class Lattice:
         Neighbouring sites, axis by axis.
     edge_axis : ndarray, shape (n_edges,)
         Axis of each edge.
-    converged : bool
-        Whether the latest sweeps met `tol`; False before the first.
 
     Raises
     ------
@@ -104,10 +103,11 @@ class Lattice:
 
     Notes
     -----
-    `learn` changes a scalar probability (a map of sites is kept as given), the coupling as one number or one
-    per axis, as it was given, and the member probabilities likewise. A coupling above the critical one can be
-    given, but the field may then fill the whole grid from one burst; `learn` stays below. Messages start at
-    their lower bounds, from which they only rise, to the least active fixed point: they cannot oscillate.
+    ``learned`` changes a scalar probability (a map of sites is kept as given), the coupling as one number or
+    one per axis, as it was given, and the member probabilities likewise. A coupling above the critical one
+    can be given, but the field may then fill the whole grid from one burst; ``learned`` stays below. Messages
+    start at their lower bounds, from which they only rise, to the least active fixed point: they cannot
+    oscillate.
     A message leaves its coefficient's own `L` out of the site and of the edge to it. Without loops this is
     exact; around a loop of the grid a damped trace of it comes back. Source: docs/theory.md, section 4.4.
     """
@@ -141,7 +141,6 @@ class Lattice:
         self.tol = check_positive("tol", tol)
         self.site_prior = check_pseudo_counts("site_prior", site_prior)
         self.member_prior = check_pseudo_counts("member_prior", member_prior)
-        self.converged = False
         self._neighbours, self.edges, self.edge_axis = _grid(self.shape)
 
     @property
@@ -182,27 +181,28 @@ class Lattice:
             member_probability=expit(self._member_log_odds(p) + p.ratio.ravel()),
             pair_probability=pairs,
             log_evidence=float(np.sum((1 - degree) * log_sites) + np.sum(log_pairs)),
-            converged=self.converged,
+            converged=p.converged,
         )
 
-    def learn(self, L: np.ndarray) -> None:
-        """One step that matches expected site and pair statistics of prior and posterior, in place.
+    def learned(self, L: np.ndarray) -> Lattice:
+        """Return the graph after one step that matches expected site and pair statistics to the posterior.
 
         `probability = (a + sum P(z)) / (a + b + n_sites)`; the coupling goes half of the way to the log odds
         ratio of the expected pairs, shrunk to independence; it stays non-negative and below the critical one.
         """
         if not self._learns:
-            return
-        posterior = self.posterior(L)
+            return self
+        posterior, new = self.posterior(L), copy.copy(self)
         if "member_probability" in self._learns:
-            self._learn_members(posterior)
+            new.member_probability = self._learned_members(posterior)
         if "probability" in self._learns and np.ndim(self.probability) == 0:
             total, old = float(np.sum(posterior.site_probability)), np.asarray(self.probability)
-            self.probability = float(_ratio(total, self.n_sites - total, self.site_prior, old))
+            new.probability = float(_ratio(total, self.n_sites - total, self.site_prior, old))
         if "coupling" in self._learns:
-            self._learn_coupling(posterior.pair_probability)
+            new.coupling = new._learned_coupling(posterior.pair_probability)
+        return new
 
-    def _learn_members(self, posterior: LatticePosterior) -> None:
+    def _learned_members(self, posterior: LatticePosterior) -> float | np.ndarray:
         """`p_k = (a + sum P(s = 1)) / (a + b + sum P(z = 1))`, of each member index or of all together."""
         active = posterior.member_probability.reshape(self.n_sites, self.n_members).sum(axis=0)
         is_open = np.full(self.n_members, np.sum(posterior.site_probability))
@@ -210,10 +210,10 @@ class Lattice:
         if old.ndim == 0:
             active, is_open = np.sum(active), np.sum(is_open)
         learned = _ratio(active, is_open - active, self.member_prior, old)
-        self.member_probability = float(learned) if old.ndim == 0 else learned
+        return float(learned) if old.ndim == 0 else learned
 
-    def _learn_coupling(self, pairs: np.ndarray) -> None:
-        """Move the coupling of each axis, or of all together, towards that of the expected pairs."""
+    def _learned_coupling(self, pairs: np.ndarray) -> float | np.ndarray:
+        """Coupling of each axis, or of all together, moved towards that of the expected pairs."""
         old = np.asarray(self.coupling)
         learned = np.atleast_1d(old).copy()
         for a in range(learned.size):
@@ -222,7 +222,7 @@ class Lattice:
                 target = np.clip(_log_odds_ratio(chosen.sum(axis=0)), 0.0, COUPLING_LIMIT)
                 learned[a] += COUPLING_STEP * (target - learned[a])
         learned *= self._stable_scale(learned)
-        self.coupling = float(learned[0]) if old.ndim == 0 else learned
+        return float(learned[0]) if old.ndim == 0 else learned
 
     def _stable_scale(self, coupling: np.ndarray) -> float:
         """Largest factor up to 1 with which the couplings keep the messages contracting, by bisection.
@@ -274,8 +274,10 @@ class Lattice:
             self.damping,
             self.tol,
         )
-        self.converged = bool(change <= self.tol)
-        return _Propagated(ratio, factors, log_member, probability, log_odds, evidence, offset, messages)
+        converged = bool(change <= self.tol)
+        return _Propagated(
+            ratio, factors, log_member, probability, log_odds, evidence, offset, messages, converged
+        )
 
     def _offsets(self, probability: np.ndarray, gain: np.ndarray) -> np.ndarray:
         """`-ln(1 + (e^W - 1) q)` of each incoming message, `q = P(neighbour active | site inactive)`."""
@@ -322,6 +324,7 @@ class _Propagated:
     evidence: np.ndarray
     offset: np.ndarray
     messages: np.ndarray
+    converged: bool
 
     @property
     def site_log_odds(self) -> np.ndarray:
@@ -371,7 +374,7 @@ def _grid(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _learnable(value: bool | Collection[str]) -> set[str]:
-    """Names of the parameters that `learn` may change."""
+    """Names of the parameters that ``learned`` may change."""
     if isinstance(value, (bool, np.bool_)):
         return set(LEARNABLE) if value else set()
     if isinstance(value, str) or not isinstance(value, Collection):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 from scipy.special import expit
 
 from isac_toolbox._validation import check_observations, check_positive, check_working_set_limit
-from isac_toolbox.inference._active_columns import ProjectedResidual, WorkingSet
+from isac_toolbox.inference._active_columns import ActiveColumns, ProjectedResidual
 from isac_toolbox.inference._dictionary import Dictionary
-from isac_toolbox.inference.hierarchy import LOG_RATIO_LIMIT, RULES, PriorState, ThreeLayerPrior
+from isac_toolbox.inference.hierarchy import RULES, PriorState, Swept, ThreeLayerPrior
 from isac_toolbox.inference.messages import GaussianMessage
 from isac_toolbox.inference.mixture import branch_variances, gaussian_log_ratio, mixture_moments
 from isac_toolbox.inference.posterior import (
@@ -131,7 +130,7 @@ class SparseRecovery(TurboLoop):
     def setup(self) -> None:
         """Start with an empty working set: everything is noise."""
         dtype = complex if self.is_complex else float
-        self.support = copy.deepcopy(self._initial_support)
+        self.support = self._initial_support
         self.prior = ThreeLayerPrior(
             np.array([SLAB_START * self.m]),
             SPIKE_PRECISION * self.m if self.rule == "extrinsic" else SPIKE_TO_MESSAGE * self.m,
@@ -141,7 +140,7 @@ class SparseRecovery(TurboLoop):
         )
         self._classes = np.zeros(self.n, dtype=np.int64)
         self.state = PriorState.initial(self.n, float(np.max(self.prior.spike_precision)))
-        self.working = WorkingSet(self.dictionary, dtype)
+        self.working = ActiveColumns(self.dictionary, dtype)
         self._zeta = self.dictionary.correlate(self._y)
         self._gamma = 1.0
         self._mean = np.zeros(self.n, dtype=dtype)
@@ -157,10 +156,11 @@ class SparseRecovery(TurboLoop):
         own = posterior.message()
         self._gamma = self._noise_precision(residual, posterior, own)
         message = self._all_messages(posterior, own)
-        self._update_prior(message, posterior, index)
         previous = self._mean
+        swept = self._sweep(message, posterior, index)
+        self.state = swept.state
         self._store_moments(message, posterior, index)
-        self._learn(own, index)
+        self.prior, self.support = self._noise_bound_spike(swept.prior), swept.support
         self.objective = self._objective(residual, posterior)
         self.noise_variance = self._y_scale**2 / self._gamma
         self.n_active = int(np.sum(self.state.probability > 0.5))
@@ -214,22 +214,20 @@ class SparseRecovery(TurboLoop):
         outside.mean[index], outside.variance[index] = own.mean, own.variance
         return outside
 
-    def _update_prior(
+    def _sweep(
         self, message: GaussianMessage, posterior: GaussianPosterior, index: np.ndarray
-    ) -> None:
-        """One pass of the three-layer prior over all coefficients."""
-        precisions = self.prior.class_precisions(self._classes)
-        ratio = gaussian_log_ratio(message, *precisions, self.is_complex)
-        ratio = np.clip(ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-        moments = posterior.mean, posterior.variance, self._classes[index]
-        inside = message.take(index)
-        ratio[index] = self.prior.log_likelihood_ratio(self.state.take(index), inside, *moments)
-        extrinsic = self.support.extrinsic_log_odds(ratio)
-        probability = expit(extrinsic + ratio)
-        rho = np.broadcast_to(precisions[1], self.n).copy()
-        log_rho = np.log(rho)
-        rho[index], log_rho[index] = self.prior.precision(probability[index], inside, *moments)
-        self.state = PriorState(rho, log_rho, probability, ratio, extrinsic)
+    ) -> Swept[SupportGraph]:
+        """One pass of the engine over all coefficients; the graph learns once the set has settled."""
+        return self.prior.sweep(
+            self.state,
+            message,
+            posterior.mean,
+            posterior.variance,
+            self._classes,
+            self.support,
+            inside=index,
+            learn_support=self._settled or self._step >= LEARN_ANYWAY,
+        )
 
     def _store_moments(
         self, message: GaussianMessage, posterior: GaussianPosterior, index: np.ndarray
@@ -241,14 +239,12 @@ class SparseRecovery(TurboLoop):
         self._mean = np.zeros_like(self._mean)
         self._mean[index], self._variance[index] = posterior.mean, posterior.variance
 
-    def _learn(self, own: GaussianMessage, index: np.ndarray) -> None:
-        """EM updates of slab, support graph and the noise-bound spike."""
-        self.prior.learn_slab(self.state.take(index), own, self._classes[index])
-        if self._settled or self._step >= LEARN_ANYWAY:
-            self.support.learn(self.state.log_likelihood_ratio)
-        if self.rule != "extrinsic":
-            spike = SPIKE_TO_MESSAGE * self._gamma * self.m
-            self.prior.spike_precision = max(spike, 10.0 * float(self.prior.slab_precision[0]))
+    def _noise_bound_spike(self, prior: ThreeLayerPrior) -> ThreeLayerPrior:
+        """The prior with the spike that the noise allows; the extrinsic rule's is fixed."""
+        if self.rule == "extrinsic":
+            return prior
+        spike = SPIKE_TO_MESSAGE * self._gamma * self.m
+        return prior.with_spike_precision(max(spike, 10.0 * float(prior.slab_precision[0])))
 
     def _objective(self, residual: np.ndarray, posterior: GaussianPosterior) -> float:
         """Negative log marginal likelihood of the scaled data, without its constant."""
@@ -292,9 +288,7 @@ class SparseRecovery(TurboLoop):
                 np.array([probability]), message.take(one), no_moments, no_moments, self._classes[one]
             )
             rho = float(rho_one[0])
-        self.state.precision[coefficient] = rho
-        self.state.log_precision[coefficient] = np.log(rho)
-        self.state.probability[coefficient] = probability
+        self.state = self.state.replaced(coefficient, precision=rho, probability=probability)
         return rho
 
     def result(self) -> SparseRecoveryResult:
@@ -388,7 +382,7 @@ def _support_graph(support: Any, m: int, n: int) -> SupportGraph:
     """Validate the support graph, or make an independent one."""
     if support is None:
         return IndependentSupport(n, min(0.5, 0.5 * m / n), prior_counts=(1.0, n))
-    for name in ("n_coefficients", "extrinsic_log_odds", "learn"):
+    for name in ("n_coefficients", "extrinsic_log_odds", "learned"):
         if not hasattr(support, name):
             raise TypeError(f"support must be a support graph, got {type(support).__name__} without {name}")
     if support.n_coefficients != n:

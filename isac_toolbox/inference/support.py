@@ -2,25 +2,26 @@
 
 A graph receives one log-likelihood ratio `L_i` per coefficient and returns the extrinsic log-odds `e_i`: what
 all the *other* messages and the graph's parameters say about coefficient `i`. Every graph follows
-`SupportGraph`; the rest of the package uses nothing else.
+`SupportGraph`; the rest of the package uses nothing else. A graph never changes: learning returns another.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from scipy.special import expit
 
 from isac_toolbox._validation import (
+    check_choice,
     check_group_sizes,
     check_integer,
     check_probabilities,
     check_pseudo_counts,
     check_real_vector,
-    check_tie,
 )
 from isac_toolbox.inference import _chain_kernels as _chain
 
@@ -37,8 +38,8 @@ class SupportGraph(Protocol):
         """Return `e` (n,), each entry independent of its own `L`."""
         ...
 
-    def learn(self, L: np.ndarray) -> None:
-        """One EM step of the graph's parameters, in place."""
+    def learned(self, L: np.ndarray) -> Self:
+        """Return a graph with the parameters of one EM step; this one stays as it is."""
         ...
 
 
@@ -58,7 +59,7 @@ class IndependentSupport:
     probability : float or array_like, shape (n,)
         Prior probability of "active".
     learn_probability : bool
-        Whether `learn` updates a scalar probability. A vector is kept as given.
+        Whether ``learned`` updates a scalar probability. A vector is kept as given.
     prior_counts : (float, float)
         Beta pseudo-counts `(a, b)`: `p = (a + sum pi) / (a + b + n)`.
 
@@ -101,12 +102,25 @@ class IndependentSupport:
         pair = log_pair(np.asarray(self.probability))
         return _filled(pair[..., 1] - pair[..., 0], self._n)
 
-    def learn(self, L: np.ndarray) -> None:
-        """One EM step of a scalar probability."""
-        if self.learn_probability and np.ndim(self.probability) == 0:
-            a, b = self.prior_counts
-            active = float(np.sum(expit(self.extrinsic_log_odds(L) + L)))
-            self.probability = (a + active) / max(a + b + self._n, np.finfo(float).tiny)
+    def learned(self, L: np.ndarray) -> IndependentSupport:
+        """Return the graph after one EM step of a scalar probability."""
+        if not self.learn_probability or np.ndim(self.probability):
+            return self
+        a, b = self.prior_counts
+        active = float(np.sum(expit(self.extrinsic_log_odds(L) + L)))
+        return self.with_parameters(probability=(a + active) / max(a + b + self._n, np.finfo(float).tiny))
+
+    def with_parameters(self, *, probability: float) -> IndependentSupport:
+        """Return the same graph with another scalar probability.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not a probability.
+        """
+        new = copy.copy(self)
+        new.probability = check_probabilities("probability", probability)
+        return new
 
 
 @dataclass(frozen=True)
@@ -147,10 +161,8 @@ class GatedChain:
         Of a vector of length n, the entries at the first members are read.
     p01, p11 : float or array_like, shape (n,)
         Probability of the transition into each member.
-    tie : array_like of int, shape (n,), optional
-        Labels 0, 1, ...; members of one label share what they learn.
     learn_parameters : bool
-        Whether `learn` changes anything.
+        Whether ``learned`` changes anything.
     gate_prior, member_prior : (float, float)
         Beta pseudo-counts `(a, b)` of the gate and of every member parameter. Groups that were never
         considered belong into `b` of `gate_prior`.
@@ -162,8 +174,7 @@ class GatedChain:
 
     Notes
     -----
-    `learn` changes a scalar parameter, and with `tie` every member parameter (one value per label). Vectors
-    without `tie`, and a vector of gates, are kept as given. Source: docs/theory.md, section 4.
+    ``learned`` changes scalar parameters; vectors are kept as given. Source: docs/theory.md, section 4.
 
     Examples
     --------
@@ -179,7 +190,6 @@ class GatedChain:
         p_first: float | Sequence[float] | np.ndarray = 0.5,
         p01: float | Sequence[float] | np.ndarray = 0.05,
         p11: float | Sequence[float] | np.ndarray = 0.8,
-        tie: Sequence[int] | np.ndarray | None = None,
         learn_parameters: bool = True,
         gate_prior: tuple[float, float] = (1.0, 1.0),
         member_prior: tuple[float, float] = (1.0, 1.0),
@@ -191,7 +201,6 @@ class GatedChain:
         self.p_first = check_probabilities("p_first", p_first, (n_groups, n))
         self.p01 = check_probabilities("p01", p01, (n,))
         self.p11 = check_probabilities("p11", p11, (n,))
-        self.tie = None if tie is None else check_tie(tie, n)
         self.learn_parameters = bool(learn_parameters)
         self.gate_prior = check_pseudo_counts("gate_prior", gate_prior)
         self.member_prior = check_pseudo_counts("member_prior", member_prior)
@@ -211,8 +220,8 @@ class GatedChain:
     ) -> GatedChain:
         """Groups of equal size whose members are independent inside an open gate.
 
-        Member `k` of every group has `p_first = p01 = p11 = member_probability[k]`, also after `learn`, which
-        ties the members of one index.
+        Member `k` of every group has `p_first = p01 = p11 = member_probability[k]`, also in a learned graph:
+        the members of one index share their probability.
 
         Parameters
         ----------
@@ -238,7 +247,6 @@ class GatedChain:
             p_first=p,
             p01=p,
             p11=p,
-            tie=np.tile(np.arange(n_members), n_groups),
             learn_parameters=learn_parameters,
             gate_prior=gate_prior,
             member_prior=member_prior,
@@ -327,56 +335,66 @@ class GatedChain:
             log_evidence=float(np.sum(log_evidence)),
         )
 
-    def learn(self, L: np.ndarray) -> None:
-        """One EM step with gate-weighted counts, in place.
+    def with_parameters(self, **probabilities: float) -> GatedChain:
+        """Return the same graph with scalar values of some of ``gate``, ``p_first``, ``p01`` and ``p11``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name is none of these, or a value not a probability.
+        """
+        for name in probabilities:
+            check_choice("a parameter", name, ("gate", "p_first", "p01", "p11"))
+        return self._with(**{name: check_probabilities(name, p) for name, p in probabilities.items()})
+
+    def learned(self, L: np.ndarray) -> GatedChain:
+        """Return the graph after one EM step with gate-weighted counts.
 
         `gate = (a + sum P(z)) / (a + b + n_groups)`; `p_first`, `p01`, `p11` from the counts of first members
-        and transitions inside open gates, one value per label.
+        and transitions inside open gates.
         """
         if not self.learn_parameters or self.n_groups == 0:
-            return
+            return self
         posterior = self.posterior(L)
+        members = self._independent_counts if self._independent_size else self._transition_counts
+        changes = members(posterior)
         if np.ndim(self.gate) == 0:
             total, n_groups = float(np.sum(posterior.gate_probability)), np.array(self.n_groups)
-            self.gate = float(_ratio(np.array(total), n_groups - total, self.gate_prior, np.array(self.gate)))
-        if self._independent_size:
-            self._learn_independent(posterior)
-        else:
-            self._learn_chain(posterior)
+            gate = _ratio(np.array(total), n_groups - total, self.gate_prior, np.array(self.gate))
+            changes["gate"] = float(gate)
+        return self._with(**changes)
 
-    def _learn_independent(self, posterior: ChainPosterior) -> None:
+    def _with(self, **changes: Any) -> GatedChain:
+        """A copy with other parameters."""
+        new = copy.copy(self)
+        for name, value in changes.items():
+            setattr(new, name, value)
+        return new
+
+    def _independent_counts(self, posterior: ChainPosterior) -> dict[str, Any]:
         """`p_k = (a + sum P(s = 1)) / (a + b + sum P(z = 1))` over the groups, for each member index."""
         shape = (self.n_groups, self._independent_size)
         active = posterior.member_probability.reshape(shape).sum(axis=0)
         gate_open = float(np.sum(posterior.gate_probability))
         learned = _ratio(active, gate_open - active, self.member_prior, self.member_probability)
-        self.p_first = self.p01 = self.p11 = np.tile(learned, self.n_groups)
+        tiled = np.tile(learned, self.n_groups)
+        return {"p_first": tiled, "p01": tiled, "p11": tiled}
 
-    def _learn_chain(self, posterior: ChainPosterior) -> None:
-        """Update the member parameters that are scalar or tied."""
+    def _transition_counts(self, posterior: ChainPosterior) -> dict[str, Any]:
+        """New values of the member parameters that are scalar."""
         pairs, first = posterior.pair_counts, self._is_first
         on = posterior.member_probability[first]
         first_counts = np.zeros((self.n_coefficients, 2))
         first_counts[first] = np.stack([posterior.gate_probability - on, on], axis=1)
-        first_value = self.p_first
-        if self.tie is not None and np.ndim(first_value) == 1 and np.size(first_value) == self.n_groups:
-            first_value = np.repeat(first_value, self.group_sizes)
-        self.p_first = self._tied(first_counts, first_value)
-        self.p01 = self._tied(pairs[:, 0], self.p01)
-        self.p11 = self._tied(pairs[:, 1], self.p11)
+        counts = {"p_first": first_counts, "p01": pairs[:, 0], "p11": pairs[:, 1]}
+        return {name: self._counted(count, getattr(self, name)) for name, count in counts.items()}
 
-    def _tied(self, counts: np.ndarray, value: float | np.ndarray) -> float | np.ndarray:
-        """New value of one parameter from its counts (n, 2) of "off" and "on"."""
-        if self.tie is None:
-            if np.ndim(value) == 1:
-                return value
-            off, on = counts.sum(axis=0)
-            return float(_ratio(on, off, self.member_prior, np.asarray(value)))
-        n_labels = int(self.tie.max()) + 1
-        off, on = (np.bincount(self.tie, counts[:, s], n_labels) for s in range(2))
-        old = np.zeros(n_labels)
-        old[self.tie] = value
-        return _ratio(on, off, self.member_prior, old)[self.tie]
+    def _counted(self, counts: np.ndarray, value: float | np.ndarray) -> float | np.ndarray:
+        """New value of one parameter from its counts (n, 2) of "off" and "on"; a vector stays."""
+        if np.ndim(value) == 1:
+            return value
+        off, on = counts.sum(axis=0)
+        return float(_ratio(on, off, self.member_prior, np.asarray(value)))
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def test_mean_field_updates_descend_to_a_stationary_point_of_the_free_energy():
     support = IndependentSupport(1, p)
     state, energies = PriorState.initial(1, 5.0), []
     for _ in range(300):
-        state = prior.update(state, message, *moments, support)
+        state = prior.sweep(state, message, *moments, support, learn_slab=False).state
         pi = state.probability[0]
         rate = pi / SLAB[0] + (1 - pi) / SPIKE[0] + power
         energies.append(free_energy(pi, 2.0, rate, power, p))
@@ -114,11 +114,11 @@ def test_mean_field_updates_descend_to_a_stationary_point_of_the_free_energy():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_update_chains_evidence_support_and_precision(rule):
+def test_sweep_chains_evidence_support_and_precision(rule):
     message, mean, variance, _ = draw(True, 2)
     prior = ThreeLayerPrior(SLAB, SPIKE, rule)
     state = PriorState.initial(N, 3.0, 0.2)
-    new = prior.update(state, message, mean, variance, CLASSES, IndependentSupport(N, 0.25))
+    new = prior.sweep(state, message, mean, variance, CLASSES, IndependentSupport(N, 0.25)).state
     np.testing.assert_allclose(new.extrinsic_log_odds, np.log(0.25 / 0.75))
     np.testing.assert_allclose(new.probability, expit(new.extrinsic_log_odds + new.log_likelihood_ratio))
     rho, log_rho = prior.precision(new.probability, message, mean, variance, CLASSES)
@@ -137,9 +137,15 @@ def test_extreme_inputs_stay_finite(rule, is_complex):
     classes = np.zeros(4, dtype=int)
     state = PriorState.initial(4, np.array([1e-6, 1e12, 1.0, 1e12]))
     for _ in range(3):
-        state = prior.update(
-            state, message, message.mean, message.variance, classes, IndependentSupport(4, 1e-9)
-        )
+        state = prior.sweep(
+            state,
+            message,
+            message.mean,
+            message.variance,
+            classes,
+            IndependentSupport(4, 1e-9),
+            learn_slab=False,
+        ).state
         assert np.all(np.abs(state.log_likelihood_ratio) <= 1e3)
         for name in ("precision", "log_precision", "probability"):
             assert np.all(np.isfinite(getattr(state, name)))
@@ -147,7 +153,7 @@ def test_extreme_inputs_stay_finite(rule, is_complex):
 
 
 @pytest.mark.parametrize("is_complex", [True, False])
-def test_learn_slab_climbs_the_likelihood_and_finds_the_truth(is_complex):
+def test_learned_slab_climbs_the_likelihood_and_finds_the_truth(is_complex):
     rng = np.random.default_rng(5)
     n, true, half = 6000, np.array([0.5, 8.0]), 1.0 if is_complex else 0.5
     classes = np.arange(n) % 2
@@ -162,8 +168,7 @@ def test_learn_slab_climbs_the_likelihood_and_finds_the_truth(is_complex):
     state = PriorState.initial(n, 3.0)
     likelihoods = []
     for _ in range(60):
-        state = prior.update(state, message, r, v, classes, support)
-        prior.learn_slab(state, message, classes)
+        prior, state, _ = prior.sweep(state, message, r, v, classes, support, learn_support=False)
         densities = [
             p * (np.pi * (v + s) / half) ** -half * np.exp(-half * np.abs(r) ** 2 / (v + s))
             for p, s in ((0.3, 1.0 / prior.slab_precision[classes]), (0.7, 1.0 / spike))
@@ -199,12 +204,80 @@ def test_prior_rejects(arguments, match):
         ThreeLayerPrior(**{"slab_precision": [1.0], "spike_precision": 100.0, **arguments})
 
 
-def test_update_and_initial_reject():
+def test_sweep_and_initial_reject():
     message, mean, variance, _ = draw(True)
     prior = ThreeLayerPrior(SLAB, SPIKE)
     with pytest.raises(ValueError, match="support covers 5 coefficients, the message has 12"):
-        prior.update(PriorState.initial(N, 1.0), message, mean, variance, CLASSES, IndependentSupport(5))
+        prior.sweep(PriorState.initial(N, 1.0), message, mean, variance, CLASSES, IndependentSupport(5))
     with pytest.raises(ValueError, match="probability must lie strictly"):
         PriorState.initial(2, 1.0, 1.0)
     with pytest.raises(ValueError, match="precision must be positive"):
         PriorState.initial(2, 0.0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_sweep_changes_nothing_that_is_given(rule):
+    message, mean, variance, _ = draw(True, 3)
+    prior = ThreeLayerPrior(SLAB, SPIKE, rule)
+    support, state = IndependentSupport(N, 0.3), PriorState.initial(N, 3.0, 0.2)
+    before = prior.slab_precision.copy(), support.probability, state.precision.copy()
+    swept = prior.sweep(state, message, mean, variance, CLASSES, support)
+    np.testing.assert_array_equal(prior.slab_precision, before[0])
+    np.testing.assert_array_equal(state.precision, before[2])
+    assert support.probability == before[1]
+    assert swept.support.probability != before[1]
+    assert np.all(swept.prior.slab_precision != before[0])
+
+
+def test_frozen_objects_are_frozen():
+    prior, state = ThreeLayerPrior(SLAB, SPIKE), PriorState.initial(N, 3.0)
+    for owner, name in ((prior, "slab_precision"), (prior, "spike_precision"), (state, "precision")):
+        with pytest.raises(AttributeError):
+            setattr(owner, name, np.ones(2))
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(owner, name)[0] = 1.0
+    given = np.array([1.0, 2.0])
+    ThreeLayerPrior(given, 9.0)
+    given[0] = 3.0  # the caller's array stays the caller's
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_coefficients_without_a_posterior_are_judged_by_their_message(rule):
+    """Those outside stay at the spike, are weighed as Gaussians and do not teach the slab."""
+    message, mean, variance, _ = draw(False, 4)
+    inside = np.array([7, 2, 5])
+    prior = ThreeLayerPrior(SLAB, SPIKE, rule, is_complex=False)
+    state, support = PriorState.initial(N, 3.0, 0.2), IndependentSupport(N, 0.25)
+    swept = prior.sweep(
+        state, message, mean[inside], variance[inside], CLASSES, support, inside=inside, learn_support=False
+    )
+    alone = prior.sweep(
+        state.take(inside),
+        message.take(inside),
+        mean[inside],
+        variance[inside],
+        CLASSES[inside],
+        IndependentSupport(3, 0.25),
+    )
+    for name in ("precision", "log_precision", "probability", "log_likelihood_ratio"):
+        np.testing.assert_allclose(getattr(swept.state, name)[inside], getattr(alone.state, name), rtol=1e-12)
+    np.testing.assert_allclose(swept.prior.slab_precision, alone.prior.slab_precision, rtol=1e-12)
+    outside = np.setdiff1d(np.arange(N), inside)
+    np.testing.assert_array_equal(swept.state.precision[outside], SPIKE[CLASSES[outside]])
+    r, v = message.mean[outside], message.variance[outside]
+    densities = [
+        np.exp(-(r**2) / (2 * (v + 1 / rho))) / np.sqrt(v + 1 / rho)
+        for rho in (SLAB[CLASSES[outside]], SPIKE[CLASSES[outside]])
+    ]
+    expected = np.log(densities[0] / densities[1])
+    np.testing.assert_allclose(swept.state.log_likelihood_ratio[outside], expected, rtol=1e-9)
+
+
+def test_damping_is_a_step_on_the_log_precision():
+    message, mean, variance, _ = draw(False, 5)
+    prior, support = ThreeLayerPrior(SLAB, SPIKE, is_complex=False), IndependentSupport(N, 0.25)
+    state = PriorState.initial(N, 3.0, 0.2)
+    full = prior.sweep(state, message, mean, variance, CLASSES, support).state
+    part = prior.sweep(state, message, mean, variance, CLASSES, support, damping=0.3).state
+    np.testing.assert_allclose(part.precision, 3.0**0.7 * full.precision**0.3, rtol=1e-12)
+    np.testing.assert_array_equal(part.probability, full.probability)

@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from isac_toolbox.inference import RULES, GatedChain, IndependentSupport, TurboLoop, sparse_recover
-from isac_toolbox.inference._active_columns import ProjectedResidual, WorkingSet
+from isac_toolbox.inference._active_columns import ActiveColumns, ProjectedResidual
 from isac_toolbox.inference._dictionary import BLOCK_COLUMNS, Dictionary
 from isac_toolbox.inference.posterior import working_set_posterior
 
@@ -196,7 +196,7 @@ def test_callback_history_and_limits():
 def test_projected_residual_follows_births_exactly():
     A, _, y, _, _ = problem(7, m=30, n=20, k=5)
     dictionary = Dictionary(A)
-    zeta, working = dictionary.correlate(y), WorkingSet(dictionary, complex)
+    zeta, working = dictionary.correlate(y), ActiveColumns(dictionary, complex)
     gamma, rho = 2.0, np.array([0.5, 3.0, 0.1, 40.0])
 
     def posterior(size):

@@ -67,7 +67,7 @@ def test_probabilities(digits, compressed):
 
 
 def test_the_engine_decides(monkeypatch, digits, trained):
-    calls = {"update": 0, "chain": 0, "learn": 0, "slab": 0}
+    calls = {"sweep": 0, "chain": 0, "learned": 0}
 
     def spy(owner, method, name):
         original = getattr(owner, method)
@@ -78,13 +78,12 @@ def test_the_engine_decides(monkeypatch, digits, trained):
 
         monkeypatch.setattr(owner, method, counted)
 
-    spy(inference.ThreeLayerPrior, "update", "update")
-    spy(inference.ThreeLayerPrior, "learn_slab", "slab")
+    spy(inference.ThreeLayerPrior, "sweep", "sweep")
     spy(inference.GatedChain, "extrinsic_log_odds", "chain")
-    spy(inference.GatedChain, "learn", "learn")
+    spy(inference.GatedChain, "learned", "learned")
     compressor = TurboVBICompressor(trained, warmup_epochs=1, updates_per_epoch=3)
     compressor.fit(digits[0], epochs=3, progress=False)
-    assert calls == {"update": 18, "chain": 18, "learn": 18, "slab": 18}  # 3 layers, 2 epochs, 3 updates
+    assert calls == {"sweep": 18, "chain": 18, "learned": 18}  # 3 layers, 2 epochs, 3 updates
 
     def closed(self, L):
         return torch.full((self.n_coefficients,), -1e4).double().numpy()

@@ -19,7 +19,7 @@ from isac_toolbox.estimators.grid.points import LocationGrid, point_parameters
 from isac_toolbox.estimators.scene.fit import evaluate
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.working_set import ScenePriorGraph, WorkingSet, _classes, _spike_precision
-from isac_toolbox.inference.hierarchy import PriorState
+from isac_toolbox.inference.hierarchy import PriorState, ThreeLayerPrior
 from isac_toolbox.inference.messages import GaussianMessage
 from isac_toolbox.inference.posterior import working_set_posterior
 
@@ -158,10 +158,13 @@ class GridEStep:
 
     def _joined(self, working: WorkingSet) -> _FullSet:
         """Working set and grid as one, in the order of ``Paths.build``."""
-        problem, graph = working.problem, resized(working.graph, working.n_points + len(self.points_m))
+        problem, graph = working.problem, working.graph.with_points(working.n_points + len(self.points_m))
         size = working.n_users * len(self.points_m)
         if self.state is None or self.mean is None:
-            self.state, self.mean = self._at_spike(working, size), np.zeros(size, complex)
+            self.state, self.mean = (
+                self._at_spike(working.problem, working.prior, size),
+                np.zeros(size, complex),
+            )
         paths = graph.paths(working.free_user)
         place = _positions(working, size)
         order = np.argsort(place, kind="stable")
@@ -171,6 +174,7 @@ class GridEStep:
         engine = self.engine(problem, atoms, problem.user_energies[paths.user])
         return _FullSet(
             working=working,
+            prior=working.prior,
             graph=graph,
             classes=_classes(paths, working.n_users),
             engine=engine,
@@ -179,9 +183,10 @@ class GridEStep:
             mean=np.concatenate([working.fit.posterior.mean, self.mean])[order],
         )
 
-    def _at_spike(self, working: WorkingSet, size: int) -> PriorState:
-        users = np.tile(np.arange(working.n_users), size // working.n_users)
-        spike = _spike_precision(working.problem, working.prior.slab_precision)
+    def _at_spike(self, problem: Problem, prior: ThreeLayerPrior, size: int) -> PriorState:
+        n_users = len(problem.user_energies)
+        users = np.tile(np.arange(n_users), size // n_users)
+        spike = _spike_precision(problem, prior.slab_precision)
         return PriorState.initial(size, spike[users], _UNLIKELY)
 
     def _divided(self, working: WorkingSet, joint: _FullSet) -> WorkingSet:
@@ -193,14 +198,14 @@ class GridEStep:
         pairs_of = np.arange(rest.size).reshape(-1, n_users)
         end = n_lines + n_users * working.n_points
         index = np.concatenate([own[:end], rest[pairs_of[chosen].ravel()], own[end:]])
-        self._rejoin_spike(working, pairs_of[likely].ravel())
+        self._rejoin_spike(working.problem, joint.prior, pairs_of[likely].ravel())
 
         scene = working.fit.scene
         scene = replace(scene, points_m=np.vstack([scene.points_m, self.points_m[chosen]]))
-        graph = resized(joint.graph, working.n_points + chosen.size)
+        graph = joint.graph.with_points(working.n_points + chosen.size)
         state = joint.state.take(index)
         fit = evaluate(working.problem, scene, graph.paths(working.free_user), state.precision)
-        return WorkingSet(working.problem, fit, working.prior, state, graph)
+        return WorkingSet(working.problem, fit, joint.prior, state, graph)
 
     def _likely_points(self, working: WorkingSet, joint: _FullSet) -> tuple[IntArray, IntArray]:
         """Grid points more likely than not, and those of them that join, the likeliest of each cell."""
@@ -219,10 +224,10 @@ class GridEStep:
                 chosen.append(int(point))
         return likely, np.array(chosen, dtype=np.int64)
 
-    def _rejoin_spike(self, working: WorkingSet, pairs: IntArray) -> None:
+    def _rejoin_spike(self, problem: Problem, prior: ThreeLayerPrior, pairs: IntArray) -> None:
         """Put pairs back to the spike: what they explained is the working set's from now on."""
         assert self.state is not None and self.mean is not None
-        fresh = self._at_spike(working, self.mean.size)
+        fresh = self._at_spike(problem, prior, self.mean.size)
         is_new = np.zeros(self.mean.size, bool)
         is_new[pairs] = True
         self.state = PriorState(
@@ -243,6 +248,7 @@ class _FullSet:
     """
 
     working: WorkingSet
+    prior: ThreeLayerPrior
     graph: ScenePriorGraph
     classes: IntArray
     engine: Engine
@@ -252,24 +258,14 @@ class _FullSet:
 
     def sweep(self) -> _FullSet:
         """Gaussian posterior, message, support graph and precision of the full set."""
-        prior = self.working.prior
-        prior.spike_precision = _spike_precision(self.working.problem, prior.slab_precision)
-        posterior = self.engine(self.state.precision, self.mean)
-        message = posterior.message()
-        state = prior.update(
-            self.state, message, posterior.mean, posterior.variance, self.classes, self.graph
+        prior = self.prior.with_spike_precision(
+            _spike_precision(self.working.problem, self.prior.slab_precision)
         )
-        prior.learn_slab(state, message, self.classes)
-        self.graph.learn(state.log_likelihood_ratio)
-        return replace(self, state=state, mean=posterior.mean)
-
-
-def resized(graph: ScenePriorGraph, n_points: int) -> ScenePriorGraph:
-    """The graph for another number of points, with all that was learned."""
-    other = graph.sized(n_points, graph.n_free)
-    other.points.gate = graph.points.gate if graph.n_points else 1 / (1 + graph.n_cells)
-    other.free.probability = graph.free.probability
-    return other
+        posterior = self.engine(self.state.precision, self.mean)
+        prior, state, graph = prior.sweep(
+            self.state, posterior.message(), posterior.mean, posterior.variance, self.classes, self.graph
+        )
+        return replace(self, prior=prior, state=state, graph=graph, mean=posterior.mean)
 
 
 def _positions(working: WorkingSet, n_background: int) -> IntArray:

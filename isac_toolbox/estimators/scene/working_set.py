@@ -35,38 +35,51 @@ _SPIKE_TO_NOISE = 1e4
 _SURE = 0.99
 
 
+@dataclass(frozen=True, eq=False)
 class ScenePriorGraph:
-    """Support graph of a scene: lines of sight, gated points with users as members, free paths.
+    """Support graph of a scene: lines of sight, gated points with users as members, unlocated paths.
 
     Implements the ``SupportGraph`` protocol for coefficients in the order of :meth:`Paths.build`.
 
-    Parameters
+    Attributes
     ----------
     n_users, n_points, n_free : int
     n_cells : int
-        Number of resolution cells searched; the gate's and the free paths' priors account for the cells
-        in which nothing was found.
-    member_probability : ndarray, shape (K,), optional
-        Learned probability that a user sees a scatterer, carried over.
-    has_line_of_sight : bool
-        Whether there are paths for lines of sight at all.
+        Number of resolution cells searched; the priors of gate and unlocated paths account for the cells in
+        which nothing was found.
+    lines, free : IndependentSupport
+        Of the lines of sight and of the unlocated paths.
+    points : GatedChain
+        A gate for every point, its users as members.
+    visibility : ndarray, shape (K,)
+        Probability that a user sees a scatterer, learned while there were points.
     """
 
-    def __init__(
-        self,
+    n_users: int
+    n_points: int
+    n_free: int
+    n_cells: int
+    lines: IndependentSupport
+    points: GatedChain
+    free: IndependentSupport
+    visibility: RealArray
+
+    @classmethod
+    def start(
+        cls,
         n_users: int,
         n_points: int,
         n_free: int,
         n_cells: int,
-        member_probability: RealArray | None = None,
+        visibility: RealArray | None = None,
         has_line_of_sight: bool = True,
-    ) -> None:
-        self.n_lines = n_users if has_line_of_sight else 0
-        self.n_users, self.n_points, self.n_free, self.n_cells = n_users, n_points, n_free, n_cells
-        member = np.full(n_users, _START_VISIBILITY) if member_probability is None else member_probability
-        self._member = member
-        self.lines = IndependentSupport(self.n_lines, _LINE_OF_SIGHT_PROBABILITY, learn_probability=False)
-        self.points = GatedChain.independent_members(
+    ) -> ScenePriorGraph:
+        """Return a graph in which nothing is learned but, where it is given, the users' visibility (K,)."""
+        member = np.full(n_users, _START_VISIBILITY) if visibility is None else visibility
+        lines = IndependentSupport(
+            n_users if has_line_of_sight else 0, _LINE_OF_SIGHT_PROBABILITY, learn_probability=False
+        )
+        points = GatedChain.independent_members(
             n_points,
             member,
             gate=(1 + n_points) / (1 + n_cells + n_points),
@@ -74,35 +87,42 @@ class ScenePriorGraph:
             member_prior=(2.0, 2.0),
         )
         share = (1 + n_free) / (1 + n_cells * n_users + n_free)
-        self.free = IndependentSupport(n_free, share, prior_counts=(1.0, float(n_cells * n_users)))
+        free = IndependentSupport(n_free, share, prior_counts=(1.0, float(n_cells * n_users)))
+        return cls(n_users, n_points, n_free, n_cells, lines, points, free, member)
+
+    @property
+    def n_lines(self) -> int:
+        """Number of lines of sight: one a user, or none."""
+        return self.lines.n_coefficients
 
     @property
     def n_coefficients(self) -> int:
         """Number of paths covered."""
         return self.n_lines + self.n_users * self.n_points + self.n_free
 
-    @property
-    def member_probability(self) -> RealArray:
-        """Probability that a user sees a scatterer, shape (K,)."""
-        return np.asarray(self.points.member_probability) if self.n_points else self._member
-
     def _split(self, ratio: RealArray) -> tuple[RealArray, RealArray, RealArray]:
         end = self.n_lines + self.n_users * self.n_points
         return ratio[: self.n_lines], ratio[self.n_lines : end], ratio[end:]
 
     def sized(self, n_points: int, n_free: int) -> ScenePriorGraph:
-        """A graph of another size with what was learned of the users' visibility."""
-        return ScenePriorGraph(
-            self.n_users, n_points, n_free, self.n_cells, self.member_probability, self.n_lines > 0
+        """Return a graph of another size with what was learned of the users' visibility."""
+        return ScenePriorGraph.start(
+            self.n_users, n_points, n_free, self.n_cells, self.visibility, self.n_lines > 0
         )
 
+    def with_points(self, n_points: int) -> ScenePriorGraph:
+        """Return the graph for another number of points, with all that was learned."""
+        other = self.sized(n_points, self.n_free)
+        gate = float(self.points.gate) if self.n_points else 1 / (1 + self.n_cells)
+        return replace(other, points=other.points.with_parameters(gate=gate), free=self.free)
+
     def paths(self, free_user: IntArray) -> Paths:
-        """Every path of the graph: lines of sight, all pairs of user and point, the free paths."""
+        """Every path of the graph: lines of sight, all pairs of user and point, the unlocated paths."""
         seen = np.ones((self.n_users, self.n_points), bool)
         return Paths.build(np.full(self.n_users, self.n_lines > 0), seen, free_user)
 
     def extrinsic_log_odds(self, L: RealArray) -> RealArray:
-        """Message of the graph to every path, its own evidence left out."""
+        """Return the message of the graph to every path, its own evidence left out, shape (L,)."""
         lines, points, free = self._split(L)
         parts = (
             self.lines.extrinsic_log_odds(lines),
@@ -111,16 +131,19 @@ class ScenePriorGraph:
         )
         return np.concatenate(parts)
 
-    def learn(self, L: RealArray) -> None:
-        """EM update of the gate, the users' visibility and the share of free paths."""
+    def learned(self, L: RealArray) -> ScenePriorGraph:
+        """Return the graph after an EM update of gate, users' visibility and share of unlocated paths."""
         _, points, free = self._split(L)
-        if self.n_points:
-            self.points.learn(points)
-        if self.n_free:
-            self.free.learn(free)
+        gated = self.points.learned(points) if self.n_points else self.points
+        return replace(
+            self,
+            points=gated,
+            free=self.free.learned(free) if self.n_free else self.free,
+            visibility=gated.member_probability if self.n_points else self.visibility,
+        )
 
     def point_probability(self, L: RealArray) -> RealArray:
-        """Probability that each point exists, shape (S,)."""
+        """Return the probability that each point exists, shape (S,)."""
         if not self.n_points:
             return np.zeros(0)
         return expit(self.points.gate_log_odds(self._split(L)[1]))
@@ -163,7 +186,7 @@ class WorkingSet:
         prior = ThreeLayerPrior(
             slab, _spike_precision(problem, slab), rule=rule, moment_matching=rule == "extrinsic"
         )
-        graph = ScenePriorGraph(
+        graph = ScenePriorGraph.start(
             n_users,
             len(scene.points_m),
             len(free_user),
@@ -257,18 +280,16 @@ class WorkingSet:
         return current
 
     def _sweep(self) -> WorkingSet:
-        self.prior.spike_precision = _spike_precision(self.problem, self.prior.slab_precision)
+        prior = self.prior.with_spike_precision(_spike_precision(self.problem, self.prior.slab_precision))
         posterior = self.fit.posterior
-        message = posterior.message()
-        state = self.prior.update(
-            self.state, message, posterior.mean, posterior.variance, self.classes, self.graph
+        prior, state, graph = prior.sweep(
+            self.state, posterior.message(), posterior.mean, posterior.variance, self.classes, self.graph
         )
-        self.prior.learn_slab(state, message, self.classes)
-        self.graph.learn(state.log_likelihood_ratio)
         renewed = unchecked_posterior(
             self.fit.gram, self.fit.correlation, self.problem.noise_precision, state.precision
         )
-        return replace(self, state=state, fit=replace(self.fit, posterior=renewed))
+        fit = replace(self.fit, posterior=renewed)
+        return replace(self, prior=prior, state=state, graph=graph, fit=fit)
 
     def learn_noise(self) -> WorkingSet:
         """Noise precision from the expected residual, then the posterior under it (section 5)."""

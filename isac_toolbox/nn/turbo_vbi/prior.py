@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -158,12 +158,9 @@ class LayerPrior:
         """Let the engine update support, precision, slab and graph, damped on `ln rho`."""
         mu = mean.detach().double().numpy(force=True).ravel()
         var = variance.detach().double().numpy(force=True).ravel()
-        new = self.prior.update(self.state, message, mu, var, self.classes, self.graph)
-        self.graph.learn(new.log_likelihood_ratio)
-        self.prior.learn_slab(new, message, self.classes)
-        step = self.settings.damping
-        log_rho = (1.0 - step) * np.log(self.state.precision) + step * np.log(new.precision)
-        self.state = replace(new, precision=np.exp(log_rho))
+        self.prior, self.state, self.graph = self.prior.sweep(
+            self.state, message, mu, var, self.classes, self.graph, damping=self.settings.damping
+        )
 
     def marginal_message(self, mean: Tensor, variance: Tensor) -> GaussianMessage:
         """Return the engine's message of the marginal; it equals `message` where `mu` has settled."""
@@ -190,8 +187,8 @@ class LayerPrior:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that changes, as tensors."""
-        stored = {f.name: torch.from_numpy(getattr(self.state, f.name)) for f in fields(self.state)}
-        stored["slab_precision"] = torch.from_numpy(self.prior.slab_precision)
+        stored = {f.name: torch.tensor(getattr(self.state, f.name)) for f in fields(self.state)}
+        stored["slab_precision"] = torch.tensor(self.prior.slab_precision)
         for name in self._graph_parameters():
             stored[name] = torch.tensor(float(getattr(self.graph, name)), dtype=torch.float64)
         return stored
@@ -199,9 +196,10 @@ class LayerPrior:
     def load_state_dict(self, stored: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.state = PriorState(*(stored[f.name].numpy().copy() for f in fields(PriorState)))
-        self.prior.slab_precision = stored["slab_precision"].numpy().copy()
-        for name in self._graph_parameters():
-            setattr(self.graph, name, float(stored[name]))
+        self.prior = self.prior.with_slab_precision(stored["slab_precision"].numpy().copy())
+        self.graph = self.graph.with_parameters(
+            **{name: float(stored[name]) for name in self._graph_parameters()}
+        )
 
     def _graph_parameters(self) -> tuple[str, ...]:
         chain = isinstance(self.graph, GatedChain)

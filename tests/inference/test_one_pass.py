@@ -1,0 +1,91 @@
+"""Message, slab, support graph and precision meet in one function, and every user of the engine calls it."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import isac_toolbox as isac
+from isac_toolbox.inference import GatedChain, ThreeLayerPrior, sparse_recover
+
+PACKAGE = Path(isac.__file__).parent
+GRAPHS = {"IndependentSupport", "GatedChain", "Lattice", "ScenePriorGraph"}
+
+
+def callers_of(name: str) -> set[str]:
+    """Return ``file:class.function`` of every call of a method of this name in the package."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for owner in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for function in ast.iter_child_nodes(owner):
+                calls = isinstance(function, ast.FunctionDef) and any(
+                    isinstance(node, ast.Call) and getattr(node.func, "attr", "") == name
+                    for node in ast.walk(function)
+                )
+                if calls:
+                    room = path.relative_to(PACKAGE).as_posix()
+                    found.add(f"{room}:{getattr(owner, 'name', '')}.{function.name}")
+    return found
+
+
+def test_slabs_and_graphs_are_learned_in_one_function():
+    sweep = {"inference/hierarchy.py:ThreeLayerPrior.sweep"}
+    assert callers_of("_with_learned_slab") == sweep
+    learners = callers_of("learned")  # a graph may be made of graphs
+    assert {c for c in learners if c.split(":")[1].split(".")[0] not in GRAPHS} == sweep
+
+
+@pytest.fixture
+def sweeps(monkeypatch):
+    """Count the calls of the one pass."""
+    calls = []
+    original = ThreeLayerPrior.sweep
+
+    def counted(self, *arguments, **options):
+        calls.append(1)
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(ThreeLayerPrior, "sweep", counted)
+    return calls
+
+
+SMALL = isac.Scenario.load("urban_uplink").replace(
+    n_users=2, n_subcarriers=32, array_shape=(4, 4), n_scatterers=2, n_data_symbols=4
+)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        isac.EMTurboBiSVBI(max_iter=3),
+        isac.EMTurboBiSVBI(max_iter=3, inverse="mm", grid_points=27),
+        isac.EMTurboBiSVBI(max_iter=3, inverse="full", grid_points=27),
+        isac.MusicSCVBI(),
+    ],
+    ids=["subspace", "mm", "full", "music-scvbi"],
+)
+def test_scene_estimators_sweep(estimator, sweeps):
+    estimator.estimate(SMALL.simulate(0).observation)
+    assert len(sweeps) > 3
+
+
+def test_sparse_recovery_sweeps(sweeps):
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((20, 40))
+    result = sparse_recover(matrix, matrix[:, 3] + 0.1 * rng.standard_normal(20), GatedChain([8] * 5))
+    assert len(sweeps) == result.n_iter
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason='needs the extra "nn"')
+def test_compression_sweeps(sweeps):
+    from isac_toolbox import nn
+
+    train_set, _, _ = nn.load_digits_split(0)
+    loader = nn.TensorLoader.from_dataset(train_set, batch_size=256)
+    model = nn.models.mlp(64, (16,), 10)
+    nn.TurboVBICompressor(model, warmup_epochs=1, updates_per_epoch=2).fit(loader, epochs=3, progress=False)
+    assert len(sweeps) == 2 * 2 * 2  # layers, epochs after the warm-up, updates in each
