@@ -68,7 +68,17 @@ class PriorState:
         return PriorState(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def replaced(self, index: int, *, precision: float, probability: float) -> PriorState:
-        """Return a state in which one coefficient has another precision and probability."""
+        """Return a state in which one coefficient has another precision and probability.
+
+        Parameters
+        ----------
+        index : int
+            The coefficient.
+        precision : float
+            Its new `rho`, positive.
+        probability : float
+            Its new `pi`.
+        """
         changes = {"precision": precision, "log_precision": np.log(precision), "probability": probability}
         arrays = {name: np.array(getattr(self, name)) for name in changes}
         for name, value in changes.items():
