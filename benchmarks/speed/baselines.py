@@ -25,7 +25,7 @@ from isac_toolbox.estimators.grid.e_step import INVERSES
 from isac_toolbox.estimators.grid.points import GridAtoms, LocationGrid
 from isac_toolbox.estimators.scene.fit import residual_correlation
 from isac_toolbox.estimators.scene.problem import Problem
-from isac_toolbox.estimators.symbols.statistics import amplitude_scale
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 
 
 def sweep_seconds(inverse: str, observation: isac.UplinkObservation, grid_points: int) -> float:
@@ -47,14 +47,13 @@ def own_pursuit(problem: Problem, grid: GridAtoms, n_rounds: int) -> np.ndarray:
         chosen = np.append(chosen, np.argmin(np.sum((every - point) ** 2, axis=1)))
         seen = np.ones((1, chosen.size), bool)
         fit = _least_squares(problem, every[chosen], np.zeros(1), nobody, seen)
-        residual = residual_correlation(problem, fit)
+        residual = residual_correlation(fit)
     return chosen
 
 
 def pursuit_rows(observation: isac.UplinkObservation, grid_points: int, n_rounds: int) -> list[list[str]]:
     """Milliseconds of a pursuit here and in PyLops; without PyLops one row."""
-    scale = amplitude_scale(observation)
-    problem = Problem.on_pilots(observation, observation.received / scale, scale).of_user(0)
+    problem = Problem.on_pilots(observation, ReceivedBlock.of(observation)).of_user(0)
     grid = LocationGrid.of_size(problem.region_m, grid_points)
     start = _least_squares(problem, np.zeros((0, 3)), np.zeros(1), np.zeros(1, bool), np.zeros((1, 0), bool))
     atoms = GridAtoms(grid, start.scene, problem.receiver)

@@ -21,9 +21,9 @@ from tables import best_seconds, exponent, parser_of, print_table
 
 import isac_toolbox as isac
 from isac_toolbox.estimators.music import music_spectrum
-from isac_toolbox.estimators.scene.fit import evaluate, normal_equations
+from isac_toolbox.estimators.scene.fit import evaluate
 from isac_toolbox.estimators.scene.problem import Problem
-from isac_toolbox.estimators.symbols.statistics import amplitude_scale
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 
 BAND_HZ = 96e6
 SWEEPS: dict[str, tuple[list[int], object]] = {
@@ -41,10 +41,9 @@ SWEEPS: dict[str, tuple[list[int], object]] = {
 def one_pass(simulation: isac.Simulation) -> None:
     """All sums of a block once, at the scene found by an estimate."""
     observation = simulation.observation
-    scale = amplitude_scale(observation)
-    problem = Problem.on_pilots(observation, observation.received / scale, scale)
+    problem = Problem.on_pilots(observation, ReceivedBlock.of(observation))
     fit = evaluate(problem, *simulation_scene(simulation))
-    normal_equations(problem, fit)
+    _ = fit.normal_equations
 
 
 def simulation_scene(simulation: isac.Simulation):  # type: ignore[no-untyped-def]

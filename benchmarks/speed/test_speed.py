@@ -10,9 +10,9 @@ import pytest
 
 import isac_toolbox as isac
 from isac_toolbox.channel.atoms.scene import Paths, Scene
-from isac_toolbox.estimators.scene.fit import evaluate, normal_equations
+from isac_toolbox.estimators.scene.fit import evaluate
 from isac_toolbox.estimators.scene.problem import Problem
-from isac_toolbox.estimators.symbols.statistics import amplitude_scale
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 
 
 @pytest.fixture(params=["urban_uplink", "massive_uplink"])
@@ -22,8 +22,7 @@ def simulation(request):
 
 def problem_and_scene(simulation):
     obs, truth = simulation.observation, simulation.truth
-    scale = amplitude_scale(obs)
-    problem = Problem.on_pilots(obs, obs.received / scale, scale)
+    problem = Problem.on_pilots(obs, ReceivedBlock.of(obs))
     offsets = 299_792_458.0 * truth.time_offsets_s
     scene = Scene(truth.scatterer_positions_m, truth.user_positions_m, offsets, np.zeros((0, 3)))
     paths = Paths.build(truth.line_of_sight, np.ones_like(truth.visibility), np.zeros(0, np.int64))
@@ -46,7 +45,7 @@ def test_normal_equations(benchmark, simulation):
 
     def fresh():
         fit._normal.clear()
-        return normal_equations(problem, fit)
+        return fit.normal_equations
 
     benchmark(fresh)
 

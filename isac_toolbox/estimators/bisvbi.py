@@ -18,14 +18,11 @@ from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
 from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.loop import SceneLoop
+from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
+from isac_toolbox.estimators.scene.schedule import StructureSchedule
 from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
-from isac_toolbox.estimators.symbols.statistics import (
-    SymbolMoments,
-    data_statistics,
-    some_symbols,
-    split_symbols,
-)
+from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -36,7 +33,6 @@ DTYPES = ("complex128", "complex64")
 
 _SWEEPS = 3
 _STEPS = {"gauss_newton": 2, "gradient": 3}
-_STRUCTURE_EVERY = 3
 _FALSE_ALARM_RATE = 1e-2
 _CONTRADICTION_STDS = 8.0
 
@@ -199,31 +195,27 @@ class BiSVBILoop(SceneLoop):
     def setup(self) -> None:
         """Coarse stage on the pilots, then the first working set."""
         super().setup()
-        self._settled = False
-        self._settled_size: tuple[int, int, int] | None = None
-        pilots = self.pilot_problem()
-        self._pilots = replace(pilots, statistics=pilots.statistics.stored_as(self.settings.dtype))
-        self._split_block()
-        self._pilot_residual = np.inf
         settings = self.settings
+        self.schedule = StructureSchedule()
+        self._pilot_misfit: float | None = None
+        pilots = Problem.on_pilots(self.obs, self.block)
+        self._pilots = pilots.with_statistics(pilots.statistics.stored_as(settings.dtype))
+        self._divide_block()
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
         )
         self.working = coarse_working_set(
-            settings.coarse,
-            self.obs,
-            self._pilots,
-            self.search,
-            settings.rule,
-            settings.unlocated_paths,
+            settings.coarse, self.obs, self._pilots, self.search, settings.rule, settings.unlocated_paths
         )
 
     def step(self) -> None:
         """One EM iteration: data, E-step, noise, M-step, structure."""
-        if self._on_all_data:
-            if self.n_iter == self.settings.burn_in:
-                self._pilot_residual = self._residual_on_pilots()
+        if self._uses_data:
+            if self._pilot_misfit is None:
+                self._pilot_misfit = self._misfit_on_pilots()
             self._use_data()
+        if self._uses_data or not self.settings.data_aided:
+            self.schedule = self.schedule.on_all_data()
         self.working = self._e_step(self.working, _SWEEPS).learn_noise()
         before = self.working.fit.scene
         self._m_step()
@@ -232,24 +224,23 @@ class BiSVBILoop(SceneLoop):
         self.record()
 
     @property
-    def _on_all_data(self) -> bool:
+    def _uses_data(self) -> bool:
         return self.settings.data_aided and self.n_iter >= self.settings.burn_in
 
     def _use_data(self) -> None:
-        moments = self.detect(self._data, self._data_received).moments
-        statistics = self._known + data_statistics(self._data_received, moments)
+        """Put the pilots' and the soft data symbols' statistics in the place of the present ones."""
+        moments = self.detect(self._with_data).moments
+        statistics = self._known + data_statistics(self._with_data.received, moments)
         statistics = statistics.stored_as(self.settings.dtype)
-        self.working = self.working.with_problem(replace(self.working.problem, statistics=statistics))
+        self.working = self.working.with_problem(self.working.problem.with_statistics(statistics))
 
-    def _split_block(self) -> None:
-        """Statistics of the OFDM symbols known all over, once for all, and the block of the others."""
-        known, data = split_symbols(self.obs)
-        self._data, self._data_received = some_symbols(self.obs, data), self.received.take(data, axis=2)
-        pilots = self.obs.pilots[..., known]
-        certain = SymbolMoments(pilots, np.zeros(pilots.shape))
-        self._known = data_statistics(self.received.take(known, axis=2), certain)
+    def _divide_block(self) -> None:
+        """Statistics of the OFDM symbols that hold pilots alone, made once, and the block of the others."""
+        pilots, self._with_data = self.block.divided()
+        certain = SymbolMoments(pilots.pilots, np.zeros(pilots.pilots.shape))
+        self._known = data_statistics(pilots.received, certain)
 
-    def _residual_on_pilots(self) -> float:
+    def _misfit_on_pilots(self) -> float:
         """Squared residual of the pilots under the present channel."""
         statistics, fit = self._pilots.statistics, self.working.fit
         gains = fit.posterior.mean
@@ -259,22 +250,22 @@ class BiSVBILoop(SceneLoop):
         )
 
     def contradicts_pilots(self) -> bool:
-        """Whether the pilots fit much worse than before data were used.
+        """Return whether the pilots fit much worse than before data were used.
 
         The pilot-only fit is better on the pilots by about half a nat per parameter even when the final
         channel is true; far more than that means that the data have led it astray.
         """
-        if not np.isfinite(self._pilot_residual):
+        if self._pilot_misfit is None:
             return False
         fit, _, _ = self.working.active_fit()
         n_parameters = 2 * len(fit.paths) + fit.scene.n_parameters
-        rise = self.working.problem.noise_precision * (self._residual_on_pilots() - self._pilot_residual)
+        rise = self.working.problem.noise_precision * (self._misfit_on_pilots() - self._pilot_misfit)
         return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
 
     def _m_step(self) -> None:
         n_steps = _STEPS[self.settings.m_step]
         move = refine if self.settings.m_step == "gauss_newton" else gradient_steps
-        self.working = self.working.with_fit(move(self.working.problem, self.working.fit, n_steps))
+        self.working = self.working.with_fit(move(self.working.fit, n_steps))
 
     def _largest_move(self, before: Scene) -> float:
         old, new = before.points_m, self.working.fit.scene.points_m
@@ -282,27 +273,25 @@ class BiSVBILoop(SceneLoop):
         return float(moved / self.working.problem.length_cell_m)
 
     def _revise_structure(self) -> None:
-        """Removal always; birth and merging every few iterations until they change nothing on all data."""
+        """Removal always; search when the schedule says so. The loop stays open until all is settled."""
         self.remove_rejected()
-        if not self._settled and self.n_iter % _STRUCTURE_EVERY == _STRUCTURE_EVERY - 1:
-            on_all_data = self._on_all_data or not self.settings.data_aided
-            size = (self.working.n_points, len(self.working.free_user), int(self.working.active.sum()))
-            if on_all_data and size == self._settled_size:
-                self._settled = True
+        if self.schedule.is_due(self.n_iter):
+            counts = self.working.counts
+            if self.schedule.completes_cycle(counts):
+                self.schedule = self.schedule.after_cycle()
             else:
                 changed = self._search_structure()
                 if changed:
                     self.working = self._e_step(self.working, 1)
-                self._settled = on_all_data and not changed
-                self._settled_size = size if on_all_data else None
-        if not self._settled:
+                self.schedule = self.schedule.after_search(counts, changed)
+        if not self.schedule.settled:
             self.change = np.inf
 
     def _search_structure(self) -> bool:
         """Births, splits, merges and duplicates absorbed; whether there was any."""
         born = give_birth(self.working, self.search, _FALSE_ALARM_RATE, self.settings.unlocated_paths)
         if born is not None:
-            placed = born.with_fit(refine(born.problem, born.fit, n_steps=2))
+            placed = born.with_fit(refine(born.fit, n_steps=2))
             self.working = self._e_step(placed, _SWEEPS)
         changed = born is not None
         for move in (split_points, merge_points, absorb_duplicates):

@@ -18,8 +18,8 @@ from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators._music_kernel import real_basis, subspace_shares
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.statistics import (
-    amplitude_scale,
     least_squares_channel,
     pilot_statistics,
 )
@@ -82,8 +82,7 @@ class MusicModel:
                 "subcarrier_frequencies_hz must be equally spaced and ascending for MUSIC; "
                 "use the NOMP coarse stage"
             )
-        received = obs.received / amplitude_scale(obs)
-        channel = least_squares_channel(pilot_statistics(obs, received), frequencies)
+        channel = least_squares_channel(pilot_statistics(ReceivedBlock.of(obs)), frequencies)
         subarray = tuple(max(int(np.ceil(_SUBARRAY_SHARE * n)), 1) for n in obs.array.shape)
         decimation = _decimation(obs)
         n_decimated = obs.n_subcarriers // decimation

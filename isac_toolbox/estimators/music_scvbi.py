@@ -15,6 +15,7 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.coarse.start import music_working_set
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.loop import SceneLoop
+from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -80,7 +81,8 @@ class MusicScvbiLoop(SceneLoop):
     def setup(self) -> None:
         """MUSIC peaks as candidates."""
         super().setup()
-        self.working = music_working_set(self.obs, self.pilot_problem(), self.search, self.settings.rule)
+        pilots = Problem.on_pilots(self.obs, self.block)
+        self.working = music_working_set(self.obs, pilots, self.search, self.settings.rule)
 
     def step(self) -> None:
         """One sweep: E-step, noise, removal."""

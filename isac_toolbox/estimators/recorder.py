@@ -112,6 +112,8 @@ def _unlocated(loop: SceneLoop) -> UnlocatedPaths:
         user=user.copy(),
         direction_cosines=scene.free_m[:, 1:].copy(),
         delay_s=(scene.free_m[:, 0] - scene.offsets_m[user]) / SPEED_OF_LIGHT_M_S,
-        gain=np.asarray(loop.scale * working.fit.posterior.mean[working.fit.paths.is_free], dtype=complex),
+        gain=np.asarray(
+            loop.block.scale * working.fit.posterior.mean[working.fit.paths.is_free], dtype=complex
+        ),
         probability=working.free_probability.copy(),
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.atoms.dense import Measurements
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
@@ -100,7 +101,7 @@ def random_case(
     paths = Paths.build(np.array([True, True]), seen, free_user)
     received = complex_normal(rng, (n_sub, array.n_elements, n_symbols))
     statistics = data_statistics(received, soft_moments(rng, (n_users, n_sub, n_symbols)))
-    problem = Problem(receiver, statistics, prior, REGION_M, noise_precision=3.0)
+    problem = Problem(Measurements(statistics, receiver), prior, REGION_M, noise_precision=3.0)
     return Case(problem, scene, paths, rng.uniform(0.2, 2.0, len(paths)))
 
 
@@ -175,8 +176,7 @@ def true_problem(seed: int, snr_db: float, wavefront: str = "planar", scenario: 
         observation.received, SymbolMoments(truth.symbols, np.zeros(truth.symbols.shape))
     )
     problem = Problem(
-        Receiver.of(observation),
-        statistics,
+        Measurements(statistics, Receiver.of(observation)),
         ScenePrior.of(observation),
         observation.region_m,
         1 / truth.noise_variance,

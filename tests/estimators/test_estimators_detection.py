@@ -15,6 +15,7 @@ from isac_toolbox.channel.atoms.dense import make_atoms
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.channel.modulation import bit_labels
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
 
 N_SUB = 6
@@ -77,7 +78,7 @@ def posterior(observation, channel, noise_variance):
 def test_one_user_with_a_known_channel_is_exact(modulation, noise_variance):
     channel = random_channel(1)
     observation, _, _ = block(channel, noise_variance, modulation=modulation)
-    detection = detect(observation, observation.received, ChannelKnowledge(channel), noise_variance)
+    detection = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), noise_variance)
     exact = posterior(observation, channel, noise_variance)
     data = ~observation.known[0]
     points = observation.constellation
@@ -99,7 +100,7 @@ def test_orthogonal_users_are_exact():
     unitary = np.linalg.qr(complex_normal(rng, (N_SUB, 4, 4)))[0]
     channel = np.ascontiguousarray((unitary[:, :, :3] * [1.0, 0.5, 2.0]).transpose(2, 0, 1))
     observation, _, _ = block(channel, 0.3)
-    detection = detect(observation, observation.received, ChannelKnowledge(channel), 0.3)
+    detection = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), 0.3)
     for k in range(3):
         matched = np.einsum("nm,nmt->nt", channel[k].conj(), observation.received)
         energy = np.sum(np.abs(channel[k]) ** 2, axis=1)
@@ -118,7 +119,7 @@ def test_orthogonal_users_are_exact():
 def test_signs_of_llrs_spell_the_index_most_significant_bit_first(modulation):
     channel = random_channel(2)
     observation, symbols, index = block(channel, 1e-6, modulation=modulation, n_symbols=40)
-    detection = detect(observation, observation.received, ChannelKnowledge(channel), 1e-6)
+    detection = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), 1e-6)
     data = ~observation.known
     assert np.array_equal(detection.decision, index)
     bits = detection.llr[data] < 0
@@ -130,7 +131,7 @@ def test_signs_of_llrs_spell_the_index_most_significant_bit_first(modulation):
 def test_pilots_are_untouched():
     channel = random_channel(3)
     observation, _, _ = block(channel, 0.5)
-    detection = detect(observation, observation.received, ChannelKnowledge(channel), 0.5)
+    detection = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), 0.5)
     known = observation.known
     assert np.array_equal(detection.moments.mean[known], observation.pilots[known])
     assert not detection.moments.variance[known].any()
@@ -141,7 +142,7 @@ def test_pilots_are_untouched():
 def test_a_block_of_pilots_only():
     channel = random_channel(2)
     observation, _, _ = block(channel, 0.5, mask=np.ones((2, N_SUB, 3), bool), n_symbols=3)
-    detection = detect(observation, observation.received, ChannelKnowledge(channel), 0.5)
+    detection = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), 0.5)
     assert np.array_equal(detection.moments.mean, observation.pilots)
     assert np.all(detection.decision == -1)
     assert detection.llr.shape == (2, N_SUB, 3, 2) and not detection.llr.any()
@@ -155,7 +156,7 @@ def test_known_symbols_of_one_user_are_taken_away_from_the_other():
     channel = random_channel(2)
     channel[0] *= 10
     observation, _, index = block(channel, 1e-3, mask=mask, n_symbols=6)
-    detection = detect(observation, observation.received, ChannelKnowledge(channel), 1e-3)
+    detection = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), 1e-3)
     assert np.array_equal(detection.decision, index)
     shifted = observation.received + np.einsum("nm,nt->nmt", channel[0], np.where(mask[0], 3.0, 0))
     pilots = observation.pilots + np.where(mask, [[[3.0]], [[0.0]]], 0)
@@ -168,7 +169,7 @@ def test_known_symbols_of_one_user_are_taken_away_from_the_other():
         received=shifted,
         pilots=pilots,
     )
-    other = detect(again, shifted, ChannelKnowledge(channel), 1e-3)
+    other = detect(ReceivedBlock.of(again, 1.0), ChannelKnowledge(channel), 1e-3)
     assert_allclose(other.llr[1], detection.llr[1], rtol=1e-6)
 
 
@@ -176,7 +177,7 @@ def test_error_correlations_are_those_of_the_linear_model():
     """Without joint decisions they are those of the Gaussian posterior of the users' symbols."""
     channel = random_channel(3)
     observation, _, _ = block(channel, 0.4)
-    moments = detect(observation, observation.received, ChannelKnowledge(channel), 0.4, joint=False).moments
+    moments = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), 0.4, joint=False).moments
     assert moments.correlation.shape == (N_SUB, 5, 3, 3)
     assert not moments.correlation[:, 0].any()  # pilots have no error
     for n in range(N_SUB):
@@ -219,7 +220,7 @@ def test_three_users_with_a_known_channel_are_calibrated(modulation, noise_varia
     for seed in range(30):
         channel = random_channel(3, seed, n_sub=20)
         observation, symbols, index = block(channel, noise_variance, seed, modulation, n_symbols=8)
-        detection = detect(observation, observation.received, ChannelKnowledge(channel), noise_variance)
+        detection = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), noise_variance)
         runs.append((detection, index, symbols))
     assert_calibrated(*zip(*runs, strict=True))
 
@@ -231,7 +232,7 @@ def test_estimates_are_unbiased():
     for seed in range(20):
         channel = random_channel(3, seed, n_sub=20)
         observation, symbols, index = block(channel, noise_variance, seed, "64qam", n_symbols=8)
-        detection = detect(observation, observation.received, ChannelKnowledge(channel), noise_variance)
+        detection = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), noise_variance)
         sure = (index >= 0) & (detection.moments.variance < 0.02)
         mean, sent = detection.moments.mean[sure], symbols[sure]
         gains.append(np.vdot(sent, mean).real / np.vdot(sent, sent).real)
@@ -263,7 +264,7 @@ def test_three_users_with_an_uncertain_channel_are_calibrated(modulation, noise_
     for seed in range(60):
         knowledge, true = path_knowledge(seed)
         observation, symbols, index = block(true, noise_variance, seed + 2000, modulation, n_symbols=6)
-        detection = detect(observation, observation.received, knowledge, noise_variance)
+        detection = detect(ReceivedBlock.of(observation, 1.0), knowledge, noise_variance)
         runs.append((detection, index, symbols))
     assert_calibrated(*zip(*runs, strict=True))
 
@@ -280,15 +281,15 @@ def test_white_channel_errors_are_calibrated(noise_variance):
             estimate / (1 + variance)[:, None, None], white_variance=variance / (1 + variance)
         )
         observation, symbols, index = block(channel, noise_variance, seed + 2000, n_symbols=6)
-        runs.append((detect(observation, observation.received, knowledge, noise_variance), index, symbols))
+        runs.append((detect(ReceivedBlock.of(observation, 1.0), knowledge, noise_variance), index, symbols))
     assert_calibrated(*zip(*runs, strict=True))
 
 
 def test_uncertainty_softens():
     knowledge, true = path_knowledge(0)
     observation, _, _ = block(true, 0.1)
-    certain = detect(observation, observation.received, ChannelKnowledge(knowledge.mean), 0.1)
-    aware = detect(observation, observation.received, knowledge, 0.1)
+    certain = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(knowledge.mean), 0.1)
+    aware = detect(ReceivedBlock.of(observation, 1.0), knowledge, 0.1)
     data = ~observation.known
     assert np.mean(np.abs(aware.llr[data])) < np.mean(np.abs(certain.llr[data]))
 
@@ -297,7 +298,7 @@ def test_degenerate_channels_give_numbers():
     for channel in (np.zeros((2, N_SUB, 4), complex), np.ones((2, N_SUB, 4), complex)):
         observation, _, _ = block(random_channel(2), 1.0)
         for noise_variance in (1.0, 1e-9):
-            detection = detect(observation, observation.received, ChannelKnowledge(channel), noise_variance)
+            detection = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), noise_variance)
             for values in (detection.moments.mean, detection.moments.variance, detection.llr):
                 assert np.all(np.isfinite(values))
 

@@ -26,12 +26,12 @@ from isac_toolbox.estimators.scene import refine as gauss_newton
 from isac_toolbox.estimators.scene.assemble import channel_variance
 from isac_toolbox.estimators.scene.fit import (
     evaluate,
-    normal_equations,
     residual_correlation,
     scene_covariance,
 )
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 
 WAVEFRONTS = ("planar", "spherical")
 
@@ -90,14 +90,14 @@ def test_residual_correlation_is_what_the_paths_leave(case):
         for k in range(2):
             for j in range(2):
                 expected[k, n] -= statistics.coupling[n, k, j] * channel[j, n]
-    assert_allclose(residual_correlation(case.problem, fit), expected, atol=1e-9)
+    assert_allclose(residual_correlation(fit), expected, atol=1e-9)
 
 
 # --- derivatives -------------------------------------------------------------------------------------
 
 
 def test_gradient_equals_finite_differences_in_every_block(case):
-    _, gradient = normal_equations(case.problem, case.fit())
+    _, gradient = case.fit().normal_equations
     vector = case.scene.vector()
     numerical = np.empty(vector.size)
     for i in range(vector.size):
@@ -112,7 +112,7 @@ def test_gradient_equals_finite_differences_in_every_block(case):
 
 def test_hessian_is_the_schur_complement_of_the_full_information(case):
     fit = case.fit()
-    hessian, _ = normal_equations(case.problem, fit)
+    hessian, _ = fit.normal_equations
     information, _ = full_information(case, fit)
     n = 2 * len(case.paths)
     gains, cross, scene = information[:n, :n], information[:n, n:], information[n:, n:]
@@ -129,7 +129,7 @@ def test_scene_covariance_inverts_the_brute_force_information(wavefront, user_st
     case = random_case(3, wavefront, user_stds_m, offset_stds_m, n_free=1)
     case.problem = with_noise_precision(case.problem, 30.0)
     fit = case.fit()
-    covariance = scene_covariance(case.problem, fit)
+    covariance = scene_covariance(fit)
     information, _ = full_information(case, fit)
     keep = unknown(case, case.scene)
     expected = np.zeros_like(information)
@@ -151,7 +151,7 @@ def test_channel_variance_is_the_propagated_covariance(wavefront, stds, n_free):
     case = random_case(4, wavefront, *stds, n_free=n_free)
     case.problem = with_noise_precision(case.problem, 30.0)
     fit = case.fit()
-    variance = channel_variance(case.problem, fit, scene_covariance(case.problem, fit), 2)
+    variance = channel_variance(fit, scene_covariance(fit), 2)
     information, derivatives = full_information(case, fit)
     keep = unknown(case, case.scene)
     covariance = np.linalg.inv(information[np.ix_(keep, keep)])
@@ -165,7 +165,7 @@ def test_channel_variance_against_drawn_errors():
     case = random_case(5)
     case.problem = with_noise_precision(case.problem, 30.0)
     fit = case.fit()
-    variance = channel_variance(case.problem, fit, scene_covariance(case.problem, fit), 2)
+    variance = channel_variance(fit, scene_covariance(fit), 2)
     information, derivatives = full_information(case, fit)
     factor = np.linalg.cholesky(np.linalg.inv(information))
     draws = np.random.default_rng(0).standard_normal((4000, len(information))) @ factor.T
@@ -194,7 +194,7 @@ def test_steps_are_capped(length):
     case = random_case(0, n_free=3)
     problem, scene = case.problem, case.scene
     step = length * np.random.default_rng(2).standard_normal(scene.n_parameters)
-    moved, plain = gauss_newton._moved(problem, scene, step), scene.with_vector(step)
+    moved, plain = gauss_newton._moved(case.fit(), step), scene.with_vector(step)
     size = np.linalg.norm(plain.points_m, axis=1, keepdims=True)
     points = scene.points_m + plain.points_m * np.minimum(1, 0.7 * problem.length_cell_m / size)
     assert_allclose(moved.points_m, np.clip(points, *problem.region_m))
@@ -208,11 +208,11 @@ def test_steps_are_capped(length):
 def test_a_step_that_promises_nothing_is_not_tried(monkeypatch):
     problem, scene, paths, _ = true_problem(0, 20.0)
     start = evaluate(problem, scene, paths, np.full(len(paths), 1e-3))
-    fit = refine(problem, start, n_steps=40, tol=1e-9)
+    fit = refine(start, n_steps=40, tol=1e-9)
     assert fit is not start
     tried = []
     monkeypatch.setattr(gauss_newton, "evaluate", lambda *a: tried.append(a) or evaluate(*a))
-    assert refine(problem, fit, n_steps=2) is fit and not tried
+    assert refine(fit, n_steps=2) is fit and not tried
 
 
 @pytest.mark.parametrize("move", [refine, gradient_steps], ids=["gauss_newton", "gradient"])
@@ -222,7 +222,7 @@ def test_the_objective_never_rises_and_points_stay_inside(move, seed):
     fit = case.fit()
     first = fit.objective
     for _ in range(12):
-        moved = move(case.problem, fit, 1)
+        moved = move(fit, 1)
         assert moved.objective <= fit.objective
         assert np.all(moved.scene.points_m >= REGION_M[0]) and np.all(moved.scene.points_m <= REGION_M[1])
         assert np.all(np.isfinite(moved.scene.vector()))
@@ -235,7 +235,7 @@ def test_the_objective_never_rises_and_points_stay_inside(move, seed):
 def test_known_coordinates_do_not_move(move):
     user_stds = np.array([[0.3, 0.0, 0.2], [0.0, 0.0, 0.0]])
     case = random_case(1, user_stds_m=user_stds, offset_stds_m=[0.0, 1.0])
-    fit = move(case.problem, case.fit(), 8)
+    fit = move(case.fit(), 8)
     known = user_stds == 0
     assert np.array_equal(fit.scene.users_m[known], case.scene.users_m[known])
     assert np.all(fit.scene.users_m[~known] != case.scene.users_m[~known])
@@ -249,7 +249,7 @@ def test_nothing_to_move_is_no_error(move):
     empty = Scene(np.zeros((0, 3)), case.scene.users_m, case.scene.offsets_m, np.zeros((0, 3)))
     paths = Paths.build(np.array([True, True]), np.zeros((2, 0), bool), np.zeros(0, np.int64))
     fit = evaluate(case.problem, empty, paths, np.ones(2))
-    moved = move(case.problem, fit, 3)
+    moved = move(fit, 3)
     assert moved.objective == fit.objective
 
 
@@ -262,7 +262,7 @@ def test_refine_recovers_the_truth_from_a_perturbed_start(wavefront, snr_db, see
     vector = scene.vector()
     start = scene.with_vector(vector + 0.1 * rng.standard_normal(vector.size))
     weak = np.full(len(paths), 1e-9)
-    refined = refine(problem, evaluate(problem, start, paths, weak), n_steps=60, tol=1e-9)
+    refined = refine(evaluate(problem, start, paths, weak), n_steps=60, tol=1e-9)
     bound = isac.bounds.hybrid_crb(simulation)
     error = np.linalg.norm(refined.scene.points_m - scene.points_m, axis=1)
     user_error = np.linalg.norm(refined.scene.users_m - scene.users_m, axis=1)
@@ -277,7 +277,7 @@ def test_the_coupled_step_beats_the_gradient():
     problem, scene, paths, _ = true_problem(0, 30.0)
     start = Scene(scene.points_m + 0.2, problem.prior.users_m, np.zeros(2), scene.free_m)
     fit = evaluate(problem, start, paths, np.full(len(paths), 1e-9))
-    assert refine(problem, fit, 10).objective < gradient_steps(problem, fit, 10).objective < fit.objective
+    assert refine(fit, 10).objective < gradient_steps(fit, 10).objective < fit.objective
 
 
 def test_known_noise_is_kept():
@@ -285,6 +285,6 @@ def test_known_noise_is_kept():
     assert with_noise_precision(problem, 7.0).noise_precision == 7.0
     simulation = SMALL.simulate(0)
     observation = with_arguments(simulation.observation, noise_variance=0.04)
-    problem = Problem.on_pilots(observation, observation.received / 2, 2.0)
+    problem = Problem.on_pilots(observation, ReceivedBlock.of(observation, 2.0))
     assert problem.noise_known and problem.noise_precision == pytest.approx(4 / 0.04)
     assert with_noise_precision(problem, 7.0).noise_precision == problem.noise_precision

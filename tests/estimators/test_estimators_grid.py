@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from small_scenes import REGION_M, SMALL, assert_no_nan, complex_normal, random_case, true_problem
 
 import isac_toolbox as isac
+from isac_toolbox.channel.atoms.dense import Measurements
 from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.estimators.grid.e_step import GridEStep, full_inverse, inverse_free
 from isac_toolbox.estimators.grid.inverse_free import FactorisedPosterior, MajorisedMean, separable_gram
@@ -70,7 +71,8 @@ def test_the_gram_is_applied_without_being_formed(wavefront, squinted):
     case = random_case(3, wavefront)
     if squinted:
         receiver = replace(case.problem.receiver, carrier_hz=1e9, beam_squint=True)
-        case.problem = replace(case.problem, receiver=receiver)
+        data = Measurements(case.problem.statistics, receiver)
+        case.problem = replace(case.problem, data=data)
     fit = case.fit()
     coupling = case.problem.statistics.coupling
     x = complex_normal(np.random.default_rng(0), len(case.paths))

@@ -25,7 +25,7 @@ from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.structure import log_evidence
 from isac_toolbox.estimators.search import PathSearch
-from isac_toolbox.estimators.symbols.statistics import amplitude_scale
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 
 
 def observed(problem: Problem, scene: Scene, points_m, user) -> np.ndarray:
@@ -149,14 +149,14 @@ def own_points(seed: int, snr_db: float = 15.0):
     seen[user, np.arange(user.size)] = True
     start = Scene(scene.points_m[which], scene.users_m, scene.offsets_m, scene.free_m)
     paths = Paths.build(truth.line_of_sight, seen, np.zeros(0, np.int64))
-    fit = refine(problem, evaluate(problem, start, paths, np.full(len(paths), 1e-9)), 20)
+    fit = refine(evaluate(problem, start, paths, np.full(len(paths), 1e-9)), 20)
     return problem, fit, seen, simulation
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_fusion_merges_the_users_points_of_each_scatterer(seed):
-    problem, fit, seen, simulation = own_points(seed)
-    fused, fused_seen = fuse_points(problem, fit, seen)
+    _, fit, seen, simulation = own_points(seed)
+    fused, fused_seen = fuse_points(fit, seen)
     truth = simulation.truth
     assert len(fused.points_m) == len(truth.scatterer_positions_m)
     distance = np.linalg.norm(fused.points_m[:, None] - truth.scatterer_positions_m, axis=2)
@@ -174,7 +174,7 @@ def test_fusion_never_merges_two_points_of_one_user():
         paths = Paths.build(simulation.truth.line_of_sight, seen, np.zeros(0, np.int64))
         crowded = Scene(points, scene.users_m, scene.offsets_m, scene.free_m)
         fit = evaluate(problem, crowded, paths, np.ones(len(paths)))
-        fused, fused_seen = fuse_points(problem, fit, seen)
+        fused, fused_seen = fuse_points(fit, seen)
         assert len(fused.points_m) >= 2
         assert fused_seen[0].sum() == 2 and fused_seen[1].sum() == 1
         assert np.all(np.isfinite(fused.vector()))
@@ -185,9 +185,7 @@ def test_fusion_leaves_distant_points_and_few_points_alone():
     keep = np.array([0])
     one = Scene(fit.scene.points_m[keep], fit.scene.users_m, fit.scene.offsets_m, fit.scene.free_m)
     paths = Paths.build(np.array([True, True]), seen[:, keep], np.zeros(0, np.int64))
-    fused, fused_seen = fuse_points(
-        problem, evaluate(problem, one, paths, np.ones(len(paths))), seen[:, keep]
-    )
+    fused, fused_seen = fuse_points(evaluate(problem, one, paths, np.ones(len(paths))), seen[:, keep])
     assert_allclose(fused.points_m, one.points_m)
     assert np.array_equal(fused_seen, seen[:, keep])
 
@@ -199,12 +197,11 @@ def test_fusion_leaves_distant_points_and_few_points_alone():
 def test_paths_of_a_block_become_lines_of_sight_and_points(seed):
     simulation = SMALL.replace(snr_db=20.0).simulate(seed)
     observation, truth = simulation.observation, simulation.truth
-    scale = amplitude_scale(observation)
-    problem = Problem.on_pilots(observation, observation.received / scale, scale)
+    problem = Problem.on_pilots(observation, ReceivedBlock.of(observation))
     problem, free = newtonised_omp(problem, PathSearch.for_observation(observation))
-    sight = find_lines_of_sight(problem, free)
+    sight = find_lines_of_sight(free)
     assert np.array_equal(free.paths.user[sight], [0, 1])
-    placed, has_sight, seen = place_points(problem, free)
+    placed, has_sight, seen = place_points(free)
     assert has_sight.all() and seen.sum() == seen.shape[1] == len(placed.scene.points_m)
     assert len(placed.paths) == len(free.paths)
     direct = np.linalg.norm(placed.scene.users_m - observation.bs_position_m, axis=1)
@@ -220,10 +217,9 @@ def test_a_user_without_line_of_sight_gets_none():
     for seed in range(3):
         simulation = scenario.simulate(seed)
         observation = simulation.observation
-        scale = amplitude_scale(observation)
-        problem = Problem.on_pilots(observation, observation.received / scale, scale)
+        problem = Problem.on_pilots(observation, ReceivedBlock.of(observation))
         problem, free = newtonised_omp(problem, PathSearch.for_observation(observation))
-        sight = find_lines_of_sight(problem, free)
+        sight = find_lines_of_sight(free)
         bs, truth = observation.bs_position_m, simulation.truth
         direct = np.linalg.norm(truth.user_positions_m - bs, axis=1)
         for k in np.flatnonzero(sight >= 0):  # only a bounce close to the line of sight may pass for it
@@ -244,7 +240,7 @@ def scene_evidence(problem, points, simulation, seen) -> float:
         np.zeros((0, 3)),
     )
     slab = np.full(len(paths), 5.0)
-    return log_evidence(problem, refine(problem, evaluate(problem, scene, paths, slab), 20))
+    return log_evidence(refine(evaluate(problem, scene, paths, slab), 20))
 
 
 @pytest.mark.parametrize("snr_db", [0.0, 15.0])

@@ -17,6 +17,7 @@ from isac_toolbox.estimators.grid.points import GridAtoms, LocationGrid
 from isac_toolbox.estimators.scene.fit import residual_correlation
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.metrics import channel_nmse_db
 
 USERS_M = np.array([[50.0, -10.0, 1.5], [62.0, 16.0, 1.5]])
@@ -129,11 +130,11 @@ def test_scatterers_on_the_grid_are_found_exactly():
 def test_the_residual_is_orthogonal_to_all_chosen_atoms():
     simulation = SMALL.simulate(0)
     observation = simulation.observation
-    problem = Problem.on_pilots(observation, observation.received, 1.0)
+    problem = Problem.on_pilots(observation, ReceivedBlock.of(observation, 1.0))
     grid = LocationGrid.of_step(problem.region_m, 5.0)
     problem, fit = isac.OMP(max_points=6)._pursue(problem, PathSearch.for_observation(observation), grid)
     assert len(fit.scene.points_m) == 6
-    residual = residual_correlation(problem, fit)
+    residual = residual_correlation(fit)
     before = np.abs(fit.correlation).max()
     assert np.abs(fit.atoms.correlate(residual)).max() < 1e-9 * before
     assert len(np.unique(fit.scene.points_m, axis=0)) == 6
@@ -143,7 +144,7 @@ def test_the_residual_is_orthogonal_to_all_chosen_atoms():
 def test_the_line_of_sight_gives_the_clock(offset_std_s):
     offsets = np.array([2.3, -1.1]) if offset_std_s else np.zeros(2)
     observation, _ = block_with_points(np.zeros((0, 3)), offset_std_s, offsets)
-    problem = Problem.on_pilots(observation, observation.received, 1.0)
+    problem = Problem.on_pilots(observation, ReceivedBlock.of(observation, 1.0))
     found, sight = lines_of_sight(problem, threshold=1e-3)
     assert sight.all()
     assert_allclose(found, offsets, atol=0.02)
@@ -184,7 +185,7 @@ def test_fewer_points_where_fewer_are_allowed_and_none_in_noise():
 
 def test_the_default_grid_has_half_a_resolution_cell():
     observation = SMALL.simulate(0).observation
-    problem = Problem.on_pilots(observation, observation.received, 1.0)
+    problem = Problem.on_pilots(observation, ReceivedBlock.of(observation, 1.0))
     grid = isac.OMP()._grid(problem)
     assert grid.step_m.max() <= 0.5 * problem.length_cell_m + 1e-9
     assert grid.step_m.max() > 0.4 * problem.length_cell_m

@@ -11,6 +11,7 @@ from small_scenes import BS_M, REGION_M, SMALL, complex_normal, dense_atoms
 
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.atoms.dense import Measurements
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior
 from isac_toolbox.estimators.coarse import nomp as coarse_nomp
@@ -47,7 +48,7 @@ def two_user_problem(receiver: Receiver, channel: np.ndarray, noise_variance: fl
     received = received + np.sqrt(noise_variance) * complex_normal(rng, received.shape)
     statistics = data_statistics(received, SymbolMoments(pilots, np.zeros(pilots.shape)))
     prior = ScenePrior(np.array([[50.0, 0.0, 1.5], [60.0, 10.0, 1.5]]), np.full((2, 3), 0.3), np.full(2, 1.5))
-    return Problem(receiver, statistics, prior, REGION_M, noise_precision=1.0)
+    return Problem(Measurements(statistics, receiver), prior, REGION_M, noise_precision=1.0)
 
 
 # --- matched filter ----------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from numpy.testing import assert_allclose
 from small_scenes import SMALL, complex_normal, soft_moments, with_arguments
 
 import isac_toolbox as isac
+from isac_toolbox.estimators.symbols.block import ReceivedBlock, amplitude_scale
 from isac_toolbox.estimators.symbols.statistics import (
     SymbolMoments,
-    amplitude_scale,
     data_statistics,
     least_squares_channel,
     pilot_statistics,
@@ -64,7 +64,7 @@ def test_data_statistics_are_sums_over_symbols(seed):
 
 def test_pilot_statistics_use_the_cells_known_of_every_user():
     observation = hand_made()
-    statistics = pilot_statistics(observation, observation.received)
+    statistics = pilot_statistics(ReceivedBlock.of(observation, 1.0))
     used = observation.known.all(axis=0)
     assert used[:, :2].all() and not used[:, 2:].any()  # symbol 2 and cell (1, 3) are known of one user only
     u, y = observation.pilots[:, :, :2], observation.received[:, :, :2]
@@ -80,7 +80,7 @@ def test_a_user_without_a_common_pilot_is_named():
     mask[1, :, :2], pilots[1, :, :2] = False, 0  # user 1 keeps its pilot in cell (1, 3) only
     observation = with_arguments(observation, pilot_mask=mask, pilots=pilots)
     with pytest.raises(ValueError, match=r"pilot_mask: user\(s\) \[0, 1\] send no pilot"):
-        pilot_statistics(observation, observation.received)
+        pilot_statistics(ReceivedBlock.of(observation, 1.0))
 
 
 def test_cells_with_an_uncertain_symbol_are_left_out_or_count_fully():
@@ -156,7 +156,7 @@ def test_scale_is_the_root_mean_square_at_any_amplitude():
 def test_orthogonal_pilots_decouple_the_users_exactly(pattern, apart):
     """Sums of phases leave 1e-16, which must not count as interference."""
     observation = SMALL.replace(n_users=3, pilot_pattern=pattern, n_pilot_symbols=5).simulate(0).observation
-    statistics = pilot_statistics(observation, observation.received)
+    statistics = pilot_statistics(ReceivedBlock.of(observation, 1.0))
     assert statistics.users_decouple == apart
     assert np.all(np.einsum("nkk->nk", statistics.coupling).real > 4.9)
 
@@ -165,7 +165,7 @@ def test_orthogonal_pilots_decouple_the_users_exactly(pattern, apart):
 def test_least_squares_without_noise_is_the_channel(pattern):
     simulation = SMALL.replace(snr_db=200.0, pilot_pattern=pattern, n_pilot_symbols=8).simulate(0)
     observation = simulation.observation
-    statistics = pilot_statistics(observation, observation.received)
+    statistics = pilot_statistics(ReceivedBlock.of(observation, 1.0))
     channel = least_squares_channel(statistics, observation.subcarrier_frequencies_hz)
     assert_allclose(channel, simulation.truth.channel, atol=1e-7)
 

@@ -60,17 +60,17 @@ def wrongly_merged(loop):
     """Two true points forced into one, each half of its users."""
     working = loop.working
     fit, _, _ = working.active_fit()
-    covariance = scene_covariance(working.problem, fit)
+    covariance = scene_covariance(fit)
     return working.adopt(structure._merged_fit(working, fit, covariance, 0, 1))
 
 
 def test_a_wrong_merge_is_split(finished):
     loop, truth = finished
     merged = wrongly_merged(loop)
-    before = structure.log_evidence(merged.problem, merged.active_fit()[0])
+    before = structure.log_evidence(merged.active_fit()[0])
     split = structure.split_points(merged)
     assert split is not None and split.n_points >= len(truth.scatterer_positions_m)
-    assert structure.log_evidence(split.problem, split.active_fit()[0]) > before
+    assert structure.log_evidence(split.active_fit()[0]) > before
 
 
 def test_the_score_predicts_the_fall_of_a_small_contradiction(finished):
@@ -87,10 +87,10 @@ def test_the_score_predicts_the_fall_of_a_small_contradiction(finished):
     alone[users[-1]], seen[users[-1], own] = True, False
     untied = Paths.build(sight, np.hstack([seen, alone]), free_user)
     noiseless = evaluate(working.problem, apart, untied, fit.posterior.prior_precision)
-    tied = refine(working.problem, fit, n_steps=20, tol=1e-9)
-    free = refine(working.problem, noiseless, n_steps=40, tol=1e-9)
+    tied = refine(fit, n_steps=20, tol=1e-9)
+    free = refine(noiseless, n_steps=40, tol=1e-9)
     target = int(np.flatnonzero((tied.paths.target == own) & (tied.paths.user == users[-1]))[0])
-    predicted = structure._tie_scores(working.problem, tied)[target]
+    predicted = structure._tie_scores(tied)[target]
     assert predicted == pytest.approx(tied.objective - free.objective, rel=0.1, abs=0.05)
 
 
@@ -147,7 +147,7 @@ def test_ground_reflections_obey_the_law(finished):
     paths = Paths.build(sight, seen, np.zeros(0, np.int64))
     trial = evaluate(working.problem, scene, paths, np.ones(len(paths)))
     covariance = 0.01 * np.eye(scene.n_parameters)
-    assert ground_reflections(working.problem, trial, covariance).tolist() == [True, False, False]
+    assert ground_reflections(trial, covariance).tolist() == [True, False, False]
 
 
 def test_wall_reflections_keep_the_slope_of_the_ray(finished):
@@ -169,9 +169,9 @@ def test_wall_reflections_keep_the_slope_of_the_ray(finished):
     paths = Paths.build(sight, seen, np.zeros(0, np.int64))
     trial = evaluate(working.problem, scene, paths, np.ones(len(paths)))
     tight = 1e-4 * np.eye(scene.n_parameters)
-    assert wall_reflections(working.problem, trial, tight).tolist() == [True, False]
+    assert wall_reflections(trial, tight).tolist() == [True, False]
     wide = 4.0 * np.eye(scene.n_parameters)
-    assert wall_reflections(working.problem, trial, wide).tolist() == [True, True]
+    assert wall_reflections(trial, wide).tolist() == [True, True]
 
 
 def test_the_law_of_reflection_speaks_only_where_single_bounces_obey_it():
@@ -186,7 +186,7 @@ def test_the_law_of_reflection_speaks_only_where_single_bounces_obey_it():
 def test_reflection_loss_is_that_of_the_draw(finished):
     loop, truth = finished
     fit, _, _ = loop.working.active_fit()
-    loss = reflection_loss_db(loop.working.problem, fit)
+    loss = reflection_loss_db(fit)
     bs = loop.working.problem.receiver.bs_position_m
     length = bistatic_delays_s(truth.user_positions_m, truth.scatterer_positions_m, bs)
     direct = line_of_sight_delays_s(truth.user_positions_m, bs)
@@ -204,8 +204,8 @@ def test_shared_points_are_single_bounces_and_weak_lonely_ones_are_doubted(finis
     loop, _ = finished
     working = loop.working
     fit, _, _ = working.active_fit()
-    covariance = scene_covariance(working.problem, fit)
-    probability = single_bounce_probability(working.problem, fit, covariance)
+    covariance = scene_covariance(fit)
+    probability = single_bounce_probability(fit, covariance)
     seen = np.bincount(fit.paths.target[fit.paths.is_point], minlength=len(probability))
     assert np.all(probability[seen > 1] > 0.95)
     assert np.all(probability > 0.5)
@@ -213,7 +213,7 @@ def test_shared_points_are_single_bounces_and_weak_lonely_ones_are_doubted(finis
     lonely = fit.paths.target == shared_point_alone(fit)
     gains[lonely] *= 0.02
     faint = replace(fit, posterior=replace(fit.posterior, mean=gains))
-    doubted = single_bounce_probability(working.problem, faint, covariance)
+    doubted = single_bounce_probability(faint, covariance)
     assert doubted[shared_point_alone(fit)] < probability[shared_point_alone(fit)]
 
 
@@ -225,9 +225,9 @@ def shared_point_alone(fit) -> int:
 def test_pilots_contradict_a_channel_led_astray(finished):
     loop, _ = finished
     assert not loop.contradicts_pilots()
-    residual = loop._pilot_residual
+    residual = loop._pilot_misfit
     try:
-        loop._pilot_residual = 0.5 * residual
+        loop._pilot_misfit = 0.5 * residual
         assert loop.contradicts_pilots()
     finally:
-        loop._pilot_residual = residual
+        loop._pilot_misfit = residual

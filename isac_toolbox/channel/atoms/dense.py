@@ -7,7 +7,7 @@ An atom is a delay response times an array response. With the statistics ``R`` (
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import PathParameters, Paths
 from isac_toolbox.channel.atoms.tables import BlockTables
 
-__all__ = ["DenseAtoms", "PathAtoms", "Statistics", "fisher_blocks", "make_atoms"]
+__all__ = ["DenseAtoms", "Measurements", "PathAtoms", "Statistics", "fisher_blocks", "make_atoms"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -45,7 +45,6 @@ class Statistics:
     correlation: ComplexArray
     energy: float
     n_observations: int
-    _tables: list[tuple[Receiver, BlockTables | None]] = field(default_factory=list, init=False, repr=False)
 
     def __add__(self, other: Statistics) -> Statistics:
         """Statistics of two parts of a block together."""
@@ -61,14 +60,6 @@ class Statistics:
         correlation = self.correlation.astype(dtype, copy=False)
         return Statistics(self.coupling, correlation, self.energy, self.n_observations)
 
-    def tables(self, receiver: Receiver) -> BlockTables | None:
-        """Tables of the block in the path length, made once; None where the receiver has none."""
-        for known, tables in self._tables:
-            if known is receiver:
-                return tables
-        self._tables.append((receiver, BlockTables.of(self.coupling, self.correlation, receiver)))
-        return self._tables[-1][1]
-
     @cached_property
     def user_energies(self) -> RealArray:
         """``sum_n R_n[k, k]`` of every user, shape (K,)."""
@@ -80,15 +71,41 @@ class Statistics:
         together = np.any(self.coupling, axis=0)
         return not np.any(together & ~np.eye(len(together), dtype=bool))
 
-    def of_user(self, user: int, receiver: Receiver) -> Statistics:
-        """Statistics of one user, for users that decouple; the block's tables are shared."""
-        own = slice(user, user + 1)
-        alone = Statistics(
-            self.coupling[:, own, own], self.correlation[own], self.energy, self.n_observations
+    def of_user(self, user: int) -> Statistics:
+        """Statistics of one user, for users that decouple."""
+        alone = slice(user, user + 1)
+        return Statistics(
+            self.coupling[:, alone, alone], self.correlation[alone], self.energy, self.n_observations
         )
-        tables = self.tables(receiver)
-        alone._tables.append((receiver, None if tables is None else tables.of_user(user)))
-        return alone
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """Statistics of a block and the receiver that took them.
+
+    Attributes
+    ----------
+    statistics : Statistics
+    receiver : Receiver
+    shared_tables : BlockTables, optional
+        Tables of these statistics, where they were made already for a larger block.
+    """
+
+    statistics: Statistics
+    receiver: Receiver
+    shared_tables: BlockTables | None = None
+
+    @cached_property
+    def tables(self) -> BlockTables | None:
+        """Tables of the block in the path length; None where the receiver has none."""
+        if self.shared_tables is not None:
+            return self.shared_tables
+        return BlockTables.of(self.statistics.coupling, self.statistics.correlation, self.receiver)
+
+    def of_user(self, user: int) -> Measurements:
+        """Measurements of one user, for users that decouple; the block's tables are shared."""
+        tables = None if self.tables is None else self.tables.of_user(user)
+        return Measurements(self.statistics.of_user(user), self.receiver, tables)
 
 
 class PathAtoms(Protocol):

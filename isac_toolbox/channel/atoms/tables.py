@@ -43,12 +43,18 @@ class BlockTables:
     wavenumbers_per_m : ndarray, shape (N,)
         Equally spaced and ascending.
     array : UniformPlanarArray
+    coupling_table : tuple of ndarray, optional
+        Row of every pair of users and Taylor coefficients, where they were made for a larger block.
+    correlation_grid : ndarray, optional
+        Transformed correlations, likewise.
     """
 
     coupling: ComplexArray
     correlation: ComplexArray
     wavenumbers_per_m: RealArray
     array: UniformPlanarArray
+    coupling_table: tuple[NDArray[np.int64], ComplexArray] | None = None
+    correlation_grid: RealArray | None = None
 
     @classmethod
     def of(cls, coupling: ComplexArray, correlation: ComplexArray, receiver: Receiver) -> BlockTables | None:
@@ -59,15 +65,17 @@ class BlockTables:
 
     def of_user(self, user: int) -> BlockTables:
         """The tables of one user alone; the transforms are shared."""
-        own = slice(user, user + 1)
-        alone = BlockTables(
-            self.coupling[:, own, own], self.correlation[own], self.wavenumbers_per_m, self.array
-        )
+        alone = slice(user, user + 1)
         pair, table = self._coupling_table
         row = pair[user, user]
-        alone.__dict__["_coupling_table"] = (np.zeros((1, 1), np.int64), table[row : row + 1])
-        alone.__dict__["_correlation_grid"] = self._correlation_grid[own]
-        return alone
+        return BlockTables(
+            self.coupling[:, alone, alone],
+            self.correlation[alone],
+            self.wavenumbers_per_m,
+            self.array,
+            coupling_table=(np.zeros((1, 1), np.int64), table[row : row + 1]),
+            correlation_grid=self._correlation_grid[alone],
+        )
 
     @cached_property
     def _size(self) -> int:
@@ -106,6 +114,8 @@ class BlockTables:
 
         Coefficient p at a grid length: ``sum_n R_n[k, j] (j (w_n - w_ref) step / 2)^p / p! exp(...)``.
         """
+        if self.coupling_table is not None:
+            return self.coupling_table
         n_users = self.coupling.shape[1]
         sent = np.any(self.coupling, axis=0)
         k, j = np.nonzero(np.triu(sent))
@@ -123,6 +133,8 @@ class BlockTables:
 
         Stored in the precision of ``Z``.
         """
+        if self.correlation_grid is not None:
+            return self.correlation_grid
         n_users, _, n_antennas = self.correlation.shape
         middle, _ = self._reference
         correction = _kernel_response(self.wavenumbers_per_m.size, middle, self._size)

@@ -7,13 +7,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from isac_toolbox._validation import as_array, check_finite, check_non_negative, check_shape
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.channel.paths import UnlocatedPaths
-from isac_toolbox.estimators.result import Candidates, EstimationResult
+from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
-from isac_toolbox.estimators.symbols.statistics import amplitude_scale
-from isac_toolbox.inference.turbo import History, IterationRecord
 
-__all__ = ["check_observation", "result_from_channel", "single_record"]
+__all__ = ["check_observation", "result_from_channel"]
 
 
 def result_from_channel(
@@ -94,41 +93,13 @@ def result_from_channel(
         check_finite(name, value)
         check_non_negative(name, value)
 
-    scale = amplitude_scale(obs)
+    block = ReceivedBlock.of(obs)
+    scale = block.scale
     knowledge = ChannelKnowledge(np.divide(h, scale), white_variance=variance.mean(axis=(1, 2)) / scale**2)
-    detection = detect(obs, obs.received / scale, knowledge, float(noise) / scale**2, joint)
-    nothing = Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros((n_users, 0)))
-    return EstimationResult(
-        estimator=estimator,
-        channel=h,
-        channel_variance=variance,
-        scatterer_positions_m=nothing.scatterer_positions_m,
-        scatterer_probability=nothing.scatterer_probability,
-        scatterer_covariance_m2=np.zeros((0, 3, 3)),
-        visibility_probability=nothing.visibility_probability,
-        candidates=nothing,
-        line_of_sight_probability=np.full(n_users, 0.5),
-        unlocated_paths=UnlocatedPaths.none(),
-        user_positions_m=obs.user_positions_m,
-        user_position_covariance_m2=obs.user_position_stds_m[:, :, None] ** 2 * np.eye(3),
-        time_offsets_s=np.zeros(n_users),
-        time_offset_std_s=np.array(obs.time_offset_stds_s),
-        noise_variance=float(noise),
-        symbol_mean=detection.moments.mean,
-        symbol_decision=detection.decision,
-        llr=detection.llr,
-        history=single_record(float(noise), n_users, seconds),
-        converged=True,
-        n_iter=1,
-        status="finished",
-    )
-
-
-def single_record(noise_variance: float, n_active: int, seconds: float) -> History:
-    """History of a method without iterations: one row, no objective."""
-    history = History()
-    history.append(IterationRecord(float("nan"), noise_variance, n_active, seconds))
-    return history
+    detection = detect(block, knowledge, float(noise) / scale**2, joint)
+    estimate = ChannelEstimate(h, variance, float(noise))
+    outcome = Outcome.finished(float(noise), n_users, seconds)
+    return build_result(estimator, estimate, SceneEstimate.unknown(obs), detection, outcome)
 
 
 def check_observation(obs: object) -> None:

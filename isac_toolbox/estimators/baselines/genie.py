@@ -12,9 +12,10 @@ import numpy as np
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.channel_only import (
     check_observation,
-    single_record,
 )
 from isac_toolbox.estimators.result import Candidates, EstimationResult
+from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -69,15 +70,11 @@ class GenieLMMSE:
                 f"truth.channel must have shape (K, N, M) = {expected}, got {truth.channel.shape}"
             )
         start = perf_counter()
-        detection = detect(
-            obs, obs.received, ChannelKnowledge(truth.channel), truth.noise_variance, joint=False
-        )
+        block = ReceivedBlock.of(obs, scale=1.0)
+        detection = detect(block, ChannelKnowledge(truth.channel), truth.noise_variance, joint=False)
         n_points = len(truth.scatterer_positions_m)
         probability, seen = np.ones(n_points), truth.visibility.astype(float)
-        return EstimationResult(
-            estimator="GenieLMMSE",
-            channel=truth.channel,
-            channel_variance=np.zeros(expected),
+        scene = SceneEstimate(
             scatterer_positions_m=truth.scatterer_positions_m,
             scatterer_probability=probability,
             scatterer_covariance_m2=np.zeros((n_points, 3, 3)),
@@ -89,12 +86,8 @@ class GenieLMMSE:
             user_position_covariance_m2=np.zeros((obs.n_users, 3, 3)),
             time_offsets_s=truth.time_offsets_s,
             time_offset_std_s=np.zeros(obs.n_users),
-            noise_variance=truth.noise_variance,
-            symbol_mean=detection.moments.mean,
-            symbol_decision=detection.decision,
-            llr=detection.llr,
-            history=single_record(truth.noise_variance, int(truth.visibility.sum()), perf_counter() - start),
-            converged=True,
-            n_iter=1,
-            status="finished",
         )
+        estimate = ChannelEstimate(truth.channel, np.zeros(expected), truth.noise_variance)
+        n_paths = int(truth.visibility.sum())
+        outcome = Outcome.finished(truth.noise_variance, n_paths, perf_counter() - start)
+        return build_result("GenieLMMSE", estimate, scene, detection, outcome)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.channel_only import (
     check_observation,
     result_from_channel,
 )
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.statistics import (
-    amplitude_scale,
     least_squares_channel,
     pilot_statistics,
 )
@@ -47,38 +47,38 @@ class LeastSquares:
         del callback
         check_observation(obs)
         start = perf_counter()
-        scale = amplitude_scale(obs)
-        received = obs.received / scale
-        statistics = pilot_statistics(obs, received)
+        block = ReceivedBlock.of(obs)
+        statistics = pilot_statistics(block)
         channel = least_squares_channel(statistics, obs.subcarrier_frequencies_hz)
-        noise_variance = _least_squares_noise(obs, received, channel)
+        noise_variance = _noise_variance(obs, block, statistics, channel)
         inverse = np.linalg.pinv(statistics.coupling, hermitian=True)
         per_user = noise_variance * np.mean(np.real(np.einsum("nkk->kn", inverse)), axis=1)
         variance = np.broadcast_to(per_user[:, None, None], channel.shape)
         return result_from_channel(
             obs,
-            channel * scale,
-            noise_variance * scale**2,
-            channel_variance=variance * scale**2,
+            channel * block.scale,
+            noise_variance * block.scale**2,
+            channel_variance=variance * block.scale**2,
             estimator="LeastSquares",
             seconds=perf_counter() - start,
         )
 
 
-def _least_squares_noise(
-    obs: UplinkObservation, received: NDArray[np.complex128], channel: NDArray[np.complex128]
+def _noise_variance(
+    obs: UplinkObservation,
+    block: ReceivedBlock,
+    statistics: Statistics,
+    channel: NDArray[np.complex128],
 ) -> float:
     """Noise variance: as given, from the pilots' residual, or, where the fit is exact, between the paths."""
-    problem = Problem.on_pilots(obs, received, amplitude_scale(obs))
-    if problem.noise_known:
-        return 1 / problem.noise_precision
-    used = np.all(obs.known, axis=0)
-    n_sub, n_antennas, _ = received.shape
-    predicted = np.matmul(channel.transpose(1, 2, 0), obs.pilots.transpose(1, 0, 2))
-    residual = (received - predicted) * used[:, None, :]
+    if obs.noise_variance is not None:
+        return obs.noise_variance / block.scale**2
+    used = np.all(block.known, axis=0)
+    n_sub, n_antennas, _ = block.received.shape
+    predicted = np.matmul(channel.transpose(1, 2, 0), block.pilots.transpose(1, 0, 2))
+    residual = (block.received - predicted) * used[:, None, :]
     freedom = n_antennas * (int(np.count_nonzero(used)) - n_sub * obs.n_users)
     if freedom > 0:
         return float(np.sum(np.abs(residual) ** 2) / freedom)
-    return PathSearch.for_observation(obs).user_noise_level(
-        problem.statistics.correlation, problem.user_energies
-    )
+    energies = n_antennas * statistics.user_energies
+    return PathSearch.for_observation(obs).user_noise_level(statistics.correlation, energies)

@@ -8,7 +8,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from isac_toolbox._validation import check_positive
@@ -16,27 +15,24 @@ from isac_toolbox.channel.atoms.scene import Paths
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.channel_only import (
     check_observation,
-    single_record,
 )
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
-from isac_toolbox.estimators.result import Candidates, EstimationResult
-from isac_toolbox.estimators.scene.assemble import SceneBelief, assemble_result
-from isac_toolbox.estimators.scene.fit import Fit, evaluate
+from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
+from isac_toolbox.estimators.scene.fit import evaluate
 from isac_toolbox.estimators.scene.locate import fuse_points, place_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
-from isac_toolbox.estimators.symbols.statistics import (
-    amplitude_scale,
-)
 from isac_toolbox.inference.turbo import TurboLoop
 
 if TYPE_CHECKING:
     pass
 
 
-__all__ = ["NOMP", "certain_belief"]
+__all__ = ["NOMP"]
 
 Callback = Callable[[TurboLoop], bool | None]
 
@@ -81,40 +77,21 @@ class NOMP:
 
     def _estimate(self, obs: UplinkObservation) -> EstimationResult:
         start = perf_counter()
-        scale = amplitude_scale(obs)
-        received = obs.received / scale
-        problem = Problem.on_pilots(obs, received, scale)
+        block = ReceivedBlock.of(obs)
+        problem = Problem.on_pilots(obs, block)
         problem, free_fit = newtonised_omp(
             problem, PathSearch.for_observation(obs), false_alarm_rate=self.false_alarm_rate, prune=False
         )
-        placed, sight, seen = place_points(problem, free_fit)
-        scene, seen = fuse_points(problem, placed, seen)
+        placed, sight, seen = place_points(free_fit)
+        scene, seen = fuse_points(placed, seen)
         paths = Paths.build(sight, seen, placed.paths.user[placed.paths.is_free])
         weak = np.full(len(paths), float(placed.posterior.prior_precision.min(initial=1e-9)))
-        fit = refine(problem, evaluate(problem, scene, paths, weak), n_steps=10, tol=1e-2)
+        fit = refine(evaluate(problem, scene, paths, weak), n_steps=10, tol=1e-2)
         channel = ChannelKnowledge.from_paths(
             free_fit.atoms, free_fit.posterior.mean, free_fit.posterior.covariance, obs.n_users
         )
-        noise_variance = 1 / problem.noise_precision
-        detection = detect(obs, received, channel, noise_variance, joint=False)
-        belief = certain_belief(problem, fit, sight, seen)
-        history = single_record(noise_variance * scale**2, len(free_fit.paths), perf_counter() - start)
-        return assemble_result(
-            "NOMP", obs, belief, detection, scale, history, "finished", True, channel_fit=free_fit
-        )
-
-
-def certain_belief(
-    problem: Problem, fit: Fit, sight: NDArray[np.bool_], seen: NDArray[np.bool_]
-) -> SceneBelief:
-    """A scene taken for sure."""
-    probability = np.ones(seen.shape[1])
-    return SceneBelief(
-        problem=problem,
-        fit=fit,
-        point_probability=probability,
-        visibility_probability=seen.astype(float),
-        line_of_sight_probability=sight.astype(float),
-        path_probability=np.ones(len(fit.paths)),
-        candidates=Candidates(fit.scene.points_m, probability, seen.astype(float)),
-    )
+        detection = detect(block, channel, 1 / problem.noise_precision, joint=False)
+        estimate = ChannelEstimate.of_fit(free_fit, obs.n_users, block.scale)
+        located = SceneEstimate.certain(fit, block.scale, sight, seen)
+        outcome = Outcome.finished(estimate.noise_variance, len(free_fit.paths), perf_counter() - start)
+        return build_result("NOMP", estimate, located, detection, outcome)

@@ -14,16 +14,15 @@ from threadpoolctl import threadpool_limits
 from isac_toolbox._validation import check_integer, check_positive
 from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.estimators.baselines.channel_only import check_observation, single_record
-from isac_toolbox.estimators.baselines.nomp import certain_belief
+from isac_toolbox.estimators.baselines.channel_only import check_observation
 from isac_toolbox.estimators.grid.points import GridAtoms, LocationGrid
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene.assemble import assemble_result
+from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, residual_correlation
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
-from isac_toolbox.estimators.symbols.statistics import amplitude_scale
 from isac_toolbox.inference.turbo import TurboLoop
 
 __all__ = ["OMP", "strongest_point"]
@@ -101,30 +100,21 @@ class OMP:
 
     def _estimate(self, obs: UplinkObservation) -> EstimationResult:
         start = perf_counter()
-        scale = amplitude_scale(obs)
-        received = obs.received / scale
-        problem = Problem.on_pilots(obs, received, scale)
+        block = ReceivedBlock.of(obs)
+        problem = Problem.on_pilots(obs, block)
         grid = self._grid(problem)
         problem, fit = self._pursue(problem, PathSearch.for_observation(obs), grid)
         channel = ChannelKnowledge.from_paths(
             fit.atoms, fit.posterior.mean, fit.posterior.covariance, obs.n_users
         )
-        noise_variance = 1 / problem.noise_precision
-        detection = detect(obs, received, channel, noise_variance, joint=False)
+        detection = detect(block, channel, 1 / problem.noise_precision, joint=False)
         sight, seen, _ = fit.paths.membership(obs.n_users, len(fit.scene.points_m))
-        history = single_record(noise_variance * scale**2, len(fit.paths), perf_counter() - start)
-        result = assemble_result(
-            "OMP",
-            obs,
-            certain_belief(problem, fit, sight, seen),
-            detection,
-            scale,
-            history,
-            "finished",
-            True,
-        )
+        estimate = ChannelEstimate.of_fit(fit, obs.n_users, block.scale)
+        scene = SceneEstimate.certain(fit, block.scale, sight, seen)
         within_cell = np.diag(grid.step_m**2 / 12)
-        return replace(result, scatterer_covariance_m2=result.scatterer_covariance_m2 + within_cell)
+        scene = replace(scene, scatterer_covariance_m2=scene.scatterer_covariance_m2 + within_cell)
+        outcome = Outcome.finished(estimate.noise_variance, len(fit.paths), perf_counter() - start)
+        return build_result("OMP", estimate, scene, detection, outcome)
 
     def _grid(self, problem: Problem) -> LocationGrid:
         if self.grid_step_m is not None:
@@ -141,7 +131,7 @@ class OMP:
         fit = _least_squares(problem, points, offsets, sight, seen)
         atoms = GridAtoms(grid, fit.scene, problem.receiver)
         while True:
-            residual = residual_correlation(problem, fit)
+            residual = residual_correlation(fit)
             problem, threshold = self._threshold(problem, search, residual)
             chosen, above = strongest_point(atoms, residual, problem.user_energies, threshold)
             points, seen, grew = _joined(points, seen, chosen, above)

@@ -114,21 +114,21 @@ class _Group:
         own = self._at_noise(problem)
         scene = replace(self.fit.scene, free_m=np.vstack([self.fit.scene.free_m, found]))
         user = np.concatenate([self.fit.paths.user, found_user - self.users[0]])
-        return _Group(self.users, own, refine(own, _fit_free(own, scene, user), n_steps=4, tol=0.1))
+        return _Group(self.users, own, refine(_fit_free(own, scene, user), n_steps=4, tol=0.1))
 
     def spectra(self, search: PathSearch) -> list[Spectrum]:
         """Spectra of what the paths leave."""
-        return search.spectra(residual_correlation(self.problem, self.fit), self.problem.user_energies)
+        return search.spectra(residual_correlation(self.fit), self.problem.user_energies)
 
     def finished(self, problem: Problem) -> _Group:
         """Refined to the end."""
         own = self._at_noise(problem)
         fit = _fit_free(own, self.fit.scene, self.fit.paths.user)
-        return _Group(self.users, own, refine(own, fit, n_steps=15))
+        return _Group(self.users, own, refine(fit, n_steps=15))
 
     def pruned(self, search: PathSearch, false_alarm_rate: float) -> _Group:
         """Without the paths that it does not need."""
-        return replace(self, fit=_prune(self.problem, self.fit, search, false_alarm_rate))
+        return replace(self, fit=_prune(self.fit, search, false_alarm_rate))
 
 
 def _groups(problem: Problem) -> list[_Group]:
@@ -153,7 +153,7 @@ def _joined(problem: Problem, groups: list[_Group], n_users: int) -> Fit:
     return _fit_free(problem, scene, user)
 
 
-def _prune(problem: Problem, fit: Fit, search: PathSearch, false_alarm_rate: float) -> Fit:
+def _prune(fit: Fit, search: PathSearch, false_alarm_rate: float) -> Fit:
     """Drop paths, the least significant first, that the final fit no longer needs; refine after each.
 
     A path found while its neighbours were badly placed can end beside them, and then none of them has a place
@@ -166,7 +166,7 @@ def _prune(problem: Problem, fit: Fit, search: PathSearch, false_alarm_rate: flo
         if significance[least] >= threshold:
             break
         scene = replace(fit.scene, free_m=np.delete(fit.scene.free_m, least, axis=0))
-        fit = refine(problem, _fit_free(problem, scene, np.delete(fit.paths.user, least)), n_steps=4, tol=0.1)
+        fit = refine(_fit_free(fit.problem, scene, np.delete(fit.paths.user, least)), n_steps=4, tol=0.1)
     return fit
 
 

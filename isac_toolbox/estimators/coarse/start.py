@@ -51,7 +51,7 @@ def coarse_working_set(
 def _settled(working: WorkingSet) -> WorkingSet:
     """Subspace-constrained VBI with a dynamic grid: sweeps between which the candidates move."""
     for _ in range(_SWEEPS_AFTER_MUSIC):
-        working = working.with_fit(refine(working.problem, working.fit, n_steps=2, tol=1.0))
+        working = working.with_fit(refine(working.fit, n_steps=2, tol=1.0))
         working, _ = remove_rejected(working.e_step(1).learn_noise())
     return working
 
@@ -71,8 +71,8 @@ def _nomp_start(problem: Problem, search: PathSearch) -> _Start:
     """Paths of every user by Newtonised OMP, located and fused over the users."""
     problem, fit = newtonised_omp(problem, search)
     power = float(np.mean(np.abs(fit.posterior.mean) ** 2)) if len(fit.paths) else 1.0
-    placed, _, seen = place_points(problem, fit)
-    scene, _ = fuse_points(problem, placed, seen)
+    placed, _, seen = place_points(fit)
+    scene, _ = fuse_points(placed, seen)
     return _Start(problem, scene, placed.paths.user[placed.paths.is_free], power)
 
 

@@ -205,7 +205,7 @@ class GridEStep:
         graph = joint.graph.with_points(working.n_points + chosen.size)
         state = joint.state.take(index)
         fit = evaluate(working.problem, scene, graph.paths(working.free_user), state.precision)
-        return WorkingSet(working.problem, fit, joint.prior, state, graph)
+        return WorkingSet(fit, joint.prior, state, graph)
 
     def _likely_points(self, working: WorkingSet, joint: _FullSet) -> tuple[IntArray, IntArray]:
         """Grid points more likely than not, and those of them that join, the likeliest of each cell."""

@@ -1,8 +1,8 @@
-"""From a loop's last state to an :class:`EstimationResult`, with uncertainties."""
+"""From what an estimator found to an :class:`EstimationResult`, with uncertainties."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,89 +13,181 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
-from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.symbols.detection import Detection
-from isac_toolbox.inference.turbo import History
+from isac_toolbox.inference.turbo import History, IterationRecord
 
-__all__ = ["SceneBelief", "assemble_result", "channel_variance"]
+__all__ = ["ChannelEstimate", "Outcome", "SceneEstimate", "build_result", "channel_variance"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 
 @dataclass(frozen=True, eq=False)
-class SceneBelief:
-    """Everything about the scene that a result reports.
+class ChannelEstimate:
+    """Channel with its error, and the noise, in the units of the observation.
 
     Attributes
     ----------
-    problem : Problem
-    fit : Fit
-        Of the paths that make up the channel.
-    point_probability : ndarray, shape (S,)
-        Of the fit's points.
-    visibility_probability : ndarray, shape (K, S)
-    line_of_sight_probability : ndarray, shape (K,)
-    path_probability : ndarray, shape (L,)
-        That each of the fit's paths exists, wherever it runs.
-    candidates : Candidates
+    mean : ndarray of complex, shape (K, N, M)
+    variance : ndarray, shape (K, N, M)
+    noise_variance : float
+        Per sample.
     """
 
-    problem: Problem
-    fit: Fit
-    point_probability: RealArray
+    mean: ComplexArray
+    variance: RealArray
+    noise_variance: float
+
+    @classmethod
+    def of_fit(cls, fit: Fit, n_users: int, scale: float) -> ChannelEstimate:
+        """Return the channel of a fit's paths; ``scale`` undoes the normalisation of amplitudes."""
+        mean = fit.atoms.synthesise(fit.posterior.mean, n_users)
+        variance = channel_variance(fit, scene_covariance(fit), n_users)
+        return cls(mean * scale, variance * scale**2, scale**2 / fit.problem.noise_precision)
+
+
+@dataclass(frozen=True, eq=False)
+class SceneEstimate:
+    """Everything that a result says of the scene, in the names of :class:`EstimationResult`."""
+
+    scatterer_positions_m: RealArray
+    scatterer_probability: RealArray
+    scatterer_covariance_m2: RealArray
     visibility_probability: RealArray
-    line_of_sight_probability: RealArray
-    path_probability: RealArray
     candidates: Candidates
+    line_of_sight_probability: RealArray
+    unlocated_paths: UnlocatedPaths
+    user_positions_m: RealArray
+    user_position_covariance_m2: RealArray
+    time_offsets_s: RealArray
+    time_offset_std_s: RealArray
+
+    @classmethod
+    def unknown(cls, obs: UplinkObservation) -> SceneEstimate:
+        """Return the scene of a method that looks for none: users and clocks nominal, nothing found."""
+        n_users = obs.n_users
+        nothing = Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros((n_users, 0)))
+        return cls(
+            scatterer_positions_m=nothing.scatterer_positions_m,
+            scatterer_probability=nothing.scatterer_probability,
+            scatterer_covariance_m2=np.zeros((0, 3, 3)),
+            visibility_probability=nothing.visibility_probability,
+            candidates=nothing,
+            line_of_sight_probability=np.full(n_users, 0.5),
+            unlocated_paths=UnlocatedPaths.none(),
+            user_positions_m=obs.user_positions_m,
+            user_position_covariance_m2=obs.user_position_stds_m[:, :, None] ** 2 * np.eye(3),
+            time_offsets_s=np.zeros(n_users),
+            time_offset_std_s=np.array(obs.time_offset_stds_s),
+        )
+
+    @classmethod
+    def of_fit(
+        cls,
+        fit: Fit,
+        scale: float,
+        point_probability: RealArray,
+        visibility_probability: RealArray,
+        line_of_sight_probability: RealArray,
+        path_probability: RealArray,
+        candidates: Candidates | None = None,
+    ) -> SceneEstimate:
+        """Return the scene of a fit; points less likely than not are listed as unlocated paths.
+
+        Parameters
+        ----------
+        fit : Fit
+            Of the paths that exist.
+        scale : float
+            Amplitude that the block was divided by.
+        point_probability : ndarray, shape (S,)
+            Of the fit's points.
+        visibility_probability : ndarray, shape (K, S)
+        line_of_sight_probability : ndarray, shape (K,)
+        path_probability : ndarray, shape (L,)
+            That each of the fit's paths exists, wherever it runs.
+        candidates : Candidates, optional
+            Every point considered; the fit's points if not given.
+        """
+        covariance = scene_covariance(fit)
+        points, users, offsets, _ = fit.scene.blocks()
+        shown = point_probability >= 0.5
+        if candidates is None:
+            candidates = Candidates(fit.scene.points_m, point_probability, visibility_probability)
+        return cls(
+            scatterer_positions_m=fit.scene.points_m[shown],
+            scatterer_probability=point_probability[shown],
+            scatterer_covariance_m2=_diagonal_blocks(covariance[points, points])[shown],
+            visibility_probability=visibility_probability[:, shown],
+            candidates=candidates,
+            line_of_sight_probability=line_of_sight_probability,
+            unlocated_paths=_unlocated(fit, shown, path_probability, scale),
+            user_positions_m=fit.scene.users_m,
+            user_position_covariance_m2=_diagonal_blocks(covariance[users, users]),
+            time_offsets_s=fit.scene.offsets_m / SPEED_OF_LIGHT_M_S,
+            time_offset_std_s=np.sqrt(np.diag(covariance)[offsets]) / SPEED_OF_LIGHT_M_S,
+        )
+
+    @classmethod
+    def certain(
+        cls, fit: Fit, scale: float, line_of_sight: NDArray[np.bool_], seen: NDArray[np.bool_]
+    ) -> SceneEstimate:
+        """Return the scene of a method without probabilities: all that it found is taken for sure."""
+        return cls.of_fit(
+            fit,
+            scale,
+            point_probability=np.ones(seen.shape[1]),
+            visibility_probability=seen.astype(float),
+            line_of_sight_probability=line_of_sight.astype(float),
+            path_probability=np.ones(len(fit.paths)),
+        )
 
 
-def assemble_result(
-    name: str,
-    obs: UplinkObservation,
-    belief: SceneBelief,
-    detection: Detection,
-    scale: float,
-    history: History,
-    status: str,
-    converged: bool,
-    channel_fit: Fit | None = None,
-) -> EstimationResult:
-    """Result in the units of the observation (``scale`` undoes the normalisation of amplitudes).
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How an estimation went.
 
-    ``channel_fit`` gives the channel where it is not that of the located scene.
+    Attributes
+    ----------
+    history : History
+    status : str
+        Why it stopped.
+    converged : bool
     """
-    fit, problem = belief.fit, belief.problem
-    n_users = obs.n_users
-    covariance = scene_covariance(problem, fit)
-    points, users, offsets, _ = fit.scene.blocks()
-    shown = belief.point_probability >= 0.5
-    source = fit if channel_fit is None else channel_fit
-    own = covariance if channel_fit is None else scene_covariance(problem, source)
-    channel = source.atoms.synthesise(source.posterior.mean, n_users)
+
+    history: History
+    status: str
+    converged: bool
+
+    @classmethod
+    def finished(cls, noise_variance: float, n_active: int, seconds: float) -> Outcome:
+        """Return the outcome of a method without iterations: one row of history, no objective."""
+        history = History()
+        history.append(IterationRecord(float("nan"), noise_variance, n_active, seconds))
+        return cls(history, "finished", True)
+
+
+def build_result(
+    estimator: str,
+    channel: ChannelEstimate,
+    scene: SceneEstimate,
+    detection: Detection,
+    outcome: Outcome,
+) -> EstimationResult:
+    """Return the result of an estimator, the one place that fills its fields."""
     return EstimationResult(
-        estimator=name,
-        channel=channel * scale,
-        channel_variance=channel_variance(problem, source, own, n_users) * scale**2,
-        scatterer_positions_m=fit.scene.points_m[shown],
-        scatterer_probability=belief.point_probability[shown],
-        scatterer_covariance_m2=_diagonal_blocks(covariance[points, points])[shown],
-        visibility_probability=belief.visibility_probability[:, shown],
-        candidates=belief.candidates,
-        line_of_sight_probability=belief.line_of_sight_probability,
-        unlocated_paths=_unlocated(problem, fit, shown, belief.path_probability, scale),
-        user_positions_m=fit.scene.users_m,
-        user_position_covariance_m2=_diagonal_blocks(covariance[users, users]),
-        time_offsets_s=fit.scene.offsets_m / SPEED_OF_LIGHT_M_S,
-        time_offset_std_s=np.sqrt(np.diag(covariance)[offsets]) / SPEED_OF_LIGHT_M_S,
-        noise_variance=scale**2 / problem.noise_precision,
+        estimator=estimator,
+        channel=channel.mean,
+        channel_variance=channel.variance,
+        noise_variance=channel.noise_variance,
+        **{field.name: getattr(scene, field.name) for field in fields(scene)},
         symbol_mean=detection.moments.mean,
         symbol_decision=detection.decision,
         llr=detection.llr,
-        history=history,
-        converged=converged,
-        n_iter=len(history),
-        status=status,
+        history=outcome.history,
+        converged=outcome.converged,
+        n_iter=len(outcome.history),
+        status=outcome.status,
     )
 
 
@@ -106,19 +198,17 @@ def _diagonal_blocks(covariance: RealArray) -> RealArray:
     return covariance.reshape(n, 3, n, 3)[index, :, index]
 
 
-def _unlocated(
-    problem: Problem, fit: Fit, shown: NDArray[np.bool_], probability: RealArray, scale: float
-) -> UnlocatedPaths:
+def _unlocated(fit: Fit, shown: NDArray[np.bool_], probability: RealArray, scale: float) -> UnlocatedPaths:
     """Free paths, and paths over points that are not shown."""
-    paths, scene = fit.paths, fit.scene
+    paths, scene, receiver = fit.paths, fit.scene, fit.problem.receiver
     hidden = np.zeros(len(paths), bool)
     hidden[paths.is_point] = ~shown[paths.target[paths.is_point]]
     index = np.flatnonzero(paths.is_free | hidden)
     user, free = paths.user[index], paths.is_free[index]
     cosines = np.empty((index.size, 2))
     cosines[free] = scene.free_m[paths.free[index[free]], 1:]
-    direction, _ = unit_vectors(problem.receiver.bs_position_m, scene.points_m[paths.target[index[~free]]])
-    cosines[~free] = np.stack(problem.receiver.array.direction_cosines(direction), axis=-1)
+    direction, _ = unit_vectors(receiver.bs_position_m, scene.points_m[paths.target[index[~free]]])
+    cosines[~free] = np.stack(receiver.array.direction_cosines(direction), axis=-1)
     length = fit.parameters.length_m[index] - scene.offsets_m[user]
     return UnlocatedPaths(
         user=user,
@@ -129,7 +219,7 @@ def _unlocated(
     )
 
 
-def channel_variance(problem: Problem, fit: Fit, covariance: RealArray, n_users: int) -> RealArray:
+def channel_variance(fit: Fit, covariance: RealArray, n_users: int) -> RealArray:
     """Posterior variance of every channel entry, shape (K, N, M) (docs/theory.md, section 5).
 
     The channel's error is ``Phi (dx - gamma Sigma B dtheta) + sum_i x_i phi_i' J_i dtheta`` with
@@ -138,9 +228,9 @@ def channel_variance(problem: Problem, fit: Fit, covariance: RealArray, n_users:
     """
     atoms, posterior = fit.atoms, fit.posterior
     n_types, n_paths = atoms.n_types, len(fit.paths)
-    gain_scene, _, _ = scene_blocks(problem, fit)
+    gain_scene, _, _ = scene_blocks(fit)
     own = np.empty((n_types, n_paths, covariance.shape[0]), complex)
-    own[0] = -problem.noise_precision * (posterior.covariance @ gain_scene)
+    own[0] = -fit.problem.noise_precision * (posterior.covariance @ gain_scene)
     own[1:] = posterior.mean[:, None] * fit.parameters.jacobian
     variance = np.zeros((n_users, atoms.delay.shape[0], atoms.steering.shape[2]))
     for k in np.unique(atoms.user):

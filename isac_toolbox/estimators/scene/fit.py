@@ -5,31 +5,22 @@ All on Gram matrices and correlations (docs/theory.md, sections 5 and 6).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms
-from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import PathParameters, Paths, Scene, path_parameters
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.inference.posterior import GaussianPosterior, unchecked_posterior
 
-__all__ = [
-    "Fit",
-    "evaluate",
-    "normal_equations",
-    "residual_correlation",
-    "restricted",
-    "reweighted",
-    "scene_blocks",
-    "scene_covariance",
-]
+__all__ = ["Fit", "evaluate", "residual_correlation", "scene_blocks", "scene_covariance"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
+
 _FLATTEST = 1e-9
 
 
@@ -39,44 +30,84 @@ class Fit:
 
     Attributes
     ----------
+    problem : Problem
+        What it fits.
     scene, paths
         Where it was evaluated.
     parameters : PathParameters
-    receiver : Receiver
     gram : ndarray of complex, shape (L, L)
     correlation : ndarray of complex, shape (L,)
     slopes : ndarray of complex, shape (1 + D, L), optional
         Inner products of the derivative atoms with ``Z``, where they came along.
     posterior : GaussianPosterior
         Of the gains.
-    objective : float
-        Negative log posterior at its best gains, without constants.
     """
 
+    problem: Problem
     scene: Scene
     paths: Paths
     parameters: PathParameters
-    receiver: Receiver
     gram: ComplexArray
     correlation: ComplexArray
     slopes: ComplexArray | None
     posterior: GaussianPosterior
-    objective: float
-    _normal: list[tuple[Problem, RealArray, RealArray]] = field(default_factory=list, init=False, repr=False)
 
     @cached_property
     def atoms(self) -> PathAtoms:
         """Atoms of the paths."""
-        return make_atoms(self.parameters, self.paths, self.receiver)
+        return make_atoms(self.parameters, self.paths, self.problem.receiver)
+
+    @cached_property
+    def objective(self) -> float:
+        """Negative log posterior at the best gains, without constants (docs/theory.md, section 6).
+
+        ``J = -gamma^2 zeta^H Sigma zeta + 1/2 (theta - theta_0)^T Lambda (theta - theta_0)``.
+        """
+        explained = self.problem.noise_precision * float(
+            np.real(np.vdot(self.correlation, self.posterior.mean))
+        )
+        return self.problem.prior.penalty(self.scene) - explained
+
+    @cached_property
+    def normal_equations(self) -> tuple[RealArray, RealArray]:
+        """Half Hessian (P, P) with the gains eliminated, and half gradient (P,), of the objective."""
+        gamma, gains, prior = self.problem.noise_precision, self.posterior.mean, self.problem.prior
+        gain_scene, scene_scene, fitted = scene_blocks(self)
+        whitened = np.ascontiguousarray(self.posterior.whiten(gain_scene).T).view(np.float64)
+        hessian = gamma * scene_scene - gamma**2 * (whitened @ whitened.T)
+        precision = prior.precision(self.scene)
+        hessian.flat[:: len(hessian) + 1] += precision / 2
+        slopes = self.slopes
+        if slopes is None:
+            slopes = self.atoms.correlate(self.problem.statistics.correlation, derivatives=True)[1:]
+        slope = np.real(gains.conj() * (slopes - fitted))
+        gradient = -gamma * self.parameters.derivatives.pull(slope)
+        return hessian, gradient + precision * prior.deviation(self.scene) / 2
+
+    def under(self, problem: Problem, precision: RealArray) -> Fit:
+        """Return the same scene on the same data at another noise level or under other precisions (L,)."""
+        posterior = unchecked_posterior(self.gram, self.correlation, problem.noise_precision, precision)
+        return replace(self, problem=problem, posterior=posterior)
+
+    def restricted(self, scene: Scene, paths: Paths, index: NDArray[np.int64], precision: RealArray) -> Fit:
+        """Return some of the paths, in the order of ``index``, on the scene of what they use."""
+        gram, correlation = self.gram[index[:, None], index], self.correlation[index]
+        return Fit(
+            self.problem,
+            scene,
+            paths,
+            path_parameters(scene, paths, self.problem.receiver),
+            gram,
+            correlation,
+            None if self.slopes is None else self.slopes[:, index],
+            unchecked_posterior(gram, correlation, self.problem.noise_precision, precision),
+        )
 
 
 def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray) -> Fit:
-    """Posterior of the gains and the objective at a scene (docs/theory.md, sections 5 and 6).
-
-    ``J = -gamma^2 zeta^H Sigma zeta + 1/2 (theta - theta_0)^T Lambda (theta - theta_0)``.
-    """
+    """Return the fit of a scene: inner products and posterior of the gains (docs/theory.md, section 5)."""
     parameters = path_parameters(scene, paths, problem.receiver)
-    tables = problem.statistics.tables(problem.receiver)
+    tables = problem.data.tables
     if tables is None:
         atoms = make_atoms(parameters, paths, problem.receiver)
         gram = atoms.gram(problem.statistics.coupling)
@@ -85,101 +116,40 @@ def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray)
         gram = tables.gram(parameters, paths)
         correlations = tables.correlations(parameters, paths)
         correlation, slopes = correlations[0], correlations[1:]
-    return _fit(problem, scene, paths, parameters, gram, correlation, slopes, precision)
-
-
-def _fit(
-    problem: Problem,
-    scene: Scene,
-    paths: Paths,
-    parameters: PathParameters,
-    gram: ComplexArray,
-    correlation: ComplexArray,
-    slopes: ComplexArray | None,
-    precision: RealArray,
-) -> Fit:
-    """A fit from its inner products."""
     posterior = unchecked_posterior(gram, correlation, problem.noise_precision, precision)
-    explained = problem.noise_precision * float(np.real(np.vdot(correlation, posterior.mean)))
-    objective = problem.prior.penalty(scene) - explained
-    receiver = problem.receiver
-    return Fit(scene, paths, parameters, receiver, gram, correlation, slopes, posterior, objective)
+    return Fit(problem, scene, paths, parameters, gram, correlation, slopes, posterior)
 
 
-def reweighted(problem: Problem, fit: Fit, precision: RealArray) -> Fit:
-    """The same scene and data under other prior precisions or another noise precision."""
-    inner = fit.gram, fit.correlation, fit.slopes
-    return _fit(problem, fit.scene, fit.paths, fit.parameters, *inner, precision)
-
-
-def restricted(
-    problem: Problem, fit: Fit, scene: Scene, paths: Paths, index: NDArray[np.int64], precision: RealArray
-) -> Fit:
-    """Some of a fit's paths (in the order of ``index``) on the scene of what they use, on the same data."""
-    parameters = path_parameters(scene, paths, problem.receiver)
-    slopes = None if fit.slopes is None else fit.slopes[:, index]
-    gram = fit.gram[index[:, None], index]
-    return _fit(problem, scene, paths, parameters, gram, fit.correlation[index], slopes, precision)
-
-
-def residual_correlation(problem: Problem, fit: Fit) -> ComplexArray:
-    """``E_k = Z_k - sum_j R[k, j] H_j``: what the paths leave of the correlations, shape (K, N, M)."""
-    statistics = problem.statistics
+def residual_correlation(fit: Fit) -> ComplexArray:
+    """Return ``E_k = Z_k - sum_j R[k, j] H_j``: what the paths leave of the correlations, (K, N, M)."""
+    statistics = fit.problem.statistics
     channel = fit.atoms.synthesise(fit.posterior.mean, statistics.coupling.shape[1])
     explained = np.matmul(statistics.coupling, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
     return statistics.correlation - explained
 
 
-def normal_equations(problem: Problem, fit: Fit) -> tuple[RealArray, RealArray]:
-    """Half Hessian (P, P) with the gains eliminated, and half gradient (P,), of the objective.
-
-    Kept with the fit: tests of several changes of structure start from the same one.
-    """
-    for known, hessian, gradient in fit._normal:
-        if known is problem:
-            return hessian, gradient
-    hessian, gradient = _normal_equations(problem, fit)
-    fit._normal[:] = [(problem, hessian, gradient)]
-    return hessian, gradient
-
-
-def _normal_equations(problem: Problem, fit: Fit) -> tuple[RealArray, RealArray]:
-    gamma, gains = problem.noise_precision, fit.posterior.mean
-    gain_scene, scene_scene, fitted = scene_blocks(problem, fit)
-    whitened = np.ascontiguousarray(fit.posterior.whiten(gain_scene).T).view(np.float64)
-    hessian = gamma * scene_scene - gamma**2 * (whitened @ whitened.T)
-    precision = problem.prior.precision(fit.scene)
-    hessian.flat[:: len(hessian) + 1] += precision / 2
-    slopes = fit.slopes
-    if slopes is None:
-        slopes = fit.atoms.correlate(problem.statistics.correlation, derivatives=True)[1:]
-    slope = np.real(gains.conj() * (slopes - fitted))
-    gradient = -gamma * fit.parameters.derivatives.pull(slope)
-    return hessian, gradient + precision * problem.prior.deviation(fit.scene) / 2
-
-
-def scene_blocks(problem: Problem, fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:
-    """``B`` (L, P), ``S`` (P, P) and the slopes ``G^(d,0) x`` (1 + D, L) of the fitted channel."""
+def scene_blocks(fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:
+    """Return ``B`` (L, P), ``S`` (P, P) and the slopes ``G^(d,0) x`` (1 + D, L) of the fitted channel."""
     gains = fit.posterior.mean
-    tables = problem.statistics.tables(problem.receiver)
+    tables = fit.problem.data.tables
     if tables is not None:
         return tables.normal_blocks(fit.parameters, fit.paths, gains)
-    gram = fit.atoms.full_gram(problem.statistics.coupling)
+    gram = fit.atoms.full_gram(fit.problem.statistics.coupling)
     _, gain_scene, scene_scene = fisher_blocks(gram, gains, fit.parameters.jacobian)
     return gain_scene, scene_scene, gram[1:, 0] @ gains
 
 
-def scene_covariance(problem: Problem, fit: Fit) -> RealArray:
-    """Covariance of the scene's vector from the inverse Gauss-Newton matrix, shape (P, P).
+def scene_covariance(fit: Fit) -> RealArray:
+    """Return the covariance of the scene's vector from the inverse Gauss-Newton matrix, (P, P).
 
     Directions in which the scaled matrix is flatter than ``_FLATTEST`` are taken to be that flat.
     """
-    hessian, _ = normal_equations(problem, fit)
-    free = ~problem.prior.known(fit.scene)
+    hessian, _ = fit.normal_equations
+    unknown = ~fit.problem.prior.known(fit.scene)
     covariance = np.zeros_like(hessian)
-    inner = 2 * hessian[np.ix_(free, free)]
+    inner = 2 * hessian[np.ix_(unknown, unknown)]
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), 1e-12))
     values, vectors = np.linalg.eigh(inner * scale[:, None] * scale)
     inverse = (vectors / np.maximum(values, _FLATTEST)) @ vectors.T
-    covariance[np.ix_(free, free)] = inverse * scale[:, None] * scale
+    covariance[np.ix_(unknown, unknown)] = inverse * scale[:, None] * scale
     return covariance

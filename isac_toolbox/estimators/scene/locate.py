@@ -33,17 +33,18 @@ _LINE_OF_SIGHT_GATE = 25.0
 _REGION_TOLERANCE_CELLS = 1.0
 
 
-def find_lines_of_sight(problem: Problem, fit: Fit) -> IntArray:
+def find_lines_of_sight(fit: Fit) -> IntArray:
     """Index of the free path that is each user's line of sight, -1 where none fits, shape (K,).
 
     A path fits when its length and direction agree with the user's nominal position and clock within
     their priors and the path's own uncertainty (chi-square of three); of several the strongest is taken.
     """
+    problem = fit.problem
     prior, bs = problem.prior, problem.receiver.bs_position_m
     chosen = np.full(len(prior.users_m), -1)
     if not prior.has_line_of_sight:
         return chosen
-    covariance = scene_covariance(problem, fit)
+    covariance = scene_covariance(fit)
     _, _, _, free = fit.scene.blocks()
     own = covariance[free, free]
     direction, distance = unit_vectors(bs, prior.users_m)
@@ -102,7 +103,7 @@ def locate_paths(
     return np.clip(points, problem.region_m[0], problem.region_m[1]), located
 
 
-def place_points(problem: Problem, fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
+def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     """Turn a fit of free paths into lines of sight, one-user points and the free paths that remain.
 
     Returns
@@ -112,8 +113,9 @@ def place_points(problem: Problem, fit: Fit) -> tuple[Fit, BoolArray, BoolArray]
     line_of_sight : ndarray of bool, shape (K,)
     seen : ndarray of bool, shape (K, S)
     """
+    problem = fit.problem
     n_users = len(problem.prior.users_m)
-    sight = find_lines_of_sight(problem, fit)
+    sight = find_lines_of_sight(fit)
     has_sight = sight >= 0
     direct = np.linalg.norm(problem.prior.users_m - problem.receiver.bs_position_m, axis=1)
     offsets = np.zeros(n_users)
@@ -130,10 +132,10 @@ def place_points(problem: Problem, fit: Fit) -> tuple[Fit, BoolArray, BoolArray]
     scene = Scene(points[located], scene.users_m, offsets, parameters[~located])
     paths = Paths.build(has_sight, seen, user[~located])
     precision = np.full(len(paths), float(fit.posterior.prior_precision.min(initial=1e-9)))
-    return refine(problem, evaluate(problem, scene, paths, precision), n_steps=8, tol=0.1), has_sight, seen
+    return refine(evaluate(problem, scene, paths, precision), n_steps=8, tol=0.1), has_sight, seen
 
 
-def fuse_points(problem: Problem, fit: Fit, seen: BoolArray) -> tuple[Scene, BoolArray]:
+def fuse_points(fit: Fit, seen: BoolArray) -> tuple[Scene, BoolArray]:
     """Merge points of different users where the evidence prefers one point to two.
 
     The points' joint Gaussian comes from the inverse Gauss-Newton matrix; a merge conditions it on
@@ -146,8 +148,8 @@ def fuse_points(problem: Problem, fit: Fit, seen: BoolArray) -> tuple[Scene, Boo
     scene : Scene
     seen : ndarray of bool, shape (K, S)
     """
-    mean, covariance = fit.scene.vector(), scene_covariance(problem, fit)
-    log_volume = float(np.sum(np.log(problem.region_m[1] - problem.region_m[0])))
+    mean, covariance, region_m = fit.scene.vector(), scene_covariance(fit), fit.problem.region_m
+    log_volume = float(np.sum(np.log(region_m[1] - region_m[0])))
     alive = np.arange(seen.shape[1])
     seen = seen.copy()
     while alive.size > 1:
@@ -162,7 +164,7 @@ def fuse_points(problem: Problem, fit: Fit, seen: BoolArray) -> tuple[Scene, Boo
         seen[:, kept] |= seen[:, gone]
         alive = np.delete(alive, second)
     scene = fit.scene.with_vector(mean)
-    points = np.clip(scene.points_m[alive], problem.region_m[0], problem.region_m[1])
+    points = np.clip(scene.points_m[alive], *region_m)
     return Scene(points, scene.users_m, scene.offsets_m, scene.free_m), seen[:, alive]
 
 

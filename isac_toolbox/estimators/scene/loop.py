@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import Candidates, EstimationResult
-from isac_toolbox.estimators.scene.assemble import SceneBelief, assemble_result
+from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
 from isac_toolbox.estimators.scene.fit import scene_covariance
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
-from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet, marginal_objective
 from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, Detection, detect
-from isac_toolbox.estimators.symbols.statistics import amplitude_scale
 from isac_toolbox.inference.turbo import TurboLoop
 
 __all__ = ["SceneLoop"]
@@ -32,10 +31,8 @@ class SceneLoop(TurboLoop):
     Attributes
     ----------
     obs : UplinkObservation
-    received : ndarray of complex, shape (N, M, T)
-        Scaled block.
-    scale : float
-        ``obs.received = scale * received``.
+    block : ReceivedBlock
+        Its samples, scaled.
     search : PathSearch
     working : WorkingSet
         Scene, paths and beliefs; set by ``setup``.
@@ -49,8 +46,7 @@ class SceneLoop(TurboLoop):
             raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
         super().__init__(max_iter, tol)
         self.obs = obs
-        self.scale = amplitude_scale(obs)
-        self.received = obs.received / self.scale
+        self.block = ReceivedBlock.of(obs)
         self.search = PathSearch.for_observation(obs)
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
 
@@ -68,22 +64,13 @@ class SceneLoop(TurboLoop):
         """Forget what an earlier run dropped; a subclass makes the first working set."""
         self._dropped = []
 
-    def pilot_problem(self) -> Problem:
-        """The problem on the pilots alone."""
-        return Problem.on_pilots(self.obs, self.received, self.scale)
-
-    def detect(
-        self, part: UplinkObservation | None = None, received: NDArray[np.complex128] | None = None
-    ) -> Detection:
-        """Symbols of the block, or of some OFDM symbols of it, under the present channel."""
-        working = self.working
-        posterior = working.fit.posterior
+    def detect(self, part: ReceivedBlock | None = None) -> Detection:
+        """Return the symbols of the block, or of some OFDM symbols of it, under the present channel."""
+        fit = self.working.fit
         channel = ChannelKnowledge.from_paths(
-            working.fit.atoms, posterior.mean, posterior.covariance, working.n_users
+            fit.atoms, fit.posterior.mean, fit.posterior.covariance, self.working.n_users
         )
-        block = self.received if received is None else received
-        obs = self.obs if part is None else part
-        return detect(obs, block, channel, 1 / working.problem.noise_precision)
+        return detect(self.block if part is None else part, channel, 1 / fit.problem.noise_precision)
 
     def remove_rejected(self) -> None:
         """Drop what the posterior rejects, remembering dropped points as candidates."""
@@ -102,41 +89,32 @@ class SceneLoop(TurboLoop):
     def record(self) -> None:
         """Set what the history keeps of an iteration."""
         self.objective = marginal_objective(self.working)
-        self.noise_variance = self.scale**2 / self.working.problem.noise_precision
+        self.noise_variance = self.block.scale**2 / self.working.problem.noise_precision
         self.n_active = int(np.count_nonzero(self.working.active))
 
     def channel(self) -> NDArray[np.complex128]:
         """Posterior mean channel at the present state, shape (K, N, M), in the units of the observation."""
         fit = self.working.fit
-        return self.scale * fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
+        return self.block.scale * fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
 
     def result(self) -> EstimationResult:
-        """The result at the present state."""
-        working = self.working
-        detection = self.detect()
+        """Return the result at the present state."""
+        working, scale = self.working, self.block.scale
         fit, points, _ = working.active_fit()
-        covariance = scene_covariance(working.problem, fit)
         probability = working.point_probability.copy()
-        probability[points] *= single_bounce_probability(working.problem, fit, covariance)
-        belief = SceneBelief(
-            problem=working.problem,
-            fit=fit,
+        probability[points] *= single_bounce_probability(fit, scene_covariance(fit))
+        scene = SceneEstimate.of_fit(
+            fit,
+            scale,
             point_probability=probability[points],
             visibility_probability=working.visibility_probability[:, points],
             line_of_sight_probability=working.line_of_sight_probability,
             path_probability=working.state.probability[working.active],
             candidates=self._candidates(probability),
         )
-        return assemble_result(
-            self.name,
-            self.obs,
-            belief,
-            detection,
-            self.scale,
-            self.history,
-            self.status,
-            self.converged,
-        )
+        channel = ChannelEstimate.of_fit(fit, working.n_users, scale)
+        outcome = Outcome(self.history, self.status, self.converged)
+        return build_result(self.name, channel, scene, self.detect(), outcome)
 
     def _candidates(self, probability: RealArray) -> Candidates:
         working = self.working

@@ -14,7 +14,6 @@ from scipy.special import erf
 
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.estimators.scene.fit import Fit
-from isac_toolbox.estimators.scene.problem import Problem
 
 __all__ = [
     "ground_reflections",
@@ -49,27 +48,27 @@ _CROWDED_SPREAD = 2.0
 _SAME_PLACE_CELLS = 0.65
 
 
-def reflection_loss_db(problem: Problem, fit: Fit) -> RealArray:
+def reflection_loss_db(fit: Fit) -> RealArray:
     """Loss of every path beyond free space, relative to its user's line of sight, shape (L,).
 
     ``20 log10(|x_0| L_0 / (|x_i| L_i))``, NaN for users without a line of sight.
     """
     paths, gains = fit.paths, np.maximum(np.abs(fit.posterior.mean), 1e-300)
     length = fit.parameters.length_m - fit.scene.offsets_m[paths.user]
-    level = gains * np.maximum(length, problem.length_cell_m)
+    level = gains * np.maximum(length, fit.problem.length_cell_m)
     reference = np.full(len(fit.scene.users_m), np.nan)
     sight = paths.is_line_of_sight
     reference[paths.user[sight]] = level[sight]
     return 20 * np.log10(reference[paths.user] / level)
 
 
-def ground_reflections(problem: Problem, fit: Fit, covariance: RealArray) -> BoolArray:
+def ground_reflections(fit: Fit, covariance: RealArray) -> BoolArray:
     """Points at which a horizontal plane below them would reflect their strongest user, shape (S,).
 
     The point must lie, within three standard deviations, where the law of reflection on a horizontal plane
     through it puts it.
     """
-    scene, bs = fit.scene, problem.receiver.bs_position_m
+    scene, bs = fit.scene, fit.problem.receiver.bs_position_m
     n_points = len(scene.points_m)
     reflects = np.zeros(n_points, bool)
     strongest = _strongest_paths(fit, np.arange(n_points))
@@ -89,13 +88,13 @@ def ground_reflections(problem: Problem, fit: Fit, covariance: RealArray) -> Boo
     return reflects
 
 
-def wall_reflections(problem: Problem, fit: Fit, covariance: RealArray) -> BoolArray:
+def wall_reflections(fit: Fit, covariance: RealArray) -> BoolArray:
     """Points at which a vertical wall would reflect their strongest user, shape (S,).
 
     A vertical wall leaves the slope of the ray as it is, so the point's height divides that of user and base
     station as the path is divided: ``z = z_b + (z_k - z_b) r / (r + d)``, within three standard deviations.
     """
-    scene, bs = fit.scene, problem.receiver.bs_position_m
+    scene, bs = fit.scene, fit.problem.receiver.bs_position_m
     n_points = len(scene.points_m)
     users = fit.paths.user[_strongest_paths(fit, np.arange(n_points))]
     from_bs, r = unit_vectors(bs, scene.points_m)
@@ -117,11 +116,11 @@ def wall_reflections(problem: Problem, fit: Fit, covariance: RealArray) -> BoolA
     )
     joint = covariance[own[:, :, None], own[:, None, :]]
     variance = np.einsum("si,sij,sj->s", slope, joint, slope)
-    slack = _LAW_SLACK_CELLS * problem.length_cell_m
+    slack = _LAW_SLACK_CELLS * fit.problem.length_cell_m
     return error**2 < _LAW_GATE * (np.maximum(variance, 0.0) + slack**2)
 
 
-def single_bounce_probability(problem: Problem, fit: Fit, covariance: RealArray) -> RealArray:
+def single_bounce_probability(fit: Fit, covariance: RealArray) -> RealArray:
     """Probability that each point is a real single bounce where it is said to be, shape (S,).
 
     One for points on which users with parallax agree and for ground reflections. For the others a mixture of
@@ -133,12 +132,12 @@ def single_bounce_probability(problem: Problem, fit: Fit, covariance: RealArray)
     """
     paths = fit.paths
     n_points = len(fit.scene.points_m)
-    if not problem.prior.has_line_of_sight:
+    if not fit.problem.prior.has_line_of_sight:
         return np.ones(n_points)
-    loss_db = reflection_loss_db(problem, fit)
-    on_ground = ground_reflections(problem, fit, covariance)
+    loss_db = reflection_loss_db(fit)
+    on_ground = ground_reflections(fit, covariance)
     certain = _has_parallax(fit, loss_db) | on_ground
-    lawful = wall_reflections(problem, fit, covariance) | on_ground
+    lawful = wall_reflections(fit, covariance) | on_ground
     doubtful = _strongest_paths(fit, np.flatnonzero(~certain))
     probability = _mixture_probability(
         _loss_log_ratio(loss_db[doubtful]),
@@ -148,7 +147,7 @@ def single_bounce_probability(problem: Problem, fit: Fit, covariance: RealArray)
         n_multiple=int(np.count_nonzero(paths.is_free)),
     )
     result = np.ones(n_points)
-    result[paths.target[doubtful]] = probability * _in_place_probability(problem, fit, covariance, doubtful)
+    result[paths.target[doubtful]] = probability * _in_place_probability(fit, covariance, doubtful)
     return result
 
 
@@ -181,13 +180,11 @@ def _has_parallax(fit: Fit, loss_db: RealArray) -> BoolArray:
     return parallax
 
 
-def _in_place_probability(
-    problem: Problem, fit: Fit, covariance: RealArray, paths: NDArray[np.int64]
-) -> RealArray:
+def _in_place_probability(fit: Fit, covariance: RealArray, paths: NDArray[np.int64]) -> RealArray:
     """Probability that the point of a path is where it is said to be, along its widest axis, shape (P,)."""
     if not paths.size:
         return np.zeros(0)
-    scene, cell = fit.scene, problem.length_cell_m
+    problem, scene, cell = fit.problem, fit.scene, fit.problem.length_cell_m
     users, points = fit.paths.user[paths], fit.paths.target[paths]
     own = 3 * points[:, None] + np.arange(3)
     spread = np.linalg.eigvalsh(covariance[own[:, :, None], own[:, None, :]])[:, -1]

@@ -8,10 +8,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.atoms.dense import Statistics
+from isac_toolbox.channel.atoms.dense import Measurements, Statistics
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import ScenePrior
 from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.statistics import pilot_statistics
 
 __all__ = ["Problem", "with_noise_precision"]
@@ -28,9 +29,8 @@ class Problem:
 
     Attributes
     ----------
-    receiver : Receiver
-    statistics : Statistics
-        Of the block scaled to unit mean power.
+    data : Measurements
+        Statistics of the block scaled to unit mean power, and the receiver.
     prior : ScenePrior
     region_m : ndarray, shape (2, 3)
     noise_precision : float
@@ -39,20 +39,37 @@ class Problem:
         Whether it was given rather than estimated.
     """
 
-    receiver: Receiver
-    statistics: Statistics
+    data: Measurements
     prior: ScenePrior
     region_m: RealArray
     noise_precision: float
     noise_known: bool = False
 
     @classmethod
-    def on_pilots(cls, obs: UplinkObservation, received: ComplexArray, scale: float) -> Problem:
-        """The problem on the pilots of a scaled block, noise as given or not known yet."""
+    def on_pilots(cls, obs: UplinkObservation, block: ReceivedBlock) -> Problem:
+        """Return the problem on the pilots of a block, noise as given or not known yet."""
         known = obs.noise_variance is not None
-        precision = scale**2 / obs.noise_variance if obs.noise_variance is not None else 1.0
-        statistics = pilot_statistics(obs, received)
-        return cls(Receiver.of(obs), statistics, ScenePrior.of(obs), obs.region_m, precision, known)
+        precision = block.scale**2 / obs.noise_variance if obs.noise_variance is not None else 1.0
+        data = Measurements(pilot_statistics(block), Receiver.of(obs))
+        return cls(data, ScenePrior.of(obs), obs.region_m, precision, known)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Statistics of the block."""
+        return self.data.statistics
+
+    @property
+    def receiver(self) -> Receiver:
+        """The receiver."""
+        return self.data.receiver
+
+    def with_statistics(self, statistics: Statistics) -> Problem:
+        """Return the same problem on other data of the same receiver."""
+        return replace(self, data=Measurements(statistics, self.receiver))
+
+    def of_user(self, user: int) -> Problem:
+        """Return the problem of one user, for users that decouple."""
+        return replace(self, data=self.data.of_user(user), prior=self.prior.of_user(user))
 
     @cached_property
     def length_cell_m(self) -> float:
@@ -65,11 +82,6 @@ class Problem:
     def user_energies(self) -> RealArray:
         """Squared norm ``M sum_n R_n[k, k]`` of a path atom of every user, shape (K,)."""
         return self.receiver.array.n_elements * self.statistics.user_energies
-
-    def of_user(self, user: int) -> Problem:
-        """The problem of one user, for users that decouple."""
-        statistics = self.statistics.of_user(user, self.receiver)
-        return replace(self, statistics=statistics, prior=self.prior.of_user(user))
 
     @cached_property
     def cosine_cells(self) -> RealArray:
@@ -84,7 +96,7 @@ class Problem:
 
 
 def with_noise_precision(problem: Problem, noise_precision: float) -> Problem:
-    """The same problem at another noise precision, unless the noise is known."""
+    """Return the same problem at another noise precision, unless the noise is known."""
     if problem.noise_known:
         return problem
     return replace(problem, noise_precision=min(noise_precision, _LARGEST_PRECISION))

@@ -10,27 +10,24 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotrs
 
 from isac_toolbox.channel.atoms.kernels import capped_step
-from isac_toolbox.channel.atoms.scene import (
-    Scene,
-)
-from isac_toolbox.estimators.scene.fit import Fit, evaluate, normal_equations
-from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.channel.atoms.scene import Scene
+from isac_toolbox.estimators.scene.fit import Fit, evaluate
 
 __all__ = ["gradient_steps", "refine"]
 
 RealArray = NDArray[np.float64]
+
 _MAX_DAMPING_TRIES = 6
 _STEP_CAP_CELLS = 0.7
 # Share of the tolerance below which a promised fall of the objective is not worth a step.
 _WORTHWHILE = 0.01
 
 
-def refine(problem: Problem, fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
+def refine(fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
     """Levenberg-Marquardt steps on all unknowns together; the objective never rises.
 
     Parameters
     ----------
-    problem : Problem
     fit : Fit
         Start.
     n_steps : int
@@ -38,14 +35,14 @@ def refine(problem: Problem, fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
     tol : float
         Stop when a step lowers the objective by less than this (in nats).
     """
-    damping, free = 1e-6, ~problem.prior.known(fit.scene)
+    damping, free = 1e-6, ~fit.problem.prior.known(fit.scene)
     if not free.any():
         return fit
     for _ in range(n_steps):
-        hessian, gradient = normal_equations(problem, fit)
+        hessian, gradient = fit.normal_equations
         if not free.all():
             hessian, gradient = hessian[np.ix_(free, free)], gradient[free]
-        trial, damping = _damped_step(problem, fit, hessian, gradient, free, damping, _WORTHWHILE * tol)
+        trial, damping = _damped_step(fit, hessian, gradient, free, damping, _WORTHWHILE * tol)
         if trial is None:
             break
         gain, fit = fit.objective - trial.objective, trial
@@ -55,7 +52,6 @@ def refine(problem: Problem, fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
 
 
 def _damped_step(
-    problem: Problem,
     fit: Fit,
     hessian: RealArray,
     gradient: RealArray,
@@ -81,35 +77,36 @@ def _damped_step(
             break
         step = np.zeros(free.size)
         step[free] = -scale * solution
-        trial = evaluate(problem, _moved(problem, fit.scene, step), fit.paths, fit.posterior.prior_precision)
+        trial = evaluate(fit.problem, _moved(fit, step), fit.paths, fit.posterior.prior_precision)
         if trial.objective < fit.objective:
             return trial, max(damping / 10, 1e-9)
         damping = damping * 10
     return None, damping
 
 
-def _moved(problem: Problem, scene: Scene, step: RealArray) -> Scene:
+def _moved(fit: Fit, step: RealArray) -> Scene:
     """The scene after a step, capped to a fraction of the resolution cell; points stay in the region."""
+    problem, scene = fit.problem, fit.scene
     cap = _STEP_CAP_CELLS * problem.length_cell_m
     parts = (scene.points_m, scene.users_m, scene.offsets_m, scene.free_m)
     return Scene(*capped_step(parts, step, cap, _STEP_CAP_CELLS * problem.free_cells, problem.region_m))
 
 
-def gradient_steps(problem: Problem, fit: Fit, n_steps: int) -> Fit:
+def gradient_steps(fit: Fit, n_steps: int) -> Fit:
     """Block-wise gradient M-step: points, users, offsets and free paths one after another.
 
     Each block moves along its own gradient by its Cauchy step, halved until the objective falls; the blocks
     are not coupled, the gains are renewed at every trial. Kept for comparison (docs/theory.md, section 6).
     """
-    known = problem.prior.known(fit.scene)
+    known = fit.problem.prior.known(fit.scene)
     for _ in range(n_steps):
         for block in fit.scene.blocks():
-            fit = _gradient_block_step(problem, fit, block, known)
+            fit = _gradient_block_step(fit, block, known)
     return fit
 
 
-def _gradient_block_step(problem: Problem, fit: Fit, block: slice, known: NDArray[np.bool_]) -> Fit:
-    hessian, gradient = normal_equations(problem, fit)
+def _gradient_block_step(fit: Fit, block: slice, known: NDArray[np.bool_]) -> Fit:
+    hessian, gradient = fit.normal_equations
     direction = np.zeros_like(gradient)
     direction[block] = -np.where(known[block], 0.0, gradient[block])
     curvature = float(direction @ hessian @ direction)
@@ -118,8 +115,8 @@ def _gradient_block_step(problem: Problem, fit: Fit, block: slice, known: NDArra
         return fit
     length = squared / curvature
     for _ in range(_MAX_DAMPING_TRIES):
-        scene = _moved(problem, fit.scene, length * direction)
-        trial = evaluate(problem, scene, fit.paths, fit.posterior.prior_precision)
+        scene = _moved(fit, length * direction)
+        trial = evaluate(fit.problem, scene, fit.paths, fit.posterior.prior_precision)
         if trial.objective < fit.objective:
             return trial
         length /= 2

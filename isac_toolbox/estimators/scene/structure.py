@@ -16,12 +16,10 @@ from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.estimators.scene.fit import (
     Fit,
     evaluate,
-    normal_equations,
     residual_correlation,
     scene_covariance,
 )
 from isac_toolbox.estimators.scene.locate import coincidence_evidence, condition_on_coincidence, locate_paths
-from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import PathSearch
@@ -74,7 +72,7 @@ def give_birth(
     if not room:
         return None
     found, user, _ = search.detect(
-        residual_correlation(problem, fit),
+        residual_correlation(fit),
         problem.user_energies,
         false_alarm_rate,
         room=np.full(working.n_users, room),
@@ -134,18 +132,18 @@ def _raise_evidence(working: WorkingSet, propose: Proposal) -> WorkingSet | None
     for _ in range(_MAX_MOVES):
         current = working if adopted is None else adopted
         fit, _, _ = current.active_fit()
-        trial = _first_better(current.problem, fit, propose(current, fit))
+        trial = _first_better(fit, propose(current, fit))
         if trial is None:
             break
         adopted = current.adopt(trial)
     return adopted
 
 
-def _first_better(problem: Problem, fit: Fit, trials: Iterator[Fit]) -> Fit | None:
+def _first_better(fit: Fit, trials: Iterator[Fit]) -> Fit | None:
     before = None
     for trial in islice(trials, _MAX_TRIALS):
-        before = log_evidence(problem, fit) if before is None else before
-        if log_evidence(problem, trial) > before:
+        before = log_evidence(fit) if before is None else before
+        if log_evidence(trial) > before:
             return trial
     return None
 
@@ -153,8 +151,8 @@ def _first_better(problem: Problem, fit: Fit, trials: Iterator[Fit]) -> Fit | No
 def _merges(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
     if len(fit.scene.points_m) < 2:
         return
-    covariance = scene_covariance(working.problem, fit)
-    for first, second in _promising_pairs(working.problem, fit, covariance):
+    covariance = scene_covariance(fit)
+    for first, second in _promising_pairs(fit, covariance):
         yield _merged_fit(working, fit, covariance, first, second)
 
 
@@ -164,14 +162,14 @@ def _absorptions(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
 
 
 def _splits(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
-    fall = _tie_scores(working.problem, fit)
+    fall = _tie_scores(fit)
     for path in np.argsort(-fall, kind="stable"):
         if fall[path] < _PROMISING_FALL:
             return
         yield _split_fit(working, fit, int(path))
 
 
-def _tie_scores(problem: Problem, fit: Fit) -> RealArray:
+def _tie_scores(fit: Fit) -> RealArray:
     """Predicted fall of the objective when a path gets a point of its own, shape (L,).
 
     ``g^T (H_dd - H_dt H_tt^-1 H_td)^-1 g`` with half gradient and half Hessian of the scene in which every
@@ -189,9 +187,10 @@ def _tie_scores(problem: Problem, fit: Fit) -> RealArray:
     untied_target[located] = np.arange(located.size)
     untied_scene = replace(scene, points_m=scene.points_m[paths.target[located]])
     untied_paths = replace(paths, target=untied_target)
+    problem = fit.problem
     parameters = path_parameters(untied_scene, untied_paths, problem.receiver)
     untied = replace(fit, scene=untied_scene, paths=untied_paths, parameters=parameters)
-    hessian, gradient = normal_equations(problem, untied)
+    hessian, gradient = untied.normal_equations
     tie = _tie_matrix(paths.target[located], len(scene.points_m), untied_scene.n_parameters)
     free = ~problem.prior.known(scene)
     inner = (tie.T @ hessian @ tie)[np.ix_(free, free)]
@@ -265,11 +264,12 @@ def _refined(working: WorkingSet, scene: Scene, paths: Paths) -> Fit:
     """A trial scene under the slabs of its paths, refined."""
     classes = np.where(paths.is_line_of_sight, working.n_users, paths.user)
     start = evaluate(working.problem, scene, paths, working.prior.slab_precision[classes])
-    return refine(working.problem, start, n_steps=6, tol=1e-2)
+    return refine(start, n_steps=6, tol=1e-2)
 
 
-def _promising_pairs(problem: Problem, fit: Fit, covariance: RealArray) -> list[tuple[int, int]]:
-    log_volume = float(np.sum(np.log(problem.region_m[1] - problem.region_m[0])))
+def _promising_pairs(fit: Fit, covariance: RealArray) -> list[tuple[int, int]]:
+    region_m = fit.problem.region_m
+    log_volume = float(np.sum(np.log(region_m[1] - region_m[0])))
     points = np.arange(len(fit.scene.points_m))
     evidence = coincidence_evidence(fit.scene.vector(), covariance, points, log_volume)
     order = np.argsort(-evidence, axis=None, kind="stable")
@@ -289,16 +289,16 @@ def _merged_fit(working: WorkingSet, fit: Fit, covariance: RealArray, first: int
     return _refined(working, merged, Paths.build(sight, np.delete(seen, second, axis=1), free_user))
 
 
-def log_evidence(problem: Problem, fit: Fit) -> float:
+def log_evidence(fit: Fit) -> float:
     """Laplace evidence of a scene: gains integrated out, positions by the inverse Gauss-Newton matrix.
 
     ``-J + ln det Sigma + sum ln rho - 1/2 ln det((H + U) / 2 pi) - S ln(volume) - F ln(free volume)``; terms
     that are the same for every scene of these users and data are left out (docs/theory.md, section 6). ``U``
     holds the inverse variances of the uniform priors, so that no direction counts as wider than its prior.
     """
-    hessian, _ = normal_equations(problem, fit)
-    extents = _uniform_extents(problem, fit.scene)
-    free = ~problem.prior.known(fit.scene)
+    hessian, _ = fit.normal_equations
+    extents = _uniform_extents(fit)
+    free = ~fit.problem.prior.known(fit.scene)
     inner = 2 * hessian + np.diag(12 / extents**2)
     inner = inner[np.ix_(free, free)]
     diagonal = np.maximum(np.diag(inner), 1e-12)
@@ -311,13 +311,14 @@ def log_evidence(problem: Problem, fit: Fit) -> float:
     return -fit.objective + gains - 0.5 * curvature - occam
 
 
-def _uniform_extents(problem: Problem, scene: Scene) -> RealArray:
+def _uniform_extents(fit: Fit) -> RealArray:
     """Width of the uniform prior of every entry of the scene's vector, infinite for users and offsets.
 
     Points: the region. Free paths: twice the region's diagonal in length, the unit disc's equivalent
     square in direction cosines.
     """
-    region = problem.region_m[1] - problem.region_m[0]
+    scene, region_m = fit.scene, fit.problem.region_m
+    region = region_m[1] - region_m[0]
     extents = np.full(scene.n_parameters, np.inf)
     points, _, _, free = scene.blocks()
     extents[points] = np.tile(region, len(scene.points_m))

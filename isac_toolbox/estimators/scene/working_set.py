@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from isac_toolbox.channel.atoms.scene import Paths, Scene
-from isac_toolbox.estimators.scene.fit import Fit, evaluate, restricted, reweighted
+from isac_toolbox.estimators.scene.fit import Fit, evaluate
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.inference.hierarchy import PriorState, ThreeLayerPrior
 from isac_toolbox.inference.posterior import (
@@ -155,7 +155,6 @@ class WorkingSet:
 
     Attributes
     ----------
-    problem : Problem
     fit : Fit
         At the current scene; paths are all lines of sight, every (point, user) pair, the free paths.
     prior : ThreeLayerPrior
@@ -164,7 +163,6 @@ class WorkingSet:
     graph : ScenePriorGraph
     """
 
-    problem: Problem
     fit: Fit
     prior: ThreeLayerPrior
     state: PriorState
@@ -210,7 +208,12 @@ class WorkingSet:
             slab = prior.slab_precision[_classes(paths, graph.n_users)]
             state = PriorState.initial(len(paths), slab, 0.5)
         fit = evaluate(problem, scene, paths, state.precision)
-        return cls(problem, fit, prior, state, graph)
+        return cls(fit, prior, state, graph)
+
+    @property
+    def problem(self) -> Problem:
+        """The problem that the scene is fitted to."""
+        return self.fit.problem
 
     @property
     def n_users(self) -> int:
@@ -256,17 +259,22 @@ class WorkingSet:
         return self.state.probability[self.fit.paths.is_free]
 
     @property
+    def counts(self) -> tuple[int, int, int]:
+        """Numbers of points, of unlocated paths and of active paths."""
+        return self.n_points, len(self.free_user), int(self.active.sum())
+
+    @property
     def active(self) -> BoolArray:
         """Paths more likely than not, shape (L,)."""
         return self.state.probability > 0.5
 
     def with_problem(self, problem: Problem) -> WorkingSet:
         """The same beliefs on other data."""
-        if problem.statistics is self.problem.statistics:
-            fit = reweighted(problem, self.fit, self.state.precision)
+        if problem.data is self.problem.data:
+            fit = self.fit.under(problem, self.state.precision)
         else:
             fit = evaluate(problem, self.fit.scene, self.fit.paths, self.state.precision)
-        return replace(self, problem=problem, fit=fit)
+        return replace(self, fit=fit)
 
     def with_fit(self, fit: Fit) -> WorkingSet:
         """The same beliefs at a refined scene."""
@@ -368,7 +376,7 @@ class WorkingSet:
         sight[paths.user[active & paths.is_line_of_sight]] = True
         own = Paths.build(sight, seen, self.free_user[free])
         precision = self.prior.slab_precision[_classes(own, self.n_users)]
-        fit = restricted(self.problem, self.fit, used, own, np.flatnonzero(active), precision)
+        fit = self.fit.restricted(used, own, np.flatnonzero(active), precision)
         return fit, points, free
 
 

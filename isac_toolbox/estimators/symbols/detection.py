@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import PathAtoms
 from isac_toolbox.channel.modulation import bit_labels
-from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.joint import SymbolLikelihood, symbol_posterior
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments
 
@@ -92,8 +92,7 @@ class Detection:
 
 
 def detect(
-    obs: UplinkObservation,
-    received: ComplexArray,
+    block: ReceivedBlock,
     channel: ChannelKnowledge,
     noise_variance: float,
     joint: bool = True,
@@ -105,16 +104,16 @@ def detect(
     receiver cannot keep apart are decided jointly, unless ``joint`` is False: then it is the unbiased LMMSE
     receiver. Cells with the same set of senders share one likelihood.
     """
-    data = ~obs.known
-    shape = obs.pilots.shape
-    mean, variance = obs.pilots.copy(), np.zeros(shape)
-    log_probability = np.zeros((*shape, obs.constellation.size))
-    correlation = np.zeros((*shape[1:], obs.n_users, obs.n_users), complex)
-    gram, matched = _matched_filter(channel.mean, received, obs.pilots)
+    data = ~block.known
+    shape = block.pilots.shape
+    mean, variance = block.pilots.copy(), np.zeros(shape)
+    log_probability = np.zeros((*shape, block.constellation.size))
+    correlation = np.zeros((*shape[1:], block.n_users, block.n_users), complex)
+    gram, matched = _matched_filter(channel.mean, block.received, block.pilots)
     for users, cells in _sender_sets(data):
         symbols = np.flatnonzero(cells.any(axis=0))
         likelihood = _likelihood(channel, gram, matched[:, :, symbols], users, noise_variance)
-        posterior = symbol_posterior(likelihood, obs.constellation, joint)
+        posterior = symbol_posterior(likelihood, block.constellation, joint)
         where, inside = (users[:, None], *np.nonzero(cells)), cells[:, symbols]
         mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
         log_probability[where] = posterior.log_probability[:, inside]
@@ -122,7 +121,7 @@ def detect(
         at_cells[:, users[:, None], users] = posterior.correlation[inside]
         correlation[cells] = at_cells
     moments = SymbolMoments(mean, variance, correlation if data.any() else None)
-    return Detection(moments, log_probability, obs.known)
+    return Detection(moments, log_probability, block.known)
 
 
 def _sender_sets(data: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:

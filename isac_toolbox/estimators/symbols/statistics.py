@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import Statistics
-from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
 
 __all__ = [
     "SymbolMoments",
-    "amplitude_scale",
     "data_statistics",
     "least_squares_channel",
     "pilot_statistics",
-    "some_symbols",
-    "split_symbols",
 ]
 
 ComplexArray = NDArray[np.complex128]
@@ -46,83 +42,63 @@ class SymbolMoments:
     correlation: ComplexArray | None = None
 
 
-def amplitude_scale(obs: UplinkObservation) -> float:
-    """Root mean square of the received block; estimators work on ``received / scale``."""
-    peak = float(np.max(np.abs(obs.received)))
-    return peak * float(np.sqrt(np.mean(np.abs(obs.received / peak) ** 2)))
-
-
-def pilot_statistics(obs: UplinkObservation, received: ComplexArray) -> Statistics:
-    """Statistics of the cells in which every user's symbol is known (docs/theory.md, section 2).
+def pilot_statistics(block: ReceivedBlock) -> Statistics:
+    """Return the statistics of the cells in which every user's symbol is known (docs/theory.md, section 2).
 
     Raises
     ------
     ValueError
         If a user has no pilot energy in such cells.
     """
-    used = np.all(obs.known, axis=0)
-    pilots = np.where(used, obs.pilots, 0)
+    used = np.all(block.known, axis=0)
+    pilots = np.where(used, block.pilots, 0)
     silent = np.flatnonzero(np.sum(np.abs(pilots) ** 2, axis=(1, 2)) == 0)
     if silent.size:
         raise ValueError(
             f"pilot_mask: user(s) {silent.tolist()} send no pilot where every user's symbol is known"
         )
-    statistics = _statistics(received, pilots, None, used)
-    size = np.abs(statistics.coupling)
-    statistics.coupling[size < _ROUNDING * size.max()] = 0
-    return statistics
-
-
-def split_symbols(obs: UplinkObservation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """OFDM symbols that are known all over, and those with data of some user."""
-    has_data = np.any(~obs.known, axis=(0, 1))
-    return np.flatnonzero(~has_data), np.flatnonzero(has_data)
-
-
-def some_symbols(obs: UplinkObservation, symbols: NDArray[np.int64]) -> UplinkObservation:
-    """The observation of some OFDM symbols; unlike one made by hand it may lack pilots."""
-    part = copy(obs)
-    for name in ("received", "pilots", "pilot_mask", "known"):
-        object.__setattr__(part, name, getattr(obs, name)[..., symbols])
-    return part
+    coupling = _coupling(pilots)
+    size = np.abs(coupling)
+    coupling[size < _ROUNDING * size.max()] = 0
+    return _statistics(block.received, pilots, coupling, used)
 
 
 def data_statistics(received: ComplexArray, moments: SymbolMoments) -> Statistics:
-    """Statistics of the block with soft symbols, cells with an uncertain symbol left out.
+    """Return the statistics of a block with soft symbols, cells with an uncertain symbol left out.
 
     The users' symbol errors are correlated where their channels are alike; leaving that out of
     ``E[conj(u_k) u_j]`` would bias the channel towards wrong decisions (docs/theory.md, section 5).
     """
     used = np.max(moments.variance, axis=0) < _UNCERTAIN
     spread = np.sqrt(moments.variance * used)
-    statistics = _statistics(received, moments.mean * used, spread, used)
+    mean = moments.mean * used
+    coupling = _coupling(mean)
+    users = np.arange(len(spread))
+    coupling[:, users, users] += np.sum(spread**2, axis=2).T
     if moments.correlation is not None:
-        users = np.arange(len(spread))
         errors = moments.correlation.copy()
         errors[:, :, users, users] = 0
         scaled = spread.transpose(1, 2, 0)
         errors *= scaled[:, :, :, None] * scaled[:, :, None, :]
-        statistics.coupling[:] += errors.sum(axis=1).transpose(0, 2, 1)
-    return statistics
+        coupling += errors.sum(axis=1).transpose(0, 2, 1)
+    return _statistics(received, mean, coupling, used)
+
+
+def _coupling(mean: ComplexArray) -> ComplexArray:
+    """``sum_t conj(u_knt) u_jnt`` of the symbols' means (K, N, T), shape (N, K, K)."""
+    by_subcarrier = mean.transpose(1, 0, 2)
+    return np.matmul(by_subcarrier.conj(), by_subcarrier.transpose(0, 2, 1))
 
 
 def _statistics(
-    received: ComplexArray,
-    mean: ComplexArray,
-    spread: NDArray[np.float64] | None,
-    used: NDArray[np.bool_],
+    received: ComplexArray, mean: ComplexArray, coupling: ComplexArray, used: NDArray[np.bool_]
 ) -> Statistics:
-    """``R_n[k, j] = sum_t E[conj(u_knt) u_jnt]`` and ``Z_kn = sum_t y_nt E[conj(u_knt)]`` over used cells.
+    """Statistics with ``Z_kn = sum_t y_nt E[conj(u_knt)]`` over used cells.
 
     The means (K, N, T) are zero in the other cells (N, T).
     """
-    by_subcarrier = mean.transpose(1, 0, 2)
-    coupling = np.matmul(by_subcarrier.conj(), by_subcarrier.transpose(0, 2, 1))
-    if spread is not None:
-        users = np.arange(mean.shape[0])
-        coupling[:, users, users] += np.sum(spread**2, axis=2).T
     samples = received.transpose(0, 2, 1)
-    correlation = np.matmul(by_subcarrier.conj(), samples).transpose(1, 0, 2)
+    correlation = np.matmul(mean.transpose(1, 0, 2).conj(), samples).transpose(1, 0, 2)
     counted = received if used.all() else samples[used]
     energy = float(np.vdot(counted, counted).real)
     n_observations = int(np.count_nonzero(used)) * received.shape[1]

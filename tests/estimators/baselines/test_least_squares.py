@@ -1,0 +1,38 @@
+"""Least squares: its statistics are made once, and a known noise variance is taken as it is."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+import isac_toolbox as isac
+from isac_toolbox.estimators.baselines import least_squares
+from isac_toolbox.estimators.symbols import statistics
+
+SCENARIO = isac.Scenario.load("urban_uplink").replace(n_subcarriers=16, array_shape=(4, 4), n_data_symbols=2)
+
+
+def test_statistics_are_computed_once(monkeypatch):
+    calls = []
+    original = statistics._statistics
+
+    def counted(*arguments):
+        calls.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(statistics, "_statistics", counted)
+    least_squares.LeastSquares().estimate(SCENARIO.simulate(0).observation)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("noise_variance", [1e-3, 7.0])
+def test_a_known_noise_variance_is_kept(noise_variance):
+    observation = SCENARIO.simulate(0).observation
+    given = {f.name: getattr(observation, f.name) for f in fields(observation)}
+    known = isac.UplinkObservation(**{**given, "noise_variance": noise_variance})
+    estimate = isac.LeastSquares().estimate(known)
+    assert estimate.noise_variance == pytest.approx(noise_variance, rel=1e-12)
+    free = isac.LeastSquares().estimate(observation)
+    np.testing.assert_allclose(estimate.channel, free.channel)
