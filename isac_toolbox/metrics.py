@@ -13,7 +13,7 @@ from isac_toolbox._validation import as_array, check_finite, check_integer, chec
 from isac_toolbox.channel.modulation import bit_labels
 
 if TYPE_CHECKING:
-    from isac_toolbox.estimators import EstimationResult
+    from isac_toolbox.estimators.result import EstimationResult
     from isac_toolbox.scenario import Simulation
 
 __all__ = [

@@ -1,10 +1,31 @@
-"""Fixtures of all tests."""
+"""Fixtures of all tests, and what happens to tests of an extra that is not installed."""
 
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_limits
+
+NETWORKS = ("torch", "safetensors", "sklearn")
+MISSING = [name for name in NETWORKS if find_spec(name) is None]
+
+
+class SkippedModule(pytest.Module):
+    """A file of tests that could not even be imported."""
+
+    def collect(self):
+        pytest.skip(f'needs the extra "nn" ({", ".join(MISSING)} missing)', allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Tests of networks import torch at the top; without the extra they are skipped, and say why."""
+    is_of_networks = "nn" in module_path.parts or module_path.name.startswith("test_nn_")
+    return SkippedModule.from_parent(parent, path=module_path) if is_of_networks and MISSING else None
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -12,3 +33,17 @@ def _interrupts_reach_the_tests():
     """A shell starts background jobs with Ctrl-C ignored; tests of interrupts and their children need it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """One thread: the problems here are small, and waiting threads cost more than they give."""
+    torch = sys.modules.get("torch")  # loaded if one of the collected files needs it
+    with threadpool_limits(1, user_api="blas"):
+        if torch is None:
+            yield
+            return
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(before)

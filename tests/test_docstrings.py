@@ -8,15 +8,16 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from numpydoc.docscrape import FunctionDoc, NumpyDocString
 
 import isac_toolbox as isac
+from helpers import ROOT
 
 ROOMS = ["scenario", "channel", "estimators", "sweeps", "metrics", "bounds", "plotting", "inference"]
-if find_spec("torch") is not None:
+HAS_NETWORKS = find_spec("torch") is not None and find_spec("safetensors") is not None
+if HAS_NETWORKS:
     ROOMS += ["nn", "nn.models", "nn.baselines"]
 # methods with up to this many arguments may say what they are in their summary
 FEW = 2
@@ -52,7 +53,10 @@ PROPERTIES = {
 
 
 def over(objects):
-    return pytest.mark.parametrize("value", objects.values(), ids=objects.keys())
+    cases = [pytest.param(value, id=name) for name, value in objects.items()]
+    if not HAS_NETWORKS:
+        cases.append(pytest.param(None, id="nn", marks=pytest.mark.skip(reason='needs the extra "nn"')))
+    return pytest.mark.parametrize("value", cases)
 
 
 STARS = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
@@ -113,6 +117,6 @@ def named_in_summary(value):
 
 
 def test_every_field_of_a_scenario_is_explained_in_the_standard_one():
-    text = (Path(__file__).parent.parent / "scenarios" / "urban_uplink.toml").read_text(encoding="utf-8")
+    text = (ROOT / "scenarios" / "urban_uplink.toml").read_text(encoding="utf-8")
     explained = set(re.findall(r"^(?:# )?(\w+)(?: =|  )", text, flags=re.MULTILINE))
     assert set(isac.Scenario.model_fields) - explained <= {"traced"}

@@ -22,7 +22,7 @@ WITH_EXAMPLES = sorted(
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_of(name):
     if name.startswith("isac_toolbox.nn") and find_spec("torch") is None:
-        pytest.skip("needs torch")
+        pytest.skip('needs the extra "nn"')
     failed, tried = doctest.testmod(import_module(name))
     assert tried > 0 and failed == 0
 

@@ -8,23 +8,22 @@ import importlib.util
 import io
 import re
 import sys
-from pathlib import Path
 
 import matplotlib
 import pytest
 
 import isac_toolbox as isac
+from helpers import ROOT
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 WITH_CODE = ["quickstart", "simulate", "estimate", "compare", "link-level", "networks"]
 MADE_BY_THE_BUILD = ("api/", "auto_examples/", "tables/")
 
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason='needs the extra "nn"')
 
 
 def load(path):

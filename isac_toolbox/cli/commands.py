@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from isac_toolbox import __version__
+from isac_toolbox._version import __version__
 from isac_toolbox.cli.figure import figure
 from isac_toolbox.cli.inputs import (
     BAD_INPUT,

@@ -10,8 +10,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from isac_toolbox import __version__
 from isac_toolbox._validation import check_integer
+from isac_toolbox._version import __version__
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
 from isac_toolbox.scenario import Scenario
 from isac_toolbox.sweeps._plan import Plan, make_plan

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from isac_toolbox import __version__
 from isac_toolbox._catalogue import from_catalogue
 from isac_toolbox._validation import check_integer
+from isac_toolbox._version import __version__
 from isac_toolbox.channel.environment import load_traced
 from isac_toolbox.scenario import Scenario
 

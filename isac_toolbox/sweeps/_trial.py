@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import gammainc
 from threadpoolctl import threadpool_limits
 
-from isac_toolbox import __version__
+from isac_toolbox._version import __version__
 from isac_toolbox.bounds import HybridBound, hybrid_crb
 from isac_toolbox.channel.modulation import bit_labels
 from isac_toolbox.estimators.result import EstimationResult

@@ -7,9 +7,9 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from small_scenes import SMALL, dense_atoms, random_case
 
 import isac_toolbox as isac
+from helpers.scenes import SMALL, dense_atoms, random_case
 from isac_toolbox.estimators.bisvbi import BiSVBILoop
 from isac_toolbox.estimators.scene.working_set import marginal_objective
 

@@ -1,22 +1,6 @@
-"""Small data and networks; one thread, because the problems are tiny."""
-
-from collections.abc import Iterator
-from importlib.util import find_spec
+"""Small data and networks."""
 
 import pytest
-
-# without the extra "nn" there is nothing to test here
-collect_ignore_glob = [] if find_spec("torch") and find_spec("safetensors") else ["test_*.py"]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_torch_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,480 @@
+"""The command line: what it prints, what it writes, and how it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import isac_toolbox as isac
+from helpers.cli import fails, run, strict_json
+from isac_toolbox.cli import commands as cli
+from isac_toolbox.cli import report as _report
+from isac_toolbox.cli import tables as _tables
+
+SMALL = {"n_subcarriers": 32, "n_scatterers": 4, "array_shape": "[6, 6]", "n_users": 2, "n_data_symbols": 4}
+SMALL_OPTIONS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+ESTIMATE = ["estimate", "urban_uplink", *SMALL_OPTIONS]
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    changes = {**SMALL, "array_shape": (6, 6)}
+    return isac.Scenario.load("urban_uplink").replace(**changes).simulate(0)
+
+
+@pytest.fixture(scope="module")
+def result(simulation):
+    return isac.EMTurboBiSVBI(max_iter=8).estimate(simulation.observation)
+
+
+@pytest.fixture
+def stub(monkeypatch, result):
+    """Replace the estimator by one that returns (or raises) at once; gives a function to set that."""
+    answer = [result]
+
+    @dataclasses.dataclass(frozen=True)
+    class Stub:
+        coarse: str = "nomp"
+        rule: str = "extrinsic"
+        m_step: str = "gauss_newton"
+        max_iter: int = 30
+
+        def estimate(self, obs, *, callback=None):
+            if isinstance(answer[0], BaseException):
+                raise answer[0]
+            return answer[0]
+
+    monkeypatch.setattr("isac_toolbox.estimators.EMTurboBiSVBI", Stub)
+
+    def returns(value):
+        answer[0] = value
+
+    return returns
+
+
+@pytest.fixture
+def saved(tmp_path, simulation):
+    return simulation.observation.save(tmp_path / "block.npz")
+
+
+# the real thing
+
+
+def test_estimate_prints_every_part_within_eighty_columns(tmp_path):
+    outcome = run(*ESTIMATE, "--save", tmp_path / "res", "--plot", tmp_path / "scene.png")
+    text = outcome.stdout
+    for part in (
+        "urban_uplink, seed 0: 2 users, 6 x 6 antennas, 32 subcarriers",
+        "EM-Turbo-BiSVBI: converged",
+        "Scatterers",
+        "seen by user 1, 2, ...",
+        "User positions",
+        "Clocks and data",
+        "Summary",
+        "channel NMSE",
+        "energy not located",
+    ):
+        assert part in text
+    tables = [line for line in text.splitlines() if not line.startswith("wrote")]
+    assert max(map(len, tables)) <= 80
+    assert f"wrote {tmp_path / 'res.npz'}" in text
+    loaded = isac.EstimationResult.load(tmp_path / "res.npz")
+    assert loaded.status == "converged"
+    assert (tmp_path / "scene.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_has_the_numbers_of_the_metrics():
+    outcome = run(*ESTIMATE, "--json", "--max-iter", "8", "--rule", "extrinsic")
+    assert outcome.stderr == ""
+    report = strict_json(outcome.stdout)
+    scenario = isac.Scenario.load("urban_uplink").replace(**{**SMALL, "array_shape": (6, 6)})
+    sim = scenario.simulate(0)
+    result = isac.EMTurboBiSVBI(max_iter=8).estimate(sim.observation)
+    bound = isac.bounds.hybrid_crb(sim)
+    summary = report["summary"]
+    assert summary["channel_nmse_db"] == pytest.approx(
+        isac.metrics.channel_nmse_db(result.channel, sim.truth.channel), abs=1e-6
+    )
+    assert summary["channel_bound_db"] == pytest.approx(bound.channel_nmse_db)
+    match = isac.metrics.localisation(result.scatterer_positions_m, sim.truth.scatterer_positions_m)
+    assert (summary["hits"], summary["misses"], summary["false_alarms"]) == (
+        match.hits,
+        match.misses,
+        match.false_alarms,
+    )
+    assert summary["position_rmse_m"] == pytest.approx(match.rmse_m, abs=1e-6)
+    assert summary["symbol_error_rate"] == isac.metrics.symbol_error_rate(result, sim)
+    assert report["estimator"]["settings"] == {"rule": "extrinsic", "max_iter": 8}
+    assert report["estimator"]["n_iter"] == result.n_iter
+    assert report["n_users"] == len(report["users"]) == 2
+    for k, user in enumerate(report["users"]):
+        expected = np.linalg.norm(result.user_positions_m[k] - sim.truth.user_positions_m[k])
+        assert user["position_error_m"] == pytest.approx(expected, abs=1e-6)
+        assert user["time_offset_bound_s"] == pytest.approx(bound.time_offset_rmse_s[k])
+    assert [s["error_m"] for s in report["scatterers"] if s["truth_index"] is not None] == pytest.approx(
+        match.distances_m.tolist(), abs=1e-6
+    )
+
+
+def test_simulate_then_estimate_from_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = run("simulate", "urban_uplink", "--seed", "3", *SMALL_OPTIONS, "--snr-db", "5")
+    assert "wrote urban_uplink_seed3.npz: 2 users" in outcome.stdout and "SNR 5 dB" in outcome.stdout
+    command = outcome.stdout.strip().splitlines()[-1].partition("isac ")[2]
+    assert command == "estimate urban_uplink_seed3.npz"
+    scenario = isac.Scenario.load("urban_uplink").replace(**{**SMALL, "array_shape": (6, 6), "snr_db": 5})
+    observation = isac.UplinkObservation.load("urban_uplink_seed3.npz")
+    assert np.array_equal(observation.received, scenario.simulate(3).observation.received)
+    text = run(*command.split(), "--plot", "scene.svg").stdout
+    assert "scatterers" in text and "missed" not in text and "bound" not in text and "bit error" not in text
+    assert Path("scene.svg").read_text().startswith("<?xml")
+    report = strict_json(run(*command.split(), "--json").stdout)
+    assert report["seed"] is None and report["snr_db"] is None
+    assert "channel_nmse_db" not in report["summary"] and "truth_index" not in report["scatterers"][0]
+    assert report["summary"]["snr_db"] == pytest.approx(5, abs=0.5)
+
+
+def test_simulate_adds_the_suffix_and_quotes_the_path(tmp_path):
+    outcome = run("simulate", "urban_uplink", *SMALL_OPTIONS, "-o", tmp_path / "my block")
+    assert (tmp_path / "my block.npz").is_file()
+    assert f"isac estimate '{tmp_path / 'my block.npz'}'" in outcome.stdout
+
+
+def test_scenario_from_a_toml_file(tmp_path):
+    path = (
+        isac.Scenario.load("urban_uplink").replace(n_users=2, n_pilot_symbols=2).dump(tmp_path / "own.toml")
+    )
+    assert strict_json(run("bound", path, "--json").stdout)["n_users"] == 2
+
+
+def test_bound_of_everything():
+    sim = isac.Scenario.load("urban_uplink").replace(snr_db=0).simulate(2)
+    report = strict_json(run("bound", "urban_uplink", "--seed", "2", "--snr-db", "0", "--json").stdout)
+    expected = isac.bounds.hybrid_crb(sim)
+    assert [s["bound_m"] for s in report["scatterers"]] == pytest.approx(expected.position_rmse_m.tolist())
+    assert [u["position_bound_m"] for u in report["users"]] == pytest.approx(
+        expected.user_position_rmse_m.tolist()
+    )
+    assert [u["time_offset_bound_s"] for u in report["users"]] == pytest.approx(
+        expected.time_offset_rmse_s.tolist()
+    )
+    assert report["summary"]["channel_bound_db"] == pytest.approx(expected.channel_nmse_db)
+    pilots = strict_json(
+        run("bound", "urban_uplink", "--seed", "2", "--snr-db", "0", "--pilots-only", "--json").stdout
+    )
+    assert pilots["summary"]["channel_bound_db"] > report["summary"]["channel_bound_db"]
+    text = run("bound", "traced_munich", "--pilots-only").stdout
+    assert "pilots only known" in text and "more than one bounce" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_info_lists_versions_and_scenarios():
+    text = run("info").stdout
+    for word in ("isac_toolbox", "python", "numpy", "scipy", "numba", "BLAS", "threads"):
+        assert re.search(rf"^{word} +\S", text, re.MULTILINE)
+    for name in isac.scenario_names():
+        assert isac.Scenario.load(name).description in text and name in text
+
+
+def test_version_help_and_no_command():
+    assert run("--version").stdout == f"isac_toolbox {isac.__version__}\n"
+    for words in ([], ["--help"], ["estimate", "--help"]):
+        assert "Usage: isac" in run(*words).stdout.replace("root", "isac")
+
+
+# ways to fail
+
+
+def test_unknown_scenario_lists_the_known():
+    for command in ("simulate", "estimate", "bound"):
+        message = fails(command, "atlantis")
+        assert "atlantis" in message and "urban_uplink" in message and "traced_munich" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("n_userz=4", "unknown key 'n_userz'; known are"),
+        ("n_users=many", "n_users: Input should be a valid integer"),
+        ("n_users=0", "n_users"),
+        ("n_users", "--set takes FIELD=VALUE"),
+        ("=4", "--set takes FIELD=VALUE"),
+        ("n_users=", "--set takes FIELD=VALUE"),
+        ("modulation=bpsk", "modulation"),
+        ("n_pilot_symbols=2", "use pilot_pattern 'comb' or 'random'"),
+        ("snr_db=inf", "finite"),
+        ("traced=nowhere", "no such traced environment"),
+        ("n_scatterers=5000", "cannot hold"),
+    ],
+)
+def test_bad_set(change, expected):
+    message = fails("bound", "urban_uplink", "--set", change)
+    assert expected in message
+
+
+def test_set_takes_toml_values_and_plain_strings():
+    report = strict_json(
+        run(
+            *("bound", "urban_uplink", "--set", "modulation=16qam", "--set", "array_shape=[4, 4]"),
+            *("--set", "power_control = false", "--set", 'pilot_pattern="comb"', "--json"),
+        ).stdout
+    )
+    assert report["constellation_points"] == 16 and report["array_shape"] == [4, 4]
+
+
+def test_snr_given_twice():
+    assert "--snr-db" in fails("bound", "urban_uplink", "--snr-db", "3", "--set", "snr_db=4")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["estimate", "urban_uplink", "--estimator", "oracle"], "bisvbi"),
+        (["estimate", "urban_uplink", "--rule", "golden"], "mean_field"),
+        (["estimate", "urban_uplink", "--max-iter", "0"], "--max-iter"),
+        (["bound", "urban_uplink", "--seed", "-1"], "--seed"),
+        (["bound", "urban_uplink", "--snr-db", "loud"], "--snr-db"),
+        (["estimate"], "SCENARIO"),
+        (["divine"], "divine"),
+        (["--frobnicate"], "--frobnicate"),
+        (["bound", "urban_uplink", "--frobnicate"], "--frobnicate"),
+    ],
+)
+def test_bad_usage(words, expected):
+    message = fails(*words)
+    assert expected in message and "--help" in message
+
+
+def test_unreadable_files(tmp_path, saved):
+    assert "no such file" in fails("estimate", tmp_path / "none.npz")
+    assert "no such scenario file" in fails("estimate", tmp_path / "none.toml")
+    (tmp_path / "text.npz").write_text("hello")
+    assert "not an npz file" in fails("estimate", tmp_path / "text.npz")
+    np.savez(tmp_path / "other.npz", a=1)
+    assert "misses the key(s) received" in fails("estimate", tmp_path / "other.npz")
+    (tmp_path / "bad.toml").write_text("n_users = = 3")
+    assert "not valid TOML" in fails("bound", tmp_path / "bad.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    assert "binary.toml" in fails("bound", tmp_path / "binary.toml")
+    assert "is an observation" in fails("bound", saved)
+    assert "is an observation" in fails("simulate", saved)
+
+
+def test_options_that_would_change_a_file(saved):
+    assert "--seed, --snr-db, --set" in fails(
+        "estimate", saved, "--seed", "1", "--snr-db", "3", "--set", "n_users=2"
+    )
+
+
+def test_genie_needs_the_truth(saved):
+    assert "needs the truth" in fails("estimate", saved, "--estimator", "genie")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "options"),
+    [
+        ("nomp", ["--rule", "extrinsic"]),
+        ("nomp", ["--m-step", "gradient"]),
+        ("ls", ["--coarse", "nomp"]),
+        ("genie", ["--rule", "extrinsic"]),
+    ],
+)
+def test_option_that_does_not_fit_the_estimator(estimator, options):
+    message = fails("estimate", "urban_uplink", "--estimator", estimator, *options)
+    assert f"{options[0]} does not fit --estimator {estimator}" in message
+
+
+@pytest.mark.parametrize("estimator", ["music-scvbi", "nomp", "ls"])
+def test_every_estimator_reports(estimator):
+    report = strict_json(run(*ESTIMATE, "--estimator", estimator, "--json").stdout)
+    assert report["summary"]["channel_nmse_db"] < -5
+    assert not report["summary"]["channel_exact"]
+    assert "Summary" in run(*ESTIMATE, "--estimator", estimator).stdout
+
+
+def test_genie_is_exact():
+    summary = strict_json(run(*ESTIMATE, "--estimator", "genie", "--json").stdout)["summary"]
+    assert summary["channel_exact"] and summary["channel_nmse_db"] is None
+    assert summary["misses"] == summary["false_alarms"] == summary["position_rmse_m"] == 0
+    assert re.search("channel NMSE +exact", run(*ESTIMATE, "--estimator", "genie").stdout)
+
+
+def test_outputs_are_checked_before_the_estimation(tmp_path, stub):
+    stub(AssertionError("must not be reached"))
+    assert "must end in one of .png, .pdf, .svg" in fails(*ESTIMATE, "--plot", tmp_path / "a.gif")
+    assert "there is no folder" in fails(*ESTIMATE, "--plot", tmp_path / "no" / "a.png")
+    assert "there is no folder" in fails(*ESTIMATE, "--save", tmp_path / "no" / "a.npz")
+    assert "there is no folder" in fails("simulate", "urban_uplink", "-o", tmp_path / "no" / "a.npz")
+    (tmp_path / "folder.npz").mkdir()
+    assert "is a folder" in fails(*ESTIMATE, "--save", tmp_path / "folder")
+
+
+def test_folder_without_permission(tmp_path, monkeypatch, stub):
+    stub(AssertionError("must not be reached"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "no permission to write" in fails(*ESTIMATE, "--save", tmp_path / "a.npz")
+
+
+def test_numerical_failure_reports_and_ends_with_one(stub, result):
+    stub(dataclasses.replace(result, status="numerical failure", converged=False))
+    outcome = run(*ESTIMATE, code=1)
+    assert "Summary" in outcome.stdout
+    assert outcome.stderr.startswith("error: the estimation failed (numerical failure")
+    assert strict_json(run(*ESTIMATE, "--json", code=1).stdout)["estimator"]["status"] == "numerical failure"
+    stub(np.linalg.LinAlgError("singular matrix"))
+    assert "the estimation failed: singular matrix" in fails(*ESTIMATE, code=1)
+
+
+def test_numbers_that_are_not_finite_become_null(stub, result):
+    broken = dataclasses.replace(
+        result,
+        channel=np.full_like(result.channel, np.nan),
+        scatterer_positions_m=np.full_like(result.scatterer_positions_m, np.inf),
+        noise_variance=math.nan,
+        status="numerical failure",
+    )
+    stub(broken)
+    report = strict_json(run(*ESTIMATE, "--json", code=1).stdout)
+    assert report["summary"]["channel_nmse_db"] is None and report["summary"]["hits"] is None
+    assert report["scatterers"][0]["position_m"] == [None] * 3
+    assert "Summary" in run(*ESTIMATE, code=1).stdout
+
+
+def test_refused_observation_is_bad_input(stub):
+    stub(ValueError("pilots: no usable pilots for user 1"))
+    assert "no usable pilots" in fails(*ESTIMATE)
+
+
+def test_interrupt_ends_with_130(stub):
+    stub(KeyboardInterrupt())
+    outcome = run(*ESTIMATE, code=130)
+    assert outcome.stderr == "interrupted\n" and outcome.stdout == ""
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback(stub):
+    stub(TypeError("a mistake"))
+    with pytest.raises(TypeError, match="a mistake"):
+        run(*ESTIMATE)
+
+
+# tables
+
+
+def altered(simulation, result):
+    """A result with one scatterer moved far away: one miss and one false alarm."""
+    positions = result.scatterer_positions_m.copy()
+    positions[0] += 10
+    return _report.Run(
+        "urban_uplink",
+        0,
+        simulation.observation,
+        dataclasses.replace(result, scatterer_positions_m=positions),
+        1.0,
+        simulation,
+        isac.bounds.hybrid_crb(simulation),
+        10.0,
+    )
+
+
+def test_misses_and_false_alarms_are_marked(simulation, result):
+    report = _report.estimation_report(altered(simulation, result))
+    assert len(report["missed_scatterers"]) == 1 and report["scatterers"][0]["truth_index"] is None
+    console = cli.make_console()
+    with console.capture() as capture:
+        _tables.print_estimation(console, report)
+    text = capture.get()
+    assert re.search(r"^ ?1 .* false +-$", text, re.MULTILINE)
+    assert re.search(r"^ ?- .* missed +\d", text, re.MULTILINE)
+    assert "1 missed, 1 false" in text
+
+
+def test_energy_outside_the_located_scene(simulation, result):
+    truth, obs = simulation.truth, simulation.observation
+    exact = dataclasses.replace(
+        result,
+        scatterer_positions_m=truth.scatterer_positions_m,
+        visibility_probability=truth.visibility.astype(float),
+        line_of_sight_probability=np.ones(2),
+        user_positions_m=truth.user_positions_m,
+        time_offsets_s=truth.time_offsets_s,
+    )
+    assert _report.unlocated_energy_share(truth.channel, exact, obs) < 1e-9
+    blind = dataclasses.replace(exact, visibility_probability=np.zeros_like(exact.visibility_probability))
+    only_sight = _report.unlocated_energy_share(truth.channel, blind, obs)
+    assert 0.01 < only_sight < 0.9
+    nothing = dataclasses.replace(blind, line_of_sight_probability=np.zeros(2))
+    assert _report.unlocated_energy_share(truth.channel, nothing, obs) == 1
+    assert _report.unlocated_energy_share(0 * truth.channel, exact, obs) is None
+
+
+def test_plain_makes_strict_json():
+    value = {"a": np.array([1.0, np.nan]), "b": np.float64(np.inf), "c": (np.int64(1), np.bool_(True))}
+    assert _report.plain(value) == {"a": [1.0, None], "b": None, "c": [1, True]}
+
+
+# separate processes
+
+
+def isac_process(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    code = "from isac_toolbox.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=60,
+    )
+
+
+def test_help_stays_light():
+    code = (
+        "import sys, isac_toolbox.cli as cli\n"
+        "try:\n    cli.app(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'numba', 'matplotlib', 'scipy', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy & {'numba', 'matplotlib', 'scipy'}, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_terminal_without_unicode():
+    done = isac_process("bound", "urban_uplink", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0 and done.stderr == b""
+    text = done.stdout.decode("ascii")
+    assert "x seen  . not seen" in text
+
+
+def test_exit_codes_of_the_process():
+    done = isac_process("bound", "atlantis")
+    assert done.returncode == 2 and done.stdout == b"" and done.stderr.startswith(b"error: unknown scenario")
+
+
+def test_progress_only_on_a_terminal(tmp_path, saved):
+    main, secondary = pty.openpty()
+    code = "from isac_toolbox.cli import main; main()"
+    words = [sys.executable, "-c", code, "estimate", str(saved), "--max-iter", "3"]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=secondary, env={**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    )
+    os.close(secondary)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(main, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    stdout, _ = process.communicate(timeout=60)
+    os.close(main)
+    assert process.returncode == 0 and b"Summary" in stdout
+    assert b"iteration" in shown and b"paths" in shown and b"iteration" not in stdout.split(b"\n\n")[1]
+    assert run("estimate", saved, "--max-iter", "2").stderr == ""

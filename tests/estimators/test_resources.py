@@ -1,0 +1,68 @@
+"""Precision, threads and memory of the main estimator."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import isac_toolbox as isac
+from helpers.scenes import SMALL
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_subcarriers": 128, "subcarrier_spacing_hz": 1e6}])
+@pytest.mark.parametrize("dtype", ["complex128", "complex64"])
+def test_memory_usage_predicts_the_peak(changes, dtype):
+    observation = SMALL.replace(array_shape=(8, 8), **changes).simulate(seed=0).observation
+    estimator = isac.EMTurboBiSVBI(dtype=dtype)
+    estimator.estimate(observation)
+    tracemalloc.start()
+    estimator.estimate(observation)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.5 * peak < estimator.memory_usage(observation) < 2 * peak
+
+
+def test_memory_usage_grows_with_the_full_grid():
+    observation = SMALL.simulate(seed=0).observation
+    sizes = [
+        isac.EMTurboBiSVBI(inverse=inverse).memory_usage(observation)
+        for inverse in ("subspace", "mm", "full")
+    ]
+    assert sizes == sorted(sizes) and sizes[2] > 100e6
+    with pytest.raises(TypeError, match="UplinkObservation"):
+        isac.EMTurboBiSVBI().memory_usage(None)
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 30.0])
+def test_single_precision_changes_nothing_that_matters(snr_db):
+    simulation = SMALL.replace(snr_db=snr_db).simulate(seed=1)
+    double = isac.EMTurboBiSVBI().estimate(simulation.observation)
+    single = isac.EMTurboBiSVBI(dtype="complex64").estimate(simulation.observation)
+    errors = [isac.metrics.channel_nmse_db(r.channel, simulation.truth.channel) for r in (double, single)]
+    assert errors[1] == pytest.approx(errors[0], abs=0.02)
+    assert_allclose(single.scatterer_positions_m, double.scatterer_positions_m, atol=1e-3)
+    assert single.channel.dtype == np.complex128
+
+
+def test_threads_change_nothing():
+    observation = SMALL.simulate(seed=2).observation
+    one = isac.EMTurboBiSVBI().estimate(observation)
+    two = isac.EMTurboBiSVBI(n_threads=2).estimate(observation)
+    assert_allclose(two.channel, one.channel, atol=1e-6 * np.abs(one.channel).max())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"dtype": "float64"}, ValueError, "dtype"),
+        ({"dtype": np.complex64}, ValueError, "dtype"),
+        ({"n_threads": 0}, ValueError, "n_threads"),
+        ({"n_threads": 1.5}, TypeError, "n_threads"),
+    ],
+)
+def test_bad_resources(settings, error, match):
+    with pytest.raises(error, match=match):
+        isac.EMTurboBiSVBI(**settings)

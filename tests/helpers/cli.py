@@ -1,0 +1,37 @@
+"""Run ``isac`` in this process and judge how it ends."""
+
+from __future__ import annotations
+
+import json
+
+from typer.testing import CliRunner
+
+from isac_toolbox.cli import commands as cli
+
+
+def run(*words: str, code: int = 0):
+    """Run ``isac`` in this process and check its exit code."""
+    outcome = CliRunner().invoke(cli.app, [str(word) for word in words])
+    if outcome.exception is not None and not isinstance(outcome.exception, SystemExit):
+        raise outcome.exception
+    assert outcome.exit_code == code, outcome.output
+    assert "Traceback" not in outcome.output
+    return outcome
+
+
+def fails(*words: str, code: int = 2) -> str:
+    """Run, expect an error, give its message; stdout stays empty."""
+    outcome = run(*words, code=code)
+    assert outcome.stdout == ""
+    message = outcome.stderr
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+def strict_json(text: str):
+    """Parse and refuse what strict JSON does not have."""
+
+    def refuse(name: str):
+        raise AssertionError(f"not strict JSON: {name}")
+
+    return json.loads(text, parse_constant=refuse)
