@@ -3,46 +3,97 @@
 Any path longer than the line of sight has *some* single-bounce point. When users who see it from different
 sides agree on the point it is one; when a single user sees it, or neighbours do, a path of two bounces would
 look the same. What tells them apart is physics: every reflection costs power, and a reflection on level
-ground or a vertical wall obeys the law of reflection.
+ground or a vertical wall obeys the law of reflection. How much power, and how often the law holds, is learned
+from the paths of the block, with weak priors.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erf
+from scipy.special import erf, expit
 
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.estimators.scene.fit import Fit
+from isac_toolbox.estimators.scene.locate import arrival_directions
 
 __all__ = [
+    "LossDistribution",
     "ground_reflections",
     "reflection_loss_db",
     "single_bounce_probability",
+    "unlocated_wall_reflections",
     "wall_reflections",
 ]
 
 RealArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
 
-# Loss beyond free space in dB, mean and spread: one bounce, and more than one.
-_SINGLE_LOSS_DB = (7.0, 4.5)
-_MULTIPLE_LOSS_DB = (17.0, 4.5)
+
+@dataclass(frozen=True)
+class LossDistribution:
+    """Normal distribution of a loss beyond free space.
+
+    Attributes
+    ----------
+    mean_db, std_db : float
+    """
+
+    mean_db: float
+    std_db: float
+
+    def updated(self, loss_db: RealArray, weight: RealArray, prior_paths: float) -> LossDistribution:
+        """Return mean and spread after losses (P,) with weights (P,), this one being worth some paths.
+
+        The mode of mean and variance under a normal-inverse-gamma prior:
+        ``mean = (n_0 m_0 + sum w x) / (n_0 + n)``, and
+        ``variance = (n_0 s_0^2 + sum w (x - xbar)^2 + n_0 n / (n_0 + n) (xbar - m_0)^2) / (n_0 + n)``.
+        """
+        n = float(weight.sum())
+        if n == 0:
+            return self
+        average = float(weight @ loss_db) / n
+        total = prior_paths + n
+        mean = (prior_paths * self.mean_db + n * average) / total
+        squares = prior_paths * self.std_db**2 + float(weight @ (loss_db - average) ** 2)
+        squares += prior_paths * n / total * (average - self.mean_db) ** 2
+        return LossDistribution(mean, float(np.sqrt(squares / total)))
+
+    def log_density(self, loss_db: RealArray) -> RealArray:
+        """Return the log density without its constant, shape of ``loss_db``."""
+        return -0.5 * ((loss_db - self.mean_db) / self.std_db) ** 2 - np.log(self.std_db)
+
+
+# Weak priors, worth so many paths. One bounce: reflection at a smooth half space of concrete, brick, glass or
+# marble (relative permittivities of ITU-R P.2040) in any linear polarisation and at any incidence has a loss
+# of 7.5 dB on average, spread by 3.5 dB; 3 dB for rough surfaces and the antennas' patterns make it 4.5 dB.
+# More bounces: two such reflections.
+_SINGLE_LOSS = LossDistribution(7.5, 4.5)
+_MULTIPLE_LOSS = LossDistribution(15.0, 4.5)
+_PRIOR_PATHS = 8.0
+# Losses beyond three deviations of these teach as much as at three: a path that is hardly there says little.
+_LEAST_LOSS_DB = _SINGLE_LOSS.mean_db - 3 * _SINGLE_LOSS.std_db
+_LARGEST_LOSS_DB = _MULTIPLE_LOSS.mean_db + 3 * _MULTIPLE_LOSS.std_db
+# Counts for and against a single bounce before the block is seen: a choice, nine in ten, worth ten paths.
 _SHARE_PRIOR = (9.0, 1.0)
-_SHARE_ITERATIONS = 30
-_LAW_GATE = 9.0
-# Error of the law of reflection that is no error, in resolution cells (surfaces are not ideal).
-_LAW_SLACK_CELLS = 0.03
-# Share of single bounces that obey the law of reflection: counts for and against before the block is seen;
-# and the share of multiple bounces whose apparent point does.
+# The same for the law of reflection, of single and of multiple bounces: uniform.
 _LAWFUL_PRIOR = (1.0, 1.0)
-_LAWFUL_MULTIPLE = 0.2
-# A second user's path speaks for a point only if it is not far weaker than any bounce would be.
+# Rounds of EM over losses and shares: a cost cap, changes are far below 0.01 by then.
+_ROUNDS = 50
+_LAW_GATE = 9.0  # three standard deviations, squared
+# Error of the law of reflection that is no error, in resolution cells: surfaces are not ideal. A choice.
+_LAW_SLACK_CELLS = 0.03
+# A second user's path speaks for a point only if it is not far weaker than any bounce would be: 94 % of
+# two bounces are stronger under the prior.
 _WITNESS_LOSS_DB = 22.0
-# Users seen from the point within this angle of each other would agree on a double bounce as well.
+# Users seen from the point within this angle of each other would agree on a double bounce as well. A choice.
 _LEAST_PARALLAX_RAD = np.deg2rad(15.0)
 # A path this close to its line of sight, in resolution cells, may hide weaker neighbours that pull it: its
-# spread counts as so many times wider. A point off by more than a share of a cell is another one.
+# spread counts as so many times wider. A point off by more than a share of a cell is another one. These three
+# were set with the two shipped cities.
 _CROWDED_CELLS = 1.5
 _CROWDED_SPREAD = 2.0
 _SAME_PLACE_CELLS = 0.65
@@ -79,10 +130,10 @@ def ground_reflections(fit: Fit, covariance: RealArray) -> BoolArray:
             continue
         heights = bs[2] + user[2] - 2 * point[2]
         expected = bs[:2] + (bs[2] - point[2]) / heights * (user[:2] - bs[:2])
-        own = slice(3 * i, 3 * i + 3)
+        block = slice(3 * i, 3 * i + 3)
         slope = (user[:2] - bs[:2]) * (user[2] - bs[2]) / heights**2
         jacobian = np.column_stack([np.eye(2), slope])
-        spread = jacobian @ covariance[own, own] @ jacobian.T + 1e-6 * np.eye(2)
+        spread = jacobian @ covariance[block, block] @ jacobian.T + 1e-6 * np.eye(2)
         error = point[:2] - expected
         reflects[i] = error @ np.linalg.solve(spread, error) < _LAW_GATE
     return reflects
@@ -105,30 +156,71 @@ def wall_reflections(fit: Fit, covariance: RealArray) -> BoolArray:
     up = np.array([0.0, 0.0, 1.0])
     in_point = up - drop * (d[:, None] * from_bs - r[:, None] * from_user) / total
     in_user = -up * share - drop * r[:, None] * from_user / total
-    slope = np.hstack([in_point, in_user])
     points_block, users_block, _, _ = scene.blocks()
     xyz = np.arange(3)
-    own = np.hstack(
+    columns = np.hstack(
         [
             points_block.start + 3 * np.arange(n_points)[:, None] + xyz,
             users_block.start + 3 * users[:, None] + xyz,
         ]
     )
-    joint = covariance[own[:, :, None], own[:, None, :]]
-    variance = np.einsum("si,sij,sj->s", slope, joint, slope)
-    slack = _LAW_SLACK_CELLS * fit.problem.length_cell_m
-    return error**2 < _LAW_GATE * (np.maximum(variance, 0.0) + slack**2)
+    variance = _propagated(np.hstack([in_point, in_user]), covariance, columns)
+    return _obeys_law(error, variance, fit.problem.length_cell_m)
+
+
+def unlocated_wall_reflections(fit: Fit, covariance: RealArray) -> BoolArray:
+    """Return which unlocated paths vertical walls alone could have reflected, shape (F,).
+
+    Vertical walls, however many, leave the slope of the ray: its direction rises by ``(z_k - z_b) / L`` over
+    the path length ``L``, within three standard deviations.
+    """
+    scene, receiver = fit.scene, fit.problem.receiver
+    index = np.flatnonzero(fit.paths.is_free)
+    free, user = fit.paths.free[index], fit.paths.user[index]
+    parameters = scene.free_m[free]
+    direction, valid = arrival_directions(fit.problem, parameters[:, 1:])
+    length = parameters[:, 0] - scene.offsets_m[user]
+    error = direction[:, 2] * length - (scene.users_m[user, 2] - receiver.bs_position_m[2])
+    _, users_block, offsets_block, free_block = scene.blocks()
+    front, horizontal, vertical = receiver.array.axes[:, 2]
+    forward = np.sqrt(np.maximum(1 - np.sum(parameters[:, 1:] ** 2, axis=1), 1e-6))
+    slope = np.column_stack(
+        [
+            direction[:, 2],
+            length * (horizontal - front * parameters[:, 1] / forward),
+            length * (vertical - front * parameters[:, 2] / forward),
+            -direction[:, 2],
+            -np.ones(index.size),
+        ]
+    )
+    first = free_block.start + 3 * free
+    unknowns = [first, first + 1, first + 2, offsets_block.start + user, users_block.start + 3 * user + 2]
+    variance = _propagated(slope, covariance, np.column_stack(unknowns))
+    return valid & _obeys_law(error, variance, fit.problem.length_cell_m)
+
+
+def _propagated(slope: RealArray, covariance: RealArray, columns: IntArray) -> RealArray:
+    """Variance of quantities with the given slopes (S, C) in some entries (S, C) of the scene, shape (S,)."""
+    joint = covariance[columns[:, :, None], columns[:, None, :]]
+    return np.einsum("si,sij,sj->s", slope, joint, slope)
+
+
+def _obeys_law(error: RealArray, variance: RealArray, cell_m: float) -> BoolArray:
+    return error**2 < _LAW_GATE * (np.maximum(variance, 0.0) + (_LAW_SLACK_CELLS * cell_m) ** 2)
 
 
 def single_bounce_probability(fit: Fit, covariance: RealArray) -> RealArray:
-    """Probability that each point is a real single bounce where it is said to be, shape (S,).
+    """Return the probability that each point is a real single bounce where it is said to be, shape (S,).
 
     One for points on which users with parallax agree and for ground reflections. For the others a mixture of
-    single and multiple bounces over the reflection loss and the law of reflection at a wall. The share of
-    single bounces, and how many of them obey that law, are learned from all paths of the block: the former
-    points count as single, paths without a location as multiple. Last comes the probability that the point is
-    within a resolution cell's share of its estimate. On a monostatic link nothing can be compared, and every
-    point counts as a single bounce.
+    single and multiple bounces over the reflection loss and the law of reflection at a wall. Its parameters
+    are learned from the block: points with parallax count as single, unlocated paths as multiple. Last comes
+    the probability that the point is within a resolution cell's share of its estimate. On a monostatic link
+    nothing can be compared, and every point counts as a single bounce.
+
+    Notes
+    -----
+    Source: docs/theory.md, section 6.6.
     """
     paths = fit.paths
     n_points = len(fit.scene.points_m)
@@ -136,36 +228,83 @@ def single_bounce_probability(fit: Fit, covariance: RealArray) -> RealArray:
         return np.ones(n_points)
     loss_db = reflection_loss_db(fit)
     on_ground = ground_reflections(fit, covariance)
-    certain = _has_parallax(fit, loss_db) | on_ground
-    lawful = wall_reflections(fit, covariance) | on_ground
-    doubtful = _strongest_paths(fit, np.flatnonzero(~certain))
+    agreed = _has_parallax(fit, loss_db) & ~on_ground
+    at_wall = wall_reflections(fit, covariance)
+    doubtful = _strongest_paths(fit, np.flatnonzero(~(agreed | on_ground)))
+    settled = _strongest_paths(fit, np.flatnonzero(agreed))
     probability = _mixture_probability(
-        _loss_log_ratio(loss_db[doubtful]),
-        lawful[paths.target[doubtful]],
-        n_certain=int(np.count_nonzero(certain)),
-        n_certain_lawful=int(np.count_nonzero(certain & lawful)),
-        n_multiple=int(np.count_nonzero(paths.is_free)),
+        doubtful=_Evidence(loss_db[doubtful], at_wall[paths.target[doubtful]]),
+        single=_Evidence(loss_db[settled], at_wall[agreed]),
+        multiple=_Evidence(loss_db[paths.is_free], unlocated_wall_reflections(fit, covariance)),
+        n_ground=int(np.count_nonzero(on_ground)),
     )
     result = np.ones(n_points)
     result[paths.target[doubtful]] = probability * _in_place_probability(fit, covariance, doubtful)
     return result
 
 
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """Losses (P,), NaN where not known, and which paths obey the law of reflection at a wall (P,)."""
+
+    loss_db: RealArray
+    lawful: BoolArray
+
+    @property
+    def size(self) -> int:
+        return int(self.loss_db.size)
+
+
 def _mixture_probability(
-    loss_ratio: RealArray, lawful: BoolArray, n_certain: int, n_certain_lawful: int, n_multiple: int
+    doubtful: _Evidence, single: _Evidence, multiple: _Evidence, n_ground: int
 ) -> RealArray:
-    """Probability of one bounce for every doubtful path, shape (P,), by EM over the two shares."""
-    probability = 1 / (1 + np.exp(-loss_ratio))
-    for _ in range(_SHARE_ITERATIONS):
-        found = n_certain + probability.sum()
-        single = _SHARE_PRIOR[0] + found
-        multiple = _SHARE_PRIOR[1] + n_multiple + loss_ratio.size - probability.sum()
-        share = (_LAWFUL_PRIOR[0] + n_certain_lawful + probability[lawful].sum()) / (
-            sum(_LAWFUL_PRIOR) + found
-        )
-        law_ratio = np.log(np.where(lawful, share / _LAWFUL_MULTIPLE, (1 - share) / (1 - _LAWFUL_MULTIPLE)))
-        probability = 1 / (1 + np.exp(-(loss_ratio + law_ratio + np.log(single / multiple))))
+    """Probability of one bounce for every doubtful path, shape (P,), by EM over losses and shares.
+
+    Ground reflections count as single bounces, but neither their loss (near the Brewster angle) nor a law of
+    walls says anything of others.
+    """
+    one, more = _SINGLE_LOSS, _MULTIPLE_LOSS
+    share = np.log(_SHARE_PRIOR[0] / _SHARE_PRIOR[1])
+    lawful_one = lawful_more = _LAWFUL_PRIOR[0] / sum(_LAWFUL_PRIOR)
+    probability = np.zeros(doubtful.size)
+    for _ in range(_ROUNDS):
+        law = np.where(doubtful.lawful, lawful_one / lawful_more, (1 - lawful_one) / (1 - lawful_more))
+        probability = expit(_loss_log_ratio(doubtful.loss_db, one, more) + np.log(law) + share)
+        others = 1 - probability
+        one = _learned_loss(_SINGLE_LOSS, doubtful, probability, single)
+        more = _learned_loss(_MULTIPLE_LOSS, doubtful, others, multiple)
+        lawful_one = _learned_share(doubtful, probability, single)
+        lawful_more = _learned_share(doubtful, others, multiple)
+        n_one = _SHARE_PRIOR[0] + n_ground + single.size + probability.sum()
+        share = np.log(n_one / (_SHARE_PRIOR[1] + multiple.size + others.sum()))
     return probability
+
+
+def _learned_loss(
+    prior: LossDistribution, doubtful: _Evidence, weight: RealArray, settled: _Evidence
+) -> LossDistribution:
+    """Loss of a class from the doubtful paths, as far as they belong to it, and the settled ones."""
+    loss_db = np.concatenate([doubtful.loss_db, settled.loss_db])
+    weights = np.concatenate([weight, np.ones(settled.size)])
+    known = np.isfinite(loss_db)
+    believable = np.clip(loss_db[known], _LEAST_LOSS_DB, _LARGEST_LOSS_DB)
+    return prior.updated(believable, weights[known], _PRIOR_PATHS)
+
+
+def _learned_share(doubtful: _Evidence, weight: RealArray, settled: _Evidence) -> float:
+    """Share of a class that obeys the law of reflection."""
+    lawful = _LAWFUL_PRIOR[0] + float(weight[doubtful.lawful].sum()) + int(settled.lawful.sum())
+    return lawful / (sum(_LAWFUL_PRIOR) + float(weight.sum()) + settled.size)
+
+
+def _loss_log_ratio(loss_db: RealArray, one: LossDistribution, more: LossDistribution) -> RealArray:
+    """Log-likelihood ratio of one bounce against more, shape (P,); zero where the loss is not known.
+
+    Beyond a deviation below the first mean and two above the second the ratio stays as it is: a path that is
+    stronger than one bounce allows does not speak for two, however much wider their losses spread.
+    """
+    clipped = np.clip(loss_db, one.mean_db - one.std_db, more.mean_db + 2 * more.std_db)
+    return np.where(np.isnan(loss_db), 0.0, one.log_density(clipped) - more.log_density(clipped))
 
 
 def _has_parallax(fit: Fit, loss_db: RealArray) -> BoolArray:
@@ -186,8 +325,8 @@ def _in_place_probability(fit: Fit, covariance: RealArray, paths: NDArray[np.int
         return np.zeros(0)
     problem, scene, cell = fit.problem, fit.scene, fit.problem.length_cell_m
     users, points = fit.paths.user[paths], fit.paths.target[paths]
-    own = 3 * points[:, None] + np.arange(3)
-    spread = np.linalg.eigvalsh(covariance[own[:, :, None], own[:, None, :]])[:, -1]
+    columns = 3 * points[:, None] + np.arange(3)
+    spread = np.linalg.eigvalsh(covariance[columns[:, :, None], columns[:, None, :]])[:, -1]
     direct = np.linalg.norm(scene.users_m[users] - problem.receiver.bs_position_m, axis=1)
     excess = fit.parameters.length_m[paths] - scene.offsets_m[users] - direct
     crowded = excess < _CROWDED_CELLS * cell
@@ -200,11 +339,3 @@ def _strongest_paths(fit: Fit, points: NDArray[np.int64]) -> NDArray[np.int64]:
     strength = np.abs(fit.posterior.mean)
     over = fit.paths.target == points[:, None]
     return np.argmax(np.where(over, strength, -1.0), axis=1) if points.size else points
-
-
-def _loss_log_ratio(loss_db: RealArray) -> RealArray:
-    """Log-likelihood ratio of one bounce against more; zero where the loss is not known."""
-    (m1, s1), (m2, s2) = _SINGLE_LOSS_DB, _MULTIPLE_LOSS_DB
-    clipped = np.clip(loss_db, m1 - s1, m2 + 2 * s2)
-    ratio = 0.5 * ((clipped - m2) / s2) ** 2 - 0.5 * ((clipped - m1) / s1) ** 2 + np.log(s2 / s1)
-    return np.where(np.isnan(ratio), 0.0, ratio)

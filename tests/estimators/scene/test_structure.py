@@ -15,7 +15,6 @@ from isac_toolbox.estimators.bisvbi import BiSVBILoop
 from isac_toolbox.estimators.scene import structure
 from isac_toolbox.estimators.scene.fit import evaluate, scene_covariance
 from isac_toolbox.estimators.scene.plausibility import (
-    _mixture_probability,
     ground_reflections,
     reflection_loss_db,
     single_bounce_probability,
@@ -172,15 +171,6 @@ def test_wall_reflections_keep_the_slope_of_the_ray(finished):
     assert wall_reflections(trial, tight).tolist() == [True, False]
     wide = 4.0 * np.eye(scene.n_parameters)
     assert wall_reflections(trial, wide).tolist() == [True, True]
-
-
-def test_the_law_of_reflection_speaks_only_where_single_bounces_obey_it():
-    """Where certain points obey the law, a lawless path is doubted; where they do not, it is not."""
-    ratio, lawful = np.zeros(2), np.array([True, False])
-    city = _mixture_probability(ratio, lawful, n_certain=20, n_certain_lawful=20, n_multiple=20)
-    field = _mixture_probability(ratio, lawful, n_certain=20, n_certain_lawful=4, n_multiple=20)
-    assert city[1] < 0.2 < 0.6 < city[0]
-    assert abs(field[1] - field[0]) < 0.15
 
 
 def test_reflection_loss_is_that_of_the_draw(finished):
