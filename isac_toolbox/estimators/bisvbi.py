@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from isac_toolbox._validation import check_integer, check_positive
+from isac_toolbox._validation import check_fraction, check_integer, check_positive
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.coarse.start import COARSE_STAGES, coarse_working_set
@@ -31,9 +31,11 @@ __all__ = ["M_STEPS", "BiSVBILoop", "EMTurboBiSVBI"]
 M_STEPS = ("gauss_newton", "gradient")
 DTYPES = ("complex128", "complex64")
 
+# Tuned: sweeps of an E-step; after three the support hardly changes.
 _SWEEPS = 3
+# Tuned: steps of an M-step.
 _STEPS = {"gauss_newton": 2, "gradient": 3}
-_FALSE_ALARM_RATE = 1e-2
+# Tuned: deviations by which the misfit of the pilots may rise before the data are given up.
 _CONTRADICTION_STDS = 8.0
 
 
@@ -74,6 +76,8 @@ class EMTurboBiSVBI:
     tol : float
         Converged when no point moves by more than this share of a resolution cell in two successive
         iterations and the structure is settled.
+    false_alarm_rate : float
+        Of a search for new paths, per user and search, in (0, 1); also of the NOMP coarse stage.
 
     Raises
     ------
@@ -107,6 +111,7 @@ class EMTurboBiSVBI:
     burn_in: int = 3
     tol: float = 1e-4
     n_threads: int | None = None
+    false_alarm_rate: float = 1e-2
 
     def __post_init__(self) -> None:
         choices = (
@@ -126,6 +131,7 @@ class EMTurboBiSVBI:
         check_integer("max_iter", self.max_iter, 1)
         check_integer("burn_in", self.burn_in, 1)
         check_positive("tol", self.tol)
+        check_fraction("false_alarm_rate", self.false_alarm_rate)
         if self.n_threads is not None:
             check_integer("n_threads", self.n_threads, 1)
 
@@ -205,7 +211,13 @@ class BiSVBILoop(SceneLoop):
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
         )
         self.working = coarse_working_set(
-            settings.coarse, self.obs, self._pilots, self.search, settings.rule, settings.unlocated_paths
+            settings.coarse,
+            self.obs,
+            self._pilots,
+            self.search,
+            settings.rule,
+            settings.unlocated_paths,
+            settings.false_alarm_rate,
         )
 
     def step(self) -> None:
@@ -289,7 +301,9 @@ class BiSVBILoop(SceneLoop):
 
     def _search_structure(self) -> bool:
         """Births, splits, merges and duplicates absorbed; whether there was any."""
-        born = give_birth(self.working, self.search, _FALSE_ALARM_RATE, self.settings.unlocated_paths)
+        born = give_birth(
+            self.working, self.search, self.settings.false_alarm_rate, self.settings.unlocated_paths
+        )
         if born is not None:
             placed = born.with_fit(refine(born.fit, n_steps=2))
             self.working = self._e_step(placed, _SWEEPS)

@@ -8,7 +8,9 @@ from isac_toolbox.channel.observation import UplinkObservation
 
 __all__ = ["peak_bytes"]
 
+# Tuned: paths of a user that the estimate of memory assumes.
 _PATHS_PER_USER = 24
+# Mathematics: bytes of a complex number in double precision.
 _DOUBLE = 16
 
 

@@ -29,14 +29,23 @@ __all__ = ["MusicModel", "music_spectrum"]
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
+# Tuned: side of a subarray, of the array.
 _SUBARRAY_SHARE = 0.75
+# Tuned: width of a window, of the subcarriers.
 _WINDOW_SHARE = 0.5
+# Cost cap: windows over the subcarriers.
 _WINDOW_STEPS = 8
+# Cost cap: steps of subarrays along an axis.
 _SUBARRAY_STEPS = 2
+# Tuned: unambiguous delay kept by decimation, in spans of the possible delays.
 _DELAY_GUARD = 1.5
+# Cost cap: dimensions of a signal subspace.
 _MAX_ORDER = 24
+# Cost cap: locations evaluated at a time, so that a block stays in the cache.
 _BLOCK_POINTS = 128
+# Tuned: step of the scan for a clock offset, in resolution cells.
 _LINE_OF_SIGHT_CELLS = 0.35
+# Tuned: half width of that scan, in deviations of the clock.
 _OFFSET_SCAN_STDS = 4.0
 
 

@@ -21,10 +21,15 @@ __all__ = ["PathSearch", "Spectrum"]
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
+# Cost cap: bins per resolution cell; scalloping costs at most 0.9 dB an axis.
 _OVERSAMPLING = 2
+# Tuned: maxima below this share of the highest power (-5 dB) may be its sidelobes (-13 dB) and wait for the
+# next round.
 _SIDELOBE_FREE = 0.3
+# Mathematics: median of the exponential distribution of unit mean.
 _EXPONENTIAL_MEDIAN = np.log(2.0)
-# Bins that a median is taken of, at least, where there are more: its standard error is then one per cent.
+# Cost cap: bins that a median is taken of, at least, where there are more; its standard error is then one per
+# cent.
 _MEDIAN_SAMPLES = 8192
 
 

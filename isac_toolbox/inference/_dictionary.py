@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-#: Columns of an operator fetched at a time while their energies are measured.
+#: Cost cap: columns of an operator fetched at a time while their energies are measured.
 BLOCK_COLUMNS = 64
 
 

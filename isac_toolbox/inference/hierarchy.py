@@ -27,11 +27,11 @@ Graph = TypeVar("Graph", bound=SupportGraph)
 
 RULES = ("extrinsic", "structured", "mean_field")
 
-#: Log-likelihood ratios are clipped to plus or minus this value.
+#: Guard: log-likelihood ratios are clipped to plus or minus this value.
 LOG_RATIO_LIMIT = 1e3
-#: Weight of the old slab precision in its own update, in coefficients.
+#: Prior: weight of the old slab precision in its own update, in coefficients.
 SLAB_PRIOR_COUNT = 0.1
-#: The slab precision is kept in this range, relative to the spike precision.
+#: Guard: range of the slab precision relative to the spike precision.
 SLAB_RANGE = (1e-18, 0.1)
 
 

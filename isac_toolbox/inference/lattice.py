@@ -24,11 +24,11 @@ from isac_toolbox.inference.support import _ratio, log_pair
 
 #: Names that `learn_parameters` may hold.
 LEARNABLE = ("probability", "coupling", "member_probability")
-#: Largest coupling that can be given. What ``learned`` finds stays in addition below the critical coupling,
-#: where the messages of the field without evidence contract by at least `CONTRACTION` per step.
+#: Guard: largest coupling that can be given. What ``learned`` finds stays in addition below the critical
+#: coupling, where the messages of the field without evidence contract by at least `CONTRACTION` per step.
 COUPLING_LIMIT, CONTRACTION = 30.0, 0.9
-#: Pseudo-pairs of independent sites that the pair counts of an axis are added to, and the fraction of the way
-#: to the new coupling that one `learn` goes.
+#: Prior: pseudo-pairs of independent sites that the pair counts of an axis are added to, and the fraction of
+#: the way to the new coupling that one ``learned`` goes (tuned).
 PAIR_PRIOR, COUPLING_STEP = 4.0, 0.5
 
 

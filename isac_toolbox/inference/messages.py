@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Smallest message precision, as a fraction of the posterior precision.
+#: Guard: smallest message precision, as a fraction of the posterior precision.
 PRECISION_FLOOR = 1e-12
 
 

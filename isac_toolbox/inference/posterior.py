@@ -17,9 +17,9 @@ from isac_toolbox._validation import check_positive
 from isac_toolbox.inference._posterior_kernels import hermitian_inverse, mean_and_log_det, scaled_precision
 from isac_toolbox.inference.messages import PRECISION_FLOOR, GaussianMessage
 
-#: Smallest expected residual and smallest projected energy, as fractions of the energy.
+#: Guard: smallest expected residual and smallest projected energy, as fractions of the energy.
 ENERGY_FLOOR = 1e-12
-#: Diagonal loadings tried in turn on the scaled precision matrix, whose diagonal is one.
+# Guard: diagonal loadings tried in turn on the scaled precision matrix, whose diagonal is one.
 _LOADINGS = (0.0, 1e-14, 1e-12, 1e-10, 1e-8)
 
 

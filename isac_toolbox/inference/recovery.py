@@ -24,16 +24,16 @@ from isac_toolbox.inference.posterior import (
 from isac_toolbox.inference.support import IndependentSupport, SupportGraph
 from isac_toolbox.inference.turbo import CONVERGED, History, TurboLoop
 
-#: A coefficient enters the working set above the first probability and leaves it below the second.
+#: Tuned: a coefficient enters the working set above the first probability and leaves it below the second.
 BIRTH_PROBABILITY, DEATH_PROBABILITY = 0.2, 0.02
-#: Births per step, as a fraction of the observations.
+#: Cost cap: births per step, as a fraction of the observations.
 BIRTH_RATE = 0.1
-#: Steps before a known noise level is enforced; steps after which the support graph learns although the set
-#: still moves (earlier, the few coefficients found so far would pass for all there are).
+#: Tuned: steps before a known noise level is enforced; steps after which the support graph learns although
+#: the set still moves (earlier, the few coefficients found so far would pass for all there are).
 BURN_IN, LEARN_ANYWAY = 5, 10
-#: First slab precision, and spike precision of the extrinsic rule, per observation.
+#: Tuned: first slab precision, and spike precision of the extrinsic rule, per observation.
 SLAB_START, SPIKE_PRECISION = 0.1, 1e8
-#: Spike precision of the other two rules, relative to that of the messages.
+#: Tuned: spike precision of the other two rules, relative to that of the messages.
 SPIKE_TO_MESSAGE = 30.0
 
 

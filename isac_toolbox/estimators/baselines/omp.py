@@ -30,11 +30,17 @@ __all__ = ["OMP", "strongest_point"]
 RealArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+# Guard: prior precision of a path of a unit-power block that leaves its gain free.
 _WEAK_PRECISION = 1e-9
+# Tuned: default step of the grid, in resolution cells.
 _STEP_CELLS = 0.5
+# Cost cap: points of the default grid; beyond, its steps grow.
 _MAX_DEFAULT_POINTS = 200_000
+# Tuned: half width of the scan for a clock offset, in deviations of the clock.
 _OFFSET_STDS = 4.0
+# Tuned: steps of that scan per resolution cell.
 _OFFSETS_PER_CELL = 16
+# Cost cap: steps of that scan.
 _MAX_OFFSETS = 4096
 
 

@@ -15,11 +15,17 @@ __all__ = ["music_points", "music_scene"]
 
 RealArray = NDArray[np.float64]
 
+# Tuned: floor of the pseudo-spectrum on the coarse grid; high, so that peaks are as broad as its steps.
 _COARSE_FLOOR = 0.3
+# Tuned: floor at the finest level.
 _FINE_FLOOR = 1e-2
+# Tuned: share of a user's subspace that an atom must have for its peak to count.
 _KEPT_SHARE = 0.5
+# Tuned: halvings of the grid step, to 1/64 of it.
 _LEVELS = 6
+# Cost cap: candidates kept, the highest.
 _MAX_POINTS = 60
+# Cost cap: points of the coarse grid; beyond, its steps grow.
 _MAX_GRID_POINTS = 200_000
 
 

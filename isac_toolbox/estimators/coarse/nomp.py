@@ -22,8 +22,9 @@ __all__ = ["newtonised_omp"]
 
 RealArray = NDArray[np.float64]
 
+# Guard: prior precision of a path of a unit-power block that leaves its gain free.
 _WEAK_PRECISION = 1e-9
-# Up to so many users one fit of all costs less than the overhead of a fit for each.
+# Cost cap: up to so many users one fit of all costs less than the overhead of a fit for each.
 _FEW_USERS = 4
 
 

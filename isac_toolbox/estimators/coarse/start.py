@@ -23,6 +23,7 @@ __all__ = ["COARSE_STAGES", "coarse_working_set", "music_working_set"]
 
 COARSE_STAGES = ("nomp", "music")
 
+# Tuned: sweeps in which the candidates of MUSIC settle.
 _SWEEPS_AFTER_MUSIC = 5
 
 
@@ -35,12 +36,18 @@ class _Start:
 
 
 def coarse_working_set(
-    stage: str, obs: UplinkObservation, problem: Problem, search: PathSearch, rule: str, unlocated_paths: bool
+    stage: str,
+    obs: UplinkObservation,
+    problem: Problem,
+    search: PathSearch,
+    rule: str,
+    unlocated_paths: bool,
+    false_alarm_rate: float,
 ) -> WorkingSet:
     """First working set of the fine stage, from one of :data:`COARSE_STAGES`."""
     if stage == "music":
         return _settled(music_working_set(obs, problem, search, rule))
-    start = _nomp_start(problem, search)
+    start = _nomp_start(problem, search, false_alarm_rate)
     if not unlocated_paths:
         scene = start.scene
         located = Scene(scene.points_m, scene.users_m, scene.offsets_m, np.zeros((0, 3)))
@@ -67,9 +74,9 @@ def music_working_set(obs: UplinkObservation, problem: Problem, search: PathSear
     return _working_set(_Start(started, scene, np.zeros(0, np.int64), power / n_paths), rule)
 
 
-def _nomp_start(problem: Problem, search: PathSearch) -> _Start:
+def _nomp_start(problem: Problem, search: PathSearch, false_alarm_rate: float) -> _Start:
     """Paths of every user by Newtonised OMP, located and fused over the users."""
-    problem, fit = newtonised_omp(problem, search)
+    problem, fit = newtonised_omp(problem, search, false_alarm_rate=false_alarm_rate)
     power = float(np.mean(np.abs(fit.posterior.mean) ** 2)) if len(fit.paths) else 1.0
     placed, _, seen = place_points(fit)
     scene, _ = fuse_points(placed, seen)

@@ -31,10 +31,13 @@ IntArray = NDArray[np.int64]
 
 INVERSES = ("subspace", "full", "mm")
 
+# Cost cap: steps of the majorised mean in a sweep.
 _INNER_STEPS = 25
-# Pairs of user and grid point in a full inverse: about 1 GiB a matrix.
+# Cost cap: pairs of user and grid point in a full inverse; about 1 GiB a matrix.
 _MAX_FULL_PAIRS = 8192
+# Mathematics: more likely than not.
 _ACTIVE = 0.5
+# Prior: that a pair of user and grid point is active, before the first sweep.
 _UNLIKELY = 1e-3
 
 

@@ -19,6 +19,7 @@ __all__ = ["FactorisedPosterior", "MajorisedMean", "separable_gram"]
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
+# Guard: relative rounding of the curvature met by a step.
 _ROUNDING = 1e-9
 
 

@@ -18,8 +18,9 @@ __all__ = ["GridAtoms", "LocationGrid", "point_atoms", "point_parameters"]
 
 RealArray = NDArray[np.float64]
 
+# Cost cap: grid points at a time.
 _BLOCK = 1024
-# Of delay responses kept between passes; what does not fit is made anew in every pass.
+# Cost cap: of delay responses kept between passes; what does not fit is made anew in every pass.
 _KEPT_BYTES = 2**28
 
 

@@ -21,6 +21,7 @@ __all__ = ["Fit", "evaluate", "residual_correlation", "scene_blocks", "scene_cov
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
+# Guard: smallest eigenvalue of the scaled Gauss-Newton matrix, near the rounding of its entries.
 _FLATTEST = 1e-9
 
 

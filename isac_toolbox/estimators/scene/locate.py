@@ -29,7 +29,10 @@ RealArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+# Tuned: squared Mahalanobis distance of a line of sight from its prior; 25 of three unknowns loses 1 in
+# 60,000.
 _LINE_OF_SIGHT_GATE = 25.0
+# Tuned: resolution cells by which a point may lie outside the region and is moved onto its border.
 _REGION_TOLERANCE_CELLS = 1.0
 
 

@@ -67,35 +67,40 @@ class LossDistribution:
         return -0.5 * ((loss_db - self.mean_db) / self.std_db) ** 2 - np.log(self.std_db)
 
 
-# Weak priors, worth so many paths. One bounce: reflection at a smooth half space of concrete, brick, glass or
+# Prior: weak, worth so many paths. One bounce: reflection at a smooth half space of concrete, brick, glass or
 # marble (relative permittivities of ITU-R P.2040) in any linear polarisation and at any incidence has a loss
 # of 7.5 dB on average, spread by 3.5 dB; 3 dB for rough surfaces and the antennas' patterns make it 4.5 dB.
-# More bounces: two such reflections.
 _SINGLE_LOSS = LossDistribution(7.5, 4.5)
+# Prior: two such reflections.
 _MULTIPLE_LOSS = LossDistribution(15.0, 4.5)
+# Prior: what these two are worth, in paths.
 _PRIOR_PATHS = 8.0
-# Losses beyond three deviations of these teach as much as at three: a path that is hardly there says little.
+# Guard: losses beyond three deviations of these teach as much as at three; a path that is hardly there says
+# little.
 _LEAST_LOSS_DB = _SINGLE_LOSS.mean_db - 3 * _SINGLE_LOSS.std_db
+# Guard: the other end.
 _LARGEST_LOSS_DB = _MULTIPLE_LOSS.mean_db + 3 * _MULTIPLE_LOSS.std_db
-# Counts for and against a single bounce before the block is seen: a choice, nine in ten, worth ten paths.
+# Prior: counts for and against a single bounce; nine in ten, worth ten paths.
 _SHARE_PRIOR = (9.0, 1.0)
-# The same for the law of reflection, of single and of multiple bounces: uniform.
+# Prior: the same for the law of reflection, of single and of multiple bounces: uniform.
 _LAWFUL_PRIOR = (1.0, 1.0)
-# Rounds of EM over losses and shares: a cost cap, changes are far below 0.01 by then.
+# Cost cap: rounds of EM over losses and shares; changes are far below 0.01 by then.
 _ROUNDS = 50
-_LAW_GATE = 9.0  # three standard deviations, squared
-# Error of the law of reflection that is no error, in resolution cells: surfaces are not ideal. A choice.
+# Tuned: three standard deviations, squared.
+_LAW_GATE = 9.0
+# Tuned: error of the law of reflection that is none, in resolution cells, as surfaces are not ideal.
 _LAW_SLACK_CELLS = 0.03
-# A second user's path speaks for a point only if it is not far weaker than any bounce would be: 94 % of
-# two bounces are stronger under the prior.
+# Tuned: a second user's path speaks for a point only if it is not far weaker than any bounce would be; 94 %
+# of two bounces are stronger under the prior.
 _WITNESS_LOSS_DB = 22.0
-# Users seen from the point within this angle of each other would agree on a double bounce as well. A choice.
+# Tuned: users seen from the point within this angle would agree on a double bounce as well.
 _LEAST_PARALLAX_RAD = np.deg2rad(15.0)
-# A path this close to its line of sight, in resolution cells, may hide weaker neighbours that pull it: its
-# spread counts as so many times wider. A point off by more than a share of a cell is another one. These three
-# were set with the two shipped cities.
+# Tuned with the two shipped cities: a path this close to its line of sight, in resolution cells, may hide
+# weaker neighbours that pull it,
 _CROWDED_CELLS = 1.5
+# Tuned with the two shipped cities: so its spread counts as so many times wider.
 _CROWDED_SPREAD = 2.0
+# Tuned with the two shipped cities: a point off by more than this share of a cell is another one.
 _SAME_PLACE_CELLS = 0.65
 
 

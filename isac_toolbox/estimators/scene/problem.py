@@ -19,7 +19,7 @@ __all__ = ["Problem", "with_noise_precision"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
-# Of a block of unit mean power: 140 dB of SNR, beyond what double precision resolves here.
+# Guard: of a block of unit mean power; 140 dB of SNR, beyond what double precision resolves here.
 _LARGEST_PRECISION = 1e14
 
 

@@ -17,9 +17,11 @@ __all__ = ["gradient_steps", "refine"]
 
 RealArray = NDArray[np.float64]
 
+# Cost cap: damping rises tenfold a try, six orders of magnitude in all.
 _MAX_DAMPING_TRIES = 6
+# Tuned: largest step in resolution cells, inside the main lobe, beyond which the model is not quadratic.
 _STEP_CAP_CELLS = 0.7
-# Share of the tolerance below which a promised fall of the objective is not worth a step.
+# Cost cap: share of the tolerance below which a promised fall of the objective is not worth a step.
 _WORTHWHILE = 0.01
 
 

@@ -16,7 +16,8 @@ from enum import Enum
 
 __all__ = ["Stage", "StructureSchedule"]
 
-_SEARCH_EVERY = 3  # iterations between searches: points move closer to their places meanwhile
+# Tuned: iterations between searches; points move closer to their places meanwhile.
+_SEARCH_EVERY = 3
 
 #: Counts of points, unlocated paths and active paths.
 Counts = tuple[int, int, int]

@@ -36,14 +36,24 @@ __all__ = [
 RealArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+# Tuned: a point or path less probable than this leaves; far below the one half that reports one, so that it
+# may recover.
 _REJECTED = 0.02
+# Cost cap: births of a user in one search; more wait for the next search, three iterations later.
 _MAX_BIRTHS_PER_USER = 8
-# Working-set size beyond which nothing more is born: a model that does not fit would never have enough.
+# Cost cap: size of the working set beyond which nothing more is born; a model that does not fit would never
+# have enough.
 _MAX_PATHS = 1024
+# Cost cap: Gaussian evidence in nats below which merging two points is not tried; the full evidence rarely
+# gains ten.
 _PROMISING_EVIDENCE = -10.0
+# Cost cap: squared coherence with a stronger path above which a path is suspected of repeating it.
 _COHERENT = 0.4
+# Cost cap: predicted fall of the objective in nats below which splitting a path from its point is not tried.
 _PROMISING_FALL = 5.0
+# Cost cap: moves of one kind in one search.
 _MAX_MOVES = 100
+# Cost cap: refined trials for one move.
 _MAX_TRIALS = 20
 
 

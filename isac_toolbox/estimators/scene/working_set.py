@@ -29,9 +29,13 @@ RealArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
+# Prior: of a line of sight where the link has one; it is not learned.
 _LINE_OF_SIGHT_PROBABILITY = 0.9
+# Prior: that a user sees a scatterer, before it is learned.
 _START_VISIBILITY = 0.5
+# Tuned: spike precision relative to that of a path at the noise level; an inactive path is 40 dB below it.
 _SPIKE_TO_NOISE = 1e4
+# Tuned: support probability of the paths of an adopted trial scene; the next sweep renews it.
 _SURE = 0.99
 
 

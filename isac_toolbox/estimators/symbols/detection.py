@@ -21,9 +21,10 @@ RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 
-# Of the mean noise after matching: keeps silent users and users with one channel from making it singular.
+# Guard: of the mean noise after matching; keeps silent users and users with one channel from making it
+# singular.
 _LEAST_LOADING = 1e-12
-# Inverse variance of a symbol beyond which double precision cannot keep users apart.
+# Guard: inverse variance of a symbol beyond which double precision cannot keep users apart.
 _MOST_INFORMATION = 1e12
 
 

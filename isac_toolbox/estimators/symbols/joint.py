@@ -30,12 +30,14 @@ RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 IntArray = NDArray[np.int64]
 
-# Users whose LMMSE errors correlate more than this, on average over subcarriers, are decided jointly where
-# one of them would be decided wrongly more often than that,
+# Cost cap: users whose LMMSE errors correlate more than this, on average over subcarriers, are decided
+# jointly
 _COUPLED = 0.1
+# Cost cap: where one of them would be decided wrongly more often than this,
 _CLEAR = 1e-5
-# as long as their symbols have no more combinations than this.
+# Cost cap: as long as their symbols have no more combinations than this.
 _MAX_COMBINATIONS = 4096
+# Guard: of a constellation point; keeps logarithms finite.
 _LEAST_PROBABILITY = 1e-30
 
 

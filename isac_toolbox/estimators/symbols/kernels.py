@@ -7,7 +7,8 @@ from numba import njit
 
 __all__ = ["enumerated_posterior", "linear_log_probability", "normalised_moments"]
 
-# Combinations less likely than the best by more than this cannot lift a marginal above the least probability.
+# Guard: combinations less likely than the best by more nats cannot lift a marginal above the least
+# probability.
 _NEGLIGIBLE = -85.0
 
 

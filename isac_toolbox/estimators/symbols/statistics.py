@@ -19,9 +19,9 @@ __all__ = [
 
 ComplexArray = NDArray[np.complex128]
 
-# A cell with a data symbol less certain than this (posterior variance) is not used.
+# Tuned: a cell with a data symbol of a larger posterior variance (of a mean energy of one) is not used.
 _UNCERTAIN = 0.5
-# Of the users' mean pilot energy: a coupling below this is orthogonality up to rounding.
+# Guard: of the users' mean pilot energy; a coupling below this is orthogonality up to rounding.
 _ROUNDING = 1e-12
 
 
