@@ -63,8 +63,8 @@ def make_pilots(
                 f"pilot_pattern 'comb' needs n_subcarriers >= n_users, got {n_subcarriers} < {n_users}"
             )
         shift = np.arange(n_subcarriers)[:, None] + np.arange(n_pilot_symbols)[None, :]
-        own = shift[None] % n_users == np.arange(n_users)[:, None, None]
-        return np.sqrt(n_users) * own * random_phase
+        sends = shift[None] % n_users == np.arange(n_users)[:, None, None]
+        return np.sqrt(n_users) * sends * random_phase
     if n_pilot_symbols < n_users:
         raise ValueError(
             f"n_pilot_symbols must be at least n_users for orthogonal pilots, got {n_pilot_symbols} < "

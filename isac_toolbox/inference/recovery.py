@@ -153,9 +153,9 @@ class SparseRecovery(TurboLoop):
         index = self.working.index
         posterior = self._posterior(self.state)
         residual = self._y - self.working.columns @ posterior.mean
-        own = posterior.message()
-        self._gamma = self._noise_precision(residual, posterior, own)
-        message = self._all_messages(posterior, own)
+        set_message = posterior.message()
+        self._gamma = self._noise_precision(residual, posterior, set_message)
+        message = self._all_messages(posterior, set_message)
         previous = self._mean
         swept = self._sweep(message, posterior, index)
         self.state = swept.state
@@ -179,7 +179,7 @@ class SparseRecovery(TurboLoop):
         )
 
     def _noise_precision(
-        self, residual: np.ndarray, posterior: GaussianPosterior, own: GaussianMessage
+        self, residual: np.ndarray, posterior: GaussianPosterior, set_message: GaussianMessage
     ) -> float:
         """Noise precision from the explicit residual, or towards a known one from below.
 
@@ -190,28 +190,28 @@ class SparseRecovery(TurboLoop):
         square = max(float(np.real(np.vdot(residual, residual))), ENERGY_FLOOR * self.m)
         expected = square + float(np.sum(posterior.gram_covariance_diagonal))
         if self._settled:
-            expected += float(np.sum(self._spread(own) / own.variance)) / self._gamma
+            expected += float(np.sum(self._spread(set_message) / set_message.variance)) / self._gamma
         learned = update_noise_precision(self.m, expected, is_complex=self.is_complex)
         if self._known_noise is None:
             return learned
         known = self._y_scale**2 / self._known_noise
         return known if self._step >= BURN_IN else min(learned, known)
 
-    def _spread(self, own: GaussianMessage) -> np.ndarray:
+    def _spread(self, set_message: GaussianMessage) -> np.ndarray:
         """Variance of the spike-slab posterior beyond the mean of its branch variances, (k,)."""
         index = self.working.index
         precisions = self.prior.class_precisions(self._classes[index])
-        ratio = gaussian_log_ratio(own, *precisions, self.is_complex)
+        ratio = gaussian_log_ratio(set_message, *precisions, self.is_complex)
         probability = expit(self.state.extrinsic_log_odds[index] + ratio)
-        w1, w0 = branch_variances(own, *precisions)
-        _, variance = mixture_moments(probability, own, *precisions)
+        w1, w0 = branch_variances(set_message, *precisions)
+        _, variance = mixture_moments(probability, set_message, *precisions)
         return np.maximum(variance - probability * w1 - (1.0 - probability) * w0, 0.0)
 
-    def _all_messages(self, posterior: GaussianPosterior, own: GaussianMessage) -> GaussianMessage:
+    def _all_messages(self, posterior: GaussianPosterior, set_message: GaussianMessage) -> GaussianMessage:
         """Messages of all coefficients: extrinsic inside the set, projected matched filter outside."""
         index = self.working.index
         outside = ProjectedResidual(self.working, posterior, self._zeta, self.dictionary.energies).message()
-        outside.mean[index], outside.variance[index] = own.mean, own.variance
+        outside.mean[index], outside.variance[index] = set_message.mean, set_message.variance
         return outside
 
     def _sweep(

@@ -223,8 +223,8 @@ class DenseAtoms:
         """``a_i^H Z_{k_i n}`` for responses (S, L, M), shape (S, L, N)."""
         out = np.empty((*steering.shape[:2], self.delay.shape[0]), dtype=self.delay.dtype)
         for k in np.unique(self.user):
-            own = np.flatnonzero(self.user == k)
-            out[:, own] = np.matmul(steering[:, own].conj(), correlation[k].T)
+            index = np.flatnonzero(self.user == k)
+            out[:, index] = np.matmul(steering[:, index].conj(), correlation[k].T)
         return out
 
     def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray:
@@ -232,8 +232,8 @@ class DenseAtoms:
         weighted = self.delay * gains
         channel = np.zeros((n_users, self.delay.shape[0], self.steering.shape[2]), dtype=self.delay.dtype)
         for k in np.unique(self.user):
-            own = np.flatnonzero(self.user == k)
-            channel[k] = weighted[:, own] @ self.steering[0, own]
+            index = np.flatnonzero(self.user == k)
+            channel[k] = weighted[:, index] @ self.steering[0, index]
         return channel
 
     def respond(self, rows: ComplexArray) -> ComplexArray:

@@ -340,10 +340,10 @@ def normal_blocks(  # type: ignore[no-untyped-def]
         for c in range(3):
             x0, x1, x2 = in_target[i, 0, c], in_target[i, 1, c], in_target[i, 2, c]
             y = in_user[i, c]
-            into, own = target_column[i] + c, user_column[i] + c
+            into, user_row = target_column[i] + c, user_column[i] + c
             for q in range(n_parameters):
                 scene_scene[into, q] += x0 * row[0, q] + x1 * row[1, q] + x2 * row[2, q]
-                scene_scene[own, q] += y * row[0, q]
+                scene_scene[user_row, q] += y * row[0, q]
         for q in range(n_parameters):
             scene_scene[offset_column[i], q] += in_user[i, 3] * row[0, q]
     for q in range(n_parameters):

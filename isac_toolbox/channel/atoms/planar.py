@@ -140,11 +140,11 @@ class PlanarAtoms:
         moments = np.empty((n_delay, n_array, n_array, self.user.size), complex)
         n_h, n_v = self.array.shape
         for k in np.unique(self.user):
-            own = np.flatnonzero(self.user == k)
-            over_delay = left[:, own].reshape(-1, self.delay.shape[0]) @ correlation[k]
-            cube = over_delay.reshape(n_delay, own.size, n_h, n_v)
-            over_rows = np.matmul(cube, right[1][own])
-            moments[..., own] = np.einsum("alhc,lhb->abcl", over_rows, right[0][own], optimize=True)
+            index = np.flatnonzero(self.user == k)
+            over_delay = left[:, index].reshape(-1, self.delay.shape[0]) @ correlation[k]
+            cube = over_delay.reshape(n_delay, index.size, n_h, n_v)
+            over_rows = np.matmul(cube, right[1][index])
+            moments[..., index] = np.einsum("alhc,lhb->abcl", over_rows, right[0][index], optimize=True)
         return moments
 
     def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray:
@@ -153,11 +153,11 @@ class PlanarAtoms:
         channel = np.zeros((n_users, self.delay.shape[0], self.array.n_elements), complex)
         powers = self.wavenumbers_per_m[:, None] * self.squint
         for k in np.unique(self.user):
-            own = np.flatnonzero(self.user == k)
-            left = [weighted[:, own]]
+            index = np.flatnonzero(self.user == k)
+            left = [weighted[:, index]]
             for _ in range(1, self.n_orders):
                 left.append(left[-1] * powers)
-            channel[k] = np.concatenate(left, axis=1) @ np.concatenate(self._squint_responses(own))
+            channel[k] = np.concatenate(left, axis=1) @ np.concatenate(self._squint_responses(index))
         return channel
 
     def respond(self, rows: ComplexArray) -> ComplexArray:
@@ -226,12 +226,12 @@ def delay_moments(
     powers = wavenumbers_per_m[None, :] ** np.arange(orders)[:, None]
     conjugate = delay.conj()
     for j in np.unique(user):
-        own, others = np.flatnonzero(user == j), np.flatnonzero(user >= j)
+        index, others = np.flatnonzero(user == j), np.flatnonzero(user >= j)
         left = conjugate[:, others] * coupling[:, user[others], j]
-        right = powers[:, :, None] * delay[:, own]
+        right = powers[:, :, None] * delay[:, index]
         block = np.matmul(left.T, right)
-        moments[:, others[:, None], own] = block
-        moments[:, own[:, None], others] = block.conj().transpose(0, 2, 1)
+        moments[:, others[:, None], index] = block
+        moments[:, index[:, None], others] = block.conj().transpose(0, 2, 1)
     return moments
 
 
@@ -246,8 +246,8 @@ def match_separable(
     weighted = (delay * gains).conj()
     matched = np.empty((delay.shape[0], users.size, user.size), complex)
     for row, k in enumerate(users):
-        own = np.flatnonzero(user == k)
-        matched[:, row] = weighted[:, own] @ array_gram[own]
+        index = np.flatnonzero(user == k)
+        matched[:, row] = weighted[:, index] @ array_gram[index]
     matched *= delay[:, None, :]
     return matched
 

@@ -121,9 +121,9 @@ class ScenePrior:
 
     def of_user(self, user: int) -> ScenePrior:
         """The prior of one user."""
-        own = slice(user, user + 1)
+        alone = slice(user, user + 1)
         return ScenePrior(
-            self.users_m[own], self.user_stds_m[own], self.offset_stds_m[own], self.has_line_of_sight
+            self.users_m[alone], self.user_stds_m[alone], self.offset_stds_m[alone], self.has_line_of_sight
         )
 
     def known(self, scene: Scene) -> NDArray[np.bool_]:

@@ -139,8 +139,8 @@ class BlockTables:
         middle, _ = self._reference
         correction = _kernel_response(self.wavenumbers_per_m.size, middle, self._size)
         grid = np.empty((n_users, self._size, n_antennas), self.correlation.dtype)
-        for k, own in enumerate(self.correlation):
-            grid[k] = self._to_lengths(own.T * correction).T
+        for k, z in enumerate(self.correlation):
+            grid[k] = self._to_lengths(z.T * correction).T
         return grid.view(grid.real.dtype)
 
     def gram(self, parameters: PathParameters, paths: Paths) -> ComplexArray:

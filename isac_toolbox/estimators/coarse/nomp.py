@@ -74,9 +74,9 @@ def newtonised_omp(
         if not len(found):
             break
         for i, group in enumerate(groups):
-            own = np.isin(found_user, group.users)
-            if own.any():
-                groups[i] = group.extended(problem, found[own], found_user[own])
+            in_group = np.isin(found_user, group.users)
+            if in_group.any():
+                groups[i] = group.extended(problem, found[in_group], found_user[in_group])
                 for k, spectrum in zip(group.users, groups[i].spectra(search), strict=True):
                     spectra[k] = spectrum
     finished = [group.finished(problem) for group in groups]
@@ -112,10 +112,10 @@ class _Group:
 
     def extended(self, problem: Problem, found: RealArray, found_user: NDArray[np.int64]) -> _Group:
         """With the paths found, refined."""
-        own = self._at_noise(problem)
+        at_noise = self._at_noise(problem)
         scene = replace(self.fit.scene, free_m=np.vstack([self.fit.scene.free_m, found]))
         user = np.concatenate([self.fit.paths.user, found_user - self.users[0]])
-        return _Group(self.users, own, refine(_fit_free(own, scene, user), n_steps=4, tol=0.1))
+        return _Group(self.users, at_noise, refine(_fit_free(at_noise, scene, user), n_steps=4, tol=0.1))
 
     def spectra(self, search: PathSearch) -> list[Spectrum]:
         """Spectra of what the paths leave."""
@@ -123,9 +123,9 @@ class _Group:
 
     def finished(self, problem: Problem) -> _Group:
         """Refined to the end."""
-        own = self._at_noise(problem)
-        fit = _fit_free(own, self.fit.scene, self.fit.paths.user)
-        return _Group(self.users, own, refine(fit, n_steps=15))
+        at_noise = self._at_noise(problem)
+        fit = _fit_free(at_noise, self.fit.scene, self.fit.paths.user)
+        return _Group(self.users, at_noise, refine(fit, n_steps=15))
 
     def pruned(self, search: PathSearch, false_alarm_rate: float) -> _Group:
         """Without the paths that it does not need."""
@@ -140,9 +140,9 @@ def _groups(problem: Problem) -> list[_Group]:
     problems = [problem.of_user(int(k)) for k in users] if alone else [problem]
     nobody = np.zeros(0, np.int64)
     groups = []
-    for part, own in zip(parts, problems, strict=True):
-        scene = Scene(np.zeros((0, 3)), own.prior.users_m, np.zeros(part.size), np.zeros((0, 3)))
-        groups.append(_Group(part, own, _fit_free(own, scene, nobody)))
+    for part, part_problem in zip(parts, problems, strict=True):
+        scene = Scene(np.zeros((0, 3)), part_problem.prior.users_m, np.zeros(part.size), np.zeros((0, 3)))
+        groups.append(_Group(part, part_problem, _fit_free(part_problem, scene, nobody)))
     return groups
 
 

@@ -195,12 +195,12 @@ class GridEStep:
     def _divided(self, working: WorkingSet, joint: _FullSet) -> WorkingSet:
         """Beliefs of working set and grid apart again; likely grid points join the working set."""
         n_own, n_users, n_lines = len(working.fit.paths), working.n_users, working.graph.n_lines
-        own, rest = joint.place[:n_own], joint.place[n_own:]
+        in_set, rest = joint.place[:n_own], joint.place[n_own:]
         self.state, self.mean = joint.state.take(rest), joint.mean[rest]
         likely, chosen = self._likely_points(working, joint)
         pairs_of = np.arange(rest.size).reshape(-1, n_users)
         end = n_lines + n_users * working.n_points
-        index = np.concatenate([own[:end], rest[pairs_of[chosen].ravel()], own[end:]])
+        index = np.concatenate([in_set[:end], rest[pairs_of[chosen].ravel()], in_set[end:]])
         self._rejoin_spike(working.problem, joint.prior, pairs_of[likely].ravel())
 
         scene = working.fit.scene
@@ -274,18 +274,18 @@ class _FullSet:
 def _positions(working: WorkingSet, n_background: int) -> IntArray:
     """Position of the working set's paths, then of the grid's, when both are in the order of a scene."""
     n_located = working.graph.n_lines + working.n_users * working.n_points
-    own = np.arange(len(working.fit.paths))
-    own = np.where(own < n_located, own, own + n_background)
-    return np.concatenate([own, n_located + np.arange(n_background)])
+    place = np.arange(len(working.fit.paths))
+    place = np.where(place < n_located, place, place + n_background)
+    return np.concatenate([place, n_located + np.arange(n_background)])
 
 
-def _appended(own: PathParameters, background: PathParameters) -> PathParameters:
+def _appended(first: PathParameters, background: PathParameters) -> PathParameters:
     """Parameters of two sets of paths, without derivatives."""
     steering = None
-    if own.steering is not None and background.steering is not None:
-        steering = np.concatenate([own.steering[:1], background.steering], axis=1)
-    length = np.concatenate([own.length_m, background.length_m])
-    cosines = np.concatenate([own.cosines, background.cosines], axis=1)
+    if first.steering is not None and background.steering is not None:
+        steering = np.concatenate([first.steering[:1], background.steering], axis=1)
+    length = np.concatenate([first.length_m, background.length_m])
+    cosines = np.concatenate([first.cosines, background.cosines], axis=1)
     return PathParameters(length, cosines, steering, PathJacobian.none(length.size))
 
 

@@ -166,15 +166,17 @@ def separable_gram(
 
     if squinted:
         return apply_squinted
-    own = [np.flatnonzero(atoms.user == k) for k in range(n_users)]
-    delays = [atoms.delay[:, index] for index in own]
-    responses = [atoms.steering[0, index] for index in own]
+    of_user = [np.flatnonzero(atoms.user == k) for k in range(n_users)]
+    delays = [atoms.delay[:, index] for index in of_user]
+    responses = [atoms.steering[0, index] for index in of_user]
 
     def apply(x: ComplexArray) -> ComplexArray:
-        channel = np.stack([(b * x[index]) @ a for index, b, a in zip(own, delays, responses, strict=True)])
+        channel = np.stack(
+            [(b * x[index]) @ a for index, b, a in zip(of_user, delays, responses, strict=True)]
+        )
         explained = _coupled(coupling, channel)
         product = np.empty(x.shape, complex)
-        for k, index in enumerate(own):
+        for k, index in enumerate(of_user):
             product[index] = np.einsum("nl,nl->l", delays[k].conj(), explained[k] @ responses[k].conj().T)
         return product
 

@@ -229,13 +229,13 @@ def channel_variance(fit: Fit, covariance: RealArray, n_users: int) -> RealArray
     atoms, posterior = fit.atoms, fit.posterior
     n_types, n_paths = atoms.n_types, len(fit.paths)
     gain_scene, _, _ = scene_blocks(fit)
-    own = np.empty((n_types, n_paths, covariance.shape[0]), complex)
-    own[0] = -fit.problem.noise_precision * (posterior.covariance @ gain_scene)
-    own[1:] = posterior.mean[:, None] * fit.parameters.jacobian
+    in_scene = np.empty((n_types, n_paths, covariance.shape[0]), complex)
+    in_scene[0] = -fit.problem.noise_precision * (posterior.covariance @ gain_scene)
+    in_scene[1:] = posterior.mean[:, None] * fit.parameters.jacobian
     variance = np.zeros((n_users, atoms.delay.shape[0], atoms.steering.shape[2]))
     for k in np.unique(atoms.user):
         index = np.flatnonzero(atoms.user == k)
-        rows = own[:, index].reshape(n_types * index.size, -1)
+        rows = in_scene[:, index].reshape(n_types * index.size, -1)
         joint: ComplexArray = np.asarray((rows @ covariance) @ rows.conj().T, dtype=complex)
         joint[: index.size, : index.size] += posterior.covariance[np.ix_(index, index)]
         joint = joint.reshape(n_types, index.size, n_types, index.size)

@@ -49,7 +49,7 @@ def find_lines_of_sight(fit: Fit) -> IntArray:
         return chosen
     covariance = scene_covariance(fit)
     _, _, _, free = fit.scene.blocks()
-    own = covariance[free, free]
+    path_covariance = covariance[free, free]
     direction, distance = unit_vectors(bs, prior.users_m)
     cosines = np.stack(problem.receiver.array.direction_cosines(direction), axis=1)
     strength = np.abs(fit.posterior.mean) ** 2
@@ -64,7 +64,7 @@ def find_lines_of_sight(fit: Fit) -> IntArray:
         for i in np.flatnonzero(fit.paths.user == k):
             columns = slice(3 * fit.paths.free[i], 3 * fit.paths.free[i] + 3)
             difference = fit.scene.free_m[fit.paths.free[i]] - expected
-            total = spread + own[columns, columns]
+            total = spread + path_covariance[columns, columns]
             if _squared_distance(difference, total) < _LINE_OF_SIGHT_GATE and strength[i] > best:
                 best, chosen[k] = strength[i], i
     return chosen

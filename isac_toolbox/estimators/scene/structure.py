@@ -209,10 +209,10 @@ def _tie_scores(fit: Fit) -> RealArray:
     scaled = inner * scale[:, None] * scale + 1e-9 * np.eye(len(inner))
     explained = cross * scale @ np.linalg.solve(scaled, (cross * scale).T)
     for path in shared:
-        own = slice(3 * untied_target[path], 3 * untied_target[path] + 3)
-        block = hessian[own, own] - explained[own, own]
-        ridge = 1e-9 * np.trace(hessian[own, own]) * np.eye(3)
-        scores[path] = gradient[own] @ np.linalg.solve(block + ridge, gradient[own])
+        columns = slice(3 * untied_target[path], 3 * untied_target[path] + 3)
+        block = hessian[columns, columns] - explained[columns, columns]
+        ridge = 1e-9 * np.trace(hessian[columns, columns]) * np.eye(3)
+        scores[path] = gradient[columns] @ np.linalg.solve(block + ridge, gradient[columns])
     return scores
 
 

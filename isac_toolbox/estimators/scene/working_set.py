@@ -378,9 +378,9 @@ class WorkingSet:
         used = Scene(scene.points_m[points], scene.users_m, scene.offsets_m, scene.free_m[free])
         sight = np.zeros(self.n_users, bool)
         sight[paths.user[active & paths.is_line_of_sight]] = True
-        own = Paths.build(sight, seen, self.free_user[free])
-        precision = self.prior.slab_precision[_classes(own, self.n_users)]
-        fit = self.fit.restricted(used, own, np.flatnonzero(active), precision)
+        active_paths = Paths.build(sight, seen, self.free_user[free])
+        precision = self.prior.slab_precision[_classes(active_paths, self.n_users)]
+        fit = self.fit.restricted(used, active_paths, np.flatnonzero(active), precision)
         return fit, points, free
 
 

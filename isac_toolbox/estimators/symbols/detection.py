@@ -165,12 +165,12 @@ def _likelihood(
 
     ``z = H^H y = G s + noise`` of covariance ``s2 G + E``, hence ``A = G (s2 G + E)^-1 G``.
     """
-    own = gram[:, users[:, None], users]
-    noise = noise_variance * own + _error_after_matching(channel, own, users)
+    block = gram[:, users[:, None], users]
+    noise = noise_variance * block + _error_after_matching(channel, block, users)
     least = _LEAST_LOADING * np.real(np.trace(noise, axis1=1, axis2=2)) / users.size
     noise = noise + np.maximum(least, 1e-200)[:, None, None] * np.eye(users.size)
-    whitened = np.linalg.solve(noise, own)
-    information = np.matmul(own, whitened)
+    whitened = np.linalg.solve(noise, block)
+    information = np.matmul(block, whitened)
     whitened_match = np.matmul(whitened.conj().transpose(0, 2, 1), matched[:, users])
     most = np.max(np.real(np.diagonal(information, axis1=1, axis2=2)), axis=1)
     scale = 0.5 * (_MOST_INFORMATION / np.maximum(most, _MOST_INFORMATION))[:, None, None]
@@ -190,10 +190,10 @@ def _error_after_matching(
     through = channel.atoms.match(channel.gains, users)
     error = np.zeros_like(gram)
     for j in users:
-        own = np.flatnonzero(channel.atoms.user == j)
-        if not own.size:
+        index = np.flatnonzero(channel.atoms.user == j)
+        if not index.size:
             continue
-        part = np.ascontiguousarray(through[:, :, own])
-        flat = part.reshape(-1, own.size) @ channel.covariance[own[:, None], own]
+        part = np.ascontiguousarray(through[:, :, index])
+        flat = part.reshape(-1, index.size) @ channel.covariance[index[:, None], index]
         error += np.matmul(flat.reshape(part.shape), part.conj().transpose(0, 2, 1))
     return error

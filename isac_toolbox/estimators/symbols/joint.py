@@ -85,15 +85,15 @@ class SymbolLikelihood:
     def given_gaussian_rest(self, group: IntArray) -> SymbolLikelihood:
         """Likelihood of a group's symbols, the others taken as Gaussian of unit energy and integrated out."""
         rest = np.setdiff1d(np.arange(self.information.shape[1]), group)
-        own = self.information[:, group[:, None], group]
+        block = self.information[:, group[:, None], group]
         if not rest.size:
-            return SymbolLikelihood(own, self.matched[:, group])
+            return SymbolLikelihood(block, self.matched[:, group])
         across = self.information[:, group[:, None], rest]
         inner = self.information[:, rest[:, None], rest] + np.eye(rest.size)
         right = np.concatenate([across.conj().transpose(0, 2, 1), self.matched[:, rest]], axis=2)
         explained = np.matmul(across, np.linalg.solve(inner, right))
         return SymbolLikelihood(
-            own - explained[:, :, : group.size], self.matched[:, group] - explained[:, :, group.size :]
+            block - explained[:, :, : group.size], self.matched[:, group] - explained[:, :, group.size :]
         )
 
 
@@ -128,9 +128,9 @@ def symbol_posterior(
     correlation = np.broadcast_to(likelihood.error_correlation[:, None], shape).copy()
     unclear = (linear_error_rate(variance, constellation) > _CLEAR) & joint
     for group in coupled_groups(likelihood.error_correlation, unclear, constellation.size):
-        marginal, own = _enumerated(likelihood.given_gaussian_rest(group), constellation)
+        marginal, inside = _enumerated(likelihood.given_gaussian_rest(group), constellation)
         log_probability[group] = marginal
-        correlation[:, :, group[:, None], group] = own
+        correlation[:, :, group[:, None], group] = inside
     mean, spread = normalised_moments(log_probability, constellation)
     return SymbolPosterior(log_probability, mean, spread, correlation)
 

@@ -82,8 +82,8 @@ def _quadratic_forms(information, constellation, labels, out):  # type: ignore[n
                 cross += information[k, j] * constellation[labels[c * stride, j]]
             for q in range(n_points):
                 s = constellation[q]
-                own = information[k, k].real * (s.real**2 + s.imag**2)
-                out[c * n_points + q] = before + own + 2 * (s.real * cross.real + s.imag * cross.imag)
+                square = information[k, k].real * (s.real**2 + s.imag**2)
+                out[c * n_points + q] = before + square + 2 * (s.real * cross.real + s.imag * cross.imag)
         size *= n_points
         stride //= n_points
 
