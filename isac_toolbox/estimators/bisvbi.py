@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from isac_toolbox._validation import check_fraction, check_integer, check_positive
+from isac_toolbox._validation import check_choice, check_flag, check_fraction, check_integer, check_positive
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.coarse.start import COARSE_STAGES, coarse_working_set
@@ -122,11 +122,9 @@ class EMTurboBiSVBI:
             ("dtype", DTYPES),
         )
         for name, allowed in choices:
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+            check_choice(name, getattr(self, name), allowed)
         for name in ("data_aided", "unlocated_paths"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            check_flag(name, getattr(self, name))
         check_integer("grid_points", self.grid_points, 1)
         check_integer("max_iter", self.max_iter, 1)
         check_integer("burn_in", self.burn_in, 1)

@@ -11,7 +11,6 @@ from isac_toolbox.inference.mixture import branch_variances, gaussian_log_ratio,
 from isac_toolbox.inference.posterior import (
     GaussianPosterior,
     expected_residual,
-    off_set_message,
     update_noise_precision,
     working_set_posterior,
 )
@@ -41,7 +40,6 @@ __all__ = [
     "extrinsic_message",
     "gaussian_log_ratio",
     "mixture_moments",
-    "off_set_message",
     "sparse_recover",
     "update_noise_precision",
     "working_set_posterior",

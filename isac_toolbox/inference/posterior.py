@@ -84,11 +84,6 @@ class GaussianPosterior:
         diagonal = np.where(share > 0.5, product, (1.0 - share) / self.noise_precision)
         return np.maximum(diagonal, 0.0)
 
-    @property
-    def effective_dimension(self) -> float:
-        """Number of coefficients the data determine, `gamma tr(G Sigma)`."""
-        return float(self.noise_precision * np.sum(self.gram_covariance_diagonal))
-
     def message(self) -> GaussianMessage:
         """Extrinsic message of every coefficient: the marginal with its own prior divided out.
 
@@ -203,52 +198,13 @@ def _solve(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.asarray(solution)
 
 
-def off_set_message(
-    residual_correlation: np.ndarray,
-    energy: np.ndarray,
-    cross_gram: np.ndarray,
-    noise_precision: float,
-    covariance: np.ndarray,
-) -> GaussianMessage:
-    """Message of coefficients outside the working set: matched filter with the set projected out.
-
-    `D_i = d_i - gamma G_iW Sigma G_Wi`, `v_i = 1/(gamma D_i)`, `r_i = phi_i^H e / D_i`. It equals the message
-    the coefficient would get inside the set under a flat prior.
-
-    Parameters
-    ----------
-    residual_correlation : ndarray, shape (n,)
-        `phi_i^H e`, with `e = y - Phi_W mu_W`.
-    energy : ndarray, shape (n,)
-        `d_i = |phi_i|^2`, positive.
-    cross_gram : ndarray, shape (n, n_working)
-        `G_iW = phi_i^H Phi_W`.
-    noise_precision : float
-        `gamma`.
-    covariance : ndarray, shape (n_working, n_working)
-        `Sigma` of the working set.
-
-    Returns
-    -------
-    GaussianMessage
-        Mean and variance of shape (n,). `D_i` is floored at `ENERGY_FLOOR` times `d_i`.
-
-    Notes
-    -----
-    Source: docs/theory.md, section 5.
-    """
-    explained = np.real(np.einsum("ij,ij->i", cross_gram @ covariance, np.conj(cross_gram)))
-    projected = np.maximum(energy - noise_precision * explained, ENERGY_FLOOR * energy)
-    return GaussianMessage(residual_correlation / projected, 1.0 / (noise_precision * projected))
-
-
 def expected_residual(
     energy: float, gram: np.ndarray, correlation: np.ndarray, posterior: GaussianPosterior
 ) -> float:
     """Expected squared residual `|y|^2 - 2 Re mu^H zeta + mu^H G mu + tr(G Sigma)`.
 
     The first three terms cancel to about `1e-16 |y|^2`; their sum is floored at `ENERGY_FLOOR |y|^2`. At a
-    signal-to-noise ratio beyond 100 dB, add `effective_dimension / gamma` to an explicit residual instead.
+    signal-to-noise ratio beyond 100 dB, add `sum(gram_covariance_diagonal)` to an explicit residual instead.
 
     Parameters
     ----------

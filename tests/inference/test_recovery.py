@@ -215,6 +215,25 @@ def test_projected_residual_follows_births_exactly():
     np.testing.assert_allclose(working.gram, columns.conj().T @ columns, rtol=1e-12, atol=1e-9)
 
 
+def test_a_message_from_outside_is_that_of_joining_the_set_under_a_flat_prior():
+    A, _, y, _, _ = problem(8, m=30, n=9, k=3)
+    A[:, 6] = A[:, 1] + 0.05 * A[:, 6]  # nearly a member
+    dictionary = Dictionary(A)
+    zeta, working = dictionary.correlate(y), ActiveColumns(dictionary, complex)
+    gamma, rho = 3.0, np.array([0.5, 3.0, 0.1])
+    for coefficient in (1, 4, 2):
+        working.add(coefficient)
+    posterior = working_set_posterior(working.gram, zeta[working.index], gamma, rho)
+    message = ProjectedResidual(working, posterior, zeta, dictionary.energies).message()
+    columns = dictionary.columns(np.arange(9))
+    for i in (0, 3, 6, 8):
+        index = [1, 4, 2, i]
+        gram = columns[:, index].conj().T @ columns[:, index]
+        joined = working_set_posterior(gram, zeta[index], gamma, np.append(rho, 0.0))
+        assert message.mean[i] == pytest.approx(joined.mean[-1], rel=1e-8)
+        assert message.variance[i] == pytest.approx(joined.variance[-1], rel=1e-8)
+
+
 class Countdown(TurboLoop):
     """A loop whose change halves at every step, with an optional fault."""
 

@@ -174,11 +174,6 @@ class Paths:
         """0 over a point, 1 line of sight, 2 free, shape (L,)."""
         return np.where(self.target >= 0, 0, np.where(self.target == LINE_OF_SIGHT, 1, 2))
 
-    @cached_property
-    def place(self) -> NDArray[np.int64]:
-        """Index of the path's target among the points, users or free paths, shape (L,)."""
-        return np.choose(self.kind, [self.target, self.user, self.free])
-
     @property
     def is_point(self) -> NDArray[np.bool_]:
         """Paths over a point."""
