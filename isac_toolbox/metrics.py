@@ -28,7 +28,7 @@ __all__ = [
 
 
 def channel_nmse_db(estimate: ArrayLike, truth: ArrayLike) -> float:
-    """Normalised mean squared error ``sum |h_hat - h|^2 / sum |h|^2`` over all users, in dB.
+    """Return the normalised mean squared error ``sum |h_hat - h|^2 / sum |h|^2`` over all users, in dB.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def localisation(estimate_m: ArrayLike, truth_m: ArrayLike, max_distance_m: floa
 
 
 def symbol_error_rate(result: EstimationResult, simulation: Simulation) -> float:
-    """Share of wrong data symbols; NaN if the block carries none.
+    """Return the share of wrong data symbols; NaN if the block carries none.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def symbol_error_rate(result: EstimationResult, simulation: Simulation) -> float
 
 
 def bit_error_rate(result: EstimationResult, simulation: Simulation) -> float:
-    """Share of wrong bits of the data symbols; NaN if the block carries none.
+    """Return the share of wrong bits of the data symbols; NaN if the block carries none.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def _data_symbols(
 
 
 def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, n_bins: int = 10) -> float:
-    """Mean distance of stated probabilities from the share of events, over equal bins.
+    """Return the mean distance of stated probabilities from the share of events, over equal bins.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, n_bin
 
 
 def auroc(score: ArrayLike, outcome: ArrayLike) -> float:
-    """Area under the receiver operating characteristic: probability that an event scores above a non-event.
+    """Return the area under the ROC curve: the probability that an event scores above a non-event.
 
     Parameters
     ----------

@@ -205,7 +205,7 @@ class Scenario(BaseModel):
             raise ValueError(f"{source}: {_readable(error, list(cls.model_fields))}") from None
 
     def replace(self, **changes: Any) -> Scenario:
-        """A copy with some fields changed, validated anew."""
+        """Return a copy with some fields changed, validated anew."""
         return self._validated({**self.model_dump(), **changes}, "scenario")
 
     def dump(self, path: str | Path) -> Path:
@@ -316,7 +316,7 @@ class Scenario(BaseModel):
 
 
 def scenario_names() -> list[str]:
-    """Names of the ready scenarios."""
+    """Return the names of the ready scenarios."""
     return sorted(
         p.name.removesuffix(".toml") for p in _scenario_folder().iterdir() if p.name.endswith(".toml")
     )

@@ -106,12 +106,12 @@ class UniformPlanarArray:
         return slopes[0], slopes[1]
 
     def direction_cosines(self, directions: ArrayLike) -> tuple[RealArray, RealArray]:
-        """Horizontal and vertical direction cosines of unit vectors (..., 3), each of shape (...,)."""
+        """Return horizontal and vertical direction cosines of unit vectors (..., 3), each of shape (...,)."""
         cosines = np.asarray(directions, dtype=float) @ self.axes[1:].T
         return cosines[..., 0], cosines[..., 1]
 
     def steering(self, directions: ArrayLike) -> ComplexArray:
-        """Far-field steering vectors of unit vectors in the world frame.
+        """Return the far-field steering vectors of unit vectors in the world frame.
 
         Parameters
         ----------
@@ -139,20 +139,20 @@ class UniformPlanarArray:
         return self.steering_from_cosines(*self.direction_cosines(vectors))
 
     def steering_from_cosines(self, u_h: ArrayLike, u_v: ArrayLike) -> ComplexArray:
-        """Steering vectors from direction cosines of equal shape (...,), giving (..., M)."""
+        """Return the steering vectors from direction cosines of equal shape (...,), giving (..., M)."""
         slope_h, slope_v = self.phase_slopes
         a_h = np.exp(1j * np.asarray(u_h, dtype=float)[..., None] * slope_h)
         a_v = np.exp(1j * np.asarray(u_v, dtype=float)[..., None] * slope_v)
         return (a_h[..., :, None] * a_v[..., None, :]).reshape(*a_h.shape[:-1], self.n_elements)
 
     def steering_derivatives(self, steering: ComplexArray) -> tuple[ComplexArray, ComplexArray]:
-        """Derivatives of far-field steering vectors (..., M) in ``u_h`` and ``u_v``, each (..., M)."""
+        """Return derivatives of far-field steering vectors (..., M) in ``u_h`` and ``u_v``, each (..., M)."""
         slope_h, slope_v = self.phase_slopes
         n_h, n_v = self.shape
         return steering * (1j * np.repeat(slope_h, n_v)), steering * (1j * np.tile(slope_v, n_h))
 
     def element_offsets_m(self, carrier_hz: float) -> RealArray:
-        """Element positions relative to the array's centre in the world frame, shape (M, 3)."""
+        """Return the element positions relative to the array's centre in the world frame, shape (M, 3)."""
         wavelength = SPEED_OF_LIGHT_M_S / carrier_hz
         slope_h, slope_v = self.phase_slopes
         along_h = slope_h * wavelength / (2 * np.pi)
@@ -162,7 +162,7 @@ class UniformPlanarArray:
         return grid.reshape(self.n_elements, 3)
 
     def spherical_steering(self, displacements_m: ArrayLike, carrier_hz: float) -> ComplexArray:
-        """Near-field response to points at ``displacements_m`` (..., 3) from the centre, shape (..., M).
+        """Return the near-field response to points at ``displacements_m`` (..., 3) off the centre, (..., M).
 
         The phase is ``-(2 pi / lambda) (|p - p_m| - |p - p_b|)`` with exact element distances.
         """
@@ -171,7 +171,7 @@ class UniformPlanarArray:
         return np.exp(-1j * (2 * np.pi * carrier_hz / SPEED_OF_LIGHT_M_S) * (distances - radii[..., None]))
 
     def spherical_jacobian(self, displacements_m: ArrayLike, carrier_hz: float) -> ComplexArray:
-        """Derivative of :meth:`spherical_steering` in the point's coordinates, shape (..., M, 3).
+        """Return the derivative of :meth:`spherical_steering` in the point's coordinates, shape (..., M, 3).
 
         ``-j (2 pi / lambda) (e_mp - e_bp) a_m`` with ``e`` the unit vectors from element and centre.
         """

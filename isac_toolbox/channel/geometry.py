@@ -19,14 +19,14 @@ RealArray = NDArray[np.float64]
 
 
 def unit_vectors(from_m: ArrayLike, to_m: ArrayLike) -> tuple[RealArray, RealArray]:
-    """Unit vectors (..., 3) and distances (...,) between two broadcast sets of points."""
+    """Return the unit vectors (..., 3) and distances (...,) between two broadcast sets of points."""
     difference = np.asarray(to_m, dtype=float) - np.asarray(from_m, dtype=float)
     distance = np.linalg.norm(difference, axis=-1)
     return difference / np.maximum(distance, 1e-300)[..., None], distance
 
 
 def bistatic_delays_s(users_m: ArrayLike, points_m: ArrayLike, bs_m: ArrayLike) -> RealArray:
-    """Delays user -> point -> base station of every pair, shape (K, S) (docs/theory.md, section 1).
+    """Return delays user -> point -> base station of every pair, shape (K, S) (docs/theory.md, section 1).
 
     ``tau_kq = (|p_k - p_q| + |p_q - p_b|) / c``.
     """
@@ -37,13 +37,13 @@ def bistatic_delays_s(users_m: ArrayLike, points_m: ArrayLike, bs_m: ArrayLike) 
 
 
 def line_of_sight_delays_s(users_m: ArrayLike, bs_m: ArrayLike) -> RealArray:
-    """Delays user -> base station, shape (K,)."""
+    """Return the delays user -> base station, shape (K,)."""
     difference = np.atleast_2d(users_m).astype(float) - np.asarray(bs_m, dtype=float)
     return np.linalg.norm(difference, axis=-1) / SPEED_OF_LIGHT_M_S
 
 
 def delay_response(delays_s: ArrayLike, frequencies_hz: ArrayLike) -> NDArray[np.complex128]:
-    """Response over subcarriers ``b_n(tau) = exp(-j 2 pi f_n tau)``, shape (..., N)."""
+    """Return the response over subcarriers ``b_n(tau) = exp(-j 2 pi f_n tau)``, shape (..., N)."""
     delays, frequencies = np.asarray(delays_s, dtype=float), np.asarray(frequencies_hz, dtype=float)
     return np.exp(-2j * np.pi * delays[..., None] * frequencies)
 
@@ -51,7 +51,7 @@ def delay_response(delays_s: ArrayLike, frequencies_hz: ArrayLike) -> NDArray[np
 def bistatic_point_m(
     directions: ArrayLike, path_lengths_m: ArrayLike, user_m: ArrayLike, bs_m: ArrayLike
 ) -> tuple[RealArray, NDArray[np.bool_]]:
-    """Single-bounce point seen in a direction at a total path length.
+    """Return the single-bounce point seen in a direction at a total path length.
 
     Parameters
     ----------

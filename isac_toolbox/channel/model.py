@@ -24,7 +24,7 @@ def response_towards(
     wavefront: str = "planar",
     carrier_hz: float | None = None,
 ) -> NDArray[np.complex128]:
-    """Array response towards points (..., 3), shape (..., M), planar or spherical wavefront."""
+    """Return the array response towards points (..., 3), shape (..., M), planar or spherical wavefront."""
     if wavefront == "spherical":
         if carrier_hz is None:
             raise ValueError("carrier_hz is needed for wavefront='spherical', got None")
@@ -41,7 +41,7 @@ def multi_user_channel(
     carrier_hz: float | None = None,
     beam_squint: bool = False,
 ) -> NDArray[np.complex128]:
-    """Channel of every user, shape (K, N, M) (docs/theory.md, section 1).
+    """Return the channel of every user, shape (K, N, M) (docs/theory.md, section 1).
 
     ``h_kn = x_k0 b_n(tau_k0 + delta_k) a(p_k) + sum_q x_kq b_n(tau_kq + delta_k) a(p_q)`` plus the
     environment's further paths. With ``beam_squint`` the array's phase is that of the subcarrier's own
@@ -94,7 +94,7 @@ def _squinted_sum(
 
 
 def normalise_power(channel: NDArray[np.complex128], power_control: bool) -> NDArray[np.float64]:
-    """Amplitude factor of every user, shape (K,), that makes the mean of ``|h|^2`` one.
+    """Return the amplitude factor of every user, shape (K,), that makes the mean of ``|h|^2`` one.
 
     With ``power_control`` every user's own mean becomes one, otherwise the mean over all users.
     """

@@ -19,7 +19,7 @@ def _gray_pam(n_levels: int) -> NDArray[np.float64]:
 
 
 def qam_constellation(modulation: str) -> NDArray[np.complex128]:
-    """Unit-energy square QAM; the index of a point is its Gray label.
+    """Return unit-energy square QAM; the index of a point is its Gray label.
 
     The upper half of the label's bits selects the in-phase amplitude, the lower half the quadrature.
 
@@ -53,7 +53,7 @@ def qam_constellation(modulation: str) -> NDArray[np.complex128]:
 
 
 def bit_labels(n_points: int) -> NDArray[np.bool_]:
-    """Bits of every constellation index, most significant first, shape (Q, bits).
+    """Return the bits of every constellation index, most significant first, shape (Q, bits).
 
     Parameters
     ----------

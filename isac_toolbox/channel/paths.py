@@ -38,5 +38,5 @@ class UnlocatedPaths:
 
     @classmethod
     def none(cls) -> UnlocatedPaths:
-        """No path at all."""
+        """Return no path at all."""
         return cls(np.zeros(0, np.int64), np.zeros((0, 2)), np.zeros(0), np.zeros(0, complex), np.zeros(0))

@@ -34,7 +34,7 @@ class Block(NamedTuple):
 def make_pilots(
     pattern: str, n_users: int, n_subcarriers: int, n_pilot_symbols: int, rng: np.random.Generator
 ) -> ComplexArray:
-    """Pilot symbols of mean energy one, shape (K, N, T_p).
+    """Return the pilot symbols of mean energy one, shape (K, N, T_p).
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def make_pilots(
 def draw_symbols(
     pilots: ComplexArray, n_data_symbols: int, constellation: ComplexArray, rng: np.random.Generator
 ) -> Block:
-    """Pilots (K, N, T_p) first, then ``n_data_symbols`` of independent uniform data."""
+    """Draw ``n_data_symbols`` of independent uniform data after the pilots (K, N, T_p)."""
     n_users, n_sub, n_pilot = pilots.shape
     data = rng.integers(0, constellation.size, (n_users, n_sub, n_data_symbols))
     blank = np.zeros(data.shape)
@@ -94,7 +94,7 @@ def draw_symbols(
 
 
 def all_known(block: Block) -> Block:
-    """The block as its own transmitter knows it: every symbol a pilot."""
+    """Return the block as its transmitter knows it: every symbol a pilot."""
     return Block(
         symbols=block.symbols,
         indices=np.full_like(block.indices, -1),
@@ -104,7 +104,7 @@ def all_known(block: Block) -> Block:
 
 
 def noise_variance_for_snr(channel: ComplexArray, snr_db: float) -> float:
-    """Noise variance per sample at an SNR: the toolbox's one definition of SNR.
+    """Return the noise variance per sample at an SNR: the toolbox's one definition of SNR.
 
     ``SNR = mean over k, n, m of |h_knm|^2 E|u|^2 / sigma^2`` with ``E|u|^2 = 1``
     (docs/theory.md, section 1).
@@ -124,7 +124,7 @@ def noise_variance_for_snr(channel: ComplexArray, snr_db: float) -> float:
 def receive(
     channel: ComplexArray, symbols: ComplexArray, noise_variance: float, rng: np.random.Generator
 ) -> ComplexArray:
-    """Received block ``y_nt = sum_k h_kn u_knt + w`` from (K, N, M) and (K, N, T), shape (N, M, T)."""
+    """Return the block ``y_nt = sum_k h_kn u_knt + w`` from (K, N, M) and (K, N, T), shape (N, M, T)."""
     clean = np.matmul(channel.transpose(1, 2, 0), symbols.transpose(1, 0, 2))
     noise = rng.standard_normal((2, *clean.shape))
     return clean + np.sqrt(noise_variance / 2) * (noise[0] + 1j * noise[1])

@@ -10,7 +10,7 @@ __all__ = ["real_basis", "subspace_shares"]
 
 
 def real_basis(basis: NDArray[np.complex128]) -> NDArray[np.float64]:
-    """A conjugate basis (M, Q) for real parts, then imaginary parts, of half a centred steering vector.
+    """Return a conjugate basis (M, Q) of half a centred steering vector, real parts before imaginary ones.
 
     Opposite elements of a centred array are conjugate, so ``sum_m conj(u_m) a_m`` is the sum over half the
     elements of ``Re a_m (conj u_m + conj u_-m) + j Im a_m (conj u_m - conj u_-m)``: real matrix products of
@@ -91,7 +91,7 @@ def _summed_power(products, turns, wavenumbers, shares):  # type: ignore[no-unty
 
 @njit(cache=True, fastmath=True)
 def subspace_shares(cosines, lengths, basis, wavenumbers, shape, slopes, block):  # type: ignore[no-untyped-def]
-    """``|U^H (b (x) a)|^2`` of points (P,), from a :func:`real_basis`, its columns window before vector.
+    """Return ``|U^H (b (x) a)|^2`` of points (P,), from a :func:`real_basis` with columns window by vector.
 
     Per block of points: half the steering vectors by recurrences, one real matrix product with the basis,
     then the sum over the window's subcarriers; every inner loop runs over points. Memory does not grow with

@@ -10,7 +10,7 @@ __all__ = ["local_maxima", "pair_evidence"]
 
 @njit(cache=True)
 def local_maxima(power, candidates, reach):  # type: ignore[no-untyped-def]
-    """Which candidates (flat indices) no bin within ``reach`` exceeds; directions wrap around."""
+    """Return which candidates (flat indices) no bin within ``reach`` exceeds; directions wrap around."""
     n_g, n_h, n_v = power.shape
     is_peak = np.ones(candidates.size, np.bool_)
     for c in range(candidates.size):
@@ -32,7 +32,7 @@ def local_maxima(power, candidates, reach):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def pair_evidence(mean, covariance, points, first, second):  # type: ignore[no-untyped-def]
-    """``-1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` of pairs of points with difference ``d`` of covariance ``V``.
+    """Return ``-1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` of pairs of points, ``d`` apart with covariance ``V``.
 
     By ``V = L D L^T`` with ``L`` of unit diagonal: ``D_11 = V_11`` and so on.
     """

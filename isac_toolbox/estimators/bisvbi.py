@@ -134,7 +134,7 @@ class EMTurboBiSVBI:
             check_integer("n_threads", self.n_threads, 1)
 
     def memory_usage(self, obs: UplinkObservation) -> int:
-        """Peak memory in bytes that :meth:`estimate` needs beside the observation, to within a factor of two.
+        """Return the peak memory in bytes of :meth:`estimate` beside the observation, to a factor of two.
 
         The number of paths is not known beforehand; 24 per user are assumed.
 
@@ -197,7 +197,7 @@ class BiSVBILoop(SceneLoop):
         self.settings = settings
 
     def setup(self) -> None:
-        """Coarse stage on the pilots, then the first working set."""
+        """Run the coarse stage on the pilots and make the first working set."""
         super().setup()
         settings = self.settings
         self.schedule = StructureSchedule()
@@ -219,7 +219,7 @@ class BiSVBILoop(SceneLoop):
         )
 
     def step(self) -> None:
-        """One EM iteration: data, E-step, noise, M-step, structure."""
+        """Do one EM iteration: data, E-step, noise, M-step, structure."""
         if self._uses_data:
             if self._pilot_misfit is None:
                 self._pilot_misfit = self._misfit_on_pilots()

@@ -15,7 +15,7 @@ _DOUBLE = 16
 
 
 def peak_bytes(obs: UplinkObservation, dtype: str, inverse: str, grid_points: int) -> int:
-    """Peak memory in bytes of the scene estimators beside the observation.
+    """Return the peak memory in bytes of the scene estimators beside the observation.
 
     Held throughout: the scaled block, its data symbols with three copies on the way to their statistics,
     correlations ``Z`` of pilots and data, and the tables of two blocks (2 Z each). On top of them detection,

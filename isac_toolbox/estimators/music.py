@@ -77,7 +77,7 @@ class MusicModel:
 
     @classmethod
     def from_observation(cls, obs: UplinkObservation) -> MusicModel:
-        """Subspaces and clock offsets from the pilots of a block.
+        """Find subspaces and clock offsets from the pilots of a block.
 
         Raises
         ------
@@ -143,7 +143,7 @@ class MusicModel:
         )
 
     def projection(self, user: int, lengths_m: RealArray, directions: RealArray) -> RealArray:
-        """Share of atoms (P,) inside a user's subspace, in [0, 1].
+        """Return the share of atoms (P,) inside a user's subspace, in [0, 1].
 
         Evaluated in blocks of points by matrix products, so memory does not grow with their number.
         """
@@ -164,7 +164,7 @@ class MusicModel:
         return np.minimum(share / (n_sub * n_window), 1.0)
 
     def location_spectrum(self, points_m: RealArray, floor: float) -> RealArray:
-        """``sum_k ln((1 + floor) / (1 - share_k + floor))`` at points (P, 3), shape (P,).
+        """Return ``sum_k ln((1 + floor) / (1 - share_k + floor))`` at points (P, 3), shape (P,).
 
         A user does not vote where the point's path is hardly longer than its line of sight.
         """
@@ -181,7 +181,7 @@ class MusicModel:
 
 
 def music_spectrum(obs: UplinkObservation, points_m: ArrayLike, *, floor: float = 1e-2) -> RealArray:
-    """MUSIC location pseudo-spectrum of a block at given points.
+    """Return the MUSIC location pseudo-spectrum of a block at given points.
 
     Parameters
     ----------

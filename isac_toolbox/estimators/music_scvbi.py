@@ -79,13 +79,13 @@ class MusicScvbiLoop(SceneLoop):
         self.settings = settings
 
     def setup(self) -> None:
-        """MUSIC peaks as candidates."""
+        """Take the peaks of MUSIC as candidates."""
         super().setup()
         pilots = Problem.on_pilots(self.obs, self.block)
         self.working = music_working_set(self.obs, pilots, self.search, self.settings.rule)
 
     def step(self) -> None:
-        """One sweep: E-step, noise, removal."""
+        """Do one sweep: E-step, noise, removal."""
         before = self.working.fit.posterior.mean
         n_points = self.working.n_points
         self.working = self.working.e_step(1).learn_noise()

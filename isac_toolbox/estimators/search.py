@@ -58,7 +58,7 @@ class PathSearch:
 
     @classmethod
     def for_observation(cls, obs: UplinkObservation) -> PathSearch:
-        """Window from the shortest possible line of sight to the longest path through the region.
+        """Choose the window from the shortest line of sight to the longest path through the region.
 
         Priors widen it by five standard deviations; paths with more bounces may be longer, so it is then
         doubled in length.
@@ -113,7 +113,7 @@ class PathSearch:
         return np.random.default_rng(0).permutation(bins)
 
     def spectrum(self, residual: ComplexArray, energy: float) -> RealArray:
-        """Matched-filter power ``|phi^H e|^2 / |phi|^2`` of a residual (N, M), shape (G, G_h, G_v).
+        """Return matched-filter power ``|phi^H e|^2 / |phi|^2`` of a residual (N, M), shape (G, G_h, G_v).
 
         In the precision of the residual.
         """
@@ -147,12 +147,12 @@ class PathSearch:
         return np.exp(1j * along * self.receiver.wavenumbers_per_m[0])
 
     def spectra(self, residual: ComplexArray, energies: RealArray) -> list[Spectrum]:
-        """Spectra of the users' residuals (K, N, M), in single precision, with their noise levels."""
+        """Return spectra of the users' residuals (K, N, M), in single precision, with their noise levels."""
         powers = [self.spectrum(e.astype(np.complex64), d) for e, d in zip(residual, energies, strict=True)]
         return [Spectrum(power, self.noise_level(power)) for power in powers]
 
     def noise_level(self, spectrum: RealArray) -> float:
-        """Noise power in a spectrum from its median (an exponential law)."""
+        """Return the noise power in a spectrum from its median (an exponential law)."""
         bins = self._visible_bins
         stride = max(bins.size * len(spectrum) // _MEDIAN_SAMPLES, 1)
         lengths = spectrum.reshape(len(spectrum), -1)[:: min(stride, 2)]
@@ -161,12 +161,12 @@ class PathSearch:
         return float(np.partition(inside, middle)[middle] / _EXPONENTIAL_MEDIAN)
 
     def user_noise_level(self, residual: ComplexArray, energies: RealArray) -> float:
-        """Noise power in the residual correlations (K, N, M) of all users."""
+        """Return the noise power in the residual correlations (K, N, M) of all users."""
         levels = [s.noise_level for s in self.spectra(residual, energies)]
         return max(float(np.median(levels)), 1e-300)
 
     def threshold(self, noise_level: float, false_alarm_rate: float) -> float:
-        """Power that noise exceeds anywhere in the window with probability ``false_alarm_rate``."""
+        """Return power that noise exceeds anywhere in the window with probability ``false_alarm_rate``."""
         n_cells = self.lengths_m.size * np.count_nonzero(self._visible)
         return float(noise_level * np.log(n_cells / false_alarm_rate))
 
@@ -179,7 +179,7 @@ class PathSearch:
         noise_floor: float = 0.0,
         noise_level: float | None = None,
     ) -> tuple[RealArray, NDArray[np.int64], float]:
-        """Paths of all users that a residual (K, N, M) shows above the noise.
+        """Find the paths of all users that a residual (K, N, M) shows above the noise.
 
         Parameters
         ----------
@@ -212,7 +212,7 @@ class PathSearch:
         noise_floor: float = 0.0,
         noise_level: float | None = None,
     ) -> tuple[RealArray, NDArray[np.int64], float]:
-        """:meth:`detect` in spectra (K of them) that are there already."""
+        """Do the same as :meth:`detect` in spectra (K of them) that are there already."""
         if noise_level is None:
             noise_level = float(np.median([s.noise_level for s in spectra]))
         level = max(noise_level, noise_floor, 1e-300)
@@ -222,7 +222,7 @@ class PathSearch:
         return np.concatenate(found), user, level
 
     def peaks(self, spectrum: RealArray, threshold: float) -> RealArray:
-        """Local maxima (length, u_h, u_v) above the threshold, highest first, shape (P, 3).
+        """Return the local maxima (length, u_h, u_v) above the threshold, highest first, shape (P, 3).
 
         Maxima below ``_SIDELOBE_FREE`` times the highest may be its sidelobes and are left for another
         round; maxima closer than a resolution cell in every dimension count as one. Directions wrap around.

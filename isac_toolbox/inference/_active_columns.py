@@ -17,16 +17,16 @@ class ActiveColumns:
     dictionary : Dictionary
         The scaled columns, (m, n).
     dtype : type
-        `float` or `complex`.
+        ``float`` or ``complex``.
 
     Attributes
     ----------
     index : ndarray of int, shape (k,)
         Coefficients in the set, in order of entry.
     columns : ndarray, shape (m, k)
-        `Phi_W`.
+        ``Phi_W``.
     cross_gram : ndarray, shape (n, k)
-        `Phi^H Phi_W`.
+        ``Phi^H Phi_W``.
     """
 
     def __init__(self, dictionary: Dictionary, dtype: type) -> None:
@@ -41,7 +41,7 @@ class ActiveColumns:
 
     @property
     def gram(self) -> np.ndarray:
-        """Gram matrix `G_WW`, (k, k), exactly Hermitian."""
+        """Gram matrix ``G_WW``, (k, k), exactly Hermitian."""
         block = self.cross_gram[self.index]
         return 0.5 * (block + block.conj().T)
 
@@ -54,7 +54,7 @@ class ActiveColumns:
         self.cross_gram = np.column_stack([self.cross_gram, cross])
 
     def keep(self, mask: np.ndarray) -> None:
-        """Keep the members where `mask` (k,) is true."""
+        """Keep the members where ``mask`` (k,) is true."""
         self.index = self.index[mask]
         self.columns = self.columns[:, mask]
         self.cross_gram = self.cross_gram[:, mask]
@@ -63,20 +63,20 @@ class ActiveColumns:
 class ProjectedResidual:
     """Residual correlation and projected energy of every coefficient while the set grows.
 
-    With `P = I - gamma Phi_W Sigma Phi_W^H` it holds `c_i = phi_i^H P y` and `D_i = phi_i^H P phi_i`. Letting
-    coefficient `j` enter is a rank-one update, so several births in one step do not explain the same residual
-    twice.
+    With ``P = I - gamma Phi_W Sigma Phi_W^H`` it holds ``c_i = phi_i^H P y`` and ``D_i = phi_i^H P phi_i``.
+    Letting coefficient ``j`` enter is a rank-one update, so several births in one step do not explain the
+    same residual twice.
 
     Parameters
     ----------
     working : ActiveColumns
-        The set; `include` adds to it.
+        The set; ``include`` adds to it.
     posterior : GaussianPosterior
         Posterior on the set as it is now.
     correlation : ndarray, shape (n,)
-        `zeta = Phi^H y`.
+        ``zeta = Phi^H y``.
     energies : ndarray, shape (n,)
-        `d_i`.
+        ``d_i``.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ProjectedResidual:
         self.energy = energies - self._gamma * explained
 
     def message(self) -> GaussianMessage:
-        """Off-set message of every coefficient, (n,); meaningless inside the set."""
+        """Return the off-set message of every coefficient, (n,); meaningless inside the set."""
         energy = np.maximum(self.energy, ENERGY_FLOOR * self._energies)
         return GaussianMessage(self.correlation / energy, 1.0 / (self._gamma * energy))
 
@@ -114,7 +114,7 @@ class ProjectedResidual:
         self._entered.append((direction, variance))
 
     def _project(self, cross: np.ndarray, coefficient: int) -> np.ndarray:
-        """`phi_i^H P phi_j` for every `i`, given `phi_i^H phi_j` and `j`."""
+        """``phi_i^H P phi_j`` for every ``i``, given ``phi_i^H phi_j`` and ``j``."""
         projected = cross - self._gamma * (self._gain @ np.conj(self._cross[coefficient]))
         for direction, variance in self._entered:
             projected -= self._gamma * variance * np.conj(direction[coefficient]) * direction

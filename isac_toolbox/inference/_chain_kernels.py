@@ -1,8 +1,8 @@
 """Sum-product kernels of the gated Markov chain, in the log domain (docs/theory.md, section 4).
 
-Conventions, for member `i` of a group inside an open gate: `forward[i, s] = ln p(s_i = s, L of the members
-before i)` and `backward[i, s] = ln p(L of the members after i | s_i = s)`, where a message `L_j` has the
-likelihood `exp(L_j s_j)`. Both leave `L_i` out.
+Conventions, for member ``i`` of a group inside an open gate: `forward[i, s] = ln p(s_i = s, L of the members
+before i)`` and ``backward[i, s] = ln p(L of the members after i | s_i = s)``, where a message ``L_j` has the
+likelihood ``exp(L_j s_j)``. Both leave ``L_i`` out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numba import njit
 
 @njit(cache=True)
 def log_add(a: float, b: float) -> float:
-    """`ln(e^a + e^b)`, exact for minus infinity."""
+    """Return ``ln(e^a + e^b)``, exact for minus infinity."""
     if a < b:
         a, b = b, a
     if b == -np.inf:
@@ -25,7 +25,7 @@ def log_add(a: float, b: float) -> float:
 def log_parameters(
     gate: np.ndarray, first: np.ndarray, p01: np.ndarray, p11: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`(ln(1 - p), ln p)` of gates (n_groups, 2) and first members (n, 2); transitions (n, 2, 2).
+    """Return ``(ln(1 - p), ln p)`` of gates (n_groups, 2) and first members (n, 2); transitions (n, 2, 2).
 
     Exact 0 and 1 give minus infinity.
     """
@@ -50,18 +50,18 @@ def filter_groups(
     backward: np.ndarray,
     log_open: np.ndarray,
 ) -> None:
-    """Forward and backward filters of every group, and the log evidence of its open gate.
+    """Run the forward and backward filters of every group; fill in the log evidence of its open gate.
 
     Parameters
     ----------
     ratio : (n,)
-        `L`.
+        ``L``.
     starts : (n_groups + 1,)
         First member of each group, then n.
     log_first : (n, 2)
-        `ln P(s_i)`, read at the first member of each group.
+        ``ln P(s_i)``, read at the first member of each group.
     log_transition : (n, 2, 2)
-        `ln P(s_i = b | s_{i-1} = a)` at `[i, a, b]`, read at all other members.
+        ``ln P(s_i = b | s_{i-1} = a)`` at ``[i, a, b]``, read at all other members.
     forward, backward : (n, 2), log_open : (n_groups,)
         Filled in.
     """
@@ -92,9 +92,9 @@ def member_log_odds(
     backward: np.ndarray,
     extrinsic: np.ndarray,
 ) -> None:
-    """Extrinsic log-odds `ln[g alpha_1 beta_1] - ln[(1 - g) + g alpha_0 beta_0]` of every member.
+    """Return log-odds ``ln[g alpha_1 beta_1] - ln[(1 - g) + g alpha_0 beta_0]`` of every member.
 
-    Neither filter holds `L_i`, so member `i` has left the evidence of its gate as well.
+    Neither filter holds ``L_i``, so member ``i`` has left the evidence of its gate as well.
     """
     for g in range(starts.size - 1):
         for i in range(starts[g], starts[g + 1]):
@@ -117,9 +117,9 @@ def pair_counts(
     log_evidence: np.ndarray,
     pairs: np.ndarray,
 ) -> None:
-    """Gate-weighted transition counts `P(z = 1, s_{i-1} = a, s_i = b | all)` at `pairs[i, a, b]`.
+    """Fill in gate-weighted transition counts ``P(z = 1, s_{i-1} = a, s_i = b | all)`` at ``pairs[i, a, b]``.
 
-    First members keep zeros. `log_evidence` (n_groups,) is the log evidence of the group, both gates.
+    First members keep zeros. ``log_evidence`` (n_groups,) is the log evidence of the group, both gates.
     """
     for g in range(starts.size - 1):
         base = log_gate[g, 1] - log_evidence[g]

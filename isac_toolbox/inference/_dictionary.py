@@ -13,7 +13,7 @@ BLOCK_COLUMNS = 64
 
 
 class Dictionary:
-    """The matrix `A` of a linear model, scaled to a mean column energy of `m`.
+    """The matrix ``A`` of a linear model, scaled to a mean column energy of ``m``.
 
     Parameters
     ----------
@@ -23,16 +23,16 @@ class Dictionary:
     Attributes
     ----------
     scale : float
-        Factor between `A` and the scaled columns.
+        Factor between ``A`` and the scaled columns.
     energies : ndarray, shape (n,)
-        Squared norms `d` of the scaled columns.
+        Squared norms ``d`` of the scaled columns.
 
     Raises
     ------
     TypeError
-        If `A` is not numeric.
+        If ``A`` is not numeric.
     ValueError
-        If `A` is not a matrix, is empty, is not finite or has a column of zeros.
+        If ``A`` is not a matrix, is empty, is not finite or has a column of zeros.
     """
 
     def __init__(self, A: Any) -> None:
@@ -72,7 +72,7 @@ class Dictionary:
         return energies
 
     def columns(self, index: np.ndarray) -> np.ndarray:
-        """Scaled columns at `index`, (m, len(index))."""
+        """Return the scaled columns at ``index``, (m, len(index))."""
         if self._operator is None:
             return self.scale * self._matrix[:, index]
         units = np.zeros((self.shape[1], len(index)))
@@ -80,7 +80,7 @@ class Dictionary:
         return self.scale * np.asarray(self._operator.matmat(units))
 
     def correlate(self, vector: np.ndarray) -> np.ndarray:
-        """`A^H vector` with scaled columns, (n,)."""
+        """Return ``A^H vector`` with scaled columns, (n,)."""
         if self._operator is None:
             return self.scale * np.conj(np.conj(vector) @ self._matrix)
         return self.scale * np.asarray(self._operator.rmatvec(vector)).reshape(-1)

@@ -1,7 +1,7 @@
 """Sum-product kernel of the lattice field, in the log-odds domain (docs/theory.md, section 4.4).
 
-Direction `2 a` of a site leads to its predecessor along axis `a`, direction `2 a + 1` to its successor;
-`k ^ 1` is the way back. `messages[i, k]` comes into site `i` from its neighbour in direction `k`: the
+Direction ``2 a`` of a site leads to its predecessor along axis ``a``, direction ``2 a + 1`` to its successor;
+``k ^ 1`` is the way back. ``messages[i, k]`` comes into site ``i`` from its neighbour in direction ``k``: the
 log-likelihood ratio of everything behind that edge, zero if nothing is known there.
 """
 
@@ -15,7 +15,7 @@ from numba import njit
 def cavity(
     site: int, direction: int, log_odds: np.ndarray, offset: np.ndarray, messages: np.ndarray
 ) -> float:
-    """Log-odds of a site without the edge in one direction, its neighbour there taken as inactive."""
+    """Return the log-odds of a site without one edge, its neighbour there taken as inactive."""
     total = log_odds[site] + offset[site, direction]
     for k in range(messages.shape[1]):
         if k != direction:
@@ -34,7 +34,7 @@ def sum_product(
     damping: float,
     tol: float,
 ) -> tuple[int, float]:
-    """Sweep forwards along successors and back along predecessors until no message moves by more than `tol`.
+    """Sweep along successors and back along predecessors until no message moves by more than ``tol``.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def sum_product(
     neighbours : (n_sites, n_directions)
         Neighbour in each direction, -1 at the border.
     gain : (n_directions,)
-        `e^W - 1`.
+        ``e^W - 1``.
     offset : (n_sites, n_directions)
         Lowest value of each incoming message.
     messages : (n_sites, n_directions)

@@ -10,7 +10,7 @@ __all__ = ["hermitian_inverse", "mean_and_log_det", "scaled_precision"]
 
 @njit(cache=True)
 def scaled_precision(gram, gamma, rho, scaled, scale):  # type: ignore[no-untyped-def]
-    """Lower triangle of `gamma G + diag(rho)` scaled to a unit diagonal, filled in with the scale.
+    """Fill in the lower triangle of ``gamma G + diag(rho)``, scaled to a unit diagonal, and the scale.
 
     Returns whether every diagonal entry is positive and finite.
     """
@@ -30,7 +30,7 @@ def scaled_precision(gram, gamma, rho, scaled, scale):  # type: ignore[no-untype
 
 @njit(cache=True)
 def mean_and_log_det(factor, scale, solution):  # type: ignore[no-untyped-def]
-    """Scales the solution to the mean, in place, and returns `ln det Sigma`."""
+    """Scale the solution to the mean, in place, and return ``ln det Sigma``."""
     log_det = 0.0
     for i in range(scale.size):
         solution[i] *= scale[i]
@@ -40,7 +40,7 @@ def mean_and_log_det(factor, scale, solution):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def hermitian_inverse(lower, scale):  # type: ignore[no-untyped-def]
-    """`diag(scale) A diag(scale)`, exactly Hermitian, of a matrix `A` given by its lower triangle."""
+    """Return ``diag(scale) A diag(scale)``, exactly Hermitian, of ``A`` given by its lower triangle."""
     n = scale.size
     full = np.empty((n, n), lower.dtype)
     for i in range(n):

@@ -5,9 +5,9 @@ Three update rules live behind one interface. They differ in what they take from
 ``extrinsic``
     the Gaussian message with the prior divided out, tested against the spike and the slab (default);
 ``structured``
-    `q(rho, s)` kept as one block, with Gamma priors on the precision;
+    ``q(rho, s)`` kept as one block, with Gamma priors on the precision;
 ``mean_field``
-    `q(x) q(rho) q(s)`, fully factorised.
+    ``q(x) q(rho) q(s)``, fully factorised.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class PriorState:
     Attributes
     ----------
     precision : ndarray, shape (n,)
-        `rho` (for the factorised rule, its mean).
+        ``rho`` (for the factorised rule, its mean).
     log_precision : ndarray, shape (n,)
-        `<ln rho>` for the factorised rule, `ln rho` otherwise.
+        ``<ln rho>`` for the factorised rule, ``ln rho`` otherwise.
     probability : ndarray, shape (n,)
-        `pi`, the probability that the coefficient is active.
+        ``pi``, the probability that the coefficient is active.
     log_likelihood_ratio : ndarray, shape (n,)
-        `L`, evidence of the data for "active".
+        ``L``, evidence of the data for "active".
     extrinsic_log_odds : ndarray, shape (n,)
-        `e`, evidence of the support graph, each coefficient's own `L` left out.
+        ``e``, evidence of the support graph, each coefficient's own ``L`` left out.
     """
 
     precision: np.ndarray
@@ -64,7 +64,7 @@ class PriorState:
             getattr(self, field.name).flags.writeable = False
 
     def take(self, index: np.ndarray) -> PriorState:
-        """Return the state at `index` (integers or a boolean mask)."""
+        """Return the state at ``index`` (integers or a boolean mask)."""
         return PriorState(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def replaced(self, index: int, *, precision: float, probability: float) -> PriorState:
@@ -75,9 +75,9 @@ class PriorState:
         index : int
             The coefficient.
         precision : float
-            Its new `rho`, positive.
+            Its new ``rho``, positive.
         probability : float
-            Its new `pi`.
+            Its new ``pi``.
         """
         changes = {"precision": precision, "log_precision": np.log(precision), "probability": probability}
         arrays = {name: np.array(getattr(self, name)) for name in changes}
@@ -86,20 +86,20 @@ class PriorState:
         return replace(self, **arrays)
 
     def append(self, other: PriorState) -> PriorState:
-        """Return this state followed by `other`."""
+        """Return this state followed by ``other``."""
         pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return PriorState(*(np.concatenate(pair) for pair in pairs))
 
     @staticmethod
     def initial(n: int, precision: float | np.ndarray, probability: float | np.ndarray = 0.5) -> PriorState:
-        """Return a state without evidence: given precision and prior probability, `L = 0`.
+        """Return a state without evidence: given precision and prior probability, ``L = 0``.
 
         Parameters
         ----------
         n : int
             Number of coefficients.
         precision : float or ndarray, shape (n,)
-            Positive start value of `rho`.
+            Positive start value of ``rho``.
         probability : float or ndarray, shape (n,)
             Prior probability of "active", strictly between 0 and 1.
 
@@ -124,9 +124,9 @@ class ThreeLayerPrior:
     Parameters
     ----------
     slab_precision : array_like, shape (n_classes,)
-        `rho1`, precision of an active coefficient, one per class (a user, a layer).
+        ``rho1``, precision of an active coefficient, one per class (a user, a layer).
     spike_precision : float or array_like, shape (n_classes,)
-        `rho0`, precision of an inactive coefficient, above the slab's.
+        ``rho0``, precision of an inactive coefficient, above the slab's.
     rule : {"extrinsic", "structured", "mean_field"}
         Update rule.
     is_complex : bool
@@ -135,7 +135,8 @@ class ThreeLayerPrior:
         For the extrinsic rule: take the precision whose zero-mean Gaussian prior reproduces the mean of the
         spike-slab posterior, instead of the average precision.
     slab_shape, spike_shape : float
-        Gamma shapes `a` of the structured and factorised rules; the rates are `a / rho1` and `a / rho0`.
+        Gamma shapes ``a`` of the structured and factorised rules; the rates are ``a / rho1`` and ``a /
+        rho0``.
 
     Raises
     ------
@@ -184,17 +185,17 @@ class ThreeLayerPrior:
         return 1.0 if self.is_complex else 0.5
 
     def class_precisions(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return `(rho1, rho0)` of each coefficient, both (n,)."""
+        """Return ``(rho1, rho0)`` of each coefficient, both (n,)."""
         spike = np.broadcast_to(np.asarray(self.spike_precision, float), self.slab_precision.shape)
         return self.slab_precision[classes], spike[classes]
 
     def _rates(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gamma rates `b = a / rho` of slab and spike, both (n,)."""
+        """Gamma rates ``b = a / rho`` of slab and spike, both (n,)."""
         slab, spike = self.class_precisions(classes)
         return self.slab_shape / slab, self.spike_shape / spike
 
     def _power(self, posterior_mean: np.ndarray, posterior_variance: np.ndarray) -> np.ndarray:
-        """Exponent of the likelihood of `rho`: `E|x|^2`, or `E x^2 / 2` for real coefficients."""
+        """Exponent of the likelihood of ``rho``: ``E|x|^2``, or ``E x^2 / 2`` for real coefficients."""
         return self._half * (np.abs(posterior_mean) ** 2 + posterior_variance)
 
     def log_likelihood_ratio(
@@ -205,12 +206,12 @@ class ThreeLayerPrior:
         posterior_variance: np.ndarray,
         classes: np.ndarray,
     ) -> np.ndarray:
-        """Evidence `L` for "active", in the current rule, clipped to plus or minus `LOG_RATIO_LIMIT`.
+        """Return the evidence ``L`` for "active" in the current rule, clipped to ``LOG_RATIO_LIMIT``.
 
         Parameters
         ----------
         state : PriorState
-            Current state; only the factorised rule reads it (`<rho>`, `<ln rho>`).
+            Current state; only the factorised rule reads it (``<rho>``, ``<ln rho>``).
         message : GaussianMessage
             Extrinsic message; only the extrinsic rule reads it.
         posterior_mean, posterior_variance : ndarray, shape (n,)
@@ -231,7 +232,7 @@ class ThreeLayerPrior:
         return np.clip(ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
     def _structured_log_ratio(self, power: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """`ln Z1 - ln Z0`, `Z = b^a Gamma(a+h) / (Gamma(a) (b + power)^(a+h))`, `h` = 1 or 1/2."""
+        """``ln Z1 - ln Z0``, ``Z = b^a Gamma(a+h) / (Gamma(a) (b + power)^(a+h))``, ``h`` = 1 or 1/2."""
 
         def log_evidence(shape: float, rate: np.ndarray) -> np.ndarray:
             constant = gammaln(shape + self._half) - gammaln(shape)
@@ -241,7 +242,7 @@ class ThreeLayerPrior:
         return log_evidence(self.slab_shape, slab_rate) - log_evidence(self.spike_shape, spike_rate)
 
     def _mean_field_log_ratio(self, state: PriorState, classes: np.ndarray) -> np.ndarray:
-        """`<ln Gamma(rho; a1, b1)> - <ln Gamma(rho; a0, b0)>` under the current `q(rho)`."""
+        """``<ln Gamma(rho; a1, b1)> - <ln Gamma(rho; a0, b0)>`` under the current ``q(rho)``."""
 
         def expected_log_density(shape: float, rate: np.ndarray) -> np.ndarray:
             constant = shape * np.log(rate) - gammaln(shape)
@@ -260,21 +261,21 @@ class ThreeLayerPrior:
         posterior_variance: np.ndarray,
         classes: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Precision for the next Gaussian step, given the support probabilities `pi`.
+        """Return the precision for the next Gaussian step, given the support probabilities ``pi``.
 
         Parameters
         ----------
         probability : ndarray, shape (n,)
-            `pi`.
+            ``pi``.
         message, posterior_mean, posterior_variance, classes
-            As in `log_likelihood_ratio`.
+            As in ``log_likelihood_ratio``.
 
         Returns
         -------
         precision : ndarray, shape (n,)
-            `rho`, or `<rho>`.
+            ``rho``, or ``<rho>``.
         log_precision : ndarray, shape (n,)
-            `ln rho`, or `<ln rho>` for the factorised rule.
+            ``ln rho``, or ``<ln rho>`` for the factorised rule.
         """
         if self.rule == "mean_field":
             return self._mean_field_precision(
@@ -294,7 +295,7 @@ class ThreeLayerPrior:
     def _structured_precision(
         self, probability: np.ndarray, power: np.ndarray, classes: np.ndarray
     ) -> np.ndarray:
-        """`<rho> = sum_s pi_s (a_s + h)/(b_s + power)`."""
+        """``<rho> = sum_s pi_s (a_s + h)/(b_s + power)``."""
         slab_rate, spike_rate = self._rates(classes)
         slab = (self.slab_shape + self._half) / (slab_rate + power)
         spike = (self.spike_shape + self._half) / (spike_rate + power)
@@ -303,7 +304,7 @@ class ThreeLayerPrior:
     def _mean_field_precision(
         self, probability: np.ndarray, power: np.ndarray, classes: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and mean logarithm of `q(rho) = Gamma(a~, b~)`."""
+        """Mean and mean logarithm of ``q(rho) = Gamma(a~, b~)``."""
         slab_rate, spike_rate = self._rates(classes)
         shape = probability * self.slab_shape + (1.0 - probability) * self.spike_shape + self._half
         rate = probability * slab_rate + (1.0 - probability) * spike_rate + power
@@ -312,11 +313,11 @@ class ThreeLayerPrior:
     def _matched_precision(
         self, probability: np.ndarray, message: GaussianMessage, classes: np.ndarray
     ) -> np.ndarray:
-        """Precision that reproduces the mixture's mean: the average of `rho_s` weighted by `pi_s w_s`.
+        """Precision that reproduces the mixture's mean: the average of ``rho_s`` weighted by ``pi_s w_s``.
 
-        A zero-mean Gaussian prior turns the message into the mean `w r / v`, `w = 1/(1/v + rho)`; it equals
-        `mixture_moments` when `w = sum_s pi_s w_s`, and `1/w - 1/v` is then this average, free of the
-        cancellation.
+        A zero-mean Gaussian prior turns the message into the mean ``w r / v``, ``w = 1/(1/v + rho)``; it
+        equals ``mixture_moments`` when ``w = sum_s pi_s w_s``, and ``1/w - 1/v`` is then this average, free
+        of the cancellation.
         """
         slab, spike = self.class_precisions(classes)
         w1, w0 = branch_variances(message, slab, spike)
@@ -337,7 +338,7 @@ class ThreeLayerPrior:
         learn_support: bool = True,
         damping: float = 1.0,
     ) -> Swept[Graph]:
-        """One pass of the engine: evidence, support graph, probability, precision, slab and graph.
+        """Sweep once: evidence, support graph, probability, precision, slab and graph.
 
         The only place where messages, slab, support graph and precision meet: the scene estimators, their
         baselines on a grid, :func:`sparse_recover` and the compression of networks all call it. Nothing that
@@ -423,8 +424,9 @@ class ThreeLayerPrior:
     ) -> ThreeLayerPrior:
         """EM update of the slab precision of every class (docs/theory.md, section 3, step 3).
 
-        `rho1 = sum pi / sum pi (|m|^2 + w)`, `w = 1/(1/v + rho1)`, `m = w r / v`. The old value enters with
-        the weight of `SLAB_PRIOR_COUNT` coefficients: fixed points stay, and an empty class keeps its value.
+        ``rho1 = sum pi / sum pi (|m|^2 + w)``, ``w = 1/(1/v + rho1)``, ``m = w r / v``. The old value enters
+        with the weight of ``SLAB_PRIOR_COUNT`` coefficients: fixed points stay, and an empty class keeps its
+        value.
         """
         slab, _ = self.class_precisions(classes)
         w = 1.0 / (1.0 / message.variance + slab)

@@ -22,10 +22,10 @@ from isac_toolbox._validation import (
 from isac_toolbox.inference import _lattice_kernels as _lattice
 from isac_toolbox.inference.support import _ratio, log_pair
 
-#: Names that `learn_parameters` may hold.
+#: Names that ``learn_parameters`` may hold.
 LEARNABLE = ("probability", "coupling", "member_probability")
 #: Guard: largest coupling that can be given. What ``learned`` finds stays in addition below the critical
-#: coupling, where the messages of the field without evidence contract by at least `CONTRACTION` per step.
+#: coupling, where the messages of the field without evidence contract by at least ``CONTRACTION`` per step.
 COUPLING_LIMIT, CONTRACTION = 30.0, 0.9
 #: Prior: pseudo-pairs of independent sites that the pair counts of an axis are added to, and the fraction of
 #: the way to the new coupling that one ``learned`` goes (tuned).
@@ -39,13 +39,13 @@ class LatticePosterior:
     Attributes
     ----------
     site_probability : ndarray, shape (n_sites,)
-        `P(z_j = 1 | all)`.
+        ``P(z_j = 1 | all)``.
     member_probability : ndarray, shape (n,)
-        `P(s_i = 1 | all)`.
+        ``P(s_i = 1 | all)``.
     pair_probability : ndarray, shape (n_edges, 2, 2)
-        `P(z_j = a, z_l = b | all)` at `[edge, a, b]` for the sites `j, l` of `Lattice.edges[edge]`.
+        ``P(z_j = a, z_l = b | all)`` at ``[edge, a, b]`` for the sites ``j, l`` of ``Lattice.edges[edge]``.
     log_evidence : float
-        Bethe approximation of `ln p(all messages)`, with likelihood `exp(L s)` each.
+        Bethe approximation of ``ln p(all messages)``, with likelihood ``exp(L s)`` each.
     converged : bool
         Whether the messages settled within the tolerance.
     """
@@ -61,7 +61,7 @@ class Lattice:
     """Binary field with nearest-neighbour couplings on a grid: activity comes in bursts.
 
     Each site may gate several members (users): a closed site forces its members to zero, inside an open one
-    member `k` is active with its own probability, as in `GatedChain.independent_members`.
+    member ``k`` is active with its own probability, as in ``GatedChain.independent_members``.
 
     Parameters
     ----------
@@ -71,12 +71,12 @@ class Lattice:
     probability : float or array_like, shape (n_sites,)
         Prior probability of an active site; it sets the external field, with the border taken into account.
     coupling : float or sequence of float, one per axis
-        Log odds ratio `ln(p11 p00 / (p01 p10))` of two neighbours, in [0, 30]; 0 is independent.
+        Log odds ratio ``ln(p11 p00 / (p01 p10))`` of two neighbours, in [0, 30]; 0 is independent.
     n_members : int
         Members per site.
     member_probability : float or array_like, shape (n_members,), optional
         Probability of a member inside an active site, one for all or one per member index; by default 0.5 for
-        each index, and with `n_members = 1` the member is the site.
+        each index, and with ``n_members = 1`` the member is the site.
     learn_parameters : bool or collection of str
         Whether ``learned`` changes anything, or the names of what it may change out of "probability",
         "coupling" and "member_probability".
@@ -87,7 +87,7 @@ class Lattice:
     tol : float
         Change of every message at which the sweeps stop.
     site_prior, member_prior : (float, float)
-        Beta pseudo-counts `(a, b)` of a site and of a member inside an active site.
+        Beta pseudo-counts ``(a, b)`` of a site and of a member inside an active site.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class Lattice:
     can be given, but the field may then fill the whole grid from one burst; ``learned`` stays below. Messages
     start at their lower bounds, from which they only rise, to the least active fixed point: they cannot
     oscillate.
-    A message leaves its coefficient's own `L` out of the site and of the edge to it. Without loops this is
+    A message leaves its coefficient's own ``L`` out of the site and of the edge to it. Without loops this is
     exact; around a loop of the grid a damped trace of it comes back. Source: docs/theory.md, section 4.4.
     """
 
@@ -154,14 +154,14 @@ class Lattice:
         return self.n_sites * self.n_members
 
     def extrinsic_log_odds(self, L: np.ndarray) -> np.ndarray:
-        """Return `e_i = logit P(s_i = 1 | all messages but L_i)`, (n,).
+        """Return ``e_i = logit P(s_i = 1 | all messages but L_i)``, (n,).
 
         Infinite only where the parameters are exactly 0 or 1.
 
         Raises
         ------
         TypeError, ValueError
-            If `L` is not a finite real vector of length n.
+            If ``L`` is not a finite real vector of length n.
         """
         return self._member_log_odds(self._propagate(L))
 
@@ -187,8 +187,9 @@ class Lattice:
     def learned(self, L: np.ndarray) -> Lattice:
         """Return the graph after one step that matches expected site and pair statistics to the posterior.
 
-        `probability = (a + sum P(z)) / (a + b + n_sites)`; the coupling goes half of the way to the log odds
-        ratio of the expected pairs, shrunk to independence; it stays non-negative and below the critical one.
+        ``probability = (a + sum P(z)) / (a + b + n_sites)``; the coupling goes half of the way to the log
+        odds ratio of the expected pairs, shrunk to independence; it stays non-negative and below the critical
+        one.
         """
         if not self._learns:
             return self
@@ -203,7 +204,7 @@ class Lattice:
         return new
 
     def _learned_members(self, posterior: LatticePosterior) -> float | np.ndarray:
-        """`p_k = (a + sum P(s = 1)) / (a + b + sum P(z = 1))`, of each member index or of all together."""
+        """``p_k = (a + sum P(s = 1)) / (a + b + sum P(z = 1))``, of each member index or of all together."""
         active = posterior.member_probability.reshape(self.n_sites, self.n_members).sum(axis=0)
         is_open = np.full(self.n_members, np.sum(posterior.site_probability))
         old = np.asarray(self.member_probability)
@@ -227,9 +228,9 @@ class Lattice:
     def _stable_scale(self, coupling: np.ndarray) -> float:
         """Largest factor up to 1 with which the couplings keep the messages contracting, by bisection.
 
-        With `lam = P(active | active) - P(active | inactive)` per axis and `d` neighbours along it, a change
-        of all messages shrinks by the factor `c` solving `sum d lam / (c + lam) = 1`. A single axis has no
-        loop and no critical coupling.
+        With ``lam = P(active | active) - P(active | inactive)`` per axis and ``d`` neighbours along it, a
+        change of all messages shrinks by the factor ``c`` solving ``sum d lam / (c + lam) = 1``. A single
+        axis has no loop and no critical coupling.
         """
         if sum(size > 1 for size in self.shape) < 2:
             return 1.0
@@ -280,7 +281,7 @@ class Lattice:
         )
 
     def _offsets(self, probability: np.ndarray, gain: np.ndarray) -> np.ndarray:
-        """`-ln(1 + (e^W - 1) q)` of each incoming message, `q = P(neighbour active | site inactive)`."""
+        """``-ln(1 + (e^W - 1) q)`` of each incoming message, ``q = P(neighbour active | site inactive)``."""
         other = probability[self._neighbours]
         inside = self._neighbours >= 0
         return np.where(
@@ -333,9 +334,9 @@ class _Propagated:
 
 
 def _active_beside_inactive(site: np.ndarray, other: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """`q = P(other active | site inactive)` of two sites with given marginals and odds ratio `1 + gain`.
+    """``q = P(other active | site inactive)`` of two sites with given marginals and odds ratio ``1 + gain``.
 
-    The non-negative root of `gain (1 - p) q^2 + (1 + gain (p - p')) q - p' = 0`, without cancellation.
+    The non-negative root of ``gain (1 - p) q^2 + (1 + gain (p - p')) q - p' = 0``, without cancellation.
     """
     square, linear = gain * (1.0 - site), 1.0 + gain * (site - other)
     root = np.sqrt(linear**2 + 4.0 * square * other)

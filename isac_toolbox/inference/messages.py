@@ -12,21 +12,21 @@ PRECISION_FLOOR = 1e-12
 
 @dataclass(frozen=True)
 class GaussianMessage:
-    """Independent pseudo-observations `r_i = x_i + noise`, of variance `v_i`.
+    """Independent pseudo-observations ``r_i = x_i + noise``, of variance ``v_i``.
 
     Attributes
     ----------
     mean : ndarray, shape (n,)
-        `r`, real or complex.
+        ``r``, real or complex.
     variance : ndarray, shape (n,)
-        `v`, positive.
+        ``v``, positive.
     """
 
     mean: np.ndarray
     variance: np.ndarray
 
     def take(self, index: np.ndarray) -> GaussianMessage:
-        """Return the messages at `index` (integers or a boolean mask)."""
+        """Return the messages at ``index`` (integers or a boolean mask)."""
         return GaussianMessage(self.mean[index], self.variance[index])
 
 
@@ -35,8 +35,8 @@ def extrinsic_message(
 ) -> GaussianMessage:
     """Divide a zero-mean Gaussian prior out of a Gaussian marginal.
 
-    `1/v = 1/variance - rho` and `r = v mean / variance`. The difference is floored at `PRECISION_FLOOR`
-    times `1/variance`, so that a marginal which the prior alone explains gives a message that is wide, not
+    ``1/v = 1/variance - rho`` and ``r = v mean / variance``. The difference is floored at ``PRECISION_FLOOR``
+    times ``1/variance``, so that a marginal which the prior alone explains gives a message that is wide, not
     negative.
 
     Parameters
@@ -46,7 +46,7 @@ def extrinsic_message(
     variance : ndarray, shape (n,)
         Posterior variances, positive.
     prior_precision : ndarray, shape (n,), or float
-        `rho`, the precision the prior contributed.
+        ``rho``, the precision the prior contributed.
 
     Returns
     -------

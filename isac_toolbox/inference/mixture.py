@@ -10,16 +10,16 @@ from isac_toolbox.inference.messages import GaussianMessage
 def gaussian_log_ratio(
     message: GaussianMessage, slab_precision: np.ndarray, spike_precision: np.ndarray, is_complex: bool
 ) -> np.ndarray:
-    """Log-likelihood ratio of slab against spike for a Gaussian message.
+    """Return the log-likelihood ratio of slab against spike for a Gaussian message.
 
-    `L = ln((v + 1/rho0)/(v + 1/rho1)) + |r|^2 (1/(v + 1/rho0) - 1/(v + 1/rho1))`, halved for real
+    ``L = ln((v + 1/rho0)/(v + 1/rho1)) + |r|^2 (1/(v + 1/rho0) - 1/(v + 1/rho1))``, halved for real
     coefficients. Both differences are formed before they are taken, so nothing cancels.
 
     Parameters
     ----------
     message : GaussianMessage
     slab_precision, spike_precision : array_like, shape (n,)
-        Prior precisions `rho1` and `rho0` of the two branches.
+        Prior precisions ``rho1`` and ``rho0`` of the two branches.
     is_complex : bool
         Whether the coefficients are complex.
 
@@ -42,13 +42,13 @@ def gaussian_log_ratio(
 def branch_variances(
     message: GaussianMessage, slab_precision: np.ndarray, spike_precision: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior variances `w_s = 1/(1/v + rho_s)` of the slab and of the spike branch, each (n,).
+    """Return the posterior variances ``w_s = 1/(1/v + rho_s)`` of slab and spike branch, each (n,).
 
     Parameters
     ----------
     message : GaussianMessage
     slab_precision, spike_precision : array_like, shape (n,)
-        Prior precisions `rho1` and `rho0` of the two branches.
+        Prior precisions ``rho1`` and ``rho0`` of the two branches.
 
     Returns
     -------
@@ -64,18 +64,18 @@ def mixture_moments(
     slab_precision: np.ndarray,
     spike_precision: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the spike-slab posterior of each coefficient.
+    """Return the mean and variance of the spike-slab posterior of each coefficient.
 
-    Branch `s` has variance `w_s = 1/(1/v + rho_s)` and mean `m_s = w_s r / v`; the branches are weighted by
-    `pi` and `1 - pi`.
+    Branch ``s`` has variance ``w_s = 1/(1/v + rho_s)`` and mean ``m_s = w_s r / v``; the branches are
+    weighted by ``pi`` and ``1 - pi``.
 
     Parameters
     ----------
     probability : ndarray, shape (n,)
-        Probability `pi` of the slab.
+        Probability ``pi`` of the slab.
     message : GaussianMessage
     slab_precision, spike_precision : array_like, shape (n,)
-        Prior precisions `rho1` and `rho0` of the two branches.
+        Prior precisions ``rho1`` and ``rho0`` of the two branches.
 
     Returns
     -------

@@ -1,7 +1,8 @@
 """Gaussian posterior on a working set, and what the rest sees (docs/theory.md, section 5).
 
-The model is `y = Phi x + noise` of precision `gamma`. Only the Gram matrix `G = Phi^H Phi` and the
-correlation `zeta = Phi^H y` are needed, so the same functions serve separable atoms, matrices and operators.
+The model is ``y = Phi x + noise`` of precision ``gamma``. Only the Gram matrix ``G = Phi^H Phi`` and the
+correlation ``zeta = Phi^H y`` are needed, so the same functions serve separable atoms, matrices and
+operators.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ _LOADINGS = (0.0, 1e-14, 1e-12, 1e-10, 1e-8)
 
 @dataclass(frozen=True)
 class GaussianPosterior:
-    """Posterior `N(mean, covariance)` of the coefficients of a working set.
+    """Posterior ``N(mean, covariance)`` of the coefficients of a working set.
 
     Attributes
     ----------
     mean : ndarray, shape (n,)
-        `mu`.
+        ``mu``.
     gram : ndarray, shape (n, n)
-        `G` on the working set.
+        ``G`` on the working set.
     noise_precision : float
-        `gamma`.
+        ``gamma``.
     prior_precision : ndarray, shape (n,)
-        `rho`.
+        ``rho``.
     log_det : float
-        `ln det Sigma`.
+        ``ln det Sigma``.
     scale, factor : ndarray, shape (n,), (n, n)
-        `Sigma = diag(scale) (factor factor^H)^-1 diag(scale)`, `factor` lower triangular.
+        ``Sigma = diag(scale) (factor factor^H)^-1 diag(scale)``, ``factor`` lower triangular.
     """
 
     mean: np.ndarray
@@ -53,14 +54,14 @@ class GaussianPosterior:
 
     @cached_property
     def covariance(self) -> np.ndarray:
-        """`Sigma`, Hermitian, (n, n); computed when first asked for."""
+        """``Sigma``, Hermitian, (n, n); computed when first asked for."""
         if not self.factor.size:
             return self.factor
         lower, _ = _lapack("potri", self.factor)(self.factor, lower=True)
         return np.asarray(hermitian_inverse(lower, self.scale))
 
     def whiten(self, columns: np.ndarray) -> np.ndarray:
-        """`W B` with `W^H W = Sigma`, for `B` of shape (n, p): `B^H Sigma B` is then `(W B)^H W B`."""
+        """Return ``W B`` with ``W^H W = Sigma``, for ``B`` (n, p): ``B^H Sigma B = (W B)^H W B``."""
         scaled = self.scale[:, None] * columns
         if not scaled.size:
             return scaled
@@ -74,9 +75,9 @@ class GaussianPosterior:
 
     @cached_property
     def gram_covariance_diagonal(self) -> np.ndarray:
-        """Diagonal of `G Sigma`, (n,).
+        """Diagonal of ``G Sigma``, (n,).
 
-        `gamma (G Sigma)_ii = 1 - rho_i Sigma_ii`: each side cancels where the other does not, so each entry
+        ``gamma (G Sigma)_ii = 1 - rho_i Sigma_ii``: each side cancels where the other does not, so each entry
         takes the accurate one.
         """
         share = self.prior_precision * self.variance
@@ -85,9 +86,9 @@ class GaussianPosterior:
         return np.maximum(diagonal, 0.0)
 
     def message(self) -> GaussianMessage:
-        """Extrinsic message of every coefficient: the marginal with its own prior divided out.
+        """Return the extrinsic message of every coefficient: the marginal with its own prior divided out.
 
-        `1/v_i = 1/Sigma_ii - rho_i = gamma (G Sigma)_ii / Sigma_ii`, `r_i = v_i mu_i / Sigma_ii`.
+        ``1/v_i = 1/Sigma_ii - rho_i = gamma (G Sigma)_ii / Sigma_ii``, ``r_i = v_i mu_i / Sigma_ii``.
         """
         share = np.maximum(self.noise_precision * self.gram_covariance_diagonal, PRECISION_FLOOR)
         return GaussianMessage(self.mean / share, self.variance / share)
@@ -99,7 +100,7 @@ def working_set_posterior(
     noise_precision: float,
     prior_precision: np.ndarray,
 ) -> GaussianPosterior:
-    """Posterior `Sigma = (gamma G + diag rho)^-1`, `mu = gamma Sigma zeta`.
+    """Return the posterior ``Sigma = (gamma G + diag rho)^-1``, ``mu = gamma Sigma zeta``.
 
     The precision matrix is scaled to a unit diagonal before its Cholesky factorisation, so prior precisions
     may span many orders of magnitude. A matrix singular to working precision gets the smallest diagonal
@@ -110,11 +111,11 @@ def working_set_posterior(
     gram : ndarray, shape (n, n)
         Hermitian, real or complex; n may be zero.
     correlation : ndarray, shape (n,)
-        `zeta = Phi^H y`.
+        ``zeta = Phi^H y``.
     noise_precision : float
-        `gamma`, positive.
+        ``gamma``, positive.
     prior_precision : ndarray, shape (n,)
-        `rho`, non-negative.
+        ``rho``, non-negative.
 
     Returns
     -------
@@ -123,7 +124,7 @@ def working_set_posterior(
     Raises
     ------
     ValueError
-        If shapes disagree, `gamma` is not positive or a `rho` negative.
+        If shapes disagree, ``gamma`` is not positive or a ``rho`` negative.
     numpy.linalg.LinAlgError
         If the precision matrix is not positive definite, or not finite.
 
@@ -148,7 +149,7 @@ def working_set_posterior(
 def unchecked_posterior(
     gram: np.ndarray, correlation: np.ndarray, gamma: float, rho: np.ndarray
 ) -> GaussianPosterior:
-    """The same for arguments known to be of the right kind, in loops.
+    """Return the same for arguments known to be of the right kind, in loops.
 
     Raises
     ------
@@ -191,7 +192,7 @@ def _cholesky(matrix: np.ndarray) -> np.ndarray:
 
 
 def _solve(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve `factor factor^H x = right`."""
+    """Solve ``factor factor^H x = right``."""
     if not factor.size:
         return right
     solution, _ = _lapack("potrs", factor)(factor, right, lower=True)
@@ -201,19 +202,20 @@ def _solve(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
 def expected_residual(
     energy: float, gram: np.ndarray, correlation: np.ndarray, posterior: GaussianPosterior
 ) -> float:
-    """Expected squared residual `|y|^2 - 2 Re mu^H zeta + mu^H G mu + tr(G Sigma)`.
+    """Return the expected squared residual ``|y|^2 - 2 Re mu^H zeta + mu^H G mu + tr(G Sigma)``.
 
-    The first three terms cancel to about `1e-16 |y|^2`; their sum is floored at `ENERGY_FLOOR |y|^2`. At a
-    signal-to-noise ratio beyond 100 dB, add `sum(gram_covariance_diagonal)` to an explicit residual instead.
+    The first three terms cancel to about ``1e-16 |y|^2``; their sum is floored at ``ENERGY_FLOOR |y|^2``. At
+    a signal-to-noise ratio beyond 100 dB, add ``sum(gram_covariance_diagonal)`` to an explicit residual
+    instead.
 
     Parameters
     ----------
     energy : float
-        `|y|^2`.
+        ``|y|^2``.
     gram : ndarray, shape (n, n)
-        `G` on the working set.
+        ``G`` on the working set.
     correlation : ndarray, shape (n,)
-        `zeta` on the working set.
+        ``zeta`` on the working set.
     posterior : GaussianPosterior
         Posterior on the working set.
 
@@ -234,23 +236,23 @@ def update_noise_precision(
     prior: tuple[float, float] = (1e-6, 1e-6),
     is_complex: bool = True,
 ) -> float:
-    """Mean of the Gamma posterior of the noise precision, `(a + N) / (b + residual)`.
+    """Return the mean of the Gamma posterior of the noise precision, ``(a + N) / (b + residual)``.
 
     Parameters
     ----------
     n_observations : float
-        `N`, number of complex (or real) observations.
+        ``N``, number of complex (or real) observations.
     expected_residual : float
         Expected squared residual.
     prior : (float, float)
-        Gamma shape and rate `(a, b)`.
+        Gamma shape and rate ``(a, b)``.
     is_complex : bool
-        For real observations both `N` and the residual are halved.
+        For real observations both ``N`` and the residual are halved.
 
     Returns
     -------
     float
-        `gamma`.
+        ``gamma``.
 
     Raises
     ------

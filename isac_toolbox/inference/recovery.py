@@ -80,16 +80,16 @@ class SparseRecoveryResult:
 
 
 class SparseRecovery(TurboLoop):
-    """Turbo variational Bayes for `y = A x + noise` with a growing and shrinking working set.
+    """Turbo variational Bayes for ``y = A x + noise`` with a growing and shrinking working set.
 
     Each step: Gaussian posterior on the working set, messages to all coefficients, one pass of the prior, EM
     updates of slab, support graph and noise, then removals and births. Data and dictionary are
-    scaled inside, so the amplitudes of `y` and `A` do not matter.
+    scaled inside, so the amplitudes of ``y`` and ``A`` do not matter.
 
     Parameters
     ----------
     A, y, support, rule, noise_variance, max_iter, tol, max_active
-        As in `sparse_recover`.
+        As in ``sparse_recover``.
 
     Notes
     -----
@@ -149,7 +149,7 @@ class SparseRecovery(TurboLoop):
         self.noise_variance = self._y_scale**2
 
     def step(self) -> None:
-        """One iteration."""
+        """Do one iteration."""
         index = self.working.index
         posterior = self._posterior(self.state)
         residual = self._y - self.working.columns @ posterior.mean
@@ -184,8 +184,8 @@ class SparseRecovery(TurboLoop):
         """Noise precision from the explicit residual, or towards a known one from below.
 
         Once the set has settled, the residual includes the spread between "on" and "off" of undecided
-        coefficients, `pi (1 - pi) |m_1 - m_0|^2 / (gamma v)`, which a Gaussian posterior does not hold; while
-        the set grows, leaving it out lets weak coefficients in.
+        coefficients, ``pi (1 - pi) |m_1 - m_0|^2 / (gamma v)``, which a Gaussian posterior does not hold;
+        while the set grows, leaving it out lets weak coefficients in.
         """
         square = max(float(np.real(np.vdot(residual, residual))), ENERGY_FLOOR * self.m)
         expected = square + float(np.sum(posterior.gram_covariance_diagonal))
@@ -318,7 +318,7 @@ def sparse_recover(
     max_active: int | None = None,
     callback: Callable[[TurboLoop], bool | None] | None = None,
 ) -> SparseRecoveryResult:
-    """Recover a sparse `x` from `y = A x + noise`; support, noise and variances are learned.
+    """Recover a sparse ``x`` from ``y = A x + noise``; support, noise and variances are learned.
 
     Parameters
     ----------
@@ -326,9 +326,9 @@ def sparse_recover(
         Real or complex. An operator is never formed as a whole: single columns are fetched when they enter
         the working set, all of them once in blocks for their energies.
     y : array_like, shape (m,)
-        Real or complex observations. Real `A` and real `y` give a real `x`.
+        Real or complex observations. Real ``A`` and real ``y`` give a real ``x``.
     support : SupportGraph, optional
-        Graph over the n coefficients, for example a `GatedChain`; by default independent with a learned
+        Graph over the n coefficients, for example a ``GatedChain``; by default independent with a learned
         probability under a Beta(1, n) prior, which keeps chance hits of n tests out. It is copied.
     rule : {"extrinsic", "structured", "mean_field"}
         Update rule of the prior.
@@ -350,8 +350,8 @@ def sparse_recover(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, shape or range, holds NaN or infinity, if `y` or a column of `A` is
-        all zero, or if `support` covers another number of coefficients.
+        If an argument has the wrong type, shape or range, holds NaN or infinity, if ``y`` or a column of
+        ``A`` is all zero, or if ``support`` covers another number of coefficients.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Support graphs: which coefficients are active together (docs/theory.md, section 4).
 
-A graph receives one log-likelihood ratio `L_i` per coefficient and returns the extrinsic log-odds `e_i`: what
-all the *other* messages and the graph's parameters say about coefficient `i`. Every graph follows
-`SupportGraph`; the rest of the package uses nothing else. A graph never changes: learning returns another.
+A graph receives one log-likelihood ratio ``L_i`` per coefficient and returns the extrinsic log-odds ``e_i``:
+what all the *other* messages and the graph's parameters say about coefficient ``i``. Every graph follows
+``SupportGraph``; the rest of the package uses nothing else. A graph never changes: learning returns another.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from isac_toolbox.inference import _chain_kernels as _chain
 
 
 class SupportGraph(Protocol):
-    """Interface of a support graph over `n_coefficients` binary variables."""
+    """Interface of a support graph over ``n_coefficients`` binary variables."""
 
     @property
     def n_coefficients(self) -> int:
@@ -35,7 +35,7 @@ class SupportGraph(Protocol):
         ...
 
     def extrinsic_log_odds(self, L: np.ndarray) -> np.ndarray:
-        """Return `e` (n,), each entry independent of its own `L`."""
+        """Return ``e`` (n,), each entry independent of its own ``L``."""
         ...
 
     def learned(self, L: np.ndarray) -> Self:
@@ -44,13 +44,13 @@ class SupportGraph(Protocol):
 
 
 def log_pair(probability: np.ndarray) -> np.ndarray:
-    """Return `(ln(1 - p), ln p)` stacked in the last axis; exact 0 and 1 give minus infinity."""
+    """Return ``(ln(1 - p), ln p)`` stacked in the last axis; exact 0 and 1 give minus infinity."""
     with np.errstate(divide="ignore"):
         return np.stack([np.log1p(-probability), np.log(probability)], axis=-1)
 
 
 class IndependentSupport:
-    """Independent coefficients, active with probability `p`.
+    """Independent coefficients, active with probability ``p``.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class IndependentSupport:
     learn_probability : bool
         Whether ``learned`` updates a scalar probability. A vector is kept as given.
     prior_counts : (float, float)
-        Beta pseudo-counts `(a, b)`: `p = (a + sum pi) / (a + b + n)`.
+        Beta pseudo-counts ``(a, b)``: ``p = (a + sum pi) / (a + b + n)``.
 
     Raises
     ------
@@ -91,12 +91,12 @@ class IndependentSupport:
         return self._n
 
     def extrinsic_log_odds(self, L: np.ndarray) -> np.ndarray:
-        """Return `ln(p / (1 - p))` for every coefficient, (n,).
+        """Return ``ln(p / (1 - p))`` for every coefficient, (n,).
 
         Raises
         ------
         TypeError, ValueError
-            If `L` is not a finite real vector of length n.
+            If ``L`` is not a finite real vector of length n.
         """
         check_real_vector("L", L, self._n)
         pair = log_pair(np.asarray(self.probability))
@@ -130,13 +130,13 @@ class ChainPosterior:
     Attributes
     ----------
     gate_probability : ndarray, shape (n_groups,)
-        `P(z_g = 1 | all)`.
+        ``P(z_g = 1 | all)``.
     member_probability : ndarray, shape (n,)
-        `P(s_i = 1 | all)`.
+        ``P(s_i = 1 | all)``.
     pair_counts : ndarray, shape (n, 2, 2)
-        `P(z = 1, s_{i-1} = a, s_i = b | all)` at `[i, a, b]`; zero at first members.
+        ``P(z = 1, s_{i-1} = a, s_i = b | all)`` at ``[i, a, b]``; zero at first members.
     log_evidence : float
-        `ln p(all messages)`, with likelihood `exp(L s)` each.
+        ``ln p(all messages)``, with likelihood ``exp(L s)`` each.
     """
 
     gate_probability: np.ndarray
@@ -148,15 +148,15 @@ class ChainPosterior:
 class GatedChain:
     """Groups with a gate each; inside an open gate the members form a Markov chain.
 
-    A closed gate forces its members to zero. Inside an open one, the first member is active with `p_first`,
-    and a later member with `p11` or `p01` after an active or inactive predecessor.
+    A closed gate forces its members to zero. Inside an open one, the first member is active with ``p_first``,
+    and a later member with ``p11`` or ``p01`` after an active or inactive predecessor.
 
     Parameters
     ----------
     group_sizes : array_like of int, shape (n_groups,)
         Members of each group; groups are contiguous. May be empty.
     gate : float or array_like, shape (n_groups,)
-        `P(z_g = 1)`.
+        ``P(z_g = 1)``.
     p_first : float or array_like, shape (n_groups,) or (n,)
         Of a vector of length n, the entries at the first members are read.
     p01, p11 : float or array_like, shape (n,)
@@ -164,8 +164,8 @@ class GatedChain:
     learn_parameters : bool
         Whether ``learned`` changes anything.
     gate_prior, member_prior : (float, float)
-        Beta pseudo-counts `(a, b)` of the gate and of every member parameter. Groups that were never
-        considered belong into `b` of `gate_prior`.
+        Beta pseudo-counts ``(a, b)`` of the gate and of every member parameter. Groups that were never
+        considered belong into ``b`` of ``gate_prior``.
 
     Raises
     ------
@@ -218,10 +218,10 @@ class GatedChain:
         gate_prior: tuple[float, float] = (1.0, 1.0),
         member_prior: tuple[float, float] = (1.0, 1.0),
     ) -> GatedChain:
-        """Groups of equal size whose members are independent inside an open gate.
+        """Return a graph of equal groups whose members are independent inside an open gate.
 
-        Member `k` of every group has `p_first = p01 = p11 = member_probability[k]`, also in a learned graph:
-        the members of one index share their probability.
+        Member ``k`` of every group has ``p_first = p01 = p11 = member_probability[k]``, also in a learned
+        graph: the members of one index share their probability.
 
         Parameters
         ----------
@@ -266,12 +266,12 @@ class GatedChain:
 
     @property
     def member_probability(self) -> np.ndarray:
-        """Probability of each member index, (n_members,); only of `independent_members`.
+        """Probability of each member index, (n_members,); only of ``independent_members``.
 
         Raises
         ------
         AttributeError
-            If the graph was not made by `independent_members`, or has no group.
+            If the graph was not made by ``independent_members``, or has no group.
         """
         if not self._independent_size or not self.n_groups:
             raise AttributeError("member_probability exists only for independent_members with some group")
@@ -296,14 +296,14 @@ class GatedChain:
         return _Filtered(ratio, log_gate, log_transition, forward, backward, log_open)
 
     def extrinsic_log_odds(self, L: np.ndarray) -> np.ndarray:
-        """Return `e_i = logit P(s_i = 1 | all messages but L_i)`, (n,).
+        """Return ``e_i = logit P(s_i = 1 | all messages but L_i)``, (n,).
 
         Infinite only where the parameters are exactly 0 or 1.
 
         Raises
         ------
         TypeError, ValueError
-            If `L` is not a finite real vector of length n.
+            If ``L`` is not a finite real vector of length n.
         """
         return self._member_log_odds(self._filter(L))
 
@@ -313,9 +313,9 @@ class GatedChain:
         return extrinsic
 
     def gate_log_odds(self, L: np.ndarray) -> np.ndarray:
-        """Return the posterior log-odds `logit g + ln Ev` of every gate, (n_groups,).
+        """Return the posterior log-odds ``logit g + ln Ev`` of every gate, (n_groups,).
 
-        `Ev` is the evidence of the group's messages for an open gate, relative to a closed one.
+        ``Ev`` is the evidence of the group's messages for an open gate, relative to a closed one.
         """
         f = self._filter(L)
         return f.log_gate[:, 1] - f.log_gate[:, 0] + f.log_open
@@ -350,8 +350,8 @@ class GatedChain:
     def learned(self, L: np.ndarray) -> GatedChain:
         """Return the graph after one EM step with gate-weighted counts.
 
-        `gate = (a + sum P(z)) / (a + b + n_groups)`; `p_first`, `p01`, `p11` from the counts of first members
-        and transitions inside open gates.
+        ``gate = (a + sum P(z)) / (a + b + n_groups)``; ``p_first``, ``p01``, ``p11`` from the counts of first
+        members and transitions inside open gates.
         """
         if not self.learn_parameters or self.n_groups == 0:
             return self
@@ -372,7 +372,7 @@ class GatedChain:
         return new
 
     def _independent_counts(self, posterior: ChainPosterior) -> dict[str, Any]:
-        """`p_k = (a + sum P(s = 1)) / (a + b + sum P(z = 1))` over the groups, for each member index."""
+        """``p_k = (a + sum P(s = 1)) / (a + b + sum P(z = 1))`` over the groups, for each member index."""
         shape = (self.n_groups, self._independent_size)
         active = posterior.member_probability.reshape(shape).sum(axis=0)
         gate_open = float(np.sum(posterior.gate_probability))
@@ -415,7 +415,7 @@ def _filled(value: float | np.ndarray, n: int) -> np.ndarray:
 
 
 def _ratio(on: Any, off: Any, prior: tuple[float, float], old: np.ndarray) -> np.ndarray:
-    """`(a + on) / (a + b + on + off)`; the old value where nothing was counted and there is no prior."""
+    """``(a + on) / (a + b + on + off)``; the old value where nothing was counted and there is no prior."""
     numerator = prior[0] + np.maximum(on, 0.0)
     total = numerator + prior[1] + np.maximum(off, 0.0)
     safe = np.where(total > 0.0, total, 1.0)

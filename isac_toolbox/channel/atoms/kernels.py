@@ -25,7 +25,7 @@ _LINE_OF_SIGHT = -1
 
 @njit(cache=True)
 def trace_paths(scene, paths, bs, axes, spherical, out, columns):  # type: ignore[no-untyped-def]
-    """Length (L,), cosines (2, L), and derivatives in target (L, 1 + D, 3) and user (L, 4), filled in.
+    """Fill in length (L,), cosines (2, L), and derivatives in target (L, 1 + D, 3) and user (L, 4).
 
     ``scene`` is (points, users, offsets, free paths), ``paths`` (user, target, free), ``axes`` the
     horizontal and vertical axis of the array. ``columns`` of target, user and offset in the scene's vector
@@ -75,7 +75,7 @@ def trace_paths(scene, paths, bs, axes, spherical, out, columns):  # type: ignor
 
 @njit(cache=True)
 def pull_slopes(slopes, in_target, target_column, in_user, user_column, offset_column, pulled):  # type: ignore[no-untyped-def]
-    """``sum_di slopes_di J_dip`` of slopes (1 + D, L), added to (P,)."""
+    """Add ``sum_di slopes_di J_dip`` of slopes (1 + D, L) to (P,)."""
     for i in range(slopes.shape[1]):
         for x in range(3):
             for d in range(slopes.shape[0]):
@@ -86,7 +86,7 @@ def pull_slopes(slopes, in_target, target_column, in_user, user_column, offset_c
 
 @njit(cache=True)
 def capped_step(scene, step, largest_move, free_cells, region):  # type: ignore[no-untyped-def]
-    """Points, users, offsets and free paths after a step of the scene's vector.
+    """Return the points, users, offsets and free paths after a step of the scene's vector.
 
     A point moves by at most ``largest_move`` and stays in the region; a free path by at most ``free_cells``
     (3,) in each of its parameters, all three scaled alike.
@@ -154,7 +154,7 @@ def _array_sum(x, slope, n):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, fastmath=True)
 def path_gram(length, cosines, user, pair, table, step, reference, shape, slopes):  # type: ignore[no-untyped-def]
-    """Gram (L, L) of the path atoms.
+    """Return the Gram (L, L) of the path atoms.
 
     ``G_ij = F_{k_i k_j}(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``; ``F`` from its Taylor table
     (pairs, centres, terms) of grid step ``step``, at the reference wavenumber ``reference``.
@@ -188,7 +188,7 @@ def path_gram(length, cosines, user, pair, table, step, reference, shape, slopes
 def path_correlations(  # type: ignore[no-untyped-def]
     length, cosines, user, grid, kernel, step, reference, shape, slopes, out
 ):
-    """Inner products of path, length, ``u_h`` and ``u_v`` atoms with ``Z``, filled into (4, L).
+    """Fill in inner products of path, length, ``u_h`` and ``u_v`` atoms with ``Z``, (4, L).
 
     ``grid`` (K, G, 2 M) holds real and imaginary parts of ``Z`` transformed to lengths; the kernel
     ``exp(sharpness (sqrt(1 - z^2) - 1))`` over (taps, sharpness) interpolates it and its derivative
@@ -247,7 +247,7 @@ def path_correlations(  # type: ignore[no-untyped-def]
 def normal_blocks(  # type: ignore[no-untyped-def]
     length, cosines, user, pair, table, step, reference, shape, slopes, gains, jacobian, out
 ):
-    """``B`` (L, P), ``S`` (P, P) and the fitted slopes ``G^(d,0) x`` (3, L), filled in from zeros.
+    """Fill in ``B`` (L, P), ``S`` (P, P) and the fitted slopes ``G^(d,0) x`` (3, L), from zeros.
 
     The block of a pair is ``g_st = d/ds_i d/dt_j F(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``
     (docs/theory.md, sections 2.2 and 6.1).
@@ -355,7 +355,7 @@ def normal_blocks(  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def assemble_gram(delay, horizontal, vertical, cosine_h, cosine_v, squint, n_orders, n_types):  # type: ignore[no-untyped-def]
-    """Gram of the first ``n_types`` atom types (path, d length, d u_h, d u_v), shape (types, types, L, L).
+    """Return the Gram of the first ``n_types`` atom types, shape (types, types, L, L).
 
     ``delay[a] = sum_n conj(b_ni) R_n w_n^a b_nj``, ``horizontal[b] = sum_m conj(a_mi) s_m^b a_mj`` and
     ``vertical`` alike. An atom type multiplies the path atom by ``1, -j w, j s_h (1 + kappa w), j s_v (1 +

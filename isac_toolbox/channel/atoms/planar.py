@@ -72,7 +72,7 @@ class PlanarAtoms:
         return np.stack([a, *self.array.steering_derivatives(a)])
 
     def gram(self, coupling: ComplexArray) -> ComplexArray:
-        """Gram of the path atoms, shape (L, L)."""
+        """Return the Gram of the path atoms, shape (L, L)."""
         if self.squint:
             return self._gram(coupling, 1)[0, 0]
         moments = delay_moments(self.delay, self.user, self.wavenumbers_per_m, coupling, 1)[0]
@@ -85,7 +85,7 @@ class PlanarAtoms:
         return (a_h.conj() @ a_h.T) * (a_v.conj() @ a_v.T)
 
     def full_gram(self, coupling: ComplexArray) -> ComplexArray:
-        """Gram of all atom types, shape (4, 4, L, L)."""
+        """Return the Gram of all atom types, shape (4, 4, L, L)."""
         return self._gram(coupling, self.n_types)
 
     def _gram(self, coupling: ComplexArray, n_types: int) -> ComplexArray:
@@ -104,7 +104,7 @@ class PlanarAtoms:
         return gram
 
     def correlate(self, correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
-        """Inner products with ``Z`` (K, N, M): shape (L,), or (4, L) with derivatives."""
+        """Return the inner products with ``Z`` (K, N, M): shape (L,), or (4, L) with derivatives."""
         moments = self._correlation_moments(correlation, derivatives)
         path = self._through_squint(moments, 0, 0, 0)
         if not derivatives:
@@ -148,7 +148,7 @@ class PlanarAtoms:
         return moments
 
     def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray:
-        """Channel ``H_k = sum over the user's paths of x b a^T``, shape (K, N, M)."""
+        """Return the channel ``H_k = sum over the user's paths of x b a^T``, shape (K, N, M)."""
         weighted = self.delay * gains
         channel = np.zeros((n_users, self.delay.shape[0], self.array.n_elements), complex)
         powers = self.wavenumbers_per_m[:, None] * self.squint
@@ -161,7 +161,7 @@ class PlanarAtoms:
         return channel
 
     def respond(self, rows: ComplexArray) -> ComplexArray:
-        """Inner products ``sum_m y_num b_ni a_mi`` of rows (N, U, M) with every path, shape (N, U, L)."""
+        """Return inner products ``sum_m y_num b_ni a_mi`` of rows (N, U, M) with every path, (N, U, L)."""
         responses = self._squint_responses(np.arange(self.user.size))
         total = np.matmul(rows, responses[0].T)
         power = np.ones(self.delay.shape[0])
@@ -171,7 +171,7 @@ class PlanarAtoms:
         return total * self.delay[:, None, :]
 
     def match(self, gains: ComplexArray, users: NDArray[np.int64]) -> ComplexArray:
-        """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
+        """Return ``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
         if not self.squint:
             return match_separable(self.delay, self.user, self._array_gram, gains, users)
         channel = self.synthesise(gains, int(max(users.max(), self.user.max(initial=0))) + 1)
@@ -193,7 +193,7 @@ class PlanarAtoms:
         return (a_h[:, :, None] * a_v[:, None, :]).reshape(len(a_h), self.array.n_elements)
 
     def take(self, index: NDArray[np.int64]) -> PlanarAtoms:
-        """The atoms of some paths."""
+        """Return the atoms of some paths."""
         return PlanarAtoms(
             self.user[index],
             self.delay[:, index],
@@ -205,7 +205,7 @@ class PlanarAtoms:
 
 
 def squint_orders(array: UniformPlanarArray, relative_frequencies: RealArray) -> int:
-    """Terms needed for ``exp(j x theta)``, x the relative frequencies and theta the array's phases."""
+    """Return terms needed for ``exp(j x theta)``, x the relative frequencies and theta the array's phases."""
     largest = float(np.max(np.abs(relative_frequencies))) * sum(s.max() for s in array.phase_slopes)
     for order in range(1, _MAX_SQUINT_ORDERS):
         if largest**order / factorial(order) < _SQUINT_TOLERANCE:
@@ -220,7 +220,7 @@ def delay_moments(
     coupling: ComplexArray,
     orders: int,
 ) -> ComplexArray:
-    """``sum_n conj(b_ni) R_n[k_i, k_j] w_n^p b_nj`` for p < orders, shape (orders, L, L)."""
+    """Return ``sum_n conj(b_ni) R_n[k_i, k_j] w_n^p b_nj`` for p < orders, shape (orders, L, L)."""
     n_paths = user.size
     moments = np.empty((orders, n_paths, n_paths), dtype=delay.dtype)
     powers = wavenumbers_per_m[None, :] ** np.arange(orders)[:, None]
@@ -242,7 +242,7 @@ def match_separable(
     gains: ComplexArray,
     users: NDArray[np.int64],
 ) -> ComplexArray:
-    """``sum_i conj(x_i b_ni) (a_i^H a_l) b_nl`` over the paths i of a user, shape (N, U, L)."""
+    """Return ``sum_i conj(x_i b_ni) (a_i^H a_l) b_nl`` over the paths i of a user, shape (N, U, L)."""
     weighted = (delay * gains).conj()
     matched = np.empty((delay.shape[0], users.size, user.size), complex)
     for row, k in enumerate(users):

@@ -29,7 +29,7 @@ class Receiver:
 
     @classmethod
     def of(cls, obs: UplinkObservation) -> Receiver:
-        """The receiver of an observation."""
+        """Return the receiver of an observation."""
         return cls(
             array=obs.array,
             bs_position_m=obs.bs_position_m,

@@ -57,17 +57,17 @@ class Scene:
         return self.points_m.size + self.users_m.size + self.offsets_m.size + self.free_m.size
 
     def vector(self) -> RealArray:
-        """All unknowns, ordered points, users, offsets, free paths."""
+        """Return all unknowns, ordered points, users, offsets, unlocated paths."""
         parts = (self.points_m, self.users_m, self.offsets_m, self.free_m)
         return np.concatenate([part.ravel() for part in parts])
 
     def with_vector(self, vector: RealArray) -> Scene:
-        """The scene of a vector laid out as :meth:`vector`."""
+        """Return the scene of a vector laid out as :meth:`vector`."""
         points, users, offsets, free = (vector[block] for block in self.blocks())
         return Scene(points.reshape(-1, 3), users.reshape(-1, 3), offsets, free.reshape(-1, 3))
 
     def blocks(self) -> tuple[slice, slice, slice, slice]:
-        """Slices of points, users, offsets and free paths in :meth:`vector`."""
+        """Return the slices of points, users, offsets and free paths in :meth:`vector`."""
         edges = list(accumulate(self._sizes(), initial=0))
         points, users, offsets, free = (slice(a, b) for a, b in pairwise(edges))
         return points, users, offsets, free
@@ -96,7 +96,7 @@ class ScenePrior:
 
     @classmethod
     def of(cls, obs: UplinkObservation) -> ScenePrior:
-        """The prior knowledge in an observation."""
+        """Return the prior knowledge in an observation."""
         return cls(
             obs.user_positions_m,
             obs.user_position_stds_m,
@@ -114,34 +114,34 @@ class ScenePrior:
         return users, offsets
 
     def penalty(self, scene: Scene) -> float:
-        """``1/2 (theta - theta_0)^T Lambda (theta - theta_0)``."""
+        """Return ``1/2 (theta - theta_0)^T Lambda (theta - theta_0)``."""
         of_users, of_offsets = self._precisions
         users = np.vdot(of_users, (scene.users_m - self.users_m) ** 2)
         return 0.5 * float(users + of_offsets @ scene.offsets_m**2)
 
     def of_user(self, user: int) -> ScenePrior:
-        """The prior of one user."""
+        """Return the prior of one user."""
         alone = slice(user, user + 1)
         return ScenePrior(
             self.users_m[alone], self.user_stds_m[alone], self.offset_stds_m[alone], self.has_line_of_sight
         )
 
     def known(self, scene: Scene) -> NDArray[np.bool_]:
-        """Entries of the scene's vector that are known exactly, shape (P,)."""
+        """Return the entries of the scene's vector that are known exactly, shape (P,)."""
         known = np.zeros(scene.n_parameters, bool)
         _, users, offsets, _ = scene.blocks()
         known[users], known[offsets] = self.user_stds_m.ravel() == 0, self.offset_stds_m == 0
         return known
 
     def precision(self, scene: Scene) -> RealArray:
-        """Prior precision of every entry, shape (P,); zero where there is no prior or it is known."""
+        """Return prior precision of every entry, shape (P,); zero where there is no prior or it is known."""
         precision = np.zeros(scene.n_parameters)
         _, users, offsets, _ = scene.blocks()
         precision[users], precision[offsets] = self._precisions[0].ravel(), self._precisions[1]
         return precision
 
     def deviation(self, scene: Scene) -> RealArray:
-        """Scene's vector less the prior mean where there is a prior, zero elsewhere, shape (P,)."""
+        """Return scene's vector less the prior mean where there is a prior, zero elsewhere, shape (P,)."""
         deviation = np.zeros(scene.n_parameters)
         _, users, offsets, _ = scene.blocks()
         deviation[users] = (scene.users_m - self.users_m).ravel()
@@ -192,7 +192,7 @@ class Paths:
     def membership(
         self, n_users: int, n_points: int
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-        """What :meth:`build` was given: lines of sight (K,), seen (K, S), users of the free paths (F,)."""
+        """Return what :meth:`build` was given: lines of sight (K,), seen (K, S), users of the others (F,)."""
         sight, seen = np.zeros(n_users, bool), np.zeros((n_users, n_points), bool)
         sight[self.user[self.is_line_of_sight]] = True
         seen[self.user[self.is_point], self.target[self.is_point]] = True
@@ -241,12 +241,12 @@ class PathJacobian:
 
     @classmethod
     def none(cls, n_paths: int) -> PathJacobian:
-        """No derivatives at all."""
+        """Return no derivatives at all."""
         column = np.zeros(n_paths, np.int64)
         return cls(np.zeros((n_paths, 0, 3)), column, np.zeros((n_paths, 4)), column, column, 0)
 
     def pull(self, slopes: RealArray) -> RealArray:
-        """``sum_di slopes_di J_dip`` of slopes (1 + D, L), shape (P,)."""
+        """Return ``sum_di slopes_di J_dip`` of slopes (1 + D, L), shape (P,)."""
         pulled = np.zeros(self.n_parameters)
         pull_slopes(
             slopes,
@@ -260,7 +260,7 @@ class PathJacobian:
         return pulled
 
     def dense(self) -> RealArray:
-        """The whole Jacobian, shape (1 + D, L, P)."""
+        """Return the whole Jacobian, shape (1 + D, L, P)."""
         n_paths, n_types, _ = self.in_target.shape
         jacobian = np.zeros((n_types, n_paths, self.n_parameters))
         if not (n_types and n_paths):
@@ -302,7 +302,7 @@ class PathParameters:
 
 
 def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParameters:
-    """Lengths, responses and Jacobian of every path (docs/theory.md, sections 1 and 6).
+    """Return the lengths, responses and Jacobian of every path (docs/theory.md, sections 1 and 6).
 
     ``d L / d p_q = e_bq + e_kq``, ``d L / d p_k = -e_kq`` (line of sight: ``e_bk``), with ``e`` unit
     vectors towards the path's target; angles through ``u_h, u_v`` (planar), or the response's own

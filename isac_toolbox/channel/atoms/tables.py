@@ -58,13 +58,13 @@ class BlockTables:
 
     @classmethod
     def of(cls, coupling: ComplexArray, correlation: ComplexArray, receiver: Receiver) -> BlockTables | None:
-        """The tables of a block, None where its receiver's atoms have no such tables."""
+        """Return the tables of a block, None where its receiver's atoms have no such tables."""
         if receiver.wavefront != "planar" or receiver.beam_squint or not receiver.equally_spaced:
             return None
         return cls(coupling, correlation, receiver.wavenumbers_per_m, receiver.array)
 
     def of_user(self, user: int) -> BlockTables:
-        """The tables of one user alone; the transforms are shared."""
+        """Return the tables of one user alone; the transforms are shared."""
         alone = slice(user, user + 1)
         pair, table = self._coupling_table
         row = pair[user, user]
@@ -144,7 +144,7 @@ class BlockTables:
         return grid.view(grid.real.dtype)
 
     def gram(self, parameters: PathParameters, paths: Paths) -> ComplexArray:
-        """Gram of the path atoms, shape (L, L)."""
+        """Return the Gram of the path atoms, shape (L, L)."""
         return np.asarray(path_gram(*self._pairwise(parameters, paths)))
 
     def _pairwise(self, parameters: PathParameters, paths: Paths) -> tuple[Any, ...]:
@@ -164,7 +164,7 @@ class BlockTables:
         )
 
     def correlations(self, parameters: PathParameters, paths: Paths) -> ComplexArray:
-        """Inner products of path, length and cosine atoms with ``Z``, shape (4, L)."""
+        """Return the inner products of path, length and cosine atoms with ``Z``, shape (4, L)."""
         shape, slopes = self._array_shape
         out = np.empty((4, len(paths)), complex)
         path_correlations(
@@ -184,7 +184,7 @@ class BlockTables:
     def normal_blocks(
         self, parameters: PathParameters, paths: Paths, gains: ComplexArray
     ) -> tuple[ComplexArray, RealArray, ComplexArray]:
-        """``B`` (L, P), ``S`` (P, P) of section 6.1 and the fitted slopes ``G^(d,0) x`` (3, L)."""
+        """Return ``B`` (L, P), ``S`` (P, P) of section 6.1 and the fitted slopes ``G^(d,0) x`` (3, L)."""
         jacobian: PathJacobian = parameters.derivatives
         n_paths, n_parameters = len(paths), jacobian.n_parameters
         out = (

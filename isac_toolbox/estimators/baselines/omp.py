@@ -159,7 +159,7 @@ class OMP:
 def strongest_point(
     grid: GridAtoms, residual: NDArray[np.complex128], energies: RealArray, threshold: float
 ) -> tuple[RealArray, BoolArray]:
-    """Grid point of the greatest matched-filter power summed over users, and the users above the threshold.
+    """Return grid point of the greatest matched-filter power over users, and the users above the threshold.
 
     ``sum_k |phi_kg^H E_k|^2 / |phi_k|^2`` with ``phi_kg^H E_k = sum_n conj(b_n) a^H E_kn``, block by block.
     Points at which no user is above the threshold do not count; without any the users returned are none.
@@ -212,7 +212,7 @@ def _least_squares(
 
 
 def lines_of_sight(problem: Problem, threshold: float) -> tuple[RealArray, BoolArray]:
-    """Clock offsets, as lengths, and which lines of sight exceed the threshold, each (K,).
+    """Return the clock offsets, as lengths, and which lines of sight exceed the threshold, each (K,).
 
     The greatest of ``gamma |phi(c delta)^H Z_k|^2 / |phi|^2 - 1/2 (delta / sd)^2`` on a fine scan of four
     deviations of the clock along the nominal direction, then between the neighbours of the maximum.

@@ -30,13 +30,13 @@ _MAX_GRID_POINTS = 200_000
 
 
 def music_scene(model: MusicModel, region_m: RealArray) -> Scene:
-    """Scene of the spectrum's peaks, clocks from the lines of sight, users at their nominal positions."""
+    """Return the scene of the spectrum's peaks, clocks from the lines of sight, users as nominal."""
     points = music_points(model, region_m)
     return Scene(points, model.user_positions_m, model.offsets_m, np.zeros((0, 3)))
 
 
 def music_points(model: MusicModel, region_m: RealArray) -> RealArray:
-    """Peaks (S, 3) of the location spectrum in a box, highest first.
+    """Return the peaks (S, 3) of the location spectrum in a box, highest first.
 
     A grid of half the delay resolution (coarser in a large region) with broad peaks, by a high floor, gives
     the local maxima; each is then followed to finer steps with ever sharper peaks. Peaks that run into one

@@ -37,7 +37,7 @@ def newtonised_omp(
     max_rounds: int = 40,
     prune: bool = True,
 ) -> tuple[Problem, Fit]:
-    """Free paths of every user from a block's statistics.
+    """Find unlocated paths of every user in a block's statistics.
 
     Parameters
     ----------
@@ -111,24 +111,24 @@ class _Group:
         return replace(self.problem, noise_precision=problem.noise_precision)
 
     def extended(self, problem: Problem, found: RealArray, found_user: NDArray[np.int64]) -> _Group:
-        """With the paths found, refined."""
+        """Return the group with the paths found, refined."""
         at_noise = self._at_noise(problem)
         scene = replace(self.fit.scene, free_m=np.vstack([self.fit.scene.free_m, found]))
         user = np.concatenate([self.fit.paths.user, found_user - self.users[0]])
         return _Group(self.users, at_noise, refine(_fit_free(at_noise, scene, user), n_steps=4, tol=0.1))
 
     def spectra(self, search: PathSearch) -> list[Spectrum]:
-        """Spectra of what the paths leave."""
+        """Return the spectra of what the paths leave."""
         return search.spectra(residual_correlation(self.fit), self.problem.user_energies)
 
     def finished(self, problem: Problem) -> _Group:
-        """Refined to the end."""
+        """Return the group refined to the end."""
         at_noise = self._at_noise(problem)
         fit = _fit_free(at_noise, self.fit.scene, self.fit.paths.user)
         return _Group(self.users, at_noise, refine(fit, n_steps=15))
 
     def pruned(self, search: PathSearch, false_alarm_rate: float) -> _Group:
-        """Without the paths that it does not need."""
+        """Return the group without the paths that it does not need."""
         return replace(self, fit=_prune(self.fit, search, false_alarm_rate))
 
 

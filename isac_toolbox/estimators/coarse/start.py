@@ -44,7 +44,7 @@ def coarse_working_set(
     unlocated_paths: bool,
     false_alarm_rate: float,
 ) -> WorkingSet:
-    """First working set of the fine stage, from one of :data:`COARSE_STAGES`."""
+    """Return the first working set of the fine stage, from one of :data:`COARSE_STAGES`."""
     if stage == "music":
         return _settled(music_working_set(obs, problem, search, rule))
     start = _nomp_start(problem, search, false_alarm_rate)
@@ -64,7 +64,7 @@ def _settled(working: WorkingSet) -> WorkingSet:
 
 
 def music_working_set(obs: UplinkObservation, problem: Problem, search: PathSearch, rule: str) -> WorkingSet:
-    """Every MUSIC peak as a candidate point of every user."""
+    """Return every MUSIC peak as a candidate point of every user."""
     statistics = problem.statistics
     scene = music_scene(MusicModel.from_observation(obs), problem.region_m)
     noise = search.user_noise_level(statistics.correlation, problem.user_energies)

@@ -63,7 +63,7 @@ class Posterior(Protocol):
         ...
 
     def message(self) -> GaussianMessage:
-        """Extrinsic message of every gain."""
+        """Return the extrinsic message of every gain."""
         ...
 
 
@@ -72,12 +72,12 @@ Engine = Callable[[RealArray, ComplexArray], Posterior]
 
 
 def subspace_e_step(working: WorkingSet, n_sweeps: int) -> WorkingSet:
-    """E-step on the working set alone (docs/theory.md, section 5)."""
+    """Do the E-step on the working set alone (docs/theory.md, section 5)."""
     return working.e_step(n_sweeps)
 
 
 def make_e_step(inverse: str, region_m: RealArray, grid_points: int, n_users: int) -> EStep:
-    """The E-step of one of :data:`INVERSES`; a grid of about ``grid_points`` points fills the region.
+    """Return the E-step of one of :data:`INVERSES`; a grid of about ``grid_points`` points fills the region.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def make_e_step(inverse: str, region_m: RealArray, grid_points: int, n_users: in
 
 
 def full_inverse(problem: Problem, atoms: PathAtoms, energy: RealArray) -> Engine:
-    """Exact posterior: one inverse of the size of the full set for every sweep."""
+    """Return the exact posterior: one inverse of the size of the full set for every sweep."""
     del energy
     gram = atoms.gram(problem.statistics.coupling)
     correlation = atoms.correlate(problem.statistics.correlation)
@@ -109,7 +109,7 @@ def full_inverse(problem: Problem, atoms: PathAtoms, energy: RealArray) -> Engin
 
 
 def inverse_free(problem: Problem, atoms: PathAtoms, energy: RealArray) -> Engine:
-    """Majorised means and factorised variances; the Gram is only ever applied."""
+    """Return majorised means and factorised variances; the Gram is only ever applied."""
     mean = MajorisedMean(
         separable_gram(atoms, problem.statistics.coupling, problem.receiver.squint_m > 0),
         atoms.correlate(problem.statistics.correlation),
@@ -260,7 +260,7 @@ class _FullSet:
     mean: ComplexArray
 
     def sweep(self) -> _FullSet:
-        """Gaussian posterior, message, support graph and precision of the full set."""
+        """Sweep the full set once: Gaussian posterior, message, support graph and precision."""
         prior = self.prior.with_spike_precision(
             _spike_precision(self.working.problem, self.prior.slab_precision)
         )

@@ -30,15 +30,15 @@ class FactorisedPosterior:
     Attributes
     ----------
     mean : ndarray of complex, shape (n,)
-        `mu`.
+        ``mu``.
     residual_correlation : ndarray of complex, shape (n,)
-        `zeta - G mu`.
+        ``zeta - G mu``.
     energy : ndarray, shape (n,)
-        `d_i = G_ii`.
+        ``d_i = G_ii``.
     noise_precision : float
-        `gamma`.
+        ``gamma``.
     prior_precision : ndarray, shape (n,)
-        `rho`.
+        ``rho``.
     """
 
     mean: ComplexArray
@@ -49,13 +49,13 @@ class FactorisedPosterior:
 
     @property
     def variance(self) -> RealArray:
-        """`1 / (gamma d_i + rho_i)`, shape (n,)."""
+        """``1 / (gamma d_i + rho_i)``, shape (n,)."""
         return 1 / (self.noise_precision * self.energy + self.prior_precision)
 
     def message(self) -> GaussianMessage:
-        """Matched filter with all other gains cancelled at their means, the own prior left out.
+        """Return the matched filter with all other gains cancelled at their means, the prior left out.
 
-        `v_i = 1 / (gamma d_i)`, `r_i = mu_i + (zeta - G mu)_i / d_i`.
+        ``v_i = 1 / (gamma d_i)``, ``r_i = mu_i + (zeta - G mu)_i / d_i``.
         """
         extrinsic = self.mean + self.residual_correlation / self.energy
         return GaussianMessage(extrinsic, 1 / (self.noise_precision * self.energy))
@@ -63,25 +63,25 @@ class FactorisedPosterior:
 
 @dataclass(eq=False)
 class MajorisedMean:
-    """Minimises `-2 gamma Re x^H zeta + gamma x^H G x + x^H diag(rho) x` by quadratic majorisers.
+    """Minimises ``-2 gamma Re x^H zeta + gamma x^H G x + x^H diag(rho) x`` by quadratic majorisers.
 
-    Around a point `y` the Gram is replaced by the diagonal `c diag(d)`, which gives
-    `x = gamma (c d y + zeta - G y) / (gamma c d + rho)`; `y` is the last mean extrapolated (momentum, started
-    over when it points uphill). `c` bounds the largest eigenvalue of `diag(d)^-1/2 G diag(d)^-1/2`: it is
-    raised whenever a step meets more curvature, so that no step ever exceeds its majoriser.
+    Around a point ``y`` the Gram is replaced by the diagonal ``c diag(d)``, which gives ``x = gamma (c d y +
+    zeta - G y) / (gamma c d + rho)``; ``y`` is the last mean extrapolated (momentum, started over when it
+    points uphill). ``c`` bounds the largest eigenvalue of ``diag(d)^-1/2 G diag(d)^-1/2``: it is raised
+    whenever a step meets more curvature, so that no step ever exceeds its majoriser.
 
     Attributes
     ----------
     apply_gram : callable
-        `x -> G x`.
+        ``x -> G x``.
     correlation : ndarray of complex, shape (n,)
-        `zeta`.
+        ``zeta``.
     energy : ndarray, shape (n,)
-        `d_i = G_ii`, positive.
+        ``d_i = G_ii``, positive.
     noise_precision : float
-        `gamma`.
+        ``gamma``.
     curvature : float
-        `c`, at least 1.
+        ``c``, at least 1.
 
     Notes
     -----
@@ -143,14 +143,14 @@ class MajorisedMean:
 def separable_gram(
     atoms: PathAtoms, coupling: ComplexArray, squinted: bool = False
 ) -> Callable[[ComplexArray], ComplexArray]:
-    """`x -> G x` through the channel: synthesis, coupling, correlation; the Gram is never formed.
+    """Return ``x -> G x`` through the channel: synthesis, coupling, correlation; the Gram is never formed.
 
     Parameters
     ----------
     atoms : PathAtoms
         Of L paths.
     coupling : ndarray of complex, shape (N, K, K)
-        `R`.
+        ``R``.
     squinted : bool
         Whether the array responses depend on the subcarrier.
 
@@ -184,5 +184,5 @@ def separable_gram(
 
 
 def _coupled(coupling: ComplexArray, channel: ComplexArray) -> ComplexArray:
-    """`sum_j R_n[k, j] h_jn`, shape (K, N, M)."""
+    """``sum_j R_n[k, j] h_jn``, shape (K, N, M)."""
     return np.matmul(coupling, channel.transpose(1, 0, 2)).transpose(1, 0, 2)

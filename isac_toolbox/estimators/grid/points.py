@@ -41,13 +41,13 @@ class LocationGrid:
 
     @classmethod
     def of_step(cls, region_m: RealArray, step_m: float) -> LocationGrid:
-        """Cells of at most ``step_m`` along each axis."""
+        """Return a grid with cells of at most ``step_m`` along each axis."""
         counts = np.maximum(np.ceil((region_m[1] - region_m[0]) / step_m - 1e-9), 1)
         return cls(region_m, (int(counts[0]), int(counts[1]), int(counts[2])))
 
     @classmethod
     def of_size(cls, region_m: RealArray, n_points: int) -> LocationGrid:
-        """About ``n_points`` cells that are as nearly cubes as the region allows.
+        """Return a grid of about ``n_points`` cells that are as nearly cubes as the region allows.
 
         Axes along which the region is thinner than a cell get one cell, the others share the points.
         """
@@ -72,19 +72,19 @@ class LocationGrid:
         return (self.region_m[1] - self.region_m[0]) / np.array(self.counts)
 
     def points(self, start: int = 0, stop: int | None = None) -> RealArray:
-        """Points ``start`` to ``stop`` in row-major order of the axes, shape (G, 3)."""
+        """Return the points ``start`` to ``stop`` in row-major order of the axes, shape (G, 3)."""
         index = np.arange(start, len(self) if stop is None else min(stop, len(self)))
         cells = np.stack(np.unravel_index(index, self.counts), axis=1)
         return self.region_m[0] + (cells + 0.5) * self.step_m
 
     def blocks(self, size: int = _BLOCK) -> Iterator[RealArray]:
-        """Points (B, 3) of one block after another."""
+        """Yield the points (B, 3) of one block after another."""
         for start in range(0, len(self), size):
             yield self.points(start, start + size)
 
 
 def point_parameters(points_m: RealArray, scene: Scene, receiver: Receiver) -> PathParameters:
-    """Parameters of the path of every user over every point, point by point, without derivatives.
+    """Return the parameters of the path of every user over every point, point by point, without derivatives.
 
     The same as :func:`isac_toolbox.channel.atoms.scene.path_parameters`, whose Jacobian would be quadratic in
     the number of points (docs/theory.md, section 1).
@@ -115,7 +115,7 @@ def point_parameters(points_m: RealArray, scene: Scene, receiver: Receiver) -> P
 
 
 def point_atoms(points_m: RealArray, scene: Scene, receiver: Receiver) -> PathAtoms:
-    """Atoms of the path of every user over every point (G, 3), point by point."""
+    """Return the atoms of the path of every user over every point (G, 3), point by point."""
     n_users = len(scene.users_m)
     paths = Paths.build(np.zeros(n_users, bool), np.ones((n_users, len(points_m)), bool), np.zeros(0, int))
     return make_atoms(point_parameters(points_m, scene, receiver), paths, receiver)

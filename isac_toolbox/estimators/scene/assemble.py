@@ -220,7 +220,7 @@ def _unlocated(fit: Fit, shown: NDArray[np.bool_], probability: RealArray, scale
 
 
 def channel_variance(fit: Fit, covariance: RealArray, n_users: int) -> RealArray:
-    """Posterior variance of every channel entry, shape (K, N, M) (docs/theory.md, section 5).
+    """Return the posterior variance of every channel entry, shape (K, N, M) (docs/theory.md, section 5).
 
     The channel's error is ``Phi (dx - gamma Sigma B dtheta) + sum_i x_i phi_i' J_i dtheta`` with
     ``dx ~ CN(0, Sigma)`` and ``dtheta ~ N(0, C)``; its covariance lives on the path and derivative atoms

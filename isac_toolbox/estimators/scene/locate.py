@@ -37,7 +37,7 @@ _REGION_TOLERANCE_CELLS = 1.0
 
 
 def find_lines_of_sight(fit: Fit) -> IntArray:
-    """Index of the free path that is each user's line of sight, -1 where none fits, shape (K,).
+    """Return the index of the free path that is each user's line of sight, -1 where none fits, shape (K,).
 
     A path fits when its length and direction agree with the user's nominal position and clock within
     their priors and the path's own uncertainty (chi-square of three); of several the strongest is taken.
@@ -79,7 +79,7 @@ def _squared_distance(difference: RealArray, covariance: RealArray) -> float:
 
 
 def arrival_directions(problem: Problem, cosines: RealArray) -> tuple[RealArray, BoolArray]:
-    """Unit vectors (P, 3) in front of the array from direction cosines (P, 2), and which are valid."""
+    """Return unit vectors (P, 3) in front of the array from direction cosines (P, 2), and which are valid."""
     squared = np.sum(cosines**2, axis=1)
     valid = squared < 1
     forward = np.sqrt(np.maximum(1 - squared, 0.0))
@@ -89,7 +89,7 @@ def arrival_directions(problem: Problem, cosines: RealArray) -> tuple[RealArray,
 def locate_paths(
     problem: Problem, scene: Scene, parameters: RealArray, user: IntArray
 ) -> tuple[RealArray, BoolArray]:
-    """Single-bounce points (P, 3) of observed (length, u_h, u_v), and which lie in the region.
+    """Return the single-bounce points (P, 3) of observed (length, u_h, u_v), and which lie in the region.
 
     Points outside the region by less than a resolution cell are moved onto its border.
     """
@@ -174,7 +174,7 @@ def fuse_points(fit: Fit, seen: BoolArray) -> tuple[Scene, BoolArray]:
 def coincidence_evidence(
     mean: RealArray, covariance: RealArray, points: IntArray, log_volume: float
 ) -> RealArray:
-    """Log evidence that two points are one, for every pair of ``points``, from their joint Gaussian.
+    """Return the log evidence that two points are one, for every pair, from their joint Gaussian.
 
     Returns
     -------
@@ -192,7 +192,7 @@ def coincidence_evidence(
 def condition_on_coincidence(
     mean: RealArray, covariance: RealArray, kept: int, gone: int
 ) -> tuple[RealArray, RealArray]:
-    """Joint Gaussian given that two points are one (a Kalman update with an exact observation)."""
+    """Return the joint Gaussian given that two points are one (a Kalman update with an exact observation)."""
     a, b = 3 * kept + np.arange(3), 3 * gone + np.arange(3)
     across = covariance[:, a] - covariance[:, b]
     spread = across[a] - across[b]

@@ -93,7 +93,7 @@ class SceneLoop(TurboLoop):
         self.n_active = int(np.count_nonzero(self.working.active))
 
     def channel(self) -> NDArray[np.complex128]:
-        """Posterior mean channel at the present state, shape (K, N, M), in the units of the observation."""
+        """Return the posterior mean channel, shape (K, N, M), in the units of the observation."""
         fit = self.working.fit
         return self.block.scale * fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
 

@@ -105,7 +105,7 @@ _SAME_PLACE_CELLS = 0.65
 
 
 def reflection_loss_db(fit: Fit) -> RealArray:
-    """Loss of every path beyond free space, relative to its user's line of sight, shape (L,).
+    """Return the loss of every path beyond free space, relative to its user's line of sight, shape (L,).
 
     ``20 log10(|x_0| L_0 / (|x_i| L_i))``, NaN for users without a line of sight.
     """
@@ -119,7 +119,7 @@ def reflection_loss_db(fit: Fit) -> RealArray:
 
 
 def ground_reflections(fit: Fit, covariance: RealArray) -> BoolArray:
-    """Points at which a horizontal plane below them would reflect their strongest user, shape (S,).
+    """Return which points a horizontal plane below them would make reflect their strongest user, (S,).
 
     The point must lie, within three standard deviations, where the law of reflection on a horizontal plane
     through it puts it.
@@ -145,7 +145,7 @@ def ground_reflections(fit: Fit, covariance: RealArray) -> BoolArray:
 
 
 def wall_reflections(fit: Fit, covariance: RealArray) -> BoolArray:
-    """Points at which a vertical wall would reflect their strongest user, shape (S,).
+    """Return which points a vertical wall would make reflect their strongest user, shape (S,).
 
     A vertical wall leaves the slope of the ray as it is, so the point's height divides that of user and base
     station as the path is divided: ``z = z_b + (z_k - z_b) r / (r + d)``, within three standard deviations.

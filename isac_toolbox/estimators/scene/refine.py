@@ -26,7 +26,7 @@ _WORTHWHILE = 0.01
 
 
 def refine(fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
-    """Levenberg-Marquardt steps on all unknowns together; the objective never rises.
+    """Take Levenberg-Marquardt steps on all unknowns together; the objective never rises.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def _moved(fit: Fit, step: RealArray) -> Scene:
 
 
 def gradient_steps(fit: Fit, n_steps: int) -> Fit:
-    """Block-wise gradient M-step: points, users, offsets and free paths one after another.
+    """Take block-wise gradient steps: points, users, offsets and unlocated paths in turn.
 
     Each block moves along its own gradient by its Cauchy step, halved until the objective falls; the blocks
     are not coupled, the gains are renewed at every trial. Kept for comparison (docs/theory.md, section 6).

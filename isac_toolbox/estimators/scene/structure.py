@@ -300,7 +300,7 @@ def _merged_fit(working: WorkingSet, fit: Fit, covariance: RealArray, first: int
 
 
 def log_evidence(fit: Fit) -> float:
-    """Laplace evidence of a scene: gains integrated out, positions by the inverse Gauss-Newton matrix.
+    """Return the Laplace evidence of a scene: gains integrated out, positions by the Gauss-Newton matrix.
 
     ``-J + ln det Sigma + sum ln rho - 1/2 ln det((H + U) / 2 pi) - S ln(volume) - F ln(free volume)``; terms
     that are the same for every scene of these users and data are left out (docs/theory.md, section 6). ``U``

@@ -121,7 +121,7 @@ class ScenePriorGraph:
         return replace(other, points=other.points.with_parameters(gate=gate), free=self.free)
 
     def paths(self, free_user: IntArray) -> Paths:
-        """Every path of the graph: lines of sight, all pairs of user and point, the unlocated paths."""
+        """Return every path: lines of sight, all pairs of user and point, the unlocated paths."""
         seen = np.ones((self.n_users, self.n_points), bool)
         return Paths.build(np.full(self.n_users, self.n_lines > 0), seen, free_user)
 
@@ -182,7 +182,7 @@ class WorkingSet:
         gain_power: float,
         n_cells: int,
     ) -> WorkingSet:
-        """Every path active under a slab of the given mean power."""
+        """Return a working set with every path active under a slab of the given mean power."""
         n_users = len(scene.users_m)
         slab = np.full(n_users + 1, 1 / gain_power)
         prior = ThreeLayerPrior(
@@ -273,7 +273,7 @@ class WorkingSet:
         return self.state.probability > 0.5
 
     def with_problem(self, problem: Problem) -> WorkingSet:
-        """The same beliefs on other data."""
+        """Return the same beliefs on other data."""
         if problem.data is self.problem.data:
             fit = self.fit.under(problem, self.state.precision)
         else:
@@ -281,11 +281,11 @@ class WorkingSet:
         return replace(self, fit=fit)
 
     def with_fit(self, fit: Fit) -> WorkingSet:
-        """The same beliefs at a refined scene."""
+        """Return the same beliefs at a refined scene."""
         return replace(self, fit=fit)
 
     def e_step(self, n_sweeps: int) -> WorkingSet:
-        """Sweeps of message, support graph, precision and Gaussian posterior (sections 3 to 5)."""
+        """Sweep message, support graph, precision and Gaussian posterior (sections 3 to 5)."""
         current = self
         for _ in range(n_sweeps):
             current = current._sweep()
@@ -304,7 +304,7 @@ class WorkingSet:
         return replace(self, prior=prior, state=state, graph=graph, fit=fit)
 
     def learn_noise(self) -> WorkingSet:
-        """Noise precision from the expected residual, then the posterior under it (section 5)."""
+        """Learn the noise precision from the expected residual, then renew the posterior (section 5)."""
         statistics = self.problem.statistics
         residual = expected_residual(
             statistics.energy, self.fit.gram, self.fit.correlation, self.fit.posterior
@@ -315,7 +315,7 @@ class WorkingSet:
     def restructured(
         self, scene: Scene, free_user: IntArray, kept_points: IntArray, kept_free: IntArray
     ) -> WorkingSet:
-        """Another set of points and free paths; beliefs of kept ones carry over.
+        """Return another set of points and unlocated paths; beliefs of kept ones carry over.
 
         Parameters
         ----------
@@ -361,7 +361,7 @@ class WorkingSet:
         return self._assemble(self.problem, scene, free_user, self.prior, graph, state)
 
     def active_fit(self) -> tuple[Fit, IntArray, IntArray]:
-        """The active paths alone under their slabs, on the scene of the points and free paths they use.
+        """Return the active paths under their slabs, on the scene of what they use.
 
         Returns
         -------
@@ -385,7 +385,7 @@ class WorkingSet:
 
 
 def marginal_objective(working: WorkingSet) -> float:
-    """Negative log marginal likelihood of the block at the current scene, in nats, without constants."""
+    """Return the negative log marginal likelihood of the block at the scene, in nats, without constants."""
     fit, statistics = working.fit, working.problem.statistics
     gamma = working.problem.noise_precision
     prior_part = float(np.sum(np.log(fit.posterior.prior_precision)))

@@ -54,7 +54,7 @@ class ChannelKnowledge:
     def from_paths(
         cls, atoms: PathAtoms, gains: ComplexArray, covariance: ComplexArray, n_users: int
     ) -> ChannelKnowledge:
-        """Knowledge in a posterior of path gains."""
+        """Return the knowledge in a posterior of path gains."""
         return cls(atoms.synthesise(gains, n_users), atoms, gains, covariance)
 
 

@@ -72,7 +72,7 @@ class SymbolLikelihood:
         return np.asarray(error / (deviation[:, :, None] * deviation[:, None, :]), dtype=complex)
 
     def unbiased(self) -> tuple[ComplexArray, RealArray]:
-        """Linear estimates divided by their own gain (N, U, T), and their error variances (N, U).
+        """Return the linear estimates divided by their own gain (N, U, T), and their error variances (N, U).
 
         ``z_k = [(A + I)^-1 b]_k / g_k``, variance ``[(A + I)^-1]_kk / g_k`` with ``g_k = [(A + I)^-1 A]_kk``.
         """
@@ -83,7 +83,7 @@ class SymbolLikelihood:
         return np.matmul(error, self.matched) / gain[:, :, None], variance
 
     def given_gaussian_rest(self, group: IntArray) -> SymbolLikelihood:
-        """Likelihood of a group's symbols, the others taken as Gaussian of unit energy and integrated out."""
+        """Return likelihood of a group's symbols, the others integrated out as Gaussians of unit energy."""
         rest = np.setdiff1d(np.arange(self.information.shape[1]), group)
         block = self.information[:, group[:, None], group]
         if not rest.size:
@@ -120,7 +120,7 @@ class SymbolPosterior:
 def symbol_posterior(
     likelihood: SymbolLikelihood, constellation: ComplexArray, joint: bool = True
 ) -> SymbolPosterior:
-    """Posterior under uniform priors on a constellation, coupled users jointly unless told otherwise."""
+    """Return the posterior under uniform priors on a constellation, coupled users jointly by default."""
     n_sub, n_users, n_symbols = likelihood.matched.shape
     symbol, variance = likelihood.unbiased()
     log_probability = linear_log_probability(symbol, variance, constellation)
@@ -136,7 +136,7 @@ def symbol_posterior(
 
 
 def linear_error_rate(variance: RealArray, constellation: ComplexArray) -> RealArray:
-    """Rough symbol error rate ``exp(-d^2 / 4 v)`` of linear estimates of variance (N, U), shape (U,)."""
+    """Return a rough symbol error rate ``exp(-d^2 / 4 v)`` of linear estimates of variance (N, U), (U,)."""
     gaps = np.abs(constellation[:, None] - constellation)
     nearest = float(np.min(gaps[gaps > 0]))
     return np.asarray(np.mean(np.exp(-(nearest**2) / (4 * variance)), axis=0))
@@ -145,7 +145,7 @@ def linear_error_rate(variance: RealArray, constellation: ComplexArray) -> RealA
 def coupled_groups(
     error_correlation: ComplexArray, unclear: NDArray[np.bool_], n_points: int
 ) -> list[IntArray]:
-    """Groups of two or more users to be decided jointly.
+    """Return the groups of two or more users to be decided jointly.
 
     Pairs with an unclear user join in the order of their mean correlation while the group's combinations
     stay few enough.

@@ -14,7 +14,7 @@ _NEGLIGIBLE = -85.0
 
 @njit(cache=True)
 def linear_log_probability(symbol, variance, constellation):  # type: ignore[no-untyped-def]
-    """``-|u - c|^2 / v`` of estimates (N, U, T) of variance (N, U), shape (U, N, T, Q)."""
+    """Return ``-|u - c|^2 / v`` of estimates (N, U, T) of variance (N, U), shape (U, N, T, Q)."""
     n_sub, n_users, n_symbols = symbol.shape
     out = np.empty((n_users, n_sub, n_symbols, constellation.size))
     for k in range(n_users):
@@ -28,7 +28,7 @@ def linear_log_probability(symbol, variance, constellation):  # type: ignore[no-
 
 @njit(cache=True)
 def normalised_moments(log_probability, constellation):  # type: ignore[no-untyped-def]
-    """Means and variances (U, N, T) under log-probabilities (U, N, T, Q), which are normalised in place."""
+    """Return means and variances (U, N, T) under log-probabilities (U, N, T, Q), normalised in place."""
     n_users, n_sub, n_symbols, n_points = log_probability.shape
     mean = np.empty((n_users, n_sub, n_symbols), np.complex128)
     variance = np.empty((n_users, n_sub, n_symbols))
@@ -139,7 +139,7 @@ def _fold(weight, partial, constellation, marginal, second):  # type: ignore[no-
 
 @njit(cache=True)
 def enumerated_posterior(information, matched, constellation):  # type: ignore[no-untyped-def]
-    """Marginals (U, N, T, Q) and second moments ``E[s_k conj(s_j)]`` (N, T, U, U) by enumeration.
+    """Return the marginals (U, N, T, Q) and second moments ``E[s_k conj(s_j)]`` (N, T, U, U) by enumeration.
 
     Of the likelihood ``exp(2 Re s^H b - s^H A s)`` with ``A`` (N, U, U) and ``b`` (N, U, T): quadratic forms
     once a subcarrier, then per cell one sum a combination, an exponential, and the sums over one user after

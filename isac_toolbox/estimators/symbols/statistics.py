@@ -106,7 +106,7 @@ def _statistics(
 
 
 def least_squares_channel(statistics: Statistics, frequencies_hz: NDArray[np.float64]) -> ComplexArray:
-    """Least-squares channel ``H_n = R_n^+ Z_n`` of every user, shape (K, N, M).
+    """Return the least-squares channel ``H_n = R_n^+ Z_n`` of every user, shape (K, N, M).
 
     On subcarriers where a user sends nothing (comb) its channel is interpolated linearly over frequency.
     """
