@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 
 import pytest
 import typer
@@ -132,6 +134,38 @@ def test_the_table_of_the_results_repeats_the_stored_main_case():
         for title, cell in zip(head[2:], cells):
             for written, kept in zip(value_and_bound(cell), value_and_bound(row[title])):
                 assert_rounded(written, kept)
+
+
+def stored_losses() -> set[str]:
+    """Accuracy points lost by compression and, against dense inference seed by seed, by SSVI."""
+    folder = ROOT / "benchmarks" / "nn"
+    rows = (folder / "compression.txt").read_text(encoding="utf-8").splitlines()
+    losses = {line.split("│")[5].strip() for line in rows if line.startswith("│")}
+    runs = [json.loads(line) for line in (folder / "ssvi.jsonl").read_text(encoding="utf-8").splitlines()]
+    accuracy: dict[tuple, dict[int, float]] = {}
+    for run in runs:
+        if not run["settings"]:
+            key = (run["network"], run["epochs"], run["method"], run["density"])
+            accuracy.setdefault(key, {})[run["seed"]] = 100 * run["test"]["accuracy"]
+    for (network, epochs, method, _), sparse in accuracy.items():
+        dense = accuracy.get((network, epochs, "dense-vi", 1.0), {})
+        if method == "ssvi" and len(sparse) > 1:
+            points = [dense[seed] - value for seed, value in sparse.items()]
+            losses.add(f"{statistics.mean(points):.2f} ± {statistics.stdev(points):.2f}")
+    return losses
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "results-networks.md"], ids=lambda page: page.stem)
+def test_accuracy_lost_by_networks_is_that_of_the_stored_runs(page):
+    wanted = ("points", "density")
+    written = {
+        cell
+        for head, _, *rows in tables(page.read_text(encoding="utf-8"))
+        for row in rows
+        for title, cell in zip(head, row)
+        if any(word in title for word in wanted) and "±" in cell
+    }
+    assert len(written) >= 5 and written <= stored_losses()
 
 
 # --- links and words ---------------------------------------------------------------------------------
