@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
-import io
 import re
 import sys
 
@@ -14,6 +12,7 @@ import pytest
 
 import isac_toolbox as isac
 from helpers import ROOT
+from helpers.markdown import MADE_BY_THE_BUILD, blocks, broken_links, check_blocks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -21,7 +20,6 @@ from matplotlib import pyplot
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 WITH_CODE = ["quickstart", "simulate", "estimate", "compare", "link-level", "networks"]
-MADE_BY_THE_BUILD = ("api/", "auto_examples/", "tables/")
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason='needs the extra "nn"')
 
@@ -38,25 +36,12 @@ def load(path):
 # --- code --------------------------------------------------------------------------------------------
 
 
-def blocks(text):
-    """Python blocks, each with the printed text that follows it, if any."""
-    found = re.findall(r"```python\n(.*?)```(?:\s+prints\s+```(?:text)?\n(.*?)```)?", text, re.DOTALL)
-    return [(code, printed) for code, printed in found]
-
-
 @pytest.mark.parametrize(
     "page", [pytest.param(page, marks=needs_torch if page == "networks" else ()) for page in WITH_CODE]
 )
 def test_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": "manual"}
-    parts = blocks((DOCS / f"{page}.md").read_text(encoding="utf-8"))
-    assert parts
-    for code, printed in parts:
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
-            exec(compile(code, f"{page}.md", "exec"), names)
-        assert not printed or output.getvalue() == printed
+    check_blocks(DOCS / f"{page}.md")
     pyplot.close("all")
 
 
@@ -110,13 +95,7 @@ def test_every_page_is_in_the_table_of_contents_and_exists():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_of_a_page_lead_somewhere(page):
-    text = page.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        target = link.split("#")[0]
-        if target and not target.startswith(("http", *MADE_BY_THE_BUILD)):
-            assert (DOCS / target).exists(), link
-    for name in re.findall(r"\{(?:literal)?include\} (\S+)", text):
-        assert (DOCS / name).exists(), name
+    assert broken_links(page) == []
 
 
 def test_names_of_the_api_page_exist_and_are_all_public_ones():

@@ -1,4 +1,4 @@
-"""The README's picture of the interactive page, taken in headless Chromium.
+"""The manual's picture of the interactive page, taken in headless Chromium.
 
 python docs/images/scene_html.py
 """
