@@ -1,8 +1,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# What must hold without any extra, and with the oldest versions of everything that is needed.
+CORE_TESTS := tests/test_imports.py tests/test_doctests.py tests/test_bad_input.py tests/test_scenario.py \
+  tests/test_metrics.py tests/test_bounds.py tests/test_storage.py tests/channel tests/inference \
+  tests/estimators tests/sweeps tests/cli tests/plotting tests/nn
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-oldest test-bare check docs clean
 
 $(VENV)/.base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +33,22 @@ check: $(VENV)/.installed         ## formatting, lint and types
 test: check                       ## everything that must hold before a commit
 	$(BIN)/python -m pytest
 
+$(VENV)-bare/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-bare
+	$(VENV)-bare/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-bare/bin/python -m pip install --quiet -e . pytest hypothesis
+	touch $@
+
+$(VENV)-oldest/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-oldest/bin/python -m pip install --quiet -e . pytest hypothesis -c constraints-oldest.txt
+	touch $@
+
+# Each environment keeps its own compiled kernels: Numba discards those of another version.
+test-bare test-oldest: test-%: $(VENV)-%/.installed  ## the core with no extra: newest versions, oldest versions
+	NUMBA_CACHE_DIR=$(abspath $(VENV)-$*/numba) $(VENV)-$*/bin/python -m pytest -r s $(CORE_TESTS)
+
 docs: $(VENV)/.docs               ## the manual; a warning is an error
 	rm -rf docs/api docs/tables
 	$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
@@ -36,4 +56,4 @@ docs: $(VENV)/.docs               ## the manual; a warning is an error
 
 clean:
 	rm -rf docs/_build docs/api docs/tables docs/auto_examples
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-bare $(VENV)-oldest .mypy_cache .ruff_cache .pytest_cache

@@ -10,10 +10,11 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
-from numpydoc.docscrape import FunctionDoc, NumpyDocString
 
 import isac_toolbox as isac
 from helpers import ROOT
+
+docscrape = pytest.importorskip("numpydoc.docscrape", reason='needs numpydoc, of the extra "dev"')
 
 ROOMS = ["scenario", "channel", "estimators", "sweeps", "metrics", "bounds", "plotting", "inference"]
 HAS_NETWORKS = find_spec("torch") is not None and find_spec("safetensors") is not None
@@ -84,7 +85,7 @@ def test_the_summary_is_a_line_of_its_own(value):
 
 @over(FUNCTIONS)
 def test_functions_document_arguments_and_returns(value):
-    doc = FunctionDoc(value)
+    doc = docscrape.FunctionDoc(value)
     assert sorted(stated(doc, "Parameters", "Other Parameters")) == sorted(arguments(value))
     if arguments(value):
         assert doc["Returns"] or doc["Yields"]
@@ -92,14 +93,14 @@ def test_functions_document_arguments_and_returns(value):
 
 @over(METHODS)
 def test_methods_document_the_arguments_they_have(value):
-    doc = FunctionDoc(value)
+    doc = docscrape.FunctionDoc(value)
     if doc["Parameters"] or len(arguments(value)) > FEW:
         assert sorted(stated(doc, "Parameters")) == sorted(arguments(value))
 
 
 @over(CLASSES)
 def test_classes_document_their_fields(value):
-    doc = NumpyDocString(inspect.getdoc(value))
+    doc = docscrape.NumpyDocString(inspect.getdoc(value))
     names = stated(doc, "Parameters", "Attributes")
     assert len(set(names)) == len(names)
     if is_dataclass(value):

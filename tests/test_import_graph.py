@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 
-from helpers import TESTS
+from helpers import ROOT, TESTS
 from helpers.import_graph import ENTRANCE, ORDER, PACKAGE, arrows, circles, entry_of, import_graph, rank
 
 GRAPH = import_graph()
@@ -68,6 +69,14 @@ def test_longer_circles_are_found_once():
     graph = {"a": {"b": 1}, "b": {"c": 2, "a0": 1}, "c": {"a": 3}, "a0": {}}
     (circle,) = circles(graph)
     assert sorted(circle) == [("a", 1, "b"), ("b", 2, "c"), ("c", 3, "a")]
+
+
+def test_the_manual_states_the_same_order():
+    page = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
+    floors: list[list[str]] = [[] for _ in ORDER]
+    for floor, places in re.findall(r"^\| (\d+) \| ([^|]+) \|", page, re.MULTILINE):
+        floors[int(floor) - 1] += re.findall(r"`([^`]+)`", places)
+    assert [sorted(places) for places in floors] == [sorted(row) for row in ORDER]
 
 
 # --- tests -------------------------------------------------------------------------------------------

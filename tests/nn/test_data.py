@@ -1,8 +1,7 @@
-"""Loaders and data sets; how a missing set is reported; imports without torch."""
+"""Loaders and data sets; how a missing set is reported."""
 
 import gzip
 import struct
-import subprocess
 import sys
 
 import numpy as np
@@ -126,23 +125,3 @@ def test_cifar_batches(tmp_path):
 )
 def test_networks_return_logits(model, shape):
     assert model(torch.zeros(2, *shape)).shape == (2, 3)
-
-
-def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-
-def test_the_package_does_not_import_torch():
-    code = "import sys, isac_toolbox.cli, isac_toolbox.cli.nn_compress; print('torch' in sys.modules)"
-    assert run(code).stdout.strip() == "False"
-
-
-def test_without_torch_the_message_says_what_to_install():
-    code = """
-import importlib.util
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
-import isac_toolbox.nn
-"""
-    done = run(code)
-    assert done.returncode != 0 and 'pip install "isac_toolbox[nn]"' in done.stderr and "torch" in done.stderr
