@@ -81,14 +81,14 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
         points_m=truth.scatterer_positions_m,
         users_m=truth.user_positions_m,
         offsets_m=SPEED_OF_LIGHT_M_S * truth.time_offsets_s,
-        free_m=np.column_stack([observed_length, extra.direction_cosines]),
+        unlocated_m=np.column_stack([observed_length, extra.direction_cosines]),
     )
     paths = Paths.build(truth.line_of_sight, truth.visibility, extra.user)
     los, seen = paths.is_line_of_sight, paths.is_point
     gains = np.empty(len(paths), complex)
     gains[los] = truth.line_of_sight_gain[paths.user[los]]
     gains[seen] = truth.scatterer_gain[paths.user[seen], paths.target[seen]]
-    gains[paths.is_free] = extra.gain
+    gains[paths.is_unlocated] = extra.gain
 
     symbols = truth.symbols if known_data else obs.pilots
     coupling = np.einsum("knt,jnt->nkj", symbols.conj(), symbols, optimize=True)

@@ -32,7 +32,7 @@ def with_knowledge(simulation, **fields):
 
 
 class BruteForce:
-    """Channel as a function of one real vector: gains, points, users, offsets (m), free paths."""
+    """Channel as a function of one real vector: gains, points, users, offsets (m), unlocated paths."""
 
     def __init__(self, simulation):
         truth, observation = simulation.truth, simulation.observation
@@ -43,7 +43,7 @@ class BruteForce:
         gains = np.concatenate(
             [truth.line_of_sight_gain[self.los], truth.scatterer_gain[self.seen], extra.gain]
         )
-        # a free path is its observed length and its direction cosines, as the receiver sees it
+        # an unlocated path is its observed length and its direction cosines, as the receiver sees it
         length = SPEED_OF_LIGHT_M_S * (extra.delay_s + truth.time_offsets_s[extra.user])
         self.parts = [
             gains.real,

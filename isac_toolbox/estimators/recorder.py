@@ -105,15 +105,15 @@ def _snapshot(loop: SceneLoop) -> SceneSnapshot:
 
 
 def _unlocated(loop: SceneLoop) -> UnlocatedPaths:
-    """Free paths of the working set with their clock offsets removed."""
+    """Unlocated paths of the working set with their clock offsets removed."""
     working = loop.working
-    scene, user = working.fit.scene, working.free_user
+    scene, user = working.fit.scene, working.unlocated_user
     return UnlocatedPaths(
         user=user.copy(),
-        direction_cosines=scene.free_m[:, 1:].copy(),
-        delay_s=(scene.free_m[:, 0] - scene.offsets_m[user]) / SPEED_OF_LIGHT_M_S,
+        direction_cosines=scene.unlocated_m[:, 1:].copy(),
+        delay_s=(scene.unlocated_m[:, 0] - scene.offsets_m[user]) / SPEED_OF_LIGHT_M_S,
         gain=np.asarray(
-            loop.block.scale * working.fit.posterior.mean[working.fit.paths.is_free], dtype=complex
+            loop.block.scale * working.fit.posterior.mean[working.fit.paths.is_unlocated], dtype=complex
         ),
-        probability=working.free_probability.copy(),
+        probability=working.unlocated_probability.copy(),
     )

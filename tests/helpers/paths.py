@@ -1,4 +1,4 @@
-"""A small receiver and free paths of two users."""
+"""A small receiver and unlocated paths of two users."""
 
 from __future__ import annotations
 

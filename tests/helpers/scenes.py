@@ -72,9 +72,9 @@ def random_case(
     wavefront: str = "planar",
     user_stds_m: float | np.ndarray = 0.3,
     offset_stds_m: float | np.ndarray = 1.5,
-    n_free: int = 2,
+    n_unlocated: int = 2,
 ) -> Case:
-    """Two users, three points, some free paths, random symbols and samples."""
+    """Two users, three points, some unlocated paths, random symbols and samples."""
     rng = np.random.default_rng(seed)
     n_users, n_sub, n_symbols, n_points = 2, 6, 5, 3
     array = isac.UniformPlanarArray((3, 2), (0.5, 0.6), 0.1, -0.15)
@@ -87,18 +87,22 @@ def random_case(
         np.broadcast_to(np.asarray(user_stds_m, float), (n_users, 3)),
         np.broadcast_to(np.asarray(offset_stds_m, float), (n_users,)),
     )
-    free = np.column_stack(
-        [rng.uniform(60, 120, n_free), rng.uniform(-0.5, 0.5, n_free), rng.uniform(-0.4, 0.2, n_free)]
+    unlocated = np.column_stack(
+        [
+            rng.uniform(60, 120, n_unlocated),
+            rng.uniform(-0.5, 0.5, n_unlocated),
+            rng.uniform(-0.4, 0.2, n_unlocated),
+        ]
     )
     scene = Scene(
         rng.uniform(REGION_M[0] + 2, REGION_M[1] - 2, (n_points, 3)),
         nominal + 0.3 * rng.standard_normal((n_users, 3)) * (prior.user_stds_m > 0),
         rng.standard_normal(n_users) * (prior.offset_stds_m > 0),
-        free,
+        unlocated,
     )
     seen = np.array([[True, True, False], [True, False, True]])
-    free_user = rng.integers(0, n_users, n_free)
-    paths = Paths.build(np.array([True, True]), seen, free_user)
+    unlocated_user = rng.integers(0, n_users, n_unlocated)
+    paths = Paths.build(np.array([True, True]), seen, unlocated_user)
     received = complex_normal(rng, (n_sub, array.n_elements, n_symbols))
     statistics = data_statistics(received, soft_moments(rng, (n_users, n_sub, n_symbols)))
     problem = Problem(Measurements(statistics, receiver), prior, REGION_M, noise_precision=3.0)
@@ -110,9 +114,9 @@ def dense_atoms(receiver: Receiver, scene: Scene, paths: Paths) -> np.ndarray:
     n_users = len(scene.users_m)
     array, bs, frequencies = receiver.array, receiver.bs_position_m, receiver.frequencies_hz
     atoms = np.zeros((len(paths), n_users, frequencies.size, array.n_elements), complex)
-    for i, (k, target, free) in enumerate(zip(paths.user, paths.target, paths.free, strict=True)):
-        if free >= 0:
-            length, u_h, u_v = scene.free_m[free]
+    for i, (k, target, unlocated) in enumerate(zip(paths.user, paths.target, paths.unlocated, strict=True)):
+        if unlocated >= 0:
+            length, u_h, u_v = scene.unlocated_m[unlocated]
             response = array.steering_from_cosines(np.array(u_h), np.array(u_v))
         else:
             point = scene.points_m[target] if target >= 0 else scene.users_m[k]

@@ -27,25 +27,25 @@ _LINE_OF_SIGHT = -1
 def trace_paths(scene, paths, bs, axes, spherical, out, columns):  # type: ignore[no-untyped-def]
     """Fill in length (L,), cosines (2, L), and derivatives in target (L, 1 + D, 3) and user (L, 4).
 
-    ``scene`` is (points, users, offsets, free paths), ``paths`` (user, target, free), ``axes`` the
+    ``scene`` is (points, users, offsets, unlocated paths), ``paths`` (user, target, unlocated), ``axes`` the
     horizontal and vertical axis of the array. ``columns`` of target, user and offset in the scene's vector
     are filled in as well.
     """
-    points, users, offsets, free_paths = scene
-    user, target, free = paths
+    points, users, offsets, unlocated_paths = scene
+    user, target, unlocated = paths
     length, cosines, in_target, in_user = out
     target_column, user_column, offset_column = columns
     first_user = 3 * len(points)
     first_offset = first_user + 3 * len(users)
-    first_free = first_offset + len(offsets)
+    first_unlocated = first_offset + len(offsets)
     to_bs, to_user = np.empty(3), np.empty(3)
     for i in range(user.size):
         k, q = user[i], target[i]
         user_column[i], offset_column[i] = first_user + 3 * k, first_offset + k
         if q < _LINE_OF_SIGHT:
-            target_column[i] = first_free + 3 * free[i]
-            length[i] = free_paths[free[i], 0]
-            cosines[0, i], cosines[1, i] = free_paths[free[i], 1], free_paths[free[i], 2]
+            target_column[i] = first_unlocated + 3 * unlocated[i]
+            length[i] = unlocated_paths[unlocated[i], 0]
+            cosines[0, i], cosines[1, i] = unlocated_paths[unlocated[i], 1], unlocated_paths[unlocated[i], 2]
             for d in range(3):
                 in_target[i, d, d] = 1.0
             continue
@@ -85,13 +85,18 @@ def pull_slopes(slopes, in_target, target_column, in_user, user_column, offset_c
 
 
 @njit(cache=True)
-def capped_step(scene, step, largest_move, free_cells, region):  # type: ignore[no-untyped-def]
-    """Return the points, users, offsets and free paths after a step of the scene's vector.
+def capped_step(scene, step, largest_move, path_cells, region):  # type: ignore[no-untyped-def]
+    """Return the points, users, offsets and unlocated paths after a step of the scene's vector.
 
-    A point moves by at most ``largest_move`` and stays in the region; a free path by at most ``free_cells``
-    (3,) in each of its parameters, all three scaled alike.
+    A point moves by at most ``largest_move`` and stays in the region; an unlocated path by at most
+    ``path_cells`` (3,) in each of its parameters, all three scaled alike.
     """
-    points, users, offsets, free_paths = scene[0].copy(), scene[1].copy(), scene[2].copy(), scene[3].copy()
+    points, users, offsets, unlocated_paths = (
+        scene[0].copy(),
+        scene[1].copy(),
+        scene[2].copy(),
+        scene[3].copy(),
+    )
     at = 0
     for q in range(len(points)):
         length = np.sqrt(step[at] ** 2 + step[at + 1] ** 2 + step[at + 2] ** 2)
@@ -107,14 +112,14 @@ def capped_step(scene, step, largest_move, free_cells, region):  # type: ignore[
     for k in range(len(offsets)):
         offsets[k] += step[at + k]
     at += len(offsets)
-    for f in range(len(free_paths)):
+    for f in range(len(unlocated_paths)):
         excess = 1.0
         for x in range(3):
-            excess = max(excess, abs(step[at + x]) / free_cells[x])
+            excess = max(excess, abs(step[at + x]) / path_cells[x])
         for x in range(3):
-            free_paths[f, x] += step[at + x] / excess
+            unlocated_paths[f, x] += step[at + x] / excess
         at += 3
-    return points, users, offsets, free_paths
+    return points, users, offsets, unlocated_paths
 
 
 @njit(cache=True, fastmath=True, inline="always")

@@ -15,8 +15,8 @@ from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.observation import UplinkObservation
 
 __all__ = [
-    "FREE",
     "LINE_OF_SIGHT",
+    "UNLOCATED",
     "PathJacobian",
     "PathParameters",
     "Paths",
@@ -30,7 +30,7 @@ RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 LINE_OF_SIGHT = -1
-FREE = -2
+UNLOCATED = -2
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,38 +42,38 @@ class Scene:
     points_m : ndarray, shape (S, 3)
     users_m : ndarray, shape (K, 3)
     offsets_m : ndarray, shape (K,)
-    free_m : ndarray, shape (F, 3)
+    unlocated_m : ndarray, shape (F, 3)
         Unlocated paths as (observed path length in metres, u_h, u_v); the length includes the offset.
     """
 
     points_m: RealArray
     users_m: RealArray
     offsets_m: RealArray
-    free_m: RealArray
+    unlocated_m: RealArray
 
     @property
     def n_parameters(self) -> int:
         """Length of :meth:`vector`."""
-        return self.points_m.size + self.users_m.size + self.offsets_m.size + self.free_m.size
+        return self.points_m.size + self.users_m.size + self.offsets_m.size + self.unlocated_m.size
 
     def vector(self) -> RealArray:
         """Return all unknowns, ordered points, users, offsets, unlocated paths."""
-        parts = (self.points_m, self.users_m, self.offsets_m, self.free_m)
+        parts = (self.points_m, self.users_m, self.offsets_m, self.unlocated_m)
         return np.concatenate([part.ravel() for part in parts])
 
     def with_vector(self, vector: RealArray) -> Scene:
         """Return the scene of a vector laid out as :meth:`vector`."""
-        points, users, offsets, free = (vector[block] for block in self.blocks())
-        return Scene(points.reshape(-1, 3), users.reshape(-1, 3), offsets, free.reshape(-1, 3))
+        points, users, offsets, unlocated = (vector[block] for block in self.blocks())
+        return Scene(points.reshape(-1, 3), users.reshape(-1, 3), offsets, unlocated.reshape(-1, 3))
 
     def blocks(self) -> tuple[slice, slice, slice, slice]:
-        """Return the slices of points, users, offsets and free paths in :meth:`vector`."""
+        """Return the slices of points, users, offsets and unlocated paths in :meth:`vector`."""
         edges = list(accumulate(self._sizes(), initial=0))
-        points, users, offsets, free = (slice(a, b) for a, b in pairwise(edges))
-        return points, users, offsets, free
+        points, users, offsets, unlocated = (slice(a, b) for a, b in pairwise(edges))
+        return points, users, offsets, unlocated
 
     def _sizes(self) -> list[int]:
-        return [self.points_m.size, self.users_m.size, self.offsets_m.size, self.free_m.size]
+        return [self.points_m.size, self.users_m.size, self.offsets_m.size, self.unlocated_m.size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,21 +157,21 @@ class Paths:
     ----------
     user : ndarray of int, shape (L,)
     target : ndarray of int, shape (L,)
-        Index of a point, or LINE_OF_SIGHT, or FREE.
-    free : ndarray of int, shape (L,)
-        Index of the free path, -1 for the others.
+        Index of a point, or LINE_OF_SIGHT, or UNLOCATED.
+    unlocated : ndarray of int, shape (L,)
+        Index of the unlocated path, -1 for the others.
     """
 
     user: NDArray[np.int64]
     target: NDArray[np.int64]
-    free: NDArray[np.int64]
+    unlocated: NDArray[np.int64]
 
     def __len__(self) -> int:
         return int(self.user.size)
 
     @cached_property
     def kind(self) -> NDArray[np.int64]:
-        """0 over a point, 1 line of sight, 2 free, shape (L,)."""
+        """0 over a point, 1 line of sight, 2 unlocated, shape (L,)."""
         return np.where(self.target >= 0, 0, np.where(self.target == LINE_OF_SIGHT, 1, 2))
 
     @property
@@ -185,9 +185,9 @@ class Paths:
         return self.target == LINE_OF_SIGHT
 
     @property
-    def is_free(self) -> NDArray[np.bool_]:
+    def is_unlocated(self) -> NDArray[np.bool_]:
         """Unlocated paths."""
-        return self.target == FREE
+        return self.target == UNLOCATED
 
     def membership(
         self, n_users: int, n_points: int
@@ -196,20 +196,22 @@ class Paths:
         sight, seen = np.zeros(n_users, bool), np.zeros((n_users, n_points), bool)
         sight[self.user[self.is_line_of_sight]] = True
         seen[self.user[self.is_point], self.target[self.is_point]] = True
-        return sight, seen, self.user[self.is_free]
+        return sight, seen, self.user[self.is_unlocated]
 
     @classmethod
     def build(
-        cls, line_of_sight: NDArray[np.bool_], seen: NDArray[np.bool_], free_user: NDArray[np.int64]
+        cls, line_of_sight: NDArray[np.bool_], seen: NDArray[np.bool_], unlocated_user: NDArray[np.int64]
     ) -> Paths:
-        """Lines of sight of users (K,), the pairs of ``seen`` (K, S) point by point, then the free paths."""
+        """Order lines of sight of users (K,), pairs of ``seen`` (K, S) point by point, unlocated paths."""
         los_user = np.flatnonzero(line_of_sight)
         point, point_user = np.nonzero(seen.T)
-        n_other, n_free = los_user.size + point.size, free_user.size
+        n_other, n_unlocated = los_user.size + point.size, unlocated_user.size
         return cls(
-            user=np.concatenate([los_user, point_user, free_user]).astype(np.int64),
-            target=np.concatenate([np.full(los_user.size, LINE_OF_SIGHT), point, np.full(n_free, FREE)]),
-            free=np.concatenate([np.full(n_other, -1), np.arange(n_free)]),
+            user=np.concatenate([los_user, point_user, unlocated_user]).astype(np.int64),
+            target=np.concatenate(
+                [np.full(los_user.size, LINE_OF_SIGHT), point, np.full(n_unlocated, UNLOCATED)]
+            ),
+            unlocated=np.concatenate([np.full(n_other, -1), np.arange(n_unlocated)]),
         )
 
 
@@ -315,8 +317,8 @@ def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParam
     in_target, in_user = np.zeros((n_paths, n_types, 3)), np.zeros((n_paths, 4))
     target_column, user_column, offset_column = np.empty((3, n_paths), np.int64)
     trace_paths(
-        (scene.points_m, scene.users_m, scene.offsets_m, scene.free_m),
-        (paths.user, paths.target, paths.free),
+        (scene.points_m, scene.users_m, scene.offsets_m, scene.unlocated_m),
+        (paths.user, paths.target, paths.unlocated),
         bs,
         receiver.cross_axes,
         spherical,
@@ -332,22 +334,22 @@ def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParam
             paths.is_line_of_sight[:, None], scene.users_m[paths.user], bs + receiver.array.axes[0]
         )
         targets[paths.is_point] = scene.points_m[paths.target[paths.is_point]]
-        steering = _spherical_response(cosines, targets - bs, paths.is_free, receiver)
+        steering = _spherical_response(cosines, targets - bs, paths.is_unlocated, receiver)
     return PathParameters(length, cosines, steering, derivatives)
 
 
 def _spherical_response(
-    cosines: RealArray, displacements_m: RealArray, is_free: NDArray[np.bool_], receiver: Receiver
+    cosines: RealArray, displacements_m: RealArray, is_unlocated: NDArray[np.bool_], receiver: Receiver
 ) -> ComplexArray:
     """Responses with their derivatives in the target's coordinates, shape (4, L, M).
 
-    Free paths are planar: derivatives in ``u_h`` and ``u_v``, and a third that is zero.
+    Unlocated paths are planar: derivatives in ``u_h`` and ``u_v``, and a third that is zero.
     """
     array, carrier_hz = receiver.array, receiver.carrier_hz
     assert carrier_hz is not None
     near = array.spherical_steering(displacements_m, carrier_hz)
     gradient = array.spherical_jacobian(displacements_m, carrier_hz)
     steering = np.concatenate([near[None], np.moveaxis(gradient, -1, 0)])
-    planar = array.steering_from_cosines(*cosines[:, is_free])
-    steering[:, is_free] = np.stack([planar, *array.steering_derivatives(planar), np.zeros_like(planar)])
+    planar = array.steering_from_cosines(*cosines[:, is_unlocated])
+    steering[:, is_unlocated] = np.stack([planar, *array.steering_derivatives(planar), np.zeros_like(planar)])
     return steering

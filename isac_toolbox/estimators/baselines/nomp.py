@@ -79,19 +79,19 @@ class NOMP:
         start = perf_counter()
         block = ReceivedBlock.of(obs)
         problem = Problem.on_pilots(obs, block)
-        problem, free_fit = newtonised_omp(
+        problem, path_fit = newtonised_omp(
             problem, PathSearch.for_observation(obs), false_alarm_rate=self.false_alarm_rate, prune=False
         )
-        placed, sight, seen = place_points(free_fit)
+        placed, sight, seen = place_points(path_fit)
         scene, seen = fuse_points(placed, seen)
-        paths = Paths.build(sight, seen, placed.paths.user[placed.paths.is_free])
+        paths = Paths.build(sight, seen, placed.paths.user[placed.paths.is_unlocated])
         weak = np.full(len(paths), float(placed.posterior.prior_precision.min(initial=1e-9)))
         fit = refine(evaluate(problem, scene, paths, weak), n_steps=10, tol=1e-2)
         channel = ChannelKnowledge.from_paths(
-            free_fit.atoms, free_fit.posterior.mean, free_fit.posterior.covariance, obs.n_users
+            path_fit.atoms, path_fit.posterior.mean, path_fit.posterior.covariance, obs.n_users
         )
         detection = detect(block, channel, 1 / problem.noise_precision, joint=False)
-        estimate = ChannelEstimate.of_fit(free_fit, obs.n_users, block.scale)
+        estimate = ChannelEstimate.of_fit(path_fit, obs.n_users, block.scale)
         located = SceneEstimate.certain(fit, block.scale, sight, seen)
-        outcome = Outcome.finished(estimate.noise_variance, len(free_fit.paths), perf_counter() - start)
+        outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), perf_counter() - start)
         return build_result("NOMP", estimate, located, detection, outcome)

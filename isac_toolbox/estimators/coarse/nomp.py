@@ -55,7 +55,7 @@ def newtonised_omp(
     problem : Problem
         With the noise precision of the residual.
     fit : Fit
-        Free paths only.
+        Unlocated paths only.
     """
     n_users = problem.statistics.coupling.shape[1]
     groups = _groups(problem)
@@ -95,7 +95,7 @@ class _Group:
     problem : Problem
         Of these users.
     fit : Fit
-        Their free paths; users are counted from the first of the group.
+        Their unlocated paths; users are counted from the first of the group.
     """
 
     users: NDArray[np.int64]
@@ -113,9 +113,9 @@ class _Group:
     def extended(self, problem: Problem, found: RealArray, found_user: NDArray[np.int64]) -> _Group:
         """Return the group with the paths found, refined."""
         at_noise = self._at_noise(problem)
-        scene = replace(self.fit.scene, free_m=np.vstack([self.fit.scene.free_m, found]))
+        scene = replace(self.fit.scene, unlocated_m=np.vstack([self.fit.scene.unlocated_m, found]))
         user = np.concatenate([self.fit.paths.user, found_user - self.users[0]])
-        return _Group(self.users, at_noise, refine(_fit_free(at_noise, scene, user), n_steps=4, tol=0.1))
+        return _Group(self.users, at_noise, refine(_fit_paths(at_noise, scene, user), n_steps=4, tol=0.1))
 
     def spectra(self, search: PathSearch) -> list[Spectrum]:
         """Return the spectra of what the paths leave."""
@@ -124,7 +124,7 @@ class _Group:
     def finished(self, problem: Problem) -> _Group:
         """Return the group refined to the end."""
         at_noise = self._at_noise(problem)
-        fit = _fit_free(at_noise, self.fit.scene, self.fit.paths.user)
+        fit = _fit_paths(at_noise, self.fit.scene, self.fit.paths.user)
         return _Group(self.users, at_noise, refine(fit, n_steps=15))
 
     def pruned(self, search: PathSearch, false_alarm_rate: float) -> _Group:
@@ -142,16 +142,16 @@ def _groups(problem: Problem) -> list[_Group]:
     groups = []
     for part, part_problem in zip(parts, problems, strict=True):
         scene = Scene(np.zeros((0, 3)), part_problem.prior.users_m, np.zeros(part.size), np.zeros((0, 3)))
-        groups.append(_Group(part, part_problem, _fit_free(part_problem, scene, nobody)))
+        groups.append(_Group(part, part_problem, _fit_paths(part_problem, scene, nobody)))
     return groups
 
 
 def _joined(problem: Problem, groups: list[_Group], n_users: int) -> Fit:
     """One fit of all users' paths."""
-    free = np.vstack([group.fit.scene.free_m for group in groups])
+    unlocated = np.vstack([group.fit.scene.unlocated_m for group in groups])
     user = np.concatenate([group.users[group.fit.paths.user] for group in groups])
-    scene = Scene(np.zeros((0, 3)), problem.prior.users_m, np.zeros(n_users), free)
-    return _fit_free(problem, scene, user)
+    scene = Scene(np.zeros((0, 3)), problem.prior.users_m, np.zeros(n_users), unlocated)
+    return _fit_paths(problem, scene, user)
 
 
 def _prune(fit: Fit, search: PathSearch, false_alarm_rate: float) -> Fit:
@@ -166,12 +166,12 @@ def _prune(fit: Fit, search: PathSearch, false_alarm_rate: float) -> Fit:
         least = int(np.argmin(significance))
         if significance[least] >= threshold:
             break
-        scene = replace(fit.scene, free_m=np.delete(fit.scene.free_m, least, axis=0))
-        fit = refine(_fit_free(fit.problem, scene, np.delete(fit.paths.user, least)), n_steps=4, tol=0.1)
+        scene = replace(fit.scene, unlocated_m=np.delete(fit.scene.unlocated_m, least, axis=0))
+        fit = refine(_fit_paths(fit.problem, scene, np.delete(fit.paths.user, least)), n_steps=4, tol=0.1)
     return fit
 
 
-def _fit_free(problem: Problem, scene: Scene, user: NDArray[np.int64]) -> Fit:
+def _fit_paths(problem: Problem, scene: Scene, user: NDArray[np.int64]) -> Fit:
     n_users = scene.users_m.shape[0]
     paths = Paths.build(np.zeros(n_users, bool), np.zeros((n_users, 0), bool), user)
     return evaluate(problem, scene, paths, np.full(len(paths), _WEAK_PRECISION))

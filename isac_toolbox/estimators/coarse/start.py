@@ -31,7 +31,7 @@ _SWEEPS_AFTER_MUSIC = 5
 class _Start:
     problem: Problem
     scene: Scene
-    free_user: NDArray[np.int64]
+    unlocated_user: NDArray[np.int64]
     gain_power: float
 
 
@@ -80,10 +80,10 @@ def _nomp_start(problem: Problem, search: PathSearch, false_alarm_rate: float) -
     power = float(np.mean(np.abs(fit.posterior.mean) ** 2)) if len(fit.paths) else 1.0
     placed, _, seen = place_points(fit)
     scene, _ = fuse_points(placed, seen)
-    return _Start(problem, scene, placed.paths.user[placed.paths.is_free], power)
+    return _Start(problem, scene, placed.paths.user[placed.paths.is_unlocated], power)
 
 
 def _working_set(start: _Start, rule: str) -> WorkingSet:
     receiver = start.problem.receiver
     n_cells = receiver.frequencies_hz.size * receiver.array.n_elements
-    return WorkingSet.start(start.problem, start.scene, start.free_user, rule, start.gain_power, n_cells)
+    return WorkingSet.start(start.problem, start.scene, start.unlocated_user, rule, start.gain_power, n_cells)

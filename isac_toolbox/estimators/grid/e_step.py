@@ -168,7 +168,7 @@ class GridEStep:
                 self._at_spike(working.problem, working.prior, size),
                 np.zeros(size, complex),
             )
-        paths = graph.paths(working.free_user)
+        paths = graph.paths(working.unlocated_user)
         place = _positions(working, size)
         order = np.argsort(place, kind="stable")
         background = point_parameters(self.points_m, working.fit.scene, problem.receiver)
@@ -207,7 +207,7 @@ class GridEStep:
         scene = replace(scene, points_m=np.vstack([scene.points_m, self.points_m[chosen]]))
         graph = joint.graph.with_points(working.n_points + chosen.size)
         state = joint.state.take(index)
-        fit = evaluate(working.problem, scene, graph.paths(working.free_user), state.precision)
+        fit = evaluate(working.problem, scene, graph.paths(working.unlocated_user), state.precision)
         return WorkingSet(fit, joint.prior, state, graph)
 
     def _likely_points(self, working: WorkingSet, joint: _FullSet) -> tuple[IntArray, IntArray]:

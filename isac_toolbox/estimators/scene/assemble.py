@@ -199,16 +199,16 @@ def _diagonal_blocks(covariance: RealArray) -> RealArray:
 
 
 def _unlocated(fit: Fit, shown: NDArray[np.bool_], probability: RealArray, scale: float) -> UnlocatedPaths:
-    """Free paths, and paths over points that are not shown."""
+    """Unlocated paths, and paths over points that are not shown."""
     paths, scene, receiver = fit.paths, fit.scene, fit.problem.receiver
     hidden = np.zeros(len(paths), bool)
     hidden[paths.is_point] = ~shown[paths.target[paths.is_point]]
-    index = np.flatnonzero(paths.is_free | hidden)
-    user, free = paths.user[index], paths.is_free[index]
+    index = np.flatnonzero(paths.is_unlocated | hidden)
+    user, unlocated = paths.user[index], paths.is_unlocated[index]
     cosines = np.empty((index.size, 2))
-    cosines[free] = scene.free_m[paths.free[index[free]], 1:]
-    direction, _ = unit_vectors(receiver.bs_position_m, scene.points_m[paths.target[index[~free]]])
-    cosines[~free] = np.stack(receiver.array.direction_cosines(direction), axis=-1)
+    cosines[unlocated] = scene.unlocated_m[paths.unlocated[index[unlocated]], 1:]
+    direction, _ = unit_vectors(receiver.bs_position_m, scene.points_m[paths.target[index[~unlocated]]])
+    cosines[~unlocated] = np.stack(receiver.array.direction_cosines(direction), axis=-1)
     length = fit.parameters.length_m[index] - scene.offsets_m[user]
     return UnlocatedPaths(
         user=user,

@@ -37,7 +37,7 @@ _REGION_TOLERANCE_CELLS = 1.0
 
 
 def find_lines_of_sight(fit: Fit) -> IntArray:
-    """Return the index of the free path that is each user's line of sight, -1 where none fits, shape (K,).
+    """Return the unlocated path that is each user's line of sight, -1 where none fits, shape (K,).
 
     A path fits when its length and direction agree with the user's nominal position and clock within
     their priors and the path's own uncertainty (chi-square of three); of several the strongest is taken.
@@ -48,8 +48,8 @@ def find_lines_of_sight(fit: Fit) -> IntArray:
     if not prior.has_line_of_sight:
         return chosen
     covariance = scene_covariance(fit)
-    _, _, _, free = fit.scene.blocks()
-    path_covariance = covariance[free, free]
+    _, _, _, unlocated = fit.scene.blocks()
+    path_covariance = covariance[unlocated, unlocated]
     direction, distance = unit_vectors(bs, prior.users_m)
     cosines = np.stack(problem.receiver.array.direction_cosines(direction), axis=1)
     strength = np.abs(fit.posterior.mean) ** 2
@@ -62,8 +62,8 @@ def find_lines_of_sight(fit: Fit) -> IntArray:
         expected = np.array([distance[k], *cosines[k]])
         best = -1.0
         for i in np.flatnonzero(fit.paths.user == k):
-            columns = slice(3 * fit.paths.free[i], 3 * fit.paths.free[i] + 3)
-            difference = fit.scene.free_m[fit.paths.free[i]] - expected
+            columns = slice(3 * fit.paths.unlocated[i], 3 * fit.paths.unlocated[i] + 3)
+            difference = fit.scene.unlocated_m[fit.paths.unlocated[i]] - expected
             total = spread + path_covariance[columns, columns]
             if _squared_distance(difference, total) < _LINE_OF_SIGHT_GATE and strength[i] > best:
                 best, chosen[k] = strength[i], i
@@ -107,7 +107,7 @@ def locate_paths(
 
 
 def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
-    """Turn a fit of free paths into lines of sight, one-user points and the free paths that remain.
+    """Turn a fit of unlocated paths into lines of sight, one-user points and the unlocated paths that remain.
 
     Returns
     -------
@@ -122,13 +122,13 @@ def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     has_sight = sight >= 0
     direct = np.linalg.norm(problem.prior.users_m - problem.receiver.bs_position_m, axis=1)
     offsets = np.zeros(n_users)
-    offsets[has_sight] = fit.scene.free_m[fit.paths.free[sight[has_sight]], 0] - direct[has_sight]
+    offsets[has_sight] = fit.scene.unlocated_m[fit.paths.unlocated[sight[has_sight]], 0] - direct[has_sight]
     offsets[problem.prior.offset_stds_m == 0] = 0.0
-    scene = Scene(fit.scene.points_m, problem.prior.users_m, offsets, fit.scene.free_m)
+    scene = Scene(fit.scene.points_m, problem.prior.users_m, offsets, fit.scene.unlocated_m)
 
     rest = np.setdiff1d(np.arange(len(fit.paths)), sight)
     user = fit.paths.user[rest]
-    parameters = fit.scene.free_m[fit.paths.free[rest]]
+    parameters = fit.scene.unlocated_m[fit.paths.unlocated[rest]]
     points, located = locate_paths(problem, scene, parameters, user)
     seen = np.zeros((n_users, int(located.sum())), bool)
     seen[user[located], np.arange(seen.shape[1])] = True
@@ -168,7 +168,7 @@ def fuse_points(fit: Fit, seen: BoolArray) -> tuple[Scene, BoolArray]:
         alive = np.delete(alive, second)
     scene = fit.scene.with_vector(mean)
     points = np.clip(scene.points_m[alive], *region_m)
-    return Scene(points, scene.users_m, scene.offsets_m, scene.free_m), seen[:, alive]
+    return Scene(points, scene.users_m, scene.offsets_m, scene.unlocated_m), seen[:, alive]
 
 
 def coincidence_evidence(

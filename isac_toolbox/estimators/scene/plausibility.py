@@ -180,13 +180,13 @@ def unlocated_wall_reflections(fit: Fit, covariance: RealArray) -> BoolArray:
     the path length ``L``, within three standard deviations.
     """
     scene, receiver = fit.scene, fit.problem.receiver
-    index = np.flatnonzero(fit.paths.is_free)
-    free, user = fit.paths.free[index], fit.paths.user[index]
-    parameters = scene.free_m[free]
+    index = np.flatnonzero(fit.paths.is_unlocated)
+    unlocated, user = fit.paths.unlocated[index], fit.paths.user[index]
+    parameters = scene.unlocated_m[unlocated]
     direction, valid = arrival_directions(fit.problem, parameters[:, 1:])
     length = parameters[:, 0] - scene.offsets_m[user]
     error = direction[:, 2] * length - (scene.users_m[user, 2] - receiver.bs_position_m[2])
-    _, users_block, offsets_block, free_block = scene.blocks()
+    _, users_block, offsets_block, unlocated_block = scene.blocks()
     front, horizontal, vertical = receiver.array.axes[:, 2]
     forward = np.sqrt(np.maximum(1 - np.sum(parameters[:, 1:] ** 2, axis=1), 1e-6))
     slope = np.column_stack(
@@ -198,7 +198,7 @@ def unlocated_wall_reflections(fit: Fit, covariance: RealArray) -> BoolArray:
             -np.ones(index.size),
         ]
     )
-    first = free_block.start + 3 * free
+    first = unlocated_block.start + 3 * unlocated
     unknowns = [first, first + 1, first + 2, offsets_block.start + user, users_block.start + 3 * user + 2]
     variance = _propagated(slope, covariance, np.column_stack(unknowns))
     return valid & _obeys_law(error, variance, fit.problem.length_cell_m)
@@ -240,7 +240,7 @@ def single_bounce_probability(fit: Fit, covariance: RealArray) -> RealArray:
     probability = _mixture_probability(
         doubtful=_Evidence(loss_db[doubtful], at_wall[paths.target[doubtful]]),
         single=_Evidence(loss_db[settled], at_wall[agreed]),
-        multiple=_Evidence(loss_db[paths.is_free], unlocated_wall_reflections(fit, covariance)),
+        multiple=_Evidence(loss_db[paths.is_unlocated], unlocated_wall_reflections(fit, covariance)),
         n_ground=int(np.count_nonzero(on_ground)),
     )
     result = np.ones(n_points)

@@ -90,7 +90,7 @@ class Problem:
         return 1 / (np.asarray(array.shape) * np.asarray(array.spacings))
 
     @cached_property
-    def free_cells(self) -> RealArray:
+    def path_cells(self) -> RealArray:
         """Resolution in length and direction cosines, shape (3,)."""
         return np.array([self.length_cell_m, *self.cosine_cells])
 

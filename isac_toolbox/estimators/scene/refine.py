@@ -37,14 +37,14 @@ def refine(fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
     tol : float
         Stop when a step lowers the objective by less than this (in nats).
     """
-    damping, free = 1e-6, ~fit.problem.prior.known(fit.scene)
-    if not free.any():
+    damping, unknown = 1e-6, ~fit.problem.prior.known(fit.scene)
+    if not unknown.any():
         return fit
     for _ in range(n_steps):
         hessian, gradient = fit.normal_equations
-        if not free.all():
-            hessian, gradient = hessian[np.ix_(free, free)], gradient[free]
-        trial, damping = _damped_step(fit, hessian, gradient, free, damping, _WORTHWHILE * tol)
+        if not unknown.all():
+            hessian, gradient = hessian[np.ix_(unknown, unknown)], gradient[unknown]
+        trial, damping = _damped_step(fit, hessian, gradient, unknown, damping, _WORTHWHILE * tol)
         if trial is None:
             break
         gain, fit = fit.objective - trial.objective, trial
@@ -57,7 +57,7 @@ def _damped_step(
     fit: Fit,
     hessian: RealArray,
     gradient: RealArray,
-    free: NDArray[np.bool_],
+    unknown: NDArray[np.bool_],
     damping: float,
     least: float,
 ) -> tuple[Fit | None, float]:
@@ -77,8 +77,8 @@ def _damped_step(
         solution = dpotrs(factor, scaled_gradient, lower=True)[0]
         if scaled_gradient @ solution < least:
             break
-        step = np.zeros(free.size)
-        step[free] = -scale * solution
+        step = np.zeros(unknown.size)
+        step[unknown] = -scale * solution
         trial = evaluate(fit.problem, _moved(fit, step), fit.paths, fit.posterior.prior_precision)
         if trial.objective < fit.objective:
             return trial, max(damping / 10, 1e-9)
@@ -90,8 +90,8 @@ def _moved(fit: Fit, step: RealArray) -> Scene:
     """The scene after a step, capped to a fraction of the resolution cell; points stay in the region."""
     problem, scene = fit.problem, fit.scene
     cap = _STEP_CAP_CELLS * problem.length_cell_m
-    parts = (scene.points_m, scene.users_m, scene.offsets_m, scene.free_m)
-    return Scene(*capped_step(parts, step, cap, _STEP_CAP_CELLS * problem.free_cells, problem.region_m))
+    parts = (scene.points_m, scene.users_m, scene.offsets_m, scene.unlocated_m)
+    return Scene(*capped_step(parts, step, cap, _STEP_CAP_CELLS * problem.path_cells, problem.region_m))
 
 
 def gradient_steps(fit: Fit, n_steps: int) -> Fit:

@@ -58,22 +58,24 @@ _MAX_TRIALS = 20
 
 
 def remove_rejected(working: WorkingSet) -> tuple[WorkingSet, IntArray]:
-    """Drop points and free paths that the posterior rejects; also returns the dropped points' indices."""
+    """Drop rejected points and unlocated paths; also return the dropped points' indices."""
     keep_points = working.point_probability >= _REJECTED
-    keep_free = working.free_probability >= _REJECTED
-    if keep_points.all() and keep_free.all():
+    keep_unlocated = working.unlocated_probability >= _REJECTED
+    if keep_points.all() and keep_unlocated.all():
         return working, np.zeros(0, np.int64)
     scene = working.fit.scene
-    reduced = Scene(scene.points_m[keep_points], scene.users_m, scene.offsets_m, scene.free_m[keep_free])
-    points, free = np.flatnonzero(keep_points), np.flatnonzero(keep_free)
-    renewed = working.restructured(reduced, working.free_user[keep_free], points, free)
+    reduced = Scene(
+        scene.points_m[keep_points], scene.users_m, scene.offsets_m, scene.unlocated_m[keep_unlocated]
+    )
+    points, unlocated = np.flatnonzero(keep_points), np.flatnonzero(keep_unlocated)
+    renewed = working.restructured(reduced, working.unlocated_user[keep_unlocated], points, unlocated)
     return renewed, np.flatnonzero(~keep_points)
 
 
 def give_birth(
     working: WorkingSet, search: PathSearch, false_alarm_rate: float, unlocated_paths: bool
 ) -> WorkingSet | None:
-    """Add what the residual shows above the noise: as points where possible, else as free paths.
+    """Add what the residual shows above the noise: as points where possible, else as unlocated paths.
 
     Returns None when the residual shows nothing.
     """
@@ -91,19 +93,19 @@ def give_birth(
     if not len(found):
         return None
     points, located = locate_paths(problem, fit.scene, found, user)
-    free = ~located if unlocated_paths else np.zeros(len(found), bool)
-    if not (located.any() or free.any()):
+    unlocated = ~located if unlocated_paths else np.zeros(len(found), bool)
+    if not (located.any() or unlocated.any()):
         return None
     scene = Scene(
         np.vstack([fit.scene.points_m, points[located]]),
         fit.scene.users_m,
         fit.scene.offsets_m,
-        np.vstack([fit.scene.free_m, found[free]]),
+        np.vstack([fit.scene.unlocated_m, found[unlocated]]),
     )
     kept_points = np.concatenate([np.arange(working.n_points), np.full(located.sum(), -1)])
-    kept_free = np.concatenate([np.arange(len(fit.scene.free_m)), np.full(free.sum(), -1)])
-    free_user = np.concatenate([working.free_user, user[free]])
-    return working.restructured(scene, free_user, kept_points, kept_free)
+    kept_unlocated = np.concatenate([np.arange(len(fit.scene.unlocated_m)), np.full(unlocated.sum(), -1)])
+    unlocated_user = np.concatenate([working.unlocated_user, user[unlocated]])
+    return working.restructured(scene, unlocated_user, kept_points, kept_unlocated)
 
 
 Proposal = Callable[[WorkingSet, Fit], Iterator[Fit]]
@@ -128,10 +130,10 @@ def merge_points(working: WorkingSet) -> WorkingSet | None:
 
 
 def absorb_duplicates(working: WorkingSet) -> WorkingSet | None:
-    """Drop the points and free paths that only repeat another path of the same user; None when none does.
+    """Drop points and unlocated paths that only repeat another path of their user; None when none does.
 
-    A point of one path, or a free path, is tried when its atom is coherent with another path of its user
-    (a point on a line of sight, say); it goes when the scene without it has the greater evidence.
+    A point of one path, or an unlocated path, is tried when its atom is coherent with another path of its
+    user (a point on a line of sight, say); it goes when the scene without it has the greater evidence.
     """
     return _raise_evidence(working, _absorptions)
 
@@ -202,9 +204,9 @@ def _tie_scores(fit: Fit) -> RealArray:
     untied = replace(fit, scene=untied_scene, paths=untied_paths, parameters=parameters)
     hessian, gradient = untied.normal_equations
     tie = _tie_matrix(paths.target[located], len(scene.points_m), untied_scene.n_parameters)
-    free = ~problem.prior.known(scene)
-    inner = (tie.T @ hessian @ tie)[np.ix_(free, free)]
-    cross = (hessian @ tie)[:, free]
+    unknown = ~problem.prior.known(scene)
+    inner = (tie.T @ hessian @ tie)[np.ix_(unknown, unknown)]
+    cross = (hessian @ tie)[:, unknown]
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), 1e-12))
     scaled = inner * scale[:, None] * scale + 1e-9 * np.eye(len(inner))
     explained = cross * scale @ np.linalg.solve(scaled, (cross * scale).T)
@@ -229,24 +231,24 @@ def _tie_matrix(target: IntArray, n_points: int, n_untied: int) -> RealArray:
 def _split_fit(working: WorkingSet, fit: Fit, path: int) -> Fit:
     """The active scene with one path on a point of its own, refined."""
     scene, paths = fit.scene, fit.paths
-    sight, seen, free_user = paths.membership(working.n_users, len(scene.points_m))
+    sight, seen, unlocated_user = paths.membership(working.n_users, len(scene.points_m))
     user, target = paths.user[path], paths.target[path]
     alone = np.zeros((working.n_users, 1), bool)
     alone[user] = True
     seen[user, target] = False
     split = replace(scene, points_m=np.vstack([scene.points_m, scene.points_m[target]]))
-    return _refined(working, split, Paths.build(sight, np.hstack([seen, alone]), free_user))
+    return _refined(working, split, Paths.build(sight, np.hstack([seen, alone]), unlocated_user))
 
 
 def _repeating_paths(fit: Fit) -> IntArray:
-    """Paths alone on their point, or free, and coherent with a stronger one or a sight line of their user."""
+    """Paths alone on their point, or unlocated, and coherent with a stronger one of their user."""
     paths = fit.paths
     energy = np.real(np.diagonal(fit.gram))
     coherence = np.abs(fit.gram) ** 2 / np.multiply.outer(energy, energy)
     strength = np.abs(fit.posterior.mean)
     stronger = (strength[:, None] < strength) | paths.is_line_of_sight
     rivals = (paths.user[:, None] == paths.user) & stronger
-    alone = paths.is_free.copy()
+    alone = paths.is_unlocated.copy()
     located = np.flatnonzero(paths.is_point)
     users_of = np.bincount(paths.target[located], minlength=len(fit.scene.points_m))
     alone[located] = users_of[paths.target[located]] == 1
@@ -256,18 +258,18 @@ def _repeating_paths(fit: Fit) -> IntArray:
 
 
 def _fit_without(working: WorkingSet, fit: Fit, path: int) -> Fit:
-    """The active scene without the point or free path of one path, refined."""
+    """The active scene without the point or unlocated path of one path, refined."""
     scene, paths = fit.scene, fit.paths
-    sight, seen, free_user = paths.membership(working.n_users, len(scene.points_m))
-    points_m, free_m = scene.points_m, scene.free_m
-    if paths.is_free[path]:
-        free_m = np.delete(free_m, paths.free[path], axis=0)
-        free_user = np.delete(free_user, paths.free[path])
+    sight, seen, unlocated_user = paths.membership(working.n_users, len(scene.points_m))
+    points_m, unlocated_m = scene.points_m, scene.unlocated_m
+    if paths.is_unlocated[path]:
+        unlocated_m = np.delete(unlocated_m, paths.unlocated[path], axis=0)
+        unlocated_user = np.delete(unlocated_user, paths.unlocated[path])
     else:
         points_m = np.delete(points_m, paths.target[path], axis=0)
         seen = np.delete(seen, paths.target[path], axis=1)
-    reduced = Scene(points_m, scene.users_m, scene.offsets_m, free_m)
-    return _refined(working, reduced, Paths.build(sight, seen, free_user))
+    reduced = Scene(points_m, scene.users_m, scene.offsets_m, unlocated_m)
+    return _refined(working, reduced, Paths.build(sight, seen, unlocated_user))
 
 
 def _refined(working: WorkingSet, scene: Scene, paths: Paths) -> Fit:
@@ -293,24 +295,24 @@ def _merged_fit(working: WorkingSet, fit: Fit, covariance: RealArray, first: int
     mean, _ = condition_on_coincidence(fit.scene.vector(), covariance, first, second)
     scene = fit.scene.with_vector(mean)
     points = np.clip(np.delete(scene.points_m, second, axis=0), *working.problem.region_m)
-    sight, seen, free_user = fit.paths.membership(working.n_users, len(fit.scene.points_m))
+    sight, seen, unlocated_user = fit.paths.membership(working.n_users, len(fit.scene.points_m))
     seen[:, first] |= seen[:, second]
     merged = replace(scene, points_m=points)
-    return _refined(working, merged, Paths.build(sight, np.delete(seen, second, axis=1), free_user))
+    return _refined(working, merged, Paths.build(sight, np.delete(seen, second, axis=1), unlocated_user))
 
 
 def log_evidence(fit: Fit) -> float:
     """Return the Laplace evidence of a scene: gains integrated out, positions by the Gauss-Newton matrix.
 
-    ``-J + ln det Sigma + sum ln rho - 1/2 ln det((H + U) / 2 pi) - S ln(volume) - F ln(free volume)``; terms
+    ``-J + ln det Sigma + sum ln rho - 1/2 ln det((H + U) / 2 pi) - S ln(volume) - F ln(path volume)``; terms
     that are the same for every scene of these users and data are left out (docs/theory.md, section 6). ``U``
     holds the inverse variances of the uniform priors, so that no direction counts as wider than its prior.
     """
     hessian, _ = fit.normal_equations
     extents = _uniform_extents(fit)
-    free = ~fit.problem.prior.known(fit.scene)
+    unknown = ~fit.problem.prior.known(fit.scene)
     inner = 2 * hessian + np.diag(12 / extents**2)
-    inner = inner[np.ix_(free, free)]
+    inner = inner[np.ix_(unknown, unknown)]
     diagonal = np.maximum(np.diag(inner), 1e-12)
     scaled = inner / np.sqrt(np.multiply.outer(diagonal, diagonal))
     _, log_det = np.linalg.slogdet(scaled + 1e-12 * np.eye(len(scaled)))
@@ -324,14 +326,14 @@ def log_evidence(fit: Fit) -> float:
 def _uniform_extents(fit: Fit) -> RealArray:
     """Width of the uniform prior of every entry of the scene's vector, infinite for users and offsets.
 
-    Points: the region. Free paths: twice the region's diagonal in length, the unit disc's equivalent
+    Points: the region. Unlocated paths: twice the region's diagonal in length, the unit disc's equivalent
     square in direction cosines.
     """
     scene, region_m = fit.scene, fit.problem.region_m
     region = region_m[1] - region_m[0]
     extents = np.full(scene.n_parameters, np.inf)
-    points, _, _, free = scene.blocks()
+    points, _, _, unlocated = scene.blocks()
     extents[points] = np.tile(region, len(scene.points_m))
     side = np.sqrt(np.pi)
-    extents[free] = np.tile([2 * np.linalg.norm(region), side, side], len(scene.free_m))
+    extents[unlocated] = np.tile([2 * np.linalg.norm(region), side, side], len(scene.unlocated_m))
     return extents

@@ -47,11 +47,11 @@ class ScenePriorGraph:
 
     Attributes
     ----------
-    n_users, n_points, n_free : int
+    n_users, n_points, n_unlocated : int
     n_cells : int
         Number of resolution cells searched; the priors of gate and unlocated paths account for the cells in
         which nothing was found.
-    lines, free : IndependentSupport
+    lines, unlocated : IndependentSupport
         Of the lines of sight and of the unlocated paths.
     points : GatedChain
         A gate for every point, its users as members.
@@ -61,11 +61,11 @@ class ScenePriorGraph:
 
     n_users: int
     n_points: int
-    n_free: int
+    n_unlocated: int
     n_cells: int
     lines: IndependentSupport
     points: GatedChain
-    free: IndependentSupport
+    unlocated: IndependentSupport
     visibility: RealArray
 
     @classmethod
@@ -73,7 +73,7 @@ class ScenePriorGraph:
         cls,
         n_users: int,
         n_points: int,
-        n_free: int,
+        n_unlocated: int,
         n_cells: int,
         visibility: RealArray | None = None,
         has_line_of_sight: bool = True,
@@ -90,9 +90,9 @@ class ScenePriorGraph:
             gate_prior=(1.0, float(n_cells)),
             member_prior=(2.0, 2.0),
         )
-        share = (1 + n_free) / (1 + n_cells * n_users + n_free)
-        free = IndependentSupport(n_free, share, prior_counts=(1.0, float(n_cells * n_users)))
-        return cls(n_users, n_points, n_free, n_cells, lines, points, free, member)
+        share = (1 + n_unlocated) / (1 + n_cells * n_users + n_unlocated)
+        unlocated = IndependentSupport(n_unlocated, share, prior_counts=(1.0, float(n_cells * n_users)))
+        return cls(n_users, n_points, n_unlocated, n_cells, lines, points, unlocated, member)
 
     @property
     def n_lines(self) -> int:
@@ -102,47 +102,47 @@ class ScenePriorGraph:
     @property
     def n_coefficients(self) -> int:
         """Number of paths covered."""
-        return self.n_lines + self.n_users * self.n_points + self.n_free
+        return self.n_lines + self.n_users * self.n_points + self.n_unlocated
 
     def _split(self, ratio: RealArray) -> tuple[RealArray, RealArray, RealArray]:
         end = self.n_lines + self.n_users * self.n_points
         return ratio[: self.n_lines], ratio[self.n_lines : end], ratio[end:]
 
-    def sized(self, n_points: int, n_free: int) -> ScenePriorGraph:
+    def sized(self, n_points: int, n_unlocated: int) -> ScenePriorGraph:
         """Return a graph of another size with what was learned of the users' visibility."""
         return ScenePriorGraph.start(
-            self.n_users, n_points, n_free, self.n_cells, self.visibility, self.n_lines > 0
+            self.n_users, n_points, n_unlocated, self.n_cells, self.visibility, self.n_lines > 0
         )
 
     def with_points(self, n_points: int) -> ScenePriorGraph:
         """Return the graph for another number of points, with all that was learned."""
-        other = self.sized(n_points, self.n_free)
+        other = self.sized(n_points, self.n_unlocated)
         gate = float(self.points.gate) if self.n_points else 1 / (1 + self.n_cells)
-        return replace(other, points=other.points.with_parameters(gate=gate), free=self.free)
+        return replace(other, points=other.points.with_parameters(gate=gate), unlocated=self.unlocated)
 
-    def paths(self, free_user: IntArray) -> Paths:
+    def paths(self, unlocated_user: IntArray) -> Paths:
         """Return every path: lines of sight, all pairs of user and point, the unlocated paths."""
         seen = np.ones((self.n_users, self.n_points), bool)
-        return Paths.build(np.full(self.n_users, self.n_lines > 0), seen, free_user)
+        return Paths.build(np.full(self.n_users, self.n_lines > 0), seen, unlocated_user)
 
     def extrinsic_log_odds(self, L: RealArray) -> RealArray:
         """Return the message of the graph to every path, its own evidence left out, shape (L,)."""
-        lines, points, free = self._split(L)
+        lines, points, unlocated = self._split(L)
         parts = (
             self.lines.extrinsic_log_odds(lines),
             self.points.extrinsic_log_odds(points) if self.n_points else np.zeros(0),
-            self.free.extrinsic_log_odds(free) if self.n_free else np.zeros(0),
+            self.unlocated.extrinsic_log_odds(unlocated) if self.n_unlocated else np.zeros(0),
         )
         return np.concatenate(parts)
 
     def learned(self, L: RealArray) -> ScenePriorGraph:
         """Return the graph after an EM update of gate, users' visibility and share of unlocated paths."""
-        _, points, free = self._split(L)
+        _, points, unlocated = self._split(L)
         gated = self.points.learned(points) if self.n_points else self.points
         return replace(
             self,
             points=gated,
-            free=self.free.learned(free) if self.n_free else self.free,
+            unlocated=self.unlocated.learned(unlocated) if self.n_unlocated else self.unlocated,
             visibility=gated.member_probability if self.n_points else self.visibility,
         )
 
@@ -160,7 +160,7 @@ class WorkingSet:
     Attributes
     ----------
     fit : Fit
-        At the current scene; paths are all lines of sight, every (point, user) pair, the free paths.
+        At the current scene; paths are all lines of sight, every (point, user) pair, the unlocated paths.
     prior : ThreeLayerPrior
         One slab per user, and one for all lines of sight.
     state : PriorState
@@ -177,7 +177,7 @@ class WorkingSet:
         cls,
         problem: Problem,
         scene: Scene,
-        free_user: IntArray,
+        unlocated_user: IntArray,
         rule: str,
         gain_power: float,
         n_cells: int,
@@ -191,23 +191,23 @@ class WorkingSet:
         graph = ScenePriorGraph.start(
             n_users,
             len(scene.points_m),
-            len(free_user),
+            len(unlocated_user),
             n_cells,
             has_line_of_sight=problem.prior.has_line_of_sight,
         )
-        return cls._assemble(problem, scene, free_user, prior, graph, None)
+        return cls._assemble(problem, scene, unlocated_user, prior, graph, None)
 
     @classmethod
     def _assemble(
         cls,
         problem: Problem,
         scene: Scene,
-        free_user: IntArray,
+        unlocated_user: IntArray,
         prior: ThreeLayerPrior,
         graph: ScenePriorGraph,
         state: PriorState | None,
     ) -> WorkingSet:
-        paths = graph.paths(free_user)
+        paths = graph.paths(unlocated_user)
         if state is None:
             slab = prior.slab_precision[_classes(paths, graph.n_users)]
             state = PriorState.initial(len(paths), slab, 0.5)
@@ -253,19 +253,19 @@ class WorkingSet:
         return self.state.probability[self.fit.paths.is_point].reshape(self.n_points, self.n_users).T
 
     @property
-    def free_user(self) -> IntArray:
-        """User of every free path, shape (F,)."""
-        return self.fit.paths.user[self.fit.paths.is_free]
+    def unlocated_user(self) -> IntArray:
+        """User of every unlocated path, shape (F,)."""
+        return self.fit.paths.user[self.fit.paths.is_unlocated]
 
     @property
-    def free_probability(self) -> RealArray:
-        """Probability of every free path, shape (F,)."""
-        return self.state.probability[self.fit.paths.is_free]
+    def unlocated_probability(self) -> RealArray:
+        """Probability of every unlocated path, shape (F,)."""
+        return self.state.probability[self.fit.paths.is_unlocated]
 
     @property
     def counts(self) -> tuple[int, int, int]:
         """Numbers of points, of unlocated paths and of active paths."""
-        return self.n_points, len(self.free_user), int(self.active.sum())
+        return self.n_points, len(self.unlocated_user), int(self.active.sum())
 
     @property
     def active(self) -> BoolArray:
@@ -313,7 +313,7 @@ class WorkingSet:
         return self.with_problem(with_noise_precision(self.problem, precision))
 
     def restructured(
-        self, scene: Scene, free_user: IntArray, kept_points: IntArray, kept_free: IntArray
+        self, scene: Scene, unlocated_user: IntArray, kept_points: IntArray, kept_unlocated: IntArray
     ) -> WorkingSet:
         """Return another set of points and unlocated paths; beliefs of kept ones carry over.
 
@@ -321,19 +321,19 @@ class WorkingSet:
         ----------
         scene : Scene
             New scene.
-        free_user : ndarray of int, shape (F',)
+        unlocated_user : ndarray of int, shape (F',)
         kept_points : ndarray of int, shape (S',)
             Old index of every new point, -1 for a new one.
-        kept_free : ndarray of int, shape (F',)
-            Old index of every new free path, -1 for a new one.
+        kept_unlocated : ndarray of int, shape (F',)
+            Old index of every new unlocated path, -1 for a new one.
         """
         k, n_lines = self.n_users, self.graph.n_lines
         pair = n_lines + k * kept_points[:, None] + np.arange(k)
         pair = np.where(kept_points[:, None] < 0, -1, pair).ravel()
-        free = np.where(kept_free < 0, -1, n_lines + k * self.n_points + kept_free)
-        source = np.concatenate([np.arange(n_lines), pair, free]).astype(np.int64)
-        graph = self.graph.sized(len(kept_points), len(kept_free))
-        paths = graph.paths(free_user)
+        unlocated = np.where(kept_unlocated < 0, -1, n_lines + k * self.n_points + kept_unlocated)
+        source = np.concatenate([np.arange(n_lines), pair, unlocated]).astype(np.int64)
+        graph = self.graph.sized(len(kept_points), len(kept_unlocated))
+        paths = graph.paths(unlocated_user)
         slab = self.prior.slab_precision[_classes(paths, k)]
         fresh = PriorState.initial(len(source), slab, 0.5)
         old = self.state.take(np.maximum(source, 0))
@@ -344,21 +344,21 @@ class WorkingSet:
                 for name in PriorState.__dataclass_fields__
             )
         )
-        return self._assemble(self.problem, scene, free_user, self.prior, graph, merged)
+        return self._assemble(self.problem, scene, unlocated_user, self.prior, graph, merged)
 
     def adopt(self, trial: Fit) -> WorkingSet:
         """Take over a trial scene: its paths active, every other pair of user and point inactive."""
         n_users, scene = self.n_users, trial.scene
-        sight, seen, free_user = trial.paths.membership(n_users, len(scene.points_m))
-        graph = self.graph.sized(len(scene.points_m), len(free_user))
-        paths = graph.paths(free_user)
-        active = np.concatenate([sight[: graph.n_lines], seen.T.ravel(), np.ones(free_user.size, bool)])
+        sight, seen, unlocated_user = trial.paths.membership(n_users, len(scene.points_m))
+        graph = self.graph.sized(len(scene.points_m), len(unlocated_user))
+        paths = graph.paths(unlocated_user)
+        active = np.concatenate([sight[: graph.n_lines], seen.T.ravel(), np.ones(unlocated_user.size, bool)])
         classes = _classes(paths, n_users)
         slab, spike = self.prior.class_precisions(classes)
         state = PriorState.initial(
             len(paths), np.where(active, slab, spike), np.where(active, _SURE, 1 - _SURE)
         )
-        return self._assemble(self.problem, scene, free_user, self.prior, graph, state)
+        return self._assemble(self.problem, scene, unlocated_user, self.prior, graph, state)
 
     def active_fit(self) -> tuple[Fit, IntArray, IntArray]:
         """Return the active paths under their slabs, on the scene of what they use.
@@ -368,20 +368,20 @@ class WorkingSet:
         fit : Fit
         points : ndarray of int, shape (S',)
             Indices of the used points.
-        free : ndarray of int, shape (F',)
-            Indices of the used free paths.
+        unlocated : ndarray of int, shape (F',)
+            Indices of the used unlocated paths.
         """
         scene, paths, active = self.fit.scene, self.fit.paths, self.active
         points = np.unique(paths.target[active & paths.is_point])
-        free = np.unique(paths.free[active & paths.is_free])
+        unlocated = np.unique(paths.unlocated[active & paths.is_unlocated])
         seen = active[paths.is_point].reshape(self.n_points, self.n_users).T[:, points]
-        used = Scene(scene.points_m[points], scene.users_m, scene.offsets_m, scene.free_m[free])
+        used = Scene(scene.points_m[points], scene.users_m, scene.offsets_m, scene.unlocated_m[unlocated])
         sight = np.zeros(self.n_users, bool)
         sight[paths.user[active & paths.is_line_of_sight]] = True
-        active_paths = Paths.build(sight, seen, self.free_user[free])
+        active_paths = Paths.build(sight, seen, self.unlocated_user[unlocated])
         precision = self.prior.slab_precision[_classes(active_paths, self.n_users)]
         fit = self.fit.restricted(used, active_paths, np.flatnonzero(active), precision)
-        return fit, points, free
+        return fit, points, unlocated
 
 
 def marginal_objective(working: WorkingSet) -> float:

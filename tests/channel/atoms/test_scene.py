@@ -11,7 +11,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.atoms.dense import make_atoms
 from isac_toolbox.channel.atoms.receiver import Receiver
-from isac_toolbox.channel.atoms.scene import FREE, LINE_OF_SIGHT, Paths, Scene, ScenePrior, path_parameters
+from isac_toolbox.channel.atoms.scene import (
+    LINE_OF_SIGHT,
+    UNLOCATED,
+    Paths,
+    Scene,
+    ScenePrior,
+    path_parameters,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 wavefronts = st.sampled_from(["planar", "spherical"])
@@ -19,7 +26,7 @@ STEP_M = 1e-3
 
 
 def random_case(seed: int, wavefront: str) -> tuple[Scene, Paths, Receiver]:
-    """Three points, two users, two free paths; each point seen by somebody; a random tilted array."""
+    """Three points, two users, two unlocated paths; each point seen by somebody; a random tilted array."""
     rng = np.random.default_rng(seed)
     array = UniformPlanarArray(
         (3, 2), (rng.uniform(0.3, 0.8), rng.uniform(0.3, 0.8)), *rng.uniform(-1.2, 1.2, 2)
@@ -69,8 +76,8 @@ def test_responses_are_those_of_the_geometry(seed, wavefront):
     bs, array = receiver.bs_position_m, receiver.array
     for i in range(len(paths)):
         user = scene.users_m[paths.user[i]]
-        if paths.target[i] == FREE:
-            length, u_h, u_v = scene.free_m[paths.free[i]]
+        if paths.target[i] == UNLOCATED:
+            length, u_h, u_v = scene.unlocated_m[paths.unlocated[i]]
             steering = array.steering_from_cosines(u_h, u_v)
         else:
             target = user if paths.target[i] == LINE_OF_SIGHT else scene.points_m[paths.target[i]]
@@ -117,8 +124,8 @@ def test_planar_jacobian_holds_length_and_direction_cosines(seed):
         rows = np.empty((3, len(paths)))
         for i in range(len(paths)):
             user = s.users_m[paths.user[i]]
-            if paths.is_free[i]:
-                rows[:, i] = s.free_m[paths.free[i]]
+            if paths.is_unlocated[i]:
+                rows[:, i] = s.unlocated_m[paths.unlocated[i]]
                 continue
             target = user if paths.is_line_of_sight[i] else s.points_m[paths.target[i]]
             from_bs = target - receiver.bs_position_m
@@ -133,7 +140,7 @@ def test_planar_jacobian_holds_length_and_direction_cosines(seed):
 @pytest.mark.parametrize("wavefront", ["planar", "spherical"])
 def test_the_cases_exercise_every_kind_of_path_and_unknown(wavefront):
     scene, paths, receiver = random_case(3, wavefront)
-    assert paths.is_point.any() and paths.is_line_of_sight.any() and paths.is_free.any()
+    assert paths.is_point.any() and paths.is_line_of_sight.any() and paths.is_unlocated.any()
     assert not np.any(paths.is_point & paths.is_line_of_sight)
     moved = np.abs(path_parameters(scene, paths, receiver).jacobian).max(axis=(0, 1))
     assert np.all(moved > 0)
@@ -144,20 +151,20 @@ def test_vector_layout_round_trip():
     vector = np.arange(scene.n_parameters, dtype=float)
     back = scene.with_vector(vector)
     assert_array_equal(back.vector(), vector)
-    points, users, offsets, free = scene.blocks()
+    points, users, offsets, unlocated = scene.blocks()
     assert_array_equal(vector[points].reshape(-1, 3), back.points_m)
     assert_array_equal(vector[users].reshape(-1, 3), back.users_m)
     assert_array_equal(vector[offsets], back.offsets_m)
-    assert_array_equal(vector[free].reshape(-1, 3), back.free_m)
-    assert free.stop == scene.n_parameters
+    assert_array_equal(vector[unlocated].reshape(-1, 3), back.unlocated_m)
+    assert unlocated.stop == scene.n_parameters
 
 
 def test_paths_are_lines_of_sight_then_points_then_free():
     seen = np.array([[True, False], [True, True]])
     paths = Paths.build(np.array([False, True]), seen, np.array([0]))
     assert paths.user.tolist() == [1, 0, 1, 1, 0]
-    assert paths.target.tolist() == [LINE_OF_SIGHT, 0, 0, 1, FREE]
-    assert paths.free.tolist() == [-1, -1, -1, -1, 0]
+    assert paths.target.tolist() == [LINE_OF_SIGHT, 0, 0, 1, UNLOCATED]
+    assert paths.unlocated.tolist() == [-1, -1, -1, -1, 0]
 
 
 def test_prior_of_known_and_uncertain_unknowns():

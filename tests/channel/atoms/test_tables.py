@@ -81,7 +81,7 @@ def test_one_users_tables_are_those_of_its_own_block():
     case = Case(3, 24, (6, 4), together=False)
     for k in range(3):
         own = case.paths.user == k
-        alone = Paths(np.zeros(own.sum(), np.int64), case.paths.target[own], case.paths.free[own])
+        alone = Paths(np.zeros(own.sum(), np.int64), case.paths.target[own], case.paths.unlocated[own])
         part = PathParameters(
             case.parameters.length_m[own],
             np.ascontiguousarray(case.parameters.cosines[:, own]),

@@ -34,5 +34,5 @@ def test_a_known_noise_variance_is_kept(noise_variance):
     known = isac.UplinkObservation(**{**given, "noise_variance": noise_variance})
     estimate = isac.LeastSquares().estimate(known)
     assert estimate.noise_variance == pytest.approx(noise_variance, rel=1e-12)
-    free = isac.LeastSquares().estimate(observation)
-    np.testing.assert_allclose(estimate.channel, free.channel)
+    estimated = isac.LeastSquares().estimate(observation)
+    np.testing.assert_allclose(estimate.channel, estimated.channel)

@@ -58,7 +58,7 @@ def test_nomp_finds_the_true_paths_at_the_bound():
         ratios.append(ratio)
         exact += len(fit.paths) == 5
         for k in (0, 1):
-            found = fit.scene.free_m[fit.paths.free[fit.paths.user == k]]
+            found = fit.scene.unlocated_m[fit.paths.unlocated[fit.paths.user == k]]
             for true in parameters[k == TRUE_USER]:
                 error = np.abs(found - true) / [3.1, 0.33, 0.42]  # in resolution cells
                 assert error.max(axis=1).min() < 0.05
@@ -73,7 +73,7 @@ def test_users_fitted_apart_have_the_paths_of_a_joint_fit(monkeypatch):
     apart = nomp_run(0)[0]
     assert np.array_equal(apart.paths.user, np.sort(together.paths.user))
     for k in (0, 1):
-        found, other = (f.scene.free_m[f.paths.free[f.paths.user == k]] for f in (apart, together))
+        found, other = (f.scene.unlocated_m[f.paths.unlocated[f.paths.user == k]] for f in (apart, together))
         assert_allclose(found[np.argsort(found[:, 0])], other[np.argsort(other[:, 0])], atol=1e-4)
 
 

@@ -160,7 +160,7 @@ def test_a_sweep_sees_the_posterior_of_the_full_set(engine):
     n_all, k = joint.graph.n_coefficients, working.n_users
     precision = 10.0 ** np.random.default_rng(0).uniform(1, 5, n_all)
     scene = working.fit.scene
-    both = Scene(np.vstack([scene.points_m, points]), scene.users_m, scene.offsets_m, scene.free_m)
+    both = Scene(np.vstack([scene.points_m, points]), scene.users_m, scene.offsets_m, scene.unlocated_m)
     direct = evaluate(working.problem, both, joint.graph.paths(NO_USER), precision).posterior
     mean = np.zeros(n_all, complex)
     for _ in range(1 if engine is full_inverse else 40):
@@ -176,12 +176,12 @@ def test_a_sweep_sees_the_posterior_of_the_full_set(engine):
 @every_engine
 def test_free_paths_stay_behind_the_grid(engine):
     case = random_case(4)
-    rule, free_user = "extrinsic", np.array([1, 0])
-    start = WorkingSet.start(case.problem, case.scene, free_user, rule, gain_power=0.1, n_cells=36)
+    rule, unlocated_user = "extrinsic", np.array([1, 0])
+    start = WorkingSet.start(case.problem, case.scene, unlocated_user, rule, gain_power=0.1, n_cells=36)
     renewed = GridEStep(LocationGrid.of_size(REGION_M, 8).points(), engine)(start, 2)
     kept = renewed.fit.paths
-    assert np.array_equal(renewed.free_user, free_user)
-    assert np.array_equal(kept.free[kept.is_free], [0, 1])
+    assert np.array_equal(renewed.unlocated_user, unlocated_user)
+    assert np.array_equal(kept.unlocated[kept.is_unlocated], [0, 1])
     assert renewed.n_points >= start.n_points
     assert renewed.graph.n_coefficients == len(kept) == renewed.state.probability.size
 

@@ -147,7 +147,7 @@ def own_points(seed: int, snr_db: float = 15.0):
     user, which = np.nonzero(truth.visibility)
     seen = np.zeros((2, user.size), bool)
     seen[user, np.arange(user.size)] = True
-    start = Scene(scene.points_m[which], scene.users_m, scene.offsets_m, scene.free_m)
+    start = Scene(scene.points_m[which], scene.users_m, scene.offsets_m, scene.unlocated_m)
     paths = Paths.build(truth.line_of_sight, seen, np.zeros(0, np.int64))
     fit = refine(evaluate(problem, start, paths, np.full(len(paths), 1e-9)), 20)
     return problem, fit, seen, simulation
@@ -172,7 +172,7 @@ def test_fusion_never_merges_two_points_of_one_user():
         points = np.vstack([scene.points_m[0], scene.points_m[0] + gap, scene.points_m[0] - gap])
         seen = np.array([[True, True, False], [False, False, True]])
         paths = Paths.build(simulation.truth.line_of_sight, seen, np.zeros(0, np.int64))
-        crowded = Scene(points, scene.users_m, scene.offsets_m, scene.free_m)
+        crowded = Scene(points, scene.users_m, scene.offsets_m, scene.unlocated_m)
         fit = evaluate(problem, crowded, paths, np.ones(len(paths)))
         fused, fused_seen = fuse_points(fit, seen)
         assert len(fused.points_m) >= 2
@@ -183,7 +183,7 @@ def test_fusion_never_merges_two_points_of_one_user():
 def test_fusion_leaves_distant_points_and_few_points_alone():
     problem, fit, seen, _ = own_points(0)
     keep = np.array([0])
-    one = Scene(fit.scene.points_m[keep], fit.scene.users_m, fit.scene.offsets_m, fit.scene.free_m)
+    one = Scene(fit.scene.points_m[keep], fit.scene.users_m, fit.scene.offsets_m, fit.scene.unlocated_m)
     paths = Paths.build(np.array([True, True]), seen[:, keep], np.zeros(0, np.int64))
     fused, fused_seen = fuse_points(evaluate(problem, one, paths, np.ones(len(paths))), seen[:, keep])
     assert_allclose(fused.points_m, one.points_m)
@@ -198,12 +198,12 @@ def test_paths_of_a_block_become_lines_of_sight_and_points(seed):
     simulation = SMALL.replace(snr_db=20.0).simulate(seed)
     observation, truth = simulation.observation, simulation.truth
     problem = Problem.on_pilots(observation, ReceivedBlock.of(observation))
-    problem, free = newtonised_omp(problem, PathSearch.for_observation(observation))
-    sight = find_lines_of_sight(free)
-    assert np.array_equal(free.paths.user[sight], [0, 1])
-    placed, has_sight, seen = place_points(free)
+    problem, unlocated = newtonised_omp(problem, PathSearch.for_observation(observation))
+    sight = find_lines_of_sight(unlocated)
+    assert np.array_equal(unlocated.paths.user[sight], [0, 1])
+    placed, has_sight, seen = place_points(unlocated)
     assert has_sight.all() and seen.sum() == seen.shape[1] == len(placed.scene.points_m)
-    assert len(placed.paths) == len(free.paths)
+    assert len(placed.paths) == len(unlocated.paths)
     direct = np.linalg.norm(placed.scene.users_m - observation.bs_position_m, axis=1)
     true_direct = np.linalg.norm(truth.user_positions_m - observation.bs_position_m, axis=1)
     observed_length = direct + placed.scene.offsets_m
@@ -218,12 +218,12 @@ def test_a_user_without_line_of_sight_gets_none():
         simulation = scenario.simulate(seed)
         observation = simulation.observation
         problem = Problem.on_pilots(observation, ReceivedBlock.of(observation))
-        problem, free = newtonised_omp(problem, PathSearch.for_observation(observation))
-        sight = find_lines_of_sight(free)
+        problem, unlocated = newtonised_omp(problem, PathSearch.for_observation(observation))
+        sight = find_lines_of_sight(unlocated)
         bs, truth = observation.bs_position_m, simulation.truth
         direct = np.linalg.norm(truth.user_positions_m - bs, axis=1)
         for k in np.flatnonzero(sight >= 0):  # only a bounce close to the line of sight may pass for it
-            length = free.scene.free_m[free.paths.free[sight[k]], 0]
+            length = unlocated.scene.unlocated_m[unlocated.paths.unlocated[sight[k]], 0]
             assert abs(length - direct[k] - SPEED_OF_LIGHT_M_S * truth.time_offsets_s[k]) < 12
 
 

@@ -141,16 +141,16 @@ def test_a_path_stronger_than_one_bounce_does_not_speak_for_two():
 
 def test_unlocated_paths_obey_the_law_of_vertical_walls_or_not():
     """Paths unfolded over vertical walls pass; raised by more than three deviations they do not."""
-    case = random_case(4, n_free=6)
+    case = random_case(4, n_unlocated=6)
     fit, receiver = case.fit(), case.problem.receiver
-    scene, user = fit.scene, fit.paths.user[fit.paths.is_free]
-    free = scene.free_m.copy()
-    length = free[:, 0] - scene.offsets_m[user]
+    scene, user = fit.scene, fit.paths.user[fit.paths.is_unlocated]
+    unlocated = scene.unlocated_m.copy()
+    length = unlocated[:, 0] - scene.offsets_m[user]
     rise = (scene.users_m[user, 2] - receiver.bs_position_m[2]) / length
-    side = np.linspace(-0.3, 0.3, len(free))
+    side = np.linspace(-0.3, 0.3, len(unlocated))
     direction = np.column_stack([np.sqrt(1 - rise**2 - side**2), side, rise])
-    free[:, 1:] = np.stack(receiver.array.direction_cosines(direction), axis=1)
-    lawful = replace(fit, scene=replace(scene, free_m=free))
+    unlocated[:, 1:] = np.stack(receiver.array.direction_cosines(direction), axis=1)
+    lawful = replace(fit, scene=replace(scene, unlocated_m=unlocated))
     covariance = np.zeros((scene.n_parameters, scene.n_parameters))
     in_front = direction @ receiver.array.axes[0] > 0
     assert in_front.any()
@@ -159,12 +159,12 @@ def test_unlocated_paths_obey_the_law_of_vertical_walls_or_not():
     vertical = receiver.array.axes[2]
     off = direction + np.deg2rad(2.0) * np.array([0.0, 0.0, 1.0])
     off /= np.linalg.norm(off, axis=1, keepdims=True)
-    free[:, 1:] = np.stack(receiver.array.direction_cosines(off), axis=1)
-    raised = replace(fit, scene=replace(scene, free_m=free))
+    unlocated[:, 1:] = np.stack(receiver.array.direction_cosines(off), axis=1)
+    raised = replace(fit, scene=replace(scene, unlocated_m=unlocated))
     block = scene.blocks()[3]
     for std, expected in ((np.deg2rad(0.1), False), (np.deg2rad(1.5), True)):
         wide = covariance.copy()
-        index = block.start + 3 * np.arange(len(free)) + 2
+        index = block.start + 3 * np.arange(len(unlocated)) + 2
         wide[index, index] = (std * vertical[2]) ** 2
         found = unlocated_wall_reflections(raised, wide)
         assert np.all(found[in_front] == expected)
@@ -173,19 +173,19 @@ def test_unlocated_paths_obey_the_law_of_vertical_walls_or_not():
 @pytest.mark.parametrize("unknown", range(5))
 def test_slopes_of_the_law_for_unlocated_paths(unknown):
     """A spread in each unknown widens the gate by its finite difference."""
-    case = random_case(5, n_free=3)
+    case = random_case(5, n_unlocated=3)
     fit = case.fit()
     scene, receiver = fit.scene, case.problem.receiver
-    user = fit.paths.user[fit.paths.is_free]
+    user = fit.paths.user[fit.paths.is_unlocated]
     blocks = scene.blocks()
     index = [blocks[3].start, blocks[3].start + 1, blocks[3].start + 2]
     index += [blocks[2].start + user[0], blocks[1].start + 3 * user[0] + 2]
 
     def error(vector):
         moved = scene.with_vector(vector)
-        u = moved.free_m[0, 1:]
+        u = moved.unlocated_m[0, 1:]
         height = receiver.array.axes[:, 2] @ np.array([np.sqrt(1 - u @ u), *u])
-        length = moved.free_m[0, 0] - moved.offsets_m[user[0]]
+        length = moved.unlocated_m[0, 0] - moved.offsets_m[user[0]]
         return height * length - (moved.users_m[user[0], 2] - receiver.bs_position_m[2])
 
     vector, step = scene.vector(), 1e-6

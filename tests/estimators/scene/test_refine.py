@@ -71,7 +71,7 @@ def test_objective_is_the_explicit_minimum_over_gains(case):
 
 def test_prior_penalty_uses_length_units():
     case = random_case(0, user_stds_m=0.5, offset_stds_m=2.0)
-    nominal = Scene(case.scene.points_m, case.problem.prior.users_m, np.zeros(2), case.scene.free_m)
+    nominal = Scene(case.scene.points_m, case.problem.prior.users_m, np.zeros(2), case.scene.unlocated_m)
     assert case.problem.prior.deviation(nominal).max() == 0
     moved = case.scene
     deviation = case.problem.prior.deviation(moved)
@@ -126,7 +126,7 @@ def test_hessian_is_the_schur_complement_of_the_full_information(case):
     [(0.3, 1.5), (0.0, 1.5), (0.3, 0.0), (0.0, 0.0), ([[0.2, 0.0, 0.3], [0.0, 0.4, 0.0]], [0.0, 2.0])],
 )
 def test_scene_covariance_inverts_the_brute_force_information(wavefront, user_stds_m, offset_stds_m):
-    case = random_case(3, wavefront, user_stds_m, offset_stds_m, n_free=1)
+    case = random_case(3, wavefront, user_stds_m, offset_stds_m, n_unlocated=1)
     case.problem = with_noise_precision(case.problem, 30.0)
     fit = case.fit()
     covariance = scene_covariance(fit)
@@ -146,9 +146,9 @@ def test_scene_covariance_inverts_the_brute_force_information(wavefront, user_st
 
 @pytest.mark.parametrize("wavefront", WAVEFRONTS)
 @pytest.mark.parametrize("stds", [(0.3, 1.5), (0.0, 0.0)])
-@pytest.mark.parametrize("n_free", [0, 2])
-def test_channel_variance_is_the_propagated_covariance(wavefront, stds, n_free):
-    case = random_case(4, wavefront, *stds, n_free=n_free)
+@pytest.mark.parametrize("n_unlocated", [0, 2])
+def test_channel_variance_is_the_propagated_covariance(wavefront, stds, n_unlocated):
+    case = random_case(4, wavefront, *stds, n_unlocated=n_unlocated)
     case.problem = with_noise_precision(case.problem, 30.0)
     fit = case.fit()
     variance = channel_variance(fit, scene_covariance(fit), 2)
@@ -191,7 +191,7 @@ def test_cells():
 
 @pytest.mark.parametrize("length", [0.1, 3.0, 300.0])
 def test_steps_are_capped(length):
-    case = random_case(0, n_free=3)
+    case = random_case(0, n_unlocated=3)
     problem, scene = case.problem, case.scene
     step = length * np.random.default_rng(2).standard_normal(scene.n_parameters)
     moved, plain = gauss_newton._moved(case.fit(), step), scene.with_vector(step)
@@ -201,8 +201,8 @@ def test_steps_are_capped(length):
     assert_allclose(moved.users_m, scene.users_m + plain.users_m)
     assert_allclose(moved.offsets_m, scene.offsets_m + plain.offsets_m)
     cells = 0.7 * np.array([problem.length_cell_m, *problem.cosine_cells])
-    excess = np.max(np.abs(plain.free_m) / cells, axis=1, keepdims=True)
-    assert_allclose(moved.free_m, scene.free_m + plain.free_m / np.maximum(1, excess))
+    excess = np.max(np.abs(plain.unlocated_m) / cells, axis=1, keepdims=True)
+    assert_allclose(moved.unlocated_m, scene.unlocated_m + plain.unlocated_m / np.maximum(1, excess))
 
 
 def test_a_step_that_promises_nothing_is_not_tried(monkeypatch):
@@ -245,7 +245,7 @@ def test_known_coordinates_do_not_move(move):
 
 @pytest.mark.parametrize("move", [refine, gradient_steps], ids=["gauss_newton", "gradient"])
 def test_nothing_to_move_is_no_error(move):
-    case = random_case(0, user_stds_m=0.0, offset_stds_m=0.0, n_free=0)
+    case = random_case(0, user_stds_m=0.0, offset_stds_m=0.0, n_unlocated=0)
     empty = Scene(np.zeros((0, 3)), case.scene.users_m, case.scene.offsets_m, np.zeros((0, 3)))
     paths = Paths.build(np.array([True, True]), np.zeros((2, 0), bool), np.zeros(0, np.int64))
     fit = evaluate(case.problem, empty, paths, np.ones(2))
@@ -275,7 +275,7 @@ def test_refine_recovers_the_truth_from_a_perturbed_start(wavefront, snr_db, see
 
 def test_the_coupled_step_beats_the_gradient():
     problem, scene, paths, _ = true_problem(0, 30.0)
-    start = Scene(scene.points_m + 0.2, problem.prior.users_m, np.zeros(2), scene.free_m)
+    start = Scene(scene.points_m + 0.2, problem.prior.users_m, np.zeros(2), scene.unlocated_m)
     fit = evaluate(problem, start, paths, np.full(len(paths), 1e-9))
     assert refine(fit, 10).objective < gradient_steps(fit, 10).objective < fit.objective
 

@@ -78,19 +78,19 @@ def test_the_score_predicts_the_fall_of_a_small_contradiction(finished):
     fit, _, _ = working.active_fit()
     path = shared_path(fit)
     own = fit.paths.target[path]
-    sight, seen, free_user = fit.paths.membership(working.n_users, len(fit.scene.points_m))
+    sight, seen, unlocated_user = fit.paths.membership(working.n_users, len(fit.scene.points_m))
     users = np.flatnonzero(seen[:, own])
     shifted = fit.scene.points_m[own] + np.array([0.0, 0.004, 0.0])
     apart = replace(fit.scene, points_m=np.vstack([fit.scene.points_m, shifted]))
     alone = np.zeros((working.n_users, 1), bool)
     alone[users[-1]], seen[users[-1], own] = True, False
-    untied = Paths.build(sight, np.hstack([seen, alone]), free_user)
+    untied = Paths.build(sight, np.hstack([seen, alone]), unlocated_user)
     noiseless = evaluate(working.problem, apart, untied, fit.posterior.prior_precision)
     tied = refine(fit, n_steps=20, tol=1e-9)
-    free = refine(noiseless, n_steps=40, tol=1e-9)
+    untied_fit = refine(noiseless, n_steps=40, tol=1e-9)
     target = int(np.flatnonzero((tied.paths.target == own) & (tied.paths.user == users[-1]))[0])
     predicted = structure._tie_scores(tied)[target]
-    assert predicted == pytest.approx(tied.objective - free.objective, rel=0.1, abs=0.05)
+    assert predicted == pytest.approx(tied.objective - untied_fit.objective, rel=0.1, abs=0.05)
 
 
 def test_newborn_points_survive_the_other_moves(finished):
@@ -98,8 +98,10 @@ def test_newborn_points_survive_the_other_moves(finished):
     working = loop.working
     scene = working.fit.scene
     kept = np.arange(1, working.n_points)
-    without = Scene(scene.points_m[1:], scene.users_m, scene.offsets_m, scene.free_m)
-    loop.working = working.restructured(without, working.free_user, kept, np.arange(len(scene.free_m)))
+    without = Scene(scene.points_m[1:], scene.users_m, scene.offsets_m, scene.unlocated_m)
+    loop.working = working.restructured(
+        without, working.unlocated_user, kept, np.arange(len(scene.unlocated_m))
+    )
     try:
         assert loop._search_structure()
         points = loop.working.active_fit()[0].scene.points_m
@@ -112,13 +114,13 @@ def test_a_point_on_a_line_of_sight_is_absorbed(finished):
     loop, _ = finished
     working = loop.working
     fit, _, _ = working.active_fit()
-    sight, seen, free_user = fit.paths.membership(working.n_users, len(fit.scene.points_m))
+    sight, seen, unlocated_user = fit.paths.membership(working.n_users, len(fit.scene.points_m))
     bs = working.problem.receiver.bs_position_m
     on_line = bs + 0.9 * (fit.scene.users_m[0] - bs)
     alone = np.zeros((working.n_users, 1), bool)
     alone[0] = True
     scene = replace(fit.scene, points_m=np.vstack([fit.scene.points_m, on_line]))
-    paths = Paths.build(sight, np.hstack([seen, alone]), free_user)
+    paths = Paths.build(sight, np.hstack([seen, alone]), unlocated_user)
     slab = np.full(len(paths), 1.0)
     doubled = working.adopt(evaluate(working.problem, scene, paths, slab))
     absorbed = structure.absorb_duplicates(doubled)

@@ -246,8 +246,10 @@ def path_knowledge(seed: int):
         isac.UniformPlanarArray((2, 2)), np.array([0.0, 0.0, 20.0]), (np.arange(20) - 9.5) * 5e6
     )
     user = np.repeat(np.arange(3), 3)
-    free = np.column_stack([rng.uniform(50, 110, 9), rng.uniform(-0.9, 0.9, 9), rng.uniform(-0.4, 0.4, 9)])
-    scene = Scene(np.zeros((0, 3)), np.full((3, 3), 50.0), np.zeros(3), free)
+    unlocated = np.column_stack(
+        [rng.uniform(50, 110, 9), rng.uniform(-0.9, 0.9, 9), rng.uniform(-0.4, 0.4, 9)]
+    )
+    scene = Scene(np.zeros((0, 3)), np.full((3, 3), 50.0), np.zeros(3), unlocated)
     paths = Paths.build(np.zeros(3, bool), np.zeros((3, 0), bool), user)
     atoms = make_atoms(path_parameters(scene, paths, receiver), paths, receiver)
     gains = complex_normal(rng, 9) / np.sqrt(3)
