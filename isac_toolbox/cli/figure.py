@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
-from isac_toolbox.cli.inputs import FAILED, Problem, bad_input, make_console, say
-from isac_toolbox.figures.run import FIGURES, FigureRun, render
+from isac_toolbox.cli.errors import FAILED, Problem, bad_input
+from isac_toolbox.cli.outputs import make_console, say
+from isac_toolbox.figures.registry import FIGURES
+from isac_toolbox.figures.run import FigureRun, render
 
 __all__ = ["figure"]
 

@@ -1,4 +1,4 @@
-"""The commands ``isac nn``; nothing here imports torch before a command runs."""
+"""The command ``isac nn compress``; nothing here imports torch before it runs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isac_toolbox.cli.inputs import Problem, bad_input, make_console, print_json
-from isac_toolbox.cli.nn_shared import DataName, ModelName
-from isac_toolbox.cli.nn_ssvi import ssvi
+from isac_toolbox.cli.errors import bad_input
+from isac_toolbox.cli.nn_shared import (
+    DataName,
+    ModelName,
+    draw_masks,
+    layer_table,
+    load_data,
+    make_network,
+    needs_extra,
+)
+from isac_toolbox.cli.outputs import make_console, print_json
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from isac_toolbox.nn.data import TensorLoader
     from isac_toolbox.nn.export.report import CompressionReport
 
-__all__ = ["app"]
+__all__ = ["compress"]
 
-app = typer.Typer(help="Neural networks with the same engine (needs isac_toolbox[nn]).", no_args_is_help=True)
-
-app.command()(ssvi)
-
-_BATCH = 256
 _DENSE, _FINETUNE = 1 / 3, 1 / 4
 
 
@@ -44,12 +46,6 @@ class RuleName(StrEnum):
     mean_field = "mean_field"
 
 
-@app.callback()
-def _root() -> None:
-    """Neural networks with the same engine."""
-
-
-@app.command()
 def compress(
     model: Annotated[ModelName, typer.Option(help="Network.")] = ModelName.digits_mlp,
     data: Annotated[DataName | None, typer.Option(help="Data set; digits for digits-mlp.")] = None,
@@ -76,12 +72,10 @@ def compress(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Train a network, compress it, and write the smaller network and a picture of its masks."""
-    try:
+    with needs_extra():
         import torch
 
         from isac_toolbox.nn import TurboVBICompressor, save_compressed, training
-    except ImportError as error:
-        raise Problem(str(error)) from None
     chosen = data or (DataName.digits if model is ModelName.digits_mlp else DataName.fashion_mnist)
     if chosen is DataName.digits:
         torch.set_num_threads(1)  # the layers are too small to share out
@@ -90,9 +84,9 @@ def compress(
     with bad_input("--out"):
         out.mkdir(parents=True, exist_ok=True)
     with bad_input("--data"):
-        train_set, validation, test = _loaders(chosen, model, data_folder, seed)
+        train_set, validation, test = load_data(chosen, model, data_folder, seed)
     with bad_input("--model"):
-        network = _network(model, train_set, seed)
+        network = make_network(model, train_set, seed)
     n_dense, n_fine = round(_DENSE * total), round(_FINETUNE * total)
     rate = 2e-3 if chosen is DataName.digits else 1e-3
     if not as_json:
@@ -135,51 +129,12 @@ def compress(
     with bad_input("--out"):
         save_compressed(out / "run_length.safetensors", compressor.masked_model(), compressor.support())
         _save_program(small, test.x, out / "small_module.pt2")
-        _draw_masks(compressor.support(), out / "masks.png")
+        draw_masks(compressor.support(), out / "masks.png")
     if as_json:
         print_json(summary)
     else:
         _print(summary, report)
         typer.echo(f"wrote masks.png, run_length.safetensors and small_module.pt2 to {out}")
-
-
-def _loaders(
-    data: DataName, model: ModelName, folder: Path | None, seed: int
-) -> tuple[TensorLoader, TensorLoader, TensorLoader]:
-    """Training, validation and test batches."""
-    from isac_toolbox.nn import TensorLoader, load_digits_split, load_fashion_mnist
-
-    if data is DataName.digits:
-        if model is ModelName.lenet_5:
-            raise ValueError("the digits are 8 x 8 pixels, too small for lenet-5; give --data fashion-mnist")
-        parts: list[Any] = [s.tensors for s in load_digits_split(0)]
-    else:
-        flat = model is not ModelName.lenet_5
-        images, labels = load_fashion_mnist(folder, "train", flat).tensors
-        last = load_fashion_mnist(folder, "test", flat).tensors
-        parts = [(images[:-5000], labels[:-5000]), (images[-5000:], labels[-5000:]), last]
-    batch = 64 if data is DataName.digits else _BATCH
-    (x, y), (x_val, y_val), (x_test, y_test) = parts
-    return (
-        TensorLoader(x, y, batch_size=batch, seed=seed),
-        TensorLoader(x_val, y_val, batch_size=1000, shuffle=False),
-        TensorLoader(x_test, y_test, batch_size=1000, shuffle=False),
-    )
-
-
-def _network(model: ModelName, loader: TensorLoader, seed: int) -> nn.Module:
-    """A network with weights drawn from the seed."""
-    import torch
-
-    from isac_toolbox.nn import models
-
-    n_inputs = loader.x[0].numel()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if model is ModelName.lenet_5:
-            return models.lenet_5()
-        hidden = (300, 100) if model is ModelName.lenet_300_100 else (64, 32)
-        return models.mlp(n_inputs, hidden, 10)
 
 
 def _seconds(model: nn.Module, x: Any, repeats: int = 20) -> float:
@@ -226,25 +181,4 @@ def _print(summary: dict[str, Any], report: CompressionReport) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    layers = Table("layer", "density", "neurons kept", "mean run")
-    for layer in report.layers:
-        kept = f"{layer.neurons_kept} of {layer.neurons}"
-        layers.add_row(layer.name, f"{layer.density:.4f}", kept, f"{layer.mean_run:.1f}")
-    console.print(layers)
-
-
-def _draw_masks(masks: dict[str, Any], path: Path) -> None:
-    """One panel per layer: rows are neurons or filters."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(len(masks), 1, figsize=(8, 2.6 * len(masks)), squeeze=False)
-    for axis, (name, mask) in zip(axes[:, 0], masks.items()):
-        rows = mask.numpy(force=True).reshape(len(mask), -1)
-        axis.imshow(rows, aspect="auto", cmap="Greys", interpolation="nearest", vmin=0, vmax=1)
-        axis.set(title=f"{name}: {rows.mean():.1%} kept (black)", xlabel="input", ylabel="neuron")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    console.print(layer_table(report))

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isac_toolbox.cli.inputs import Problem, bad_input, make_console, print_json
-from isac_toolbox.cli.nn_shared import DataName, ModelName
+from isac_toolbox.cli.errors import bad_input
+from isac_toolbox.cli.nn_shared import (
+    DataName,
+    ModelName,
+    draw_masks,
+    layer_table,
+    load_data,
+    make_network,
+    needs_extra,
+)
+from isac_toolbox.cli.outputs import make_console, print_json
 
 if TYPE_CHECKING:
     from isac_toolbox.nn.ssvi.classifier import SparseClassifier
@@ -58,16 +67,12 @@ def ssvi(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Train a Bayesian network that is sparse from the start; show its quality and its cost."""
-    try:
+    with needs_extra():
         import torch
 
-        from isac_toolbox.cli.nn_compress import _draw_masks, _loaders, _network
-        from isac_toolbox.cli.nn_shared import DataName, ModelName
         from isac_toolbox.nn import save_compressed
         from isac_toolbox.nn.ssvi.baselines import DenseVI
         from isac_toolbox.nn.ssvi.classifier import SSVI
-    except ImportError as error:
-        raise Problem(str(error)) from None
     chosen = data or (DataName.digits if model is ModelName.digits_mlp else DataName.fashion_mnist)
     small = chosen is DataName.digits
     if small:
@@ -76,9 +81,9 @@ def ssvi(
     with bad_input("--out"):
         out.mkdir(parents=True, exist_ok=True)
     with bad_input("--data"):
-        loaders = _loaders(DataName(str(chosen)), ModelName(str(model)), data_folder, seed)
+        loaders = load_data(chosen, model, data_folder, seed)
     with bad_input("--model"):
-        network = _network(ModelName(str(model)), loaders[0], seed)
+        network = make_network(model, loaders[0], seed)
     with bad_input("--density"):
         fitted = SSVI(
             network,
@@ -107,7 +112,7 @@ def ssvi(
     with bad_input("--out"):
         plain = fitted.mean_model()
         save_compressed(out / "mean_network.safetensors", plain, fitted.support())
-        _draw_masks(fitted.support(), out / "masks.png")
+        draw_masks(fitted.support(), out / "masks.png")
     if as_json:
         print_json(summary)
     else:
@@ -150,11 +155,7 @@ def _print(summary: dict[str, Any], fitted: SparseClassifier) -> None:
     for name, cell in rows:
         table.add_row(name, *(cell(method) for method in shown.values()))
     console.print(table)
-    layers = Table("layer", "density", "neurons kept", "mean run")
-    for layer in fitted.report().layers:
-        neurons = f"{layer.neurons_kept} of {layer.neurons}"
-        layers.add_row(layer.name, f"{layer.density:.3f}", neurons, f"{layer.mean_run:.1f}")
-    console.print(layers)
+    console.print(layer_table(fitted.report()))
 
 
 def _quality(part: str, key: str) -> Any:

@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isac_toolbox.cli.inputs import (
-    FAILED,
-    Problem,
-    bad_input,
-    check_writable,
-    load_scenario,
-    make_console,
-    print_json,
-    say,
-)
+from isac_toolbox.cli.errors import FAILED, Problem, bad_input
+from isac_toolbox.cli.inputs import JsonOption, ScenarioArgument, SetOption, load_scenario
+from isac_toolbox.cli.outputs import check_writable, make_console, print_json, say
 
 if TYPE_CHECKING:
     from isac_toolbox.scenario import Scenario
@@ -35,12 +28,7 @@ _EXAMPLE = "--vary snr_db=-10:5:30 or --vary n_users=2,4,8"
 
 
 def sweep(
-    scenario: Annotated[
-        str,
-        typer.Argument(
-            metavar="SCENARIO", help="Name of a ready scenario ('isac info' lists them) or a TOML file."
-        ),
-    ],
+    scenario: ScenarioArgument,
     vary: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,13 +59,8 @@ def sweep(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run trials again that failed before.")
     ] = False,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Change a field of the scenario (TOML value); repeatable."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+    changes: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run many trials at many points; kill it at any time, the same command goes on from its store."""
     names = parse_estimators(estimators)
@@ -200,7 +183,7 @@ def _run(scenario: Scenario, options: dict[str, Any]) -> tuple[SweepResult, bool
 def _show(result: SweepResult, csv: Path | None, as_json: bool) -> None:
     """Table or JSON, and the CSV file."""
     from isac_toolbox.cli.report import plain
-    from isac_toolbox.cli.sweep_tables import print_sweep
+    from isac_toolbox.cli.tables import print_sweep
 
     if csv is not None:
         with bad_input("--csv"):
@@ -227,8 +210,6 @@ def _say_how_to_go_on(store: Path | None, n_rows: int) -> None:
 
 def _report_failures(result: SweepResult) -> None:
     """Failed trials on stderr; an error where nothing at all came of a point."""
-    from isac_toolbox.cli.sweep_tables import last_line
-
     failures = result.failures
     if not failures:
         return
@@ -237,7 +218,13 @@ def _report_failures(result: SweepResult) -> None:
     text = (
         f"{len(failures)} of {len(result.rows)} trials failed, first {first.estimator} in trial {first.trial}"
     )
-    message = f"{text}: {last_line(first.error)} ({kept})"
+    message = f"{text}: {_last_line(first.error)} ({kept})"
     if any(entry.trials == 0 for entry in result.summary()):
         raise Problem(message, FAILED)
     say(f"warning: {message}")
+
+
+def _last_line(error: str) -> str:
+    """The last line of a traceback: what went wrong."""
+    lines = error.strip().splitlines()
+    return lines[-1] if lines else "unknown"

@@ -1,9 +1,12 @@
-"""The tables that the command line prints from its reports (:mod:`isac_toolbox.cli.report`)."""
+"""The tables that the command line prints, of its reports and of sweeps; each stays within 80 columns."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +15,12 @@ from rich.text import Text
 
 from isac_toolbox.cli.report import MATCH_DISTANCE_M, Report
 
-__all__ = ["block_sizes", "print_bound", "print_estimation"]
+if TYPE_CHECKING:
+    from isac_toolbox.sweeps import SweepResult, SweepSummary
+
+__all__ = ["block_sizes", "print_bound", "print_estimation", "print_sweep"]
+
+_WORDS = ("", "seen by", "estimate", "bound or truth", "estimator")
 
 
 def print_estimation(console: Console, report: Report) -> None:
@@ -63,6 +71,23 @@ def print_bound(console: Console, report: Report) -> None:
     if summary["n_unlocated_paths"]:
         paths = _count(summary["n_unlocated_paths"], "path")
         _note(console, f"{paths} with more than one bounce, direction and delay free")
+
+
+def print_sweep(console: Console, result: SweepResult) -> None:
+    """Pooled figures: channel and data, then scatterers."""
+    head = (*result.fields, "estimator")
+    channel = _table(*head, "trials", "NMSE\ndB", "bound\ndB", "SER", "BER", "seconds")
+    scene = _table(*head, "found", "missed", "false", "RMSE\nm", "bound\nm")
+    for entry in result.summary():
+        point = [_value(entry.point[name]) for name in result.fields]
+        trials = f"{entry.trials}" + (f" + {entry.failed} failed" if entry.failed else "")
+        channel.add_row(*point, entry.estimator, trials, *_channel_figures(entry))
+        counts = (str(entry.hits), str(entry.misses), str(entry.false_alarms))
+        errors = (_short(entry.rmse_m, 3), _short(entry.rmse_bound_m, 3))
+        scene.add_row(*point, entry.estimator, *counts, *errors)
+    _show(console, "Channel and data", channel)
+    _show(console, "Scatterers", scene)
+    _note(console, "bound: hybrid Cramér-Rao bound, all symbols known; seconds: median, one thread")
 
 
 def block_sizes(report: Report) -> str:
@@ -194,6 +219,14 @@ def _rows_with_truth(report: Report) -> list[tuple[str, str, str]]:
     return rows
 
 
+def _channel_figures(entry: SweepSummary) -> list[str]:
+    """Errors of channel and data with the channel's bound, and the time."""
+    rates = [
+        _short(rate if entry.symbols else None, 2) for rate in (entry.symbol_error_rate, entry.bit_error_rate)
+    ]
+    return [_decibels(entry.nmse_db), _decibels(entry.bound_nmse_db), *rates, _short(entry.seconds, 3)]
+
+
 @dataclass(frozen=True)
 class _Marks:
     """Symbols for who sees a scatterer; plain letters where the terminal has no others."""
@@ -224,9 +257,10 @@ def _table(*columns: str) -> Table:
     """A light table: numbers aligned to the right, words to the left."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        left = name in ("", "seen by", "estimate", "bound or truth")
+        left = name in _WORDS
         header = f"{name}\nm" if name in ("x", "y", "z") else name
-        table.add_column(header, justify="left" if left else "right", header_style="dim", no_wrap=not left)
+        wraps = name == "trials" or (left and name != "estimator")
+        table.add_column(header, justify="left" if left else "right", header_style="dim", no_wrap=not wraps)
     return table
 
 
@@ -250,8 +284,21 @@ def _number(value: float | None, digits: int, scale: float = 1.0) -> str:
     return f"{scaled:.{digits}f}" if abs(scaled) < 1e4 else f"{scaled:.1e}"
 
 
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _short(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}g}"
+
+
+def _decibels(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return "exact" if value == -math.inf else f"{value:.2f}"
+
+
+def _value(value: Any) -> str:
+    """A value of a varied field."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _unit(value: float | None, digits: int, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""The figures of ``isac figure``: their names, their scripts, and what a script is given to work with.
+"""Drawing a figure: what its script is given to work with, and what it saves.
 
 A script ``figures/NAME.py`` has one function ``draw(run)``; ``run`` says how much is wanted and saves.
 """
@@ -9,10 +9,11 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from isac_toolbox.figures.registry import FIGURES, script_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,23 +21,8 @@ if TYPE_CHECKING:
     from isac_toolbox.scenario import Scenario
     from isac_toolbox.sweeps import SweepProgress, SweepResult
 
-__all__ = ["FIGURES", "FigureRun", "describe_sweep", "merge_sweeps", "render", "sweep_rows"]
+__all__ = ["FigureRun", "describe_sweep", "merge_sweeps", "render", "sweep_rows"]
 
-FIGURES = {
-    "scene": "a recovered scene in space and from above, beside the truth",
-    "music_spectrum": "MUSIC location spectrum of a block and the coarse candidates",
-    "rmse_vs_snr": "localisation error, and how many scatterers are found, over SNR",
-    "nmse_vs_snr": "channel error over SNR",
-    "ser_vs_snr": "symbol and uncoded bit error rates over SNR",
-    "vs_pilots": "positions, channel and data over the number of pilot symbols",
-    "vs_users": "positions, channel and data over the number of users that share the scatterers",
-    "vs_time_offset": "positions, channel and data over the spread of the clocks",
-    "vs_user_error": "positions, channel and data over the error of the nominal user positions",
-    "convergence": "channel error per iteration and per second: rules, M-steps, E-steps",
-    "time_vs_grid": "time and error over the grid size: working set, full inverse, inverse-free",
-    "calibration": "are scatterer probabilities and credible ellipsoids right?",
-    "munich": "ray-traced Munich: scatterers, users and the paths without a location",
-}
 _QUICK_TRIALS = 3
 _DPI = 130
 
@@ -145,12 +131,11 @@ def render(run: FigureRun) -> list[Path]:
 
 
 def _script(name: str) -> Any:
-    """The module of a figure: the shipped script, or the one of a source checkout."""
-    shipped = Path(str(files("isac_toolbox.figures") / "scripts"))
-    folder = shipped if shipped.is_dir() else Path(__file__).parents[2] / "figures"
-    specification = spec_from_file_location(f"isac_toolbox_figure_{name}", folder / f"{name}.py")
+    """The module of a figure."""
+    path = script_path(name)
+    specification = spec_from_file_location(f"isac_toolbox_figure_{name}", path)
     if specification is None or specification.loader is None:
-        raise FileNotFoundError(f"the script of figure {name} is not in {folder}")
+        raise FileNotFoundError(f"the script of figure {name} is not in {path.parent}")
     module = module_from_spec(specification)
     specification.loader.exec_module(module)
     return module

@@ -19,6 +19,7 @@ from helpers.cli import fails, run, strict_json
 from isac_toolbox.cli import commands as cli
 from isac_toolbox.cli import report as _report
 from isac_toolbox.cli import tables as _tables
+from isac_toolbox.cli.outputs import make_console
 
 SMALL = {"n_subcarriers": 32, "n_scatterers": 4, "array_shape": "[6, 6]", "n_users": 2, "n_data_symbols": 4}
 SMALL_OPTIONS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
@@ -388,7 +389,7 @@ def altered(simulation, result):
 def test_misses_and_false_alarms_are_marked(simulation, result):
     report = _report.estimation_report(altered(simulation, result))
     assert len(report["missed_scatterers"]) == 1 and report["scatterers"][0]["truth_index"] is None
-    console = cli.make_console()
+    console = make_console()
     with console.capture() as capture:
         _tables.print_estimation(console, report)
     text = capture.get()

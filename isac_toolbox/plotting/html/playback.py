@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from isac_toolbox.plotting import OKABE_ITO
 from isac_toolbox.plotting.html.traces import Trace, moving_traces
 from isac_toolbox.plotting.html.view import State, Surroundings, numbered
+from isac_toolbox.plotting.style import OKABE_ITO
 
 if TYPE_CHECKING:
     import numpy as np

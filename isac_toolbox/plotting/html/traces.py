@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.geometry import bistatic_point_m
-from isac_toolbox.plotting import OKABE_ITO
 from isac_toolbox.plotting.html import hover
 from isac_toolbox.plotting.html.view import State, Surroundings
+from isac_toolbox.plotting.style import OKABE_ITO
 
 if TYPE_CHECKING:
     from isac_toolbox.estimators import EstimationResult

@@ -1,0 +1,259 @@
+"""The command ``isac estimate``; heavy modules are imported when it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from isac_toolbox.cli.errors import FAILED, Problem, bad_input
+from isac_toolbox.cli.inputs import (
+    JsonOption,
+    SeedOption,
+    SetOption,
+    SnrOption,
+    draw,
+    load_observation,
+    load_scenario,
+    reject_for_file,
+)
+from isac_toolbox.cli.outputs import (
+    check_page,
+    check_plot,
+    check_writable,
+    make_console,
+    npz_path,
+    print_json,
+    write_outputs,
+)
+
+if TYPE_CHECKING:
+    from isac_toolbox._catalogue import Entry
+    from isac_toolbox.bounds import HybridBound
+    from isac_toolbox.channel import UplinkObservation
+    from isac_toolbox.estimators import EstimationResult, SceneRecorder
+    from isac_toolbox.scenario import Simulation
+
+__all__ = ["estimate"]
+
+
+class EstimatorName(StrEnum):
+    """Names of the catalogue, repeated here as reading it would load every estimator."""
+
+    bisvbi = "bisvbi"
+    music_scvbi = "music-scvbi"
+    nomp = "nomp"
+    omp = "omp"
+    ls = "ls"
+    genie = "genie"
+    full_vbi = "full-vbi"
+    mm_vbi = "mm-vbi"
+    mean_field = "mean-field"
+    structured = "structured"
+    gradient = "gradient"
+    pilot_only = "pilot-only"
+
+
+class Coarse(StrEnum):
+    """Coarse stages."""
+
+    nomp = "nomp"
+    music = "music"
+
+
+class Rule(StrEnum):
+    """Update rules of the sparse prior."""
+
+    extrinsic = "extrinsic"
+    structured = "structured"
+    mean_field = "mean_field"
+
+
+class MStep(StrEnum):
+    """Refinements of the geometry."""
+
+    gauss_newton = "gauss_newton"
+    gradient = "gradient"
+
+
+class Inverse(StrEnum):
+    """E-steps: on the working set, or on a grid over the region."""
+
+    subspace = "subspace"
+    full = "full"
+    mm = "mm"
+
+
+def estimate(
+    source: Annotated[
+        str, typer.Argument(metavar="SCENARIO|FILE.npz", help="Scenario to simulate, or a saved observation.")
+    ],
+    seed: SeedOption = None,
+    snr_db: SnrOption = None,
+    changes: SetOption = None,
+    estimator: Annotated[EstimatorName, typer.Option(help="Method.")] = EstimatorName.bisvbi,
+    coarse: Annotated[Coarse | None, typer.Option(help="Coarse stage.")] = None,
+    rule: Annotated[Rule | None, typer.Option(help="Update rule of the sparse prior.")] = None,
+    m_step: Annotated[MStep | None, typer.Option(help="Refinement of positions and clocks.")] = None,
+    inverse: Annotated[Inverse | None, typer.Option(help="E-step: working set or whole grid.")] = None,
+    max_iter: Annotated[int | None, typer.Option(min=1, help="Largest number of iterations.")] = None,
+    as_json: JsonOption = False,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the result as an npz file.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the scene (png, pdf or svg).")
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write an interactive page of the scene; needs the extra 'html'."
+        ),
+    ] = None,
+) -> None:
+    """Estimate scatterers, users, clocks, channel and data; against the truth if a scenario is given."""
+    from isac_toolbox.cli.report import Run, estimation_report
+    from isac_toolbox.cli.tables import print_estimation
+    from isac_toolbox.estimators import SceneRecorder
+
+    check_plot(plot)
+    check_page(page)
+    if save is not None:
+        save = npz_path(save)
+        check_writable("--save", save)
+    given = {"coarse": coarse, "rule": rule, "m_step": m_step, "inverse": inverse, "max_iter": max_iter}
+    entry = _entry(estimator)
+    _check_settings(estimator, entry, given)
+    settings = {key: str(v) if isinstance(v, StrEnum) else v for key, v in given.items() if v is not None}
+    snr: float | None = None
+    simulation: Simulation | None = None
+    if source.endswith(".npz"):
+        reject_for_file(seed=seed, snr_db=snr_db, set=changes)
+        if entry.needs_truth:
+            raise Problem(
+                f"--estimator {estimator} needs the truth, which a file does not hold; give a scenario"
+            )
+        observation = load_observation(source)
+    else:
+        described = load_scenario(source, snr_db, changes)
+        simulation, snr = draw(described, seed or 0), described.snr_db
+        observation = simulation.observation
+    with bad_input(f"--estimator {estimator}"):
+        method = entry.make(None if simulation is None else simulation.truth, **settings)
+    recording = None if page is None else SceneRecorder()
+    result, seconds = _run_estimator(method, observation, quiet=as_json, recording=recording)
+    run = Run(
+        source=source,
+        seed=None if simulation is None else seed or 0,
+        observation=observation,
+        result=result,
+        seconds=seconds,
+        simulation=simulation,
+        bound=_bound_of(simulation),
+        snr_db=snr,
+        recording=recording,
+    )
+    summary = estimation_report(run)
+    summary["estimator"]["settings"] = {**entry.settings, **settings}
+    if as_json:
+        print_json(summary)
+    else:
+        print_estimation(make_console(), summary)
+    write_outputs(run, save, plot, page, quiet=as_json)
+    if result.status == "numerical failure":
+        raise Problem(
+            f"the estimation failed ({result.status} after {result.n_iter} iterations); "
+            "the figures above are of its last state",
+            FAILED,
+        )
+
+
+def _entry(name: EstimatorName) -> Entry:
+    from isac_toolbox._catalogue import find_entry
+
+    return find_entry(str(name))
+
+
+def _check_settings(name: EstimatorName, entry: Entry, given: dict[str, Any]) -> None:
+    """Refuse options that the estimator does not have, or that its name decides."""
+    known = entry.free_settings
+    strange = [key for key, value in given.items() if value is not None and key not in known]
+    if strange:
+        fitting = [_option(key) for key in given if key in known]
+        has = f"it takes {', '.join(fitting)}" if fitting else "it takes none of these options"
+        raise Problem(f"{', '.join(map(_option, strange))} does not fit --estimator {name}; {has}")
+
+
+def _option(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _run_estimator(
+    method: Any, observation: UplinkObservation, quiet: bool, recording: SceneRecorder | None = None
+) -> tuple[EstimationResult, float]:
+    """Run it with a progress bar on stderr, recording if asked; the result and the seconds it took."""
+    from numpy.linalg import LinAlgError
+
+    start = time.perf_counter()
+    try:
+        with _progress(quiet) as show:
+            result = method.estimate(observation, callback=_both(show, recording))
+    except (LinAlgError, FloatingPointError, MemoryError) as error:
+        raise Problem(f"the estimation failed: {error}", FAILED) from None
+    except ValueError as error:
+        raise Problem(str(error)) from None
+    return result, time.perf_counter() - start
+
+
+def _both(
+    first: Callable[[Any], None] | None, second: Callable[[Any], None] | None
+) -> Callable[[Any], None] | None:
+    """One callback out of two of which either may be missing."""
+    if first is None or second is None:
+        return second if first is None else first
+
+    def call(loop: Any) -> None:
+        first(loop)
+        second(loop)
+
+    return call
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
+    """A callback that moves a progress bar; None where nobody would see it."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("iteration"), MofNCompleteColumn(), BarColumn(24), TextColumn("{task.description}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("coarse stage", total=None)
+
+        def show(loop: Any) -> None:
+            state = f"noise {loop.noise_variance:.3g}, {loop.n_active} paths"
+            progress.update(task, completed=loop.n_iter, total=loop.max_iter, description=state)
+
+        yield show
+
+
+def _bound_of(simulation: Simulation | None) -> HybridBound | None:
+    """The bound of a simulation; None without one or where it cannot be computed."""
+    if simulation is None:
+        return None
+    import numpy as np
+
+    from isac_toolbox.bounds import hybrid_crb
+
+    try:
+        return hybrid_crb(simulation)
+    except np.linalg.LinAlgError:
+        return None
