@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from isac_toolbox._catalogue import CATALOGUE, Entry
+from isac_toolbox._choices import COARSE_STAGES, INVERSES, M_STEPS, RULES
 from isac_toolbox.cli.errors import FAILED, Problem, bad_input
 from isac_toolbox.cli.inputs import (
     JsonOption,
@@ -21,6 +22,7 @@ from isac_toolbox.cli.inputs import (
     draw,
     load_observation,
     load_scenario,
+    one_of,
     reject_for_file,
 )
 from isac_toolbox.cli.outputs import (
@@ -34,60 +36,12 @@ from isac_toolbox.cli.outputs import (
 )
 
 if TYPE_CHECKING:
-    from isac_toolbox._catalogue import Entry
     from isac_toolbox.bounds import HybridBound
     from isac_toolbox.channel import UplinkObservation
     from isac_toolbox.estimators import EstimationResult, SceneRecorder
     from isac_toolbox.scenario import Simulation
 
 __all__ = ["estimate"]
-
-
-class EstimatorName(StrEnum):
-    """Names of the catalogue, repeated here as reading it would load every estimator."""
-
-    bisvbi = "bisvbi"
-    music_scvbi = "music-scvbi"
-    nomp = "nomp"
-    omp = "omp"
-    ls = "ls"
-    genie = "genie"
-    full_vbi = "full-vbi"
-    mm_vbi = "mm-vbi"
-    mean_field = "mean-field"
-    structured = "structured"
-    gradient = "gradient"
-    pilot_only = "pilot-only"
-
-
-class Coarse(StrEnum):
-    """Coarse stages."""
-
-    nomp = "nomp"
-    music = "music"
-
-
-class Rule(StrEnum):
-    """Update rules of the sparse prior."""
-
-    extrinsic = "extrinsic"
-    structured = "structured"
-    mean_field = "mean_field"
-
-
-class MStep(StrEnum):
-    """Refinements of the geometry."""
-
-    gauss_newton = "gauss_newton"
-    gradient = "gradient"
-
-
-class Inverse(StrEnum):
-    """E-steps: on the working set, or on a grid over the region."""
-
-    subspace = "subspace"
-    full = "full"
-    mm = "mm"
 
 
 def estimate(
@@ -97,11 +51,11 @@ def estimate(
     seed: SeedOption = None,
     snr_db: SnrOption = None,
     changes: SetOption = None,
-    estimator: Annotated[EstimatorName, typer.Option(help="Method.")] = EstimatorName.bisvbi,
-    coarse: Annotated[Coarse | None, typer.Option(help="Coarse stage.")] = None,
-    rule: Annotated[Rule | None, typer.Option(help="Update rule of the sparse prior.")] = None,
-    m_step: Annotated[MStep | None, typer.Option(help="Refinement of positions and clocks.")] = None,
-    inverse: Annotated[Inverse | None, typer.Option(help="E-step: working set or whole grid.")] = None,
+    estimator: Annotated[str, one_of(CATALOGUE, "Method")] = "bisvbi",
+    coarse: Annotated[str | None, one_of(COARSE_STAGES, "Stage that finds the first scene")] = None,
+    rule: Annotated[str | None, one_of(RULES, "Update rule of the sparse prior")] = None,
+    m_step: Annotated[str | None, one_of(M_STEPS, "Refinement of positions and clocks")] = None,
+    inverse: Annotated[str | None, one_of(INVERSES, "E-step, on a working set or on a grid")] = None,
     max_iter: Annotated[int | None, typer.Option(min=1, help="Largest number of iterations.")] = None,
     as_json: JsonOption = False,
     save: Annotated[
@@ -128,9 +82,9 @@ def estimate(
         save = npz_path(save)
         check_writable("--save", save)
     given = {"coarse": coarse, "rule": rule, "m_step": m_step, "inverse": inverse, "max_iter": max_iter}
-    entry = _entry(estimator)
+    entry = CATALOGUE[estimator]
     _check_settings(estimator, entry, given)
-    settings = {key: str(v) if isinstance(v, StrEnum) else v for key, v in given.items() if v is not None}
+    settings = {key: value for key, value in given.items() if value is not None}
     snr: float | None = None
     simulation: Simulation | None = None
     if source.endswith(".npz"):
@@ -174,13 +128,7 @@ def estimate(
         )
 
 
-def _entry(name: EstimatorName) -> Entry:
-    from isac_toolbox._catalogue import find_entry
-
-    return find_entry(str(name))
-
-
-def _check_settings(name: EstimatorName, entry: Entry, given: dict[str, Any]) -> None:
+def _check_settings(name: str, entry: Entry, given: dict[str, Any]) -> None:
     """Refuse options that the estimator does not have, or that its name decides."""
     known = entry.free_settings
     strange = [key for key, value in given.items() if value is not None and key not in known]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ __all__ = [
     "draw",
     "load_observation",
     "load_scenario",
+    "one_of",
     "reject_for_file",
 ]
 
@@ -42,6 +44,18 @@ SetOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+
+
+def one_of(names: Iterable[str], text: str) -> Any:
+    """Return an option that takes one of some names and lists them in its help."""
+    known = tuple(names)
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in known:
+            raise typer.BadParameter(f"must be one of {', '.join(known)}, got {value!r}")
+        return value
+
+    return typer.Option(metavar="NAME", help=f"{text}: {', '.join(known)}.", callback=check)
 
 
 def load_scenario(name: str, snr_db: float | None, changes: list[str] | None) -> Scenario:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from isac_toolbox._choices import RULES, SUPPORTS
 from isac_toolbox.cli.errors import bad_input
+from isac_toolbox.cli.inputs import one_of
 from isac_toolbox.cli.nn_shared import (
     DataName,
     ModelName,
@@ -31,21 +32,6 @@ __all__ = ["compress"]
 _DENSE, _FINETUNE = 1 / 3, 1 / 4
 
 
-class SupportName(StrEnum):
-    """Support graphs."""
-
-    chain = "chain"
-    independent = "independent"
-
-
-class RuleName(StrEnum):
-    """Update rules of the sparse prior."""
-
-    extrinsic = "extrinsic"
-    structured = "structured"
-    mean_field = "mean_field"
-
-
 def compress(
     model: Annotated[ModelName, typer.Option(help="Network.")] = ModelName.digits_mlp,
     data: Annotated[DataName | None, typer.Option(help="Data set; digits for digits-mlp.")] = None,
@@ -62,8 +48,8 @@ def compress(
     max_weights: Annotated[
         int | None, typer.Option(min=1, help="Budget: the least certain weights beyond it go as well.")
     ] = None,
-    support: Annotated[SupportName, typer.Option(help="Support graph.")] = SupportName.chain,
-    rule: Annotated[RuleName, typer.Option(help="Update rule of the sparse prior.")] = RuleName.extrinsic,
+    support: Annotated[str, one_of(SUPPORTS, "Support graph")] = "chain",
+    rule: Annotated[str, one_of(RULES, "Update rule of the sparse prior")] = "extrinsic",
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and noise.")] = 0,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path("compressed"),
     data_folder: Annotated[
@@ -98,8 +84,8 @@ def compress(
         temperature=heat,
         temperature_start=min(0.05, heat),
         support_temperature=support_temperature,
-        support=str(support),
-        rule=str(rule),
+        support=support,
+        rule=rule,
         warmup_epochs=2,
         learning_rate=rate,
         seed=seed,
@@ -114,8 +100,8 @@ def compress(
     summary = {
         "model": str(model),
         "data": str(chosen),
-        "support": str(support),
-        "rule": str(rule),
+        "support": support,
+        "rule": rule,
         "temperature": heat,
         "support_temperature": support_temperature or heat,
         "epochs": total,

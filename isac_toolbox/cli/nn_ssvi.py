@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from isac_toolbox._choices import LAYER_DENSITIES, REMOVALS
 from isac_toolbox.cli.errors import bad_input
+from isac_toolbox.cli.inputs import one_of
 from isac_toolbox.cli.nn_shared import (
     DataName,
     ModelName,
@@ -28,32 +29,12 @@ __all__ = ["ssvi"]
 _SAMPLES = 10
 
 
-class Removal(StrEnum):
-    """Removal scores."""
-
-    snr = "snr"
-    magnitude = "magnitude"
-    mean_abs = "mean_abs"
-    exp_mean = "exp_mean"
-    exp_snr = "exp_snr"
-    structured = "structured"
-
-
-class LayerDensity(StrEnum):
-    """Density of the layers."""
-
-    uniform = "uniform"
-    erk = "erk"
-    first_layer_dense = "first_layer_dense"
-    ends_dense = "ends_dense"
-
-
 def ssvi(
     model: Annotated[ModelName, typer.Option(help="Network.")] = ModelName.digits_mlp,
     data: Annotated[DataName | None, typer.Option(help="Data set; digits for digits-mlp.")] = None,
     density: Annotated[float, typer.Option(help="Active part of the weights, in (0, 1].")] = 0.1,
-    removal: Annotated[Removal, typer.Option(help="Score whose lowest weights leave.")] = Removal.snr,
-    layer_density: Annotated[LayerDensity, typer.Option(help="Density of each layer.")] = LayerDensity.erk,
+    removal: Annotated[str, one_of(REMOVALS, "Score whose lowest weights leave")] = "snr",
+    layer_density: Annotated[str, one_of(LAYER_DENSITIES, "Density of each layer")] = "erk",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each of both trainings.")] = None,
     update_interval: Annotated[
         int | None, typer.Option(min=1, help="Steps between changes of the support.")
@@ -88,9 +69,9 @@ def ssvi(
         fitted = SSVI(
             network,
             density,
-            str(removal),
-            "structured" if removal is Removal.structured else "gradient",
-            layer_density=str(layer_density),
+            removal,
+            "structured" if removal == "structured" else "gradient",
+            layer_density=layer_density,
             update_interval=update_interval or (20 if small else 100),
             seed=seed,
         )
@@ -103,8 +84,8 @@ def ssvi(
         "model": str(model),
         "data": str(chosen),
         "density": fitted.density,
-        "removal": str(removal),
-        "layer_density": str(layer_density),
+        "removal": removal,
+        "layer_density": layer_density,
         "epochs": total,
         "seed": seed,
         **{name: _measured(method, loaders[2]) for name, method in methods.items()},
