@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from isac_toolbox._catalogue import CATALOGUE, Entry
 from isac_toolbox._choices import COARSE_STAGES, INVERSES, M_STEPS, RULES
@@ -148,49 +145,25 @@ def _run_estimator(
     """Run it with a progress bar on stderr, recording if asked; the result and the seconds it took."""
     from numpy.linalg import LinAlgError
 
+    from isac_toolbox._progress import open_progress
+
     start = time.perf_counter()
     try:
-        with _progress(quiet) as show:
-            result = method.estimate(observation, callback=_both(show, recording))
+        with open_progress(not quiet, "iteration", "iteration") as progress:
+            progress.begin(text="coarse stage")
+
+            def watch(loop: Any) -> None:
+                state = f"noise {loop.noise_variance:.3g}, {loop.n_active} paths"
+                progress.show(loop.n_iter, loop.max_iter, state)
+                if recording is not None:
+                    recording(loop)
+
+            result = method.estimate(observation, callback=watch)
     except (LinAlgError, FloatingPointError, MemoryError) as error:
         raise Problem(f"the estimation failed: {error}", FAILED) from None
     except ValueError as error:
         raise Problem(str(error)) from None
     return result, time.perf_counter() - start
-
-
-def _both(
-    first: Callable[[Any], None] | None, second: Callable[[Any], None] | None
-) -> Callable[[Any], None] | None:
-    """One callback out of two of which either may be missing."""
-    if first is None or second is None:
-        return second if first is None else first
-
-    def call(loop: Any) -> None:
-        first(loop)
-        second(loop)
-
-    return call
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
-    """A callback that moves a progress bar; None where nobody would see it."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("iteration"), MofNCompleteColumn(), BarColumn(24), TextColumn("{task.description}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("coarse stage", total=None)
-
-        def show(loop: Any) -> None:
-            state = f"noise {loop.noise_variance:.3g}, {loop.n_active} paths"
-            progress.update(task, completed=loop.n_iter, total=loop.max_iter, description=state)
-
-        yield show
 
 
 def _bound_of(simulation: Simulation | None) -> HybridBound | None:

@@ -15,6 +15,7 @@ from isac_toolbox.cli.nn_shared import (
     DataName,
     ModelName,
     draw_masks,
+    fitting_threads,
     layer_table,
     load_data,
     make_network,
@@ -59,12 +60,8 @@ def compress(
 ) -> None:
     """Train a network, compress it, and write the smaller network and a picture of its masks."""
     with needs_extra():
-        import torch
-
         from isac_toolbox.nn import TurboVBICompressor, save_compressed, training
     chosen = data or (DataName.digits if model is ModelName.digits_mlp else DataName.fashion_mnist)
-    if chosen is DataName.digits:
-        torch.set_num_threads(1)  # the layers are too small to share out
     total = epochs or (120 if chosen is DataName.digits else 40)
     heat = temperature or (0.15 if chosen is DataName.digits else 0.4)
     with bad_input("--out"):
@@ -78,40 +75,41 @@ def compress(
     if not as_json:
         phases = f"{n_dense} dense, {total - n_dense - n_fine} compressing, {n_fine} fine-tuning epochs"
         typer.echo(f"{model} on {chosen}: {phases}")
-    training.train(network, train_set, epochs=n_dense, learning_rate=rate, seed=seed)
-    compressor = TurboVBICompressor(
-        network,
-        temperature=heat,
-        temperature_start=min(0.05, heat),
-        support_temperature=support_temperature,
-        support=support,
-        rule=rule,
-        warmup_epochs=2,
-        learning_rate=rate,
-        seed=seed,
-    )
-    compressor.fit(
-        train_set, validation, epochs=total - n_dense - n_fine, teacher=network, progress=not as_json
-    )
-    if max_weights is not None:
-        compressor.keep_at_most(max_weights)
-    compressor.finetune(train_set, epochs=n_fine, teacher=network, progress=not as_json)
-    small, report = compressor.export(), compressor.report()
-    summary = {
-        "model": str(model),
-        "data": str(chosen),
-        "support": support,
-        "rule": rule,
-        "temperature": heat,
-        "support_temperature": support_temperature or heat,
-        "epochs": total,
-        "seed": seed,
-        "dense_test_accuracy": training.accuracy(network, test),
-        "compressed_test_accuracy": training.accuracy(small, test),
-        "dense_seconds": _seconds(network, test.x),
-        "exported_seconds": _seconds(small, test.x),
-        **report.to_dict(),
-    }
+    with fitting_threads(chosen):
+        training.train(network, train_set, epochs=n_dense, learning_rate=rate, seed=seed)
+        compressor = TurboVBICompressor(
+            network,
+            temperature=heat,
+            temperature_start=min(0.05, heat),
+            support_temperature=support_temperature,
+            support=support,
+            rule=rule,
+            warmup_epochs=2,
+            learning_rate=rate,
+            seed=seed,
+        )
+        compressor.fit(
+            train_set, validation, epochs=total - n_dense - n_fine, teacher=network, progress=not as_json
+        )
+        if max_weights is not None:
+            compressor.keep_at_most(max_weights)
+        compressor.finetune(train_set, epochs=n_fine, teacher=network, progress=not as_json)
+        small, report = compressor.export(), compressor.report()
+        summary = {
+            "model": str(model),
+            "data": str(chosen),
+            "support": support,
+            "rule": rule,
+            "temperature": heat,
+            "support_temperature": support_temperature or heat,
+            "epochs": total,
+            "seed": seed,
+            "dense_test_accuracy": training.accuracy(network, test),
+            "compressed_test_accuracy": training.accuracy(small, test),
+            "dense_seconds": _seconds(network, test.x),
+            "exported_seconds": _seconds(small, test.x),
+            **report.to_dict(),
+        }
     with bad_input("--out"):
         save_compressed(out / "run_length.safetensors", compressor.masked_model(), compressor.support())
         _save_program(small, test.x, out / "small_module.pt2")

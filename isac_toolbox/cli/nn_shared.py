@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ __all__ = [
     "DataName",
     "ModelName",
     "draw_masks",
+    "fitting_threads",
     "layer_table",
     "load_data",
     "make_network",
@@ -51,6 +52,13 @@ def needs_extra() -> Iterator[None]:
         yield
     except ImportError as error:
         raise Problem(str(error)) from None
+
+
+def fitting_threads(data: DataName) -> AbstractContextManager[None]:
+    """Return a context with one thread for the digits, whose layers are too small to share out."""
+    from isac_toolbox._threads import bounded_threads
+
+    return bounded_threads(1) if data is DataName.digits else nullcontext()
 
 
 def load_data(

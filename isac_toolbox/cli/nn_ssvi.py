@@ -14,6 +14,7 @@ from isac_toolbox.cli.nn_shared import (
     DataName,
     ModelName,
     draw_masks,
+    fitting_threads,
     layer_table,
     load_data,
     make_network,
@@ -49,15 +50,11 @@ def ssvi(
 ) -> None:
     """Train a Bayesian network that is sparse from the start; show its quality and its cost."""
     with needs_extra():
-        import torch
-
         from isac_toolbox.nn import save_compressed
         from isac_toolbox.nn.ssvi.baselines import DenseVI
         from isac_toolbox.nn.ssvi.classifier import SSVI
     chosen = data or (DataName.digits if model is ModelName.digits_mlp else DataName.fashion_mnist)
     small = chosen is DataName.digits
-    if small:
-        torch.set_num_threads(1)  # the layers are too small to share out
     total = epochs or (60 if small else 20)
     with bad_input("--out"):
         out.mkdir(parents=True, exist_ok=True)
@@ -78,18 +75,19 @@ def ssvi(
     methods: dict[str, SparseClassifier] = {"ssvi": fitted}
     if dense:
         methods["dense_vi"] = DenseVI(network, seed=seed)
-    for method in methods.values():
-        method.fit(loaders[0], loaders[1], epochs=total, progress=not as_json)
-    summary: dict[str, Any] = {
-        "model": str(model),
-        "data": str(chosen),
-        "density": fitted.density,
-        "removal": removal,
-        "layer_density": layer_density,
-        "epochs": total,
-        "seed": seed,
-        **{name: _measured(method, loaders[2]) for name, method in methods.items()},
-    }
+    with fitting_threads(chosen):
+        for method in methods.values():
+            method.fit(loaders[0], loaders[1], epochs=total, progress=not as_json)
+        summary: dict[str, Any] = {
+            "model": str(model),
+            "data": str(chosen),
+            "density": fitted.density,
+            "removal": removal,
+            "layer_density": layer_density,
+            "epochs": total,
+            "seed": seed,
+            **{name: _measured(method, loaders[2]) for name, method in methods.items()},
+        }
     with bad_input("--out"):
         plain = fitted.mean_model()
         save_compressed(out / "mean_network.safetensors", plain, fitted.support())

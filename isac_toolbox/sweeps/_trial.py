@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammainc
-from threadpoolctl import threadpool_limits
 
+from isac_toolbox._threads import bounded_threads
 from isac_toolbox._version import __version__
 from isac_toolbox.bounds import HybridBound, hybrid_crb
 from isac_toolbox.channel.modulation import bit_labels
@@ -46,7 +41,7 @@ def run_task(task: Task) -> TaskRows:
     """
     if task.version != __version__:
         raise RuntimeError(f"a worker has isac_toolbox {__version__}, the sweep {task.version}")
-    with _one_thread():
+    with bounded_threads(1):  # so that results do not depend on the machine's load or size
         try:
             seed = trial_seed(task.seed, task.key, task.trial)
             simulation = task.scenario.simulate(seed)
@@ -95,41 +90,6 @@ def _failure(task: Task, name: str, error: str, seconds: float, cold: bool) -> S
 def _point(task: Task) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(task.key)
     return values
-
-
-@dataclass
-class _ThreadLimit:
-    """One BLAS thread while any trial of the process runs.
-
-    A Dask worker may run trials in several threads, and the limit is the whole process's: the first to come
-    sets it, the last to go lifts it.
-    """
-
-    lock: Any
-    count: int = 0
-    limit: Any = None
-
-
-_limit = _ThreadLimit(threading.Lock())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One BLAS and one Numba thread, so that results do not depend on the machine's load or size."""
-    before = numba.get_num_threads()
-    with _limit.lock:
-        if _limit.count == 0:
-            _limit.limit = threadpool_limits(limits=1)
-        _limit.count += 1
-    numba.set_num_threads(1)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
-        with _limit.lock:
-            _limit.count -= 1
-            if _limit.count == 0:
-                _limit.limit.restore_original_limits()
 
 
 def _bound(simulation: Simulation) -> HybridBound:

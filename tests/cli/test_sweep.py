@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 import isac_toolbox as isac
 from helpers.cli import fails, run, strict_json
+from isac_toolbox import _progress
 from isac_toolbox._catalogue import CATALOGUE, find_entry, from_catalogue
 from isac_toolbox.cli import commands as cli
 from isac_toolbox.cli.sweep import parse_estimators, parse_vary
-from isac_toolbox.sweeps import _progress as _sweep_progress
 from isac_toolbox.sweeps import _store as _sweep_store
 from isac_toolbox.sweeps import _workers as _sweep_workers
-from isac_toolbox.sweeps._progress import SweepProgress
+from isac_toolbox.sweeps._progress import SweepProgress, listener
 
 SMALL = ["array_shape=[4, 4]", "n_subcarriers=16", "n_scatterers=2", "n_users=2", "n_data_symbols=4"]
 SWEEP = ["sweep", "urban_uplink", *(word for change in SMALL for word in ("--set", change))]
@@ -234,8 +234,8 @@ def test_networks_have_their_commands():
 
 def test_lines_where_there_is_no_terminal(monkeypatch, capsys):
     now = iter([0.0, 10.0, 40.0, 41.0])
-    monkeypatch.setattr(_sweep_progress, "monotonic", lambda: next(now))
-    with _sweep_progress.reporter(True) as report:
+    monkeypatch.setattr(_progress, "monotonic", lambda: next(now))
+    with listener(True) as report:
         for state in (SweepProgress(1, 9, 0, 1), SweepProgress(4, 9, 1, 4), SweepProgress(5, 9, 1, 5)):
             report(state)
     assert capsys.readouterr().err == "4 of 9 rows, 1 failed, about 1 min left\n"
