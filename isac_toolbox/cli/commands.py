@@ -30,7 +30,7 @@ from isac_toolbox.cli.inputs import (
 )
 from isac_toolbox.cli.nn_compress import compress
 from isac_toolbox.cli.nn_ssvi import ssvi
-from isac_toolbox.cli.outputs import check_writable, make_console, npz_path, print_json, say
+from isac_toolbox.cli.outputs import check_writable, compiling_notice, make_console, npz_path, print_json, say
 from isac_toolbox.cli.sweep import sweep
 
 __all__ = ["app", "main", "nn_app"]
@@ -143,7 +143,8 @@ def bound(
     described = load_scenario(scenario, snr_db, changes)
     simulation = draw(described, seed or 0)
     block = describe_block(scenario, seed or 0, simulation.observation, described.snr_db)
-    bounds = hybrid_crb(simulation, known_data=not pilots_only)
+    with compiling_notice(as_json):
+        bounds = hybrid_crb(simulation, known_data=not pilots_only)
     summary = bound_report(block, simulation, bounds, known_data=not pilots_only)
     if as_json:
         print_json(summary)

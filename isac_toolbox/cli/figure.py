@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from isac_toolbox.cli.errors import FAILED, Problem, bad_input
-from isac_toolbox.cli.outputs import make_console, say
+from isac_toolbox.cli.outputs import compiling_notice, make_console, say
 from isac_toolbox.figures.registry import FIGURES
 from isac_toolbox.figures.run import FigureRun, render
 
@@ -84,7 +84,7 @@ def _render(run: FigureRun) -> list[Path]:
     """Draw one figure; what it swept is kept whatever happens."""
     from isac_toolbox.sweeps import StoreError, SweepInterrupted, WorkerError
 
-    with bad_input(run.name):
+    with bad_input(run.name), compiling_notice():
         try:
             return render(run)
         except SweepInterrupted as interrupt:

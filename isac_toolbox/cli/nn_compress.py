@@ -21,7 +21,7 @@ from isac_toolbox.cli.nn_shared import (
     make_network,
     needs_extra,
 )
-from isac_toolbox.cli.outputs import make_console, print_json
+from isac_toolbox.cli.outputs import compiling_notice, make_console, print_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +75,7 @@ def compress(
     if not as_json:
         phases = f"{n_dense} dense, {total - n_dense - n_fine} compressing, {n_fine} fine-tuning epochs"
         typer.echo(f"{model} on {chosen}: {phases}")
-    with fitting_threads(chosen):
+    with fitting_threads(chosen), compiling_notice(as_json):
         training.train(network, train_set, epochs=n_dense, learning_rate=rate, seed=seed)
         compressor = TurboVBICompressor(
             network,

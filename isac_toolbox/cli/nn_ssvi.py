@@ -20,7 +20,7 @@ from isac_toolbox.cli.nn_shared import (
     make_network,
     needs_extra,
 )
-from isac_toolbox.cli.outputs import make_console, print_json
+from isac_toolbox.cli.outputs import compiling_notice, make_console, print_json
 
 if TYPE_CHECKING:
     from isac_toolbox.nn.ssvi.classifier import SparseClassifier
@@ -75,7 +75,7 @@ def ssvi(
     methods: dict[str, SparseClassifier] = {"ssvi": fitted}
     if dense:
         methods["dense_vi"] = DenseVI(network, seed=seed)
-    with fitting_threads(chosen):
+    with fitting_threads(chosen), compiling_notice(as_json):
         for method in methods.values():
             method.fit(loaders[0], loaders[1], epochs=total, progress=not as_json)
         summary: dict[str, Any] = {

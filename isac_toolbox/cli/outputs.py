@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,14 @@ from rich.console import Console
 from isac_toolbox.cli.errors import Problem, bad_input
 
 if TYPE_CHECKING:
+    from isac_toolbox._compilation import Compilation
     from isac_toolbox.cli.report import Run
 
 __all__ = [
     "check_page",
     "check_plot",
     "check_writable",
+    "compiling_notice",
     "make_console",
     "npz_path",
     "print_json",
@@ -28,6 +32,7 @@ __all__ = [
 
 _PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 _MIN_WIDTH = 80
+_COMPILING = "Compiling numerical kernels, once for this installation; this takes up to half a minute ..."
 
 
 def make_console() -> Console:
@@ -39,6 +44,15 @@ def make_console() -> Console:
 def say(message: str) -> None:
     """One line on stderr."""
     typer.echo(message, err=True)
+
+
+@contextmanager
+def compiling_notice(quiet: bool = False) -> Iterator[Compilation]:
+    """Say on stderr, once, that kernels are compiled, if they are; yield what compiling took."""
+    from isac_toolbox._compilation import watch_compilation
+
+    with watch_compilation(None if quiet else lambda: say(_COMPILING)) as compilation:
+        yield compilation
 
 
 def print_json(value: dict[str, Any]) -> None:

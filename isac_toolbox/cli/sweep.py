@@ -13,7 +13,7 @@ import typer
 
 from isac_toolbox.cli.errors import FAILED, Problem, bad_input
 from isac_toolbox.cli.inputs import JsonOption, ScenarioArgument, SetOption, load_scenario
-from isac_toolbox.cli.outputs import check_writable, make_console, print_json, say
+from isac_toolbox.cli.outputs import check_writable, compiling_notice, make_console, print_json, say
 
 if TYPE_CHECKING:
     from isac_toolbox.scenario import Scenario
@@ -167,7 +167,7 @@ def _run(scenario: Scenario, options: dict[str, Any]) -> tuple[SweepResult, bool
     from isac_toolbox.sweeps import sweep as run_sweep
 
     try:
-        with bad_input():
+        with bad_input(), compiling_notice(not options["progress"]):
             try:
                 return run_sweep(scenario, **options), False
             except SweepInterrupted as interrupt:

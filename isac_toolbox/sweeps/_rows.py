@@ -107,9 +107,9 @@ class SweepRow:
     error : str
         Traceback of a failure.
     seconds : float
-        Of the estimate alone, on one thread.
+        Of the estimate alone, on one thread, without compiling kernels or reading them from the cache.
     cold : bool
-        First use of the estimator in its process: ``seconds`` then holds compilation and loading.
+        First use of the estimator in its process, which is slower even so.
     metrics : Metrics or None
         None if failed.
     """

@@ -30,6 +30,12 @@ FEW = ["sweep", "urban_uplink", *SWEEP[2:6], *SWEEP[10:]]  # scatterers and user
 POINTS = ["--vary", "snr_db=0:10:10", "--estimators", "ls,genie", "--trials", "2"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """Kernels in the cache, so that nothing is said of compiling them."""
+    isac.sweep(isac.Scenario.load("urban_uplink"), None, ["ls", "genie"], trials=1)
+
+
 def test_tables_csv_and_store(tmp_path):
     store, table = tmp_path / "sweep.db", tmp_path / "rows.csv"
     text = run(*SWEEP, *POINTS, "--store", store, "--csv", table, "--jobs", 1).stdout
