@@ -78,7 +78,7 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def find_entry(name: str) -> Entry:
-    """The entry of a name.
+    """Return the entry of a name.
 
     Raises
     ------
@@ -91,6 +91,6 @@ def find_entry(name: str) -> Entry:
 
 
 def from_catalogue(name: str) -> Any | Callable[[Any], Any]:
-    """An estimator by name or, where it needs the truth, a function of the truth that makes it."""
+    """Return an estimator by name or, if it needs the truth, a function of the truth that makes it."""
     entry = find_entry(name)
     return entry.estimator_class if entry.needs_truth else entry.make()

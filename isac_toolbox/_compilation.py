@@ -62,7 +62,7 @@ class Compilation(event.Listener):
 
 @contextmanager
 def watch_compilation(on_first: Callable[[], object] | None = None) -> Iterator[Compilation]:
-    """Context that counts and times what this Python thread compiles.
+    """Count and time what this Python thread compiles while the context lasts.
 
     Parameters
     ----------

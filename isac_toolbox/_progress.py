@@ -1,4 +1,4 @@
-"""How far something is: a bar on a terminal, a line now and then elsewhere, nothing where nobody asked."""
+"""How far something is: a bar on a terminal, a line now and then elsewhere, nothing if not wanted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Progress(Protocol):
 
 @contextmanager
 def open_progress(wanted: bool, name: str, unit: str, *, keep: bool = False) -> Iterator[Progress]:
-    """Context with a progress on stderr.
+    """Yield a progress on stderr.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def open_progress(wanted: bool, name: str, unit: str, *, keep: bool = False) -> 
 
 
 class _Quiet:
-    """Nothing."""
+    """Progress that shows nothing."""
 
     def begin(self, total: int | None = None, done: int = 0, text: str = "") -> None:
         pass
@@ -100,7 +100,7 @@ class _Rate(ProgressColumn):
 
 
 class _Bar:
-    """A bar on a terminal."""
+    """Progress as a bar on a terminal."""
 
     def __init__(self, console: Console, name: str, unit: str, keep: bool) -> None:
         columns: list[ProgressColumn] = [
@@ -130,7 +130,7 @@ class _Bar:
 
 
 class _Lines:
-    """Plain lines for a log."""
+    """Progress as plain lines for a log."""
 
     def __init__(self, console: Console, unit: str) -> None:
         self._console, self._unit = console, unit
@@ -174,7 +174,7 @@ def epoch_progress(wanted: bool, epochs: int, first: int) -> Iterator[Callable[[
 
 
 def _describe_epoch(record: Any) -> str:
-    """One line of text."""
+    """Describe an epoch in one line."""
     if isinstance(record, tuple):
         _, loss, part = record
         return f"fine-tuning: loss {loss:.3f}, accuracy {part:.3f}"

@@ -17,7 +17,7 @@ __all__ = ["bounded_threads"]
 
 @contextmanager
 def bounded_threads(n_threads: int) -> Iterator[None]:
-    """Context in which the libraries that are loaded have so many threads.
+    """Give the loaded libraries so many threads while the context lasts.
 
     These are BLAS, OpenMP, the Fourier transforms, Numba and PyTorch. BLAS and PyTorch have one number of
     threads for the whole process: where several contexts are open, nested or in several Python threads, the
@@ -44,7 +44,7 @@ def bounded_threads(n_threads: int) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _libraries(n_modules: int) -> ThreadpoolController:
-    """The libraries loaded so far; looking for them takes a millisecond, so only after new imports."""
+    """Return the libraries loaded so far; looking for them takes a millisecond, so only after new imports."""
     return ThreadpoolController()
 
 
@@ -57,7 +57,7 @@ class _Pool(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _process_pools(n_modules: int) -> dict[str, _Pool]:
-    """Pools by the name of their library."""
+    """Return pools by the name of their library."""
     found = {
         library.filepath: _Pool(library.get_num_threads, partial(_set_blas, library))
         for library in _libraries(n_modules).lib_controllers

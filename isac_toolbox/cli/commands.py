@@ -40,7 +40,7 @@ class _Commands(TyperGroup):
     """Commands whose errors are one ``error: ...`` line on stderr, never a traceback."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run; every way to end has its exit code."""
+        """Run a command and end with the exit code that tells how it went."""
         standalone = extra.pop("standalone_mode", True)
         extra["standalone_mode"] = False
         if not standalone:
@@ -77,7 +77,7 @@ nn_app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of ``isac``."""
+    """Run ``isac``."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # never fail on a terminal that lacks a letter
@@ -106,7 +106,7 @@ def simulate(
         typer.Option("-o", "--output", metavar="FILE.npz", help="Where to write the observation."),
     ] = None,
 ) -> None:
-    """Simulate one uplink block and write what the receiver has (not the truth) as an npz file."""
+    """Simulate one uplink block and write what the receiver gets, without the truth, as an npz file."""
     from isac_toolbox.cli.report import describe_block
     from isac_toolbox.cli.tables import block_sizes
 
@@ -118,7 +118,7 @@ def simulate(
         written = observation.save(target)
     block = describe_block(scenario, seed or 0, observation, described.snr_db)
     typer.echo(f"wrote {written}: {block_sizes(block)}, SNR {described.snr_db:g} dB")
-    typer.echo(f"estimate from it: isac estimate {shlex.quote(str(written))}")
+    typer.echo(f"to estimate from it: isac estimate {shlex.quote(str(written))}")
 
 
 app.command()(estimate)
@@ -131,11 +131,11 @@ def bound(
     snr_db: SnrOption = None,
     changes: SetOption = None,
     pilots_only: Annotated[
-        bool, typer.Option("--pilots-only", help="The receiver knows the pilots only.")
+        bool, typer.Option("--pilots-only", help="Bound of a receiver that knows the pilots only.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Hybrid Cramér-Rao bound of positions, clocks and channel."""
+    """Compute the hybrid Cramér-Rao bound of positions, clocks and channel."""
     from isac_toolbox.bounds import hybrid_crb
     from isac_toolbox.cli.report import bound_report, describe_block
     from isac_toolbox.cli.tables import print_bound
@@ -166,7 +166,7 @@ def _nn_root() -> None:
 
 @app.command()
 def info() -> None:
-    """Versions, threads and the ready scenarios."""
+    """Show versions, threads and the ready scenarios."""
     import platform
     from importlib.metadata import version
 

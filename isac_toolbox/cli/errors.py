@@ -11,7 +11,7 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
 class Problem(Exception):
-    """Ends the command with a message on stderr and an exit code."""
+    """A message on stderr and an exit code that end the command."""
 
     def __init__(self, message: str, code: int = BAD_INPUT) -> None:
         super().__init__(message)
@@ -20,7 +20,7 @@ class Problem(Exception):
 
 @contextmanager
 def bad_input(option: str = "") -> Iterator[None]:
-    """Errors of input become a message; ``option`` names where the input came from."""
+    """Turn errors of input into a message; ``option`` names where the input came from."""
     prefix = f"{option}: " if option else ""
     try:
         yield

@@ -66,11 +66,11 @@ def estimate(
     page: Annotated[
         Path | None,
         typer.Option(
-            "--html", metavar="FILE", help="Write an interactive page of the scene; needs the extra 'html'."
+            "--html", metavar="FILE", help="Write the scene as an interactive page; needs the extra 'html'."
         ),
     ] = None,
 ) -> None:
-    """Estimate scatterers, users, clocks, channel and data; against the truth if a scenario is given."""
+    """Estimate scatterers, users, clocks, channel and data; compare with the truth if a scenario is given."""
     from isac_toolbox.cli.report import Run, estimation_report
     from isac_toolbox.cli.tables import print_estimation
     from isac_toolbox.estimators import SceneRecorder
@@ -90,7 +90,7 @@ def estimate(
         reject_for_file(seed=seed, snr_db=snr_db, set=changes)
         if entry.needs_truth:
             raise Problem(
-                f"--estimator {estimator} needs the truth, which a file does not hold; give a scenario"
+                f"--estimator {estimator} needs the truth, which a file does not contain; give a scenario"
             )
         observation = load_observation(source)
     else:
@@ -124,19 +124,19 @@ def estimate(
     if result.status == "numerical failure":
         raise Problem(
             f"the estimation failed ({result.status} after {result.n_iter} iterations); "
-            "the figures above are of its last state",
+            "the numbers above are those of its last state",
             FAILED,
         )
 
 
 def _check_settings(name: str, entry: Entry, given: dict[str, Any]) -> None:
-    """Refuse options that the estimator does not have, or that its name decides."""
+    """Refuse options that the estimator does not have, or that its name settles."""
     known = entry.free_settings
-    strange = [key for key, value in given.items() if value is not None and key not in known]
-    if strange:
+    unfit = [key for key, value in given.items() if value is not None and key not in known]
+    if unfit:
         fitting = [_option(key) for key in given if key in known]
         has = f"it takes {', '.join(fitting)}" if fitting else "it takes none of these options"
-        raise Problem(f"{', '.join(map(_option, strange))} does not fit --estimator {name}; {has}")
+        raise Problem(f"{', '.join(map(_option, unfit))} does not fit --estimator {name}; {has}")
 
 
 def _option(key: str) -> str:
@@ -182,7 +182,7 @@ def _run_estimator(
 
 
 def _bound_of(simulation: Simulation | None) -> HybridBound | None:
-    """The bound of a simulation; None without one or where it cannot be computed."""
+    """Return the bound of a simulation; None without one or where it cannot be computed."""
     if simulation is None:
         return None
     import numpy as np

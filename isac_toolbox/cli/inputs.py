@@ -59,11 +59,11 @@ def one_of(names: Iterable[str], text: str) -> Any:
 
 
 def load_scenario(name: str, snr_db: float | None, changes: list[str] | None) -> Scenario:
-    """The scenario with ``--set`` and ``--snr-db`` applied."""
+    """Return the scenario with ``--set`` and ``--snr-db`` applied."""
     from isac_toolbox.scenario import Scenario
 
     if name.endswith(".npz"):
-        raise Problem(f"{name} is an observation, not a scenario; 'isac estimate {name}' takes it")
+        raise Problem(f"{name} is an observation, not a scenario; use 'isac estimate {name}'")
     values = dict(map(_parse_change, changes or []))
     if snr_db is not None:
         if "snr_db" in values:
@@ -76,7 +76,7 @@ def load_scenario(name: str, snr_db: float | None, changes: list[str] | None) ->
 
 
 def _parse_change(text: str) -> tuple[str, Any]:
-    """``field=value`` with a TOML value; what is no TOML value is a string."""
+    """Split ``field=value``; the value is TOML, or else a string."""
     field, separator, value = text.partition("=")
     field, value = field.strip(), value.strip()
     if not separator or not field or not value:
@@ -89,13 +89,13 @@ def _parse_change(text: str) -> tuple[str, Any]:
 
 
 def draw(scenario: Scenario, seed: int) -> Simulation:
-    """One uplink block."""
+    """Simulate one uplink block."""
     with bad_input():
         return scenario.simulate(seed)
 
 
 def load_observation(path: str) -> UplinkObservation:
-    """A saved observation."""
+    """Read a saved observation."""
     from isac_toolbox.channel import UplinkObservation
 
     with bad_input():
@@ -103,7 +103,7 @@ def load_observation(path: str) -> UplinkObservation:
 
 
 def reject_for_file(**options: Any) -> None:
-    """A saved observation cannot be drawn anew."""
+    """Refuse options of a simulation, which a saved observation is not."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if given:
-        raise Problem(f"{', '.join(given)} would change a simulation; a file is estimated as it is")
+        raise Problem(f"{', '.join(given)} would change a simulation, but a file is estimated as it is")

@@ -35,26 +35,32 @@ _DENSE, _FINETUNE = 1 / 3, 1 / 4
 
 def compress(
     model: Annotated[ModelName, typer.Option(help="Network.")] = ModelName.digits_mlp,
-    data: Annotated[DataName | None, typer.Option(help="Data set; digits for digits-mlp.")] = None,
+    data: Annotated[
+        DataName | None, typer.Option(help="Data set; by default digits for digits-mlp, else fashion-mnist.")
+    ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=12, help="Epochs altogether: dense, compression, fine-tuning.")
+        int | None,
+        typer.Option(min=12, help="Epochs of dense training, compression and fine-tuning together."),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(min=1e-6, help="Temperature of the KL term: higher keeps fewer weights.")
     ] = None,
     support_temperature: Annotated[
         float | None,
-        typer.Option(min=1e-6, help="Temperature of the support alone: prunes without noise on what stays."),
+        typer.Option(
+            min=1e-6, help="Temperature of the support alone: higher prunes more, without noise on the rest."
+        ),
     ] = None,
     max_weights: Annotated[
-        int | None, typer.Option(min=1, help="Budget: the least certain weights beyond it go as well.")
+        int | None,
+        typer.Option(min=1, help="Budget: the least certain weights beyond it are removed as well."),
     ] = None,
     support: Annotated[str, one_of(SUPPORTS, "Support graph")] = "chain",
     rule: Annotated[str, one_of(RULES, "Update rule of the sparse prior")] = "extrinsic",
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and noise.")] = 0,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path("compressed"),
     data_folder: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder of the idx files.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of Fashion-MNIST's idx files.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -63,7 +69,7 @@ def compress(
         from isac_toolbox.nn import TurboVBICompressor, save_compressed, training
     chosen = data or (DataName.digits if model is ModelName.digits_mlp else DataName.fashion_mnist)
     total = epochs or (120 if chosen is DataName.digits else 40)
-    heat = temperature or (0.15 if chosen is DataName.digits else 0.4)
+    temperature = temperature or (0.15 if chosen is DataName.digits else 0.4)
     with bad_input("--out"):
         out.mkdir(parents=True, exist_ok=True)
     with bad_input("--data"):
@@ -79,8 +85,8 @@ def compress(
         training.train(network, train_set, epochs=n_dense, learning_rate=rate, seed=seed)
         compressor = TurboVBICompressor(
             network,
-            temperature=heat,
-            temperature_start=min(0.05, heat),
+            temperature=temperature,
+            temperature_start=min(0.05, temperature),
             support_temperature=support_temperature,
             support=support,
             rule=rule,
@@ -100,8 +106,8 @@ def compress(
             "data": str(chosen),
             "support": support,
             "rule": rule,
-            "temperature": heat,
-            "support_temperature": support_temperature or heat,
+            "temperature": temperature,
+            "support_temperature": support_temperature or temperature,
             "epochs": total,
             "seed": seed,
             "dense_test_accuracy": training.accuracy(network, test),
@@ -122,7 +128,7 @@ def compress(
 
 
 def _seconds(model: nn.Module, x: Any, repeats: int = 20) -> float:
-    """Median time of one batch of 256."""
+    """Return the median time of one batch of 256."""
     import torch
 
     batch = x[:256]
@@ -137,7 +143,7 @@ def _seconds(model: nn.Module, x: Any, repeats: int = 20) -> float:
 
 
 def _save_program(model: nn.Module, x: Any, path: Path) -> None:
-    """The module as a program that `torch.export.load` reads without its Python class."""
+    """Save the module as a program that ``torch.export.load`` reads without its Python class."""
     import torch
 
     shapes = ({0: torch.export.Dim("batch")},)
@@ -145,7 +151,7 @@ def _save_program(model: nn.Module, x: Any, path: Path) -> None:
 
 
 def _print(summary: dict[str, Any], report: CompressionReport) -> None:
-    """Tables of the whole and of the layers."""
+    """Print the tables of the whole network and of its layers."""
     from rich.table import Table
 
     console = make_console()

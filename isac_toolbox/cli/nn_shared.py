@@ -47,7 +47,7 @@ class DataName(StrEnum):
 
 @contextmanager
 def needs_extra() -> Iterator[None]:
-    """A missing extra becomes a message that names it."""
+    """Turn a missing extra into a message that names it."""
     try:
         yield
     except ImportError as error:
@@ -55,7 +55,7 @@ def needs_extra() -> Iterator[None]:
 
 
 def fitting_threads(data: DataName) -> AbstractContextManager[None]:
-    """Return a context with one thread for the digits, whose layers are too small to share out."""
+    """Return a context with one thread for the digits, whose layers are too small for several."""
     from isac_toolbox._threads import bounded_threads
 
     return bounded_threads(1) if data is DataName.digits else nullcontext()
@@ -64,7 +64,7 @@ def fitting_threads(data: DataName) -> AbstractContextManager[None]:
 def load_data(
     data: DataName, model: ModelName, folder: Path | None, seed: int
 ) -> tuple[TensorLoader, TensorLoader, TensorLoader]:
-    """Training, validation and test batches."""
+    """Return training, validation and test batches."""
     from isac_toolbox.nn import TensorLoader, load_digits_split, load_fashion_mnist
 
     if data is DataName.digits:
@@ -86,7 +86,7 @@ def load_data(
 
 
 def make_network(model: ModelName, loader: TensorLoader, seed: int) -> nn.Module:
-    """A network with weights drawn from the seed."""
+    """Return a network with weights drawn from the seed."""
     import torch
 
     from isac_toolbox.nn import models
@@ -101,7 +101,7 @@ def make_network(model: ModelName, loader: TensorLoader, seed: int) -> nn.Module
 
 
 def draw_masks(masks: dict[str, Any], path: Path) -> None:
-    """One panel per layer: rows are neurons or filters."""
+    """Draw the masks, a panel per layer; rows are neurons or filters."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -118,7 +118,7 @@ def draw_masks(masks: dict[str, Any], path: Path) -> None:
 
 
 def layer_table(report: Any) -> Table:
-    """What is left of each layer."""
+    """Return a table of what is left of each layer."""
     from rich.table import Table
 
     table = Table("layer", "density", "neurons kept", "mean run")

@@ -28,27 +28,30 @@ if TYPE_CHECKING:
 __all__ = ["ssvi"]
 
 _SAMPLES = 10
+_QUALITIES = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE", "brier": "Brier score"}
 
 
 def ssvi(
     model: Annotated[ModelName, typer.Option(help="Network.")] = ModelName.digits_mlp,
-    data: Annotated[DataName | None, typer.Option(help="Data set; digits for digits-mlp.")] = None,
-    density: Annotated[float, typer.Option(help="Active part of the weights, in (0, 1].")] = 0.1,
-    removal: Annotated[str, one_of(REMOVALS, "Score whose lowest weights leave")] = "snr",
+    data: Annotated[
+        DataName | None, typer.Option(help="Data set; by default digits for digits-mlp, else fashion-mnist.")
+    ] = None,
+    density: Annotated[float, typer.Option(help="Share of the weights that are active, in (0, 1].")] = 0.1,
+    removal: Annotated[str, one_of(REMOVALS, "Score whose lowest weights are removed")] = "snr",
     layer_density: Annotated[str, one_of(LAYER_DENSITIES, "Density of each layer")] = "erk",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each of both trainings.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of either training.")] = None,
     update_interval: Annotated[
         int | None, typer.Option(min=1, help="Steps between changes of the support.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of support, weights, order and noise.")] = 0,
-    dense: Annotated[bool, typer.Option(help="Train dense variational inference beside it.")] = True,
+    dense: Annotated[bool, typer.Option(help="Train dense variational inference for comparison.")] = True,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path("ssvi"),
     data_folder: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder of the idx files.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of Fashion-MNIST's idx files.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Train a Bayesian network that is sparse from the start; show its quality and its cost."""
+    """Train a Bayesian network that is sparse from the start, and show its quality and cost."""
     with needs_extra():
         from isac_toolbox.nn import save_compressed
         from isac_toolbox.nn.ssvi.baselines import DenseVI
@@ -100,7 +103,7 @@ def ssvi(
 
 
 def _measured(method: SparseClassifier, test: Any) -> dict[str, Any]:
-    """Quality on the test set, and what training cost."""
+    """Return the quality on the test set and the cost of training."""
     report = method.report()
     return {
         "test": method.evaluate(test),
@@ -113,7 +116,7 @@ def _measured(method: SparseClassifier, test: Any) -> dict[str, Any]:
 
 
 def _print(summary: dict[str, Any], fitted: SparseClassifier) -> None:
-    """Tables of the methods and of the layers."""
+    """Print the tables of the methods and of the layers."""
     from rich.table import Table
 
     console = make_console()
@@ -121,8 +124,8 @@ def _print(summary: dict[str, Any], fitted: SparseClassifier) -> None:
     shown = {label: summary[name] for name, label in names.items() if name in summary}
     table = Table("", *shown, title=f"{summary['model']} on {summary['data']}")
     rows: list[tuple[str, Any]] = [
-        (f"test {key}{', mean network' if part == 'test' else f', {_SAMPLES} draws'}", _quality(part, key))
-        for key in ("accuracy", "nll", "ece", "brier")
+        (f"test {name}{', mean network' if part == 'test' else f', {_SAMPLES} draws'}", _quality(part, key))
+        for key, name in _QUALITIES.items()
         for part in ("test", "test_sampled")
     ]
     rows += [

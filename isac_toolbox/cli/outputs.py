@@ -36,19 +36,19 @@ _COMPILING = "Compiling numerical kernels, once for this installation; this take
 
 
 def make_console() -> Console:
-    """Rich on stdout; 80 columns where there is no terminal."""
+    """Return a console on stdout, of at least 80 columns where there is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, _MIN_WIDTH))
 
 
 def say(message: str) -> None:
-    """One line on stderr."""
+    """Print a line on stderr."""
     typer.echo(message, err=True)
 
 
 @contextmanager
 def compiling_notice(quiet: bool = False) -> Iterator[Compilation]:
-    """Say on stderr, once, that kernels are compiled, if they are; yield what compiling took."""
+    """Say on stderr, once, that kernels are being compiled, if they are; yield the time that it takes."""
     from isac_toolbox._compilation import watch_compilation
 
     with watch_compilation(None if quiet else lambda: say(_COMPILING)) as compilation:
@@ -56,12 +56,12 @@ def compiling_notice(quiet: bool = False) -> Iterator[Compilation]:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One strict JSON object on stdout."""
+    """Print one strict JSON object on stdout."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def npz_path(path: Path) -> Path:
-    """The path that an npz file gets: ``.npz`` is added if missing."""
+    """Return the path that an npz file gets: ``.npz`` is added if missing."""
     return path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
 
 
@@ -99,7 +99,7 @@ def check_page(path: Path | None) -> None:
 
 
 def write_outputs(run: Run, save: Path | None, plot: Path | None, page: Path | None, quiet: bool) -> None:
-    """Result file, picture and interactive page."""
+    """Write the result file, the picture and the interactive page."""
     for path, option, write in (
         (save, "--save", _save),
         (plot, "--plot", _draw_plot),

@@ -20,7 +20,7 @@ FIGURES = {
     "convergence": "channel error per iteration and per second: rules, M-steps, E-steps",
     "time_vs_grid": "time and error over the grid size: working set, full inverse, inverse-free",
     "calibration": "are scatterer probabilities and credible ellipsoids right?",
-    "munich": "ray-traced Munich: scatterers, users and the paths without a location",
+    "munich": "ray-traced Munich: scatterers, users and unlocated paths",
 }
 
 

@@ -41,7 +41,7 @@ class FigureRun:
         ``_quick``, so that they neither replace the full ones nor share their stores.
     quick : bool
     n_trials : int, optional
-        Trials per point instead of the figure's own number.
+        Trials per point instead of the figure's default.
     jobs : int
     progress : bool or callable
         As of :func:`isac_toolbox.sweep`.
@@ -59,19 +59,19 @@ class FigureRun:
         return "_quick" if self.quick else ""
 
     def choose(self, full: T, quick: T) -> T:
-        """One of two, by how much is wanted."""
+        """Return one of two, by how much is wanted."""
         return quick if self.quick else full
 
     def trials(self, full: int = 50, quick: int = _QUICK_TRIALS) -> int:
-        """Trials per point: as asked for, or the figure's own number."""
+        """Return the trials per point: as asked for, or the default of the figure."""
         return self.n_trials or self.choose(full, quick)
 
     def path(self, suffix: str) -> Path:
-        """Path of one of the figure's files."""
+        """Return the path of one of the figure's files."""
         return self.folder / f"{self.name}{self._suffix}{suffix}"
 
     def store_path(self, store: str | None = None) -> Path:
-        """Store of the figure's own sweep, or of one that several figures share."""
+        """Return the store of the figure's sweep, or of one that several figures share."""
         return self.folder / f"{store or self.name}{self._suffix}.db"
 
     def sweep(
@@ -131,7 +131,7 @@ def render(run: FigureRun) -> list[Path]:
 
 
 def _script(name: str) -> Any:
-    """The module of a figure."""
+    """Return the module of a figure."""
     path = script_path(name)
     specification = spec_from_file_location(f"isac_toolbox_figure_{name}", path)
     if specification is None or specification.loader is None:
@@ -142,12 +142,12 @@ def _script(name: str) -> Any:
 
 
 def merge_sweeps(*results: SweepResult) -> SweepResult:
-    """Results of one store as one, in the order given."""
+    """Return results of one store as one, in the order given."""
     return replace(results[0], rows=tuple(row for result in results for row in result.rows))
 
 
 def sweep_rows(result: SweepResult, scenario: str) -> list[dict[str, Any]]:
-    """Pooled figures, a row per point and estimator."""
+    """Return the pooled figures, a row per point and estimator."""
     rows = []
     for entry in result.summary():
         values = asdict(entry)
@@ -157,9 +157,9 @@ def sweep_rows(result: SweepResult, scenario: str) -> list[dict[str, Any]]:
 
 
 def describe_sweep(result: SweepResult, scenario: str, labels: Mapping[str, str] | None = None) -> str:
-    """Scenario, trials a point and seed; estimators with fewer trials than the rest are named.
+    """Describe scenario, trials per point and seed; estimators with fewer trials than the rest are named.
 
-    ``labels`` names the estimators that are shown; all, by their own names, if not given.
+    ``labels`` names the estimators that are shown; all of them, by their names in the sweep, if not given.
     """
     trials: dict[str, int] = {}
     shown = [entry for entry in result.summary() if labels is None or entry.estimator in labels]

@@ -31,7 +31,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``scene_html`` lives in a room of its own, entered only when asked for."""
+    """Import ``scene_html`` when it is asked for."""
     if name != "scene_html":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from isac_toolbox.plotting.html import scene_html

@@ -28,7 +28,7 @@ def convergence(
     nmse_db: Sequence[float] | ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """Objective or channel error, and the noise variance, per iteration.
+    """Draw the objective or the channel error, and the noise variance, per iteration.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def convergence(
     nmse_db : sequence of float, shape (iterations,), optional
         Channel error per iteration in dB, drawn instead of the objective.
     ax : Axes, optional
-        Where to draw; a new figure if not given. The noise variance gets its own axis on the right.
+        Where to draw; a new figure if not given. The noise variance is on a second axis on the right.
 
     Returns
     -------

@@ -28,7 +28,7 @@ def spectrum_slice(
     height_m: float | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """Pseudo-spectrum over a horizontal grid of locations, on a logarithmic colour scale.
+    """Draw a pseudo-spectrum over a horizontal grid of locations, on a logarithmic colour scale.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def spectrum_slice(
 
 
 def _plane_points(name: str, points: ArrayLike) -> RealArray:
-    """Points of shape (S, 2) or (S, 3)."""
+    """Return points of shape (S, 2) or (S, 3)."""
     flat = as_array(name, points, float)
     if flat.size and (flat.ndim != 2 or flat.shape[1] not in (2, 3)):
         raise ValueError(f"{name} points must have shape (S, 2) or (S, 3), got {flat.shape}")

@@ -184,7 +184,7 @@ class _Run:
         self._count()
 
     def result(self) -> SweepResult:
-        """Rows that are there, of those that the call asked for."""
+        """Return the rows that are there, of those that the call asked for."""
         plan, kept = self._plan, self._store.rows
         rows = [
             kept[key, trial, name]
@@ -196,7 +196,7 @@ class _Run:
         return SweepResult(plan.scenario, plan.fields, plan.seed, __version__, tuple(rows))
 
     def _rounds(self) -> Iterator[int]:
-        """Ends of the rounds: they depend on the number of trials alone, so the early stop does as well."""
+        """Yield the ends of the rounds; they, and so the early stop, depend on the number of trials alone."""
         end = _FIRST_ROUND if self._min_errors is not None else self._plan.trials
         while end < self._plan.trials:
             yield end
@@ -204,7 +204,7 @@ class _Run:
         yield self._plan.trials
 
     def _missing(self, trial: int) -> Iterator[Any]:
-        """Tasks of one trial at all points."""
+        """Yield the tasks of one trial at all points."""
         for key in self._plan.points:
             names = [
                 name
@@ -215,7 +215,7 @@ class _Run:
                 yield self._plan.task(key, trial, names)
 
     def _stop_early(self, end: int) -> None:
-        """Close what has errors enough."""
+        """Stop estimators at points with enough errors."""
         if self._min_errors is None:
             return
         for (key, name), needed in self._needed.items():
@@ -225,7 +225,7 @@ class _Run:
                 self._needed[key, name] = end
 
     def _count(self) -> None:
-        """Count what the store holds, and tell."""
+        """Count what the store holds, and report it."""
         wanted = [
             row
             for (key, trial, name), row in self._store.rows.items()
@@ -236,7 +236,7 @@ class _Run:
         self._add([])
 
     def _add(self, rows: Sequence[SweepRow]) -> None:
-        """Count an arrival, and tell."""
+        """Count an arrival, and report it."""
         self._new += len(rows)
         self._done += len(rows)
         self._failed += sum(row.failed for row in rows)
@@ -244,7 +244,7 @@ class _Run:
 
 
 def _sortable(point: Mapping[str, Any]) -> list[tuple[bool, Any]]:
-    """Numbers by size, everything else by its text."""
+    """Sort numbers by size, everything else by its text."""
     numbers = (int, float)
     return [
         (not isinstance(v, numbers), v if isinstance(v, numbers) else json.dumps(v)) for v in point.values()

@@ -37,7 +37,7 @@ SweepListener = Callable[[SweepProgress], object]
 
 @contextmanager
 def listener(progress: bool | SweepListener) -> Iterator[SweepListener]:
-    """Context with a function to call after every arrival: the caller's, or one that moves a bar."""
+    """Yield a function to call after every arrival: the caller's, or one that moves a bar."""
     if callable(progress):
         yield progress
         return
@@ -46,7 +46,7 @@ def listener(progress: bool | SweepListener) -> Iterator[SweepListener]:
 
 
 class _Counter:
-    """Counts rows on a bar; what the store held does not count as speed."""
+    """A count of rows on a bar; what the store held does not count as speed."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar, self._begun = bar, False

@@ -130,5 +130,5 @@ class SweepRow:
 
 
 def to_db(value: float) -> float:
-    """A power ratio in dB; minus infinity for zero."""
+    """Return a power ratio in dB; minus infinity for zero."""
     return float(10 * np.log10(value)) if value > 0 else (-np.inf if value == 0 else np.nan)

@@ -33,7 +33,7 @@ TaskRows = tuple[str, list[SweepRow]]
 
 
 def run_task(task: Task) -> TaskRows:
-    """Rows of one task with its point's key; a failure is a row like any other.
+    """Return the rows of one task with its point's key; a failure is a row like any other.
 
     Raises
     ------
@@ -53,12 +53,12 @@ def run_task(task: Task) -> TaskRows:
 
 
 def failed_rows(task: Task, error: str) -> list[SweepRow]:
-    """One failure that hits every estimator of the task."""
+    """Return a failed row for every estimator of the task."""
     return [_failure(task, name, error, 0.0, False) for name in task.estimators]
 
 
 def make_estimator(given: Any, simulation: Simulation) -> Any:
-    """The estimator itself: as given, or made from the truth."""
+    """Return the estimator itself: as given, or made from the truth."""
     is_ready = hasattr(given, "estimate") and not isinstance(given, type)
     return given if is_ready else given(simulation.truth)
 
@@ -95,7 +95,7 @@ def _point(task: Task) -> dict[str, Any]:
 
 
 def _bound(simulation: Simulation) -> HybridBound:
-    """The bound; NaN where it cannot be computed."""
+    """Return the bound; NaN where it cannot be computed."""
     try:
         return hybrid_crb(simulation)
     except np.linalg.LinAlgError:
@@ -106,7 +106,7 @@ def _bound(simulation: Simulation) -> HybridBound:
 
 
 def _measure(result: EstimationResult, simulation: Simulation, bound: HybridBound) -> Metrics:
-    """All figures of one estimate.
+    """Return all figures of one estimate.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def _rms(values: NDArray[np.float64]) -> float:
 
 
 def _data_errors(result: EstimationResult, simulation: Simulation) -> dict[str, Any]:
-    """Wrong symbols and bits, and how sure the bits were."""
+    """Count wrong symbols and bits, and bin the bits by their probability."""
     sent = simulation.truth.symbol_indices
     data = sent >= 0
     labels = bit_labels(simulation.observation.constellation.size)
@@ -171,7 +171,7 @@ def _data_errors(result: EstimationResult, simulation: Simulation) -> dict[str, 
 
 
 def _point_bins(result: EstimationResult, points_m: NDArray[np.float64]) -> Bins:
-    """Candidates by probability; real are those with a true point of their own."""
+    """Bin candidates by probability; those matched to a true point are real."""
     candidates = result.candidates
     is_real = np.zeros(len(candidates.scatterer_positions_m), bool)
     is_real[localisation(candidates.scatterer_positions_m, points_m).estimate_index] = True
@@ -179,7 +179,7 @@ def _point_bins(result: EstimationResult, points_m: NDArray[np.float64]) -> Bins
 
 
 def _bins(probability: NDArray[np.float64], happened: NDArray[np.bool_]) -> Bins:
-    """Events counted by their probability."""
+    """Count events by their probability."""
     index = np.minimum((probability * _BINS).astype(int), _BINS - 1)
     count = np.bincount(index, minlength=_BINS)
     total = np.bincount(index, weights=probability, minlength=_BINS)
@@ -188,13 +188,13 @@ def _bins(probability: NDArray[np.float64], happened: NDArray[np.bool_]) -> Bins
 
 
 def _level_bins(error_m: NDArray[np.float64], covariance_m2: NDArray[np.float64]) -> Levels:
-    """Errors (P, 3) counted by the level of the smallest credible ellipsoid that holds them.
+    """Count errors (P, 3) by the level of the smallest credible ellipsoid that holds them.
 
     A point with a known coordinate, or without any covariance, has no such ellipsoid.
     """
     spread = np.linalg.eigvalsh(covariance_m2)
-    own = spread[:, 0] > 1e-12 * spread[:, -1]
-    scaled = np.linalg.solve(covariance_m2[own], error_m[own, :, None])[..., 0]
-    level = gammainc(1.5, 0.5 * np.sum(error_m[own] * scaled, axis=1))  # chi-square, three degrees
+    regular = spread[:, 0] > 1e-12 * spread[:, -1]
+    scaled = np.linalg.solve(covariance_m2[regular], error_m[regular, :, None])[..., 0]
+    level = gammainc(1.5, 0.5 * np.sum(error_m[regular] * scaled, axis=1))  # chi-square, three degrees
     index = np.minimum((level * _LEVELS).astype(int), _LEVELS - 1)
     return tuple(np.bincount(index, minlength=_LEVELS).tolist())

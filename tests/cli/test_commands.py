@@ -82,7 +82,7 @@ def test_estimate_prints_every_part_within_eighty_columns(tmp_path):
         "Clocks and data",
         "Summary",
         "channel NMSE",
-        "energy not located",
+        "unlocated energy",
     ):
         assert part in text
     tables = [line for line in text.splitlines() if not line.startswith("wrote")]
@@ -174,7 +174,7 @@ def test_bound_of_everything():
     )
     assert pilots["summary"]["channel_bound_db"] > report["summary"]["channel_bound_db"]
     text = run("bound", "traced_munich", "--pilots-only").stdout
-    assert "pilots only known" in text and "more than one bounce" in text
+    assert "only the pilots known" in text and "more than one bounce" in text
     assert max(map(len, text.splitlines())) <= 80
 
 

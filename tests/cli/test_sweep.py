@@ -124,9 +124,9 @@ def test_values(text, expected):
         ("=1", "takes FIELD=VALUES"),
         ("snr_db=", "takes FIELD=VALUES"),
         ("snr_db=1,,2", "a value between commas is missing"),
-        ("snr_db=1:2", "'1:2' is no range first:step:last"),
-        ("snr_db=a:b:c", "is no range"),
-        ("snr_db=1:nan:3", "is no range"),
+        ("snr_db=1:2", "'1:2' is not a range first:step:last"),
+        ("snr_db=a:b:c", "is not a range"),
+        ("snr_db=1:nan:3", "is not a range"),
         ("snr_db=0:0:5", "steps of 0 do not lead from 0 to 5"),
         ("snr_db=0:-1:5", "steps of -1 do not lead"),
         ("snr_db=0:1e-9:5", "at most 10000"),
@@ -162,7 +162,7 @@ def test_vary_in_conflict():
         (["--min-errors", "0"], "--min-errors"),
         (["--store", "no/such/folder/a.db"], "there is no folder"),
         (["--csv", "no/such/folder/a.csv"], "--csv: there is no folder"),
-        (["--dask", "nothing"], "is no address such as tcp://host:8786"),
+        (["--dask", "nothing"], "is not an address such as tcp://host:8786"),
     ],
 )
 def test_bad_options(words, expected):
@@ -261,11 +261,11 @@ def test_interrupt_keeps_the_rows(tmp_path, monkeypatch):
     outcome = run(*SWEEP, *POINTS, "--store", store, code=130)
     assert (
         outcome.stderr
-        == f"stopped; 4 rows are in {store}, the same command goes on from there\ninterrupted\n"
+        == f"stopped; 4 rows are in {store}, the same command resumes from there\ninterrupted\n"
     )
     calls.clear()
     outcome = run(*SWEEP, *POINTS, code=130)
-    assert "without --store the next run starts afresh" in outcome.stderr and "Scatterers" in outcome.stdout
+    assert "without --store the next run starts again" in outcome.stderr and "Scatterers" in outcome.stdout
 
 
 def test_progress_bar_and_real_interrupt(tmp_path):
