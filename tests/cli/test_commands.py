@@ -16,7 +16,6 @@ import pytest
 
 import isac_toolbox as isac
 from helpers.cli import fails, run, strict_json
-from isac_toolbox.cli import commands as cli
 from isac_toolbox.cli import report as _report
 from isac_toolbox.cli import tables as _tables
 from isac_toolbox.cli.outputs import make_console
