@@ -36,9 +36,7 @@ def print_estimation(console: Console, report: Report) -> None:
     _print_summary(console, report, known)
     if known:
         _note(console, "bound: hybrid Cramér-Rao bound of the root mean square error, all symbols known")
-        _note(
-            console, "std: standard deviation that the estimator states; nominal: error of the given position"
-        )
+        _note(console, "std: stated standard deviation; nominal: error of the given position")
 
 
 def print_bound(console: Console, report: Report) -> None:
