@@ -17,7 +17,7 @@ TITLES = {"point": "candidates", "scatterer_level": "scatterers", "user_level": 
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """Reliability of the scatterers' probabilities, coverage of scatterers' and users' ellipsoids."""
+    """Draw the reliability of probabilities and the coverage of scatterers' and users' ellipsoids."""
     cases = {"urban_uplink": uplink(run)[0]}
     cases |= {name: isac.Scenario.load(name) for name in run.choose(tuple(CITIES), ("traced_munich",))}
     figure, axes = subplots(1, 3, figsize=(12.6, 4.9), layout="constrained")
@@ -46,12 +46,12 @@ def draw(run: FigureRun) -> list[Path]:
 
 
 def pool(result: isac.SweepResult, name: str) -> np.ndarray:
-    """Bins added up over all trials."""
+    """Add up bins over all trials."""
     return np.sum([getattr(row.metrics, name) for row in result.rows if row.metrics is not None], axis=0)
 
 
 def table(scenario: str, seed: int, kind: str, pooled: np.ndarray) -> list[dict[str, Any]]:
-    """A line per bin."""
+    """Return a line per bin."""
     rows = []
     for index, values in enumerate(pooled):
         row = {"scenario": scenario, "seed": seed, "kind": kind}

@@ -21,7 +21,7 @@ SNR_DB, SEED = 0.0, 0
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """Mean error over some blocks; blocks that have ended keep their last value."""
+    """Draw the mean error over some blocks; blocks that have ended keep their last value."""
     scenario, described = uplink(run, snr_db=SNR_DB)
     blocks = [scenario.simulate(seed=SEED + i) for i in range(run.trials())]
     bound_db = to_db([isac.bounds.hybrid_crb(block).channel_nmse for block in blocks])
@@ -46,20 +46,20 @@ def draw(run: FigureRun) -> list[Path]:
 
 
 def variants(points: int) -> dict[str, tuple[str, isac.EMTurboBiSVBI]]:
-    """The default and what may take its place."""
+    """Return the default and what may take its place."""
     full = isac.EMTurboBiSVBI(inverse="full", grid_points=points)
-    free = isac.EMTurboBiSVBI(inverse="mm", grid_points=points)
+    inverse_free = isac.EMTurboBiSVBI(inverse="mm", grid_points=points)
     return {
         "bisvbi": ("extrinsic rule (default)", isac.EMTurboBiSVBI()),
         "mean-field": ("mean-field rule", isac.EMTurboBiSVBI(rule="mean_field")),
         "gradient": ("gradient M-step", isac.EMTurboBiSVBI(m_step="gradient")),
         "full-vbi": (f"full inverse, {points} grid points", full),
-        "mm-vbi": (f"inverse-free, {points} grid points", free),
+        "mm-vbi": (f"inverse-free, {points} grid points", inverse_free),
     }
 
 
 def watch(estimator: isac.EMTurboBiSVBI, block: isac.Simulation) -> tuple[list[float], list[float]]:
-    """Processor seconds without the measuring itself, and channel error, after every iteration."""
+    """Return processor seconds, without the measuring itself, and channel error after every iteration."""
     seconds: list[float] = []
     errors: list[float] = []
     measuring = 0.0
@@ -77,7 +77,7 @@ def watch(estimator: isac.EMTurboBiSVBI, block: isac.Simulation) -> tuple[list[f
 
 
 def averages(traces: list[tuple[list[float], list[float]]]) -> tuple[list[float], list[float]]:
-    """Median seconds and mean error in dB per iteration."""
+    """Return median seconds and mean error in dB per iteration."""
     length = max(len(seconds) for seconds, _ in traces)
     held = [[trace + [trace[-1]] * (length - len(trace)) for trace in both] for both in traces]
     seconds = np.median([both[0] for both in held], axis=0)
@@ -85,12 +85,12 @@ def averages(traces: list[tuple[list[float], list[float]]]) -> tuple[list[float]
 
 
 def to_db(errors: Sequence[float]) -> float:
-    """Mean of linear errors in dB."""
+    """Return the mean of linear errors in dB."""
     return float(10 * np.log10(np.mean(errors)))
 
 
 def finish(left: Axes, right: Axes, bound_db: float) -> None:
-    """Bound, labels and ticks."""
+    """Draw bound, labels and ticks."""
     for ax in (left, right):
         ax.axhline(bound_db, label="hybrid Cramér-Rao bound", **BOUND_STYLE)
         ax.grid(alpha=0.3, lw=0.5)

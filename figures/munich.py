@@ -1,4 +1,4 @@
-"""Ray-traced Munich: scatterers, users, and the paths that no single bounce explains."""
+"""Ray-traced Munich: scatterers, users, and the unlocated paths, which no single bounce explains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCENARIO, SEED = "traced_munich", 0
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """Truth and estimate of one block; rays show where paths without a location arrive from."""
+    """Draw truth and estimate of one block; rays show where unlocated paths arrive from."""
     simulation = isac.Scenario.load(SCENARIO).simulate(seed=SEED)
     observation, truth = simulation.observation, simulation.truth
     result = isac.EMTurboBiSVBI().estimate(observation)
@@ -36,7 +36,7 @@ def draw(run: FigureRun) -> list[Path]:
         {
             "scenario": SCENARIO,
             "seed": SEED,
-            "kind": "estimated path without location",
+            "kind": "estimated unlocated path",
             "user": int(user),
             "delay_ns": 1e9 * delay,
             "horizontal_cosine": horizontal,
@@ -50,7 +50,7 @@ def draw(run: FigureRun) -> list[Path]:
     caption = (
         f"{SCENARIO}, one block of {observation.n_users} users, seed {SEED}; {found.hits} of "
         f"{len(truth.scatterer_positions_m)} scatterers found, {found.false_alarms} false, "
-        f"{len(paths)} paths without location ({len(truth.unlocated_paths)} true); "
+        f"{len(paths)} unlocated paths ({len(truth.unlocated_paths)} true); "
         f"channel NMSE {nmse_db:.1f} dB, hybrid Cramér-Rao bound {bound:.1f} dB\n"
         "an array cannot tell front from back: paths from behind it are placed at their mirror image"
     )

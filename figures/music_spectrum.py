@@ -15,7 +15,7 @@ SCENARIO, SEED = "urban_uplink", 0
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """The spectrum, the true scatterers and the candidates of all heights."""
+    """Draw the spectrum, the true scatterers and the candidates of all heights."""
     simulation = isac.Scenario.load(SCENARIO).simulate(seed=SEED)
     observation, truth = simulation.observation, simulation.truth
     strongest = int(np.argmax(np.sum(np.abs(truth.scatterer_gain) ** 2, axis=0)))

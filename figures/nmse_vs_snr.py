@@ -9,7 +9,7 @@ from isac_toolbox.figures.sweeps import metric_panels, snr_sweep
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """Mean normalised error of the channel."""
+    """Draw the mean normalised error of the channel."""
     result, described = snr_sweep(run)
     estimators = ("bisvbi", "music-scvbi", "nomp", "full-vbi", "ls")
     return metric_panels(run, result, described, ("nmse_db",), estimators)

@@ -9,7 +9,7 @@ from isac_toolbox.figures.sweeps import metric_panels, snr_sweep
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """Error of the scatterers found, share found, false ones."""
+    """Draw the error of the scatterers found, the share found, and the false ones."""
     result, described = snr_sweep(run)
     estimators = ("bisvbi", "music-scvbi", "nomp", "full-vbi")
     return metric_panels(run, result, described, ("rmse_m", "found_percent", "false_alarms"), estimators)

@@ -10,7 +10,7 @@ from isac_toolbox.figures.sweeps import metric_panels, snr_sweep
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """Both rates."""
+    """Draw both rates."""
     result, described = snr_sweep(run)
     highest_db = run.choose(0.0, 10.0)  # beyond it the good receivers make no errors
     shown = replace(result, rows=tuple(row for row in result.rows if row.point["snr_db"] <= highest_db))

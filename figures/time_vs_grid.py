@@ -18,7 +18,7 @@ SUBSPACE = "working set"
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """Median time per block and channel error against the working set, which has no grid."""
+    """Draw the median time per block and the channel error relative to the working set without a grid."""
     scenario, described = small_uplink()
     sizes = {
         "full": run.choose((32, 64, 128, 256, 512), (32, 64)),
@@ -45,8 +45,10 @@ def draw(run: FigureRun) -> list[Path]:
         ax.axhline(values[SUBSPACE], label="working set (default), no grid", color=blue, lw=1.8)
         ax.set(xscale="log", xlabel="grid points")
         ax.grid(alpha=0.3, lw=0.5)
-    own = summary[SUBSPACE]
-    right.axhline(own.bound_nmse_db - own.nmse_db, label="hybrid Cramér-Rao bound", **BOUND_STYLE)
+    working_set = summary[SUBSPACE]
+    right.axhline(
+        working_set.bound_nmse_db - working_set.nmse_db, label="hybrid Cramér-Rao bound", **BOUND_STYLE
+    )
     left.set(yscale="log", ylabel="median time per block (s)")
     right.set(ylabel="NMSE over the working set's, same blocks (dB)", ylim=(-1, 1))
     readable_log(left.yaxis)
@@ -60,11 +62,11 @@ def draw(run: FigureRun) -> list[Path]:
 
 
 def excess_db(result: isac.SweepResult) -> dict[str, float]:
-    """Mean channel error over that of the working set on the same blocks, by estimator."""
+    """Return the mean channel error over that of the working set on the same blocks, by estimator."""
     columns = result.columns
     names, trials, errors = (np.asarray(columns[key]) for key in ("estimator", "trial", "nmse"))
-    own = dict(zip(trials[names == SUBSPACE], errors[names == SUBSPACE]))
-    shared = np.array([own[trial] for trial in trials])
+    reference = dict(zip(trials[names == SUBSPACE], errors[names == SUBSPACE]))
+    shared = np.array([reference[trial] for trial in trials])
     return {
         name: float(10 * np.log10(errors[names == name].mean() / shared[names == name].mean()))
         for name in dict.fromkeys(names.tolist())

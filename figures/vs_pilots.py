@@ -11,7 +11,7 @@ ESTIMATORS = ("bisvbi", "pilot-only", "nomp", "ls", "genie")
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """Random pilots, so that any number of them fits three users."""
+    """Draw errors over random pilots, of which any number fits three users."""
     scenario, described = uplink(run, snr_db=-10.0, pilot_pattern="random")
     values = run.choose((1, 2, 3, 4, 6, 8), (2, 4))
     result = run.sweep(scenario, {"n_pilot_symbols": values}, ESTIMATORS, run.trials())

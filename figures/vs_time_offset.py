@@ -11,7 +11,7 @@ ESTIMATORS = ("bisvbi", "pilot-only", "nomp", "ls", "genie")
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """Clocks are estimated with the scene; their spread is the prior's."""
+    """Draw errors over the spread of the clocks, which the prior knows."""
     scenario, described = uplink(run, snr_db=-10.0)
     values = run.choose((1e-10, 1e-9, 3e-9, 1e-8, 3e-8, 1e-7), (1e-9, 3e-8))
     result = run.sweep(scenario, {"time_offset_std_s": values}, ESTIMATORS, run.trials())

@@ -11,7 +11,7 @@ ESTIMATORS = ("bisvbi", "pilot-only", "nomp", "ls", "genie")
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """Users are estimated with the scene; the error's spread is known."""
+    """Draw errors over the spread of the users' position errors, which the prior knows."""
     scenario, described = uplink(run, snr_db=-10.0)
     values = run.choose((0.03, 0.1, 0.3, 1.0, 3.0), (0.1, 1.0))
     result = run.sweep(scenario, {"user_position_std_m": values}, ESTIMATORS, run.trials())

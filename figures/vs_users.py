@@ -11,7 +11,7 @@ ESTIMATORS = ("bisvbi", "pilot-only", "nomp", "ls", "genie")
 
 
 def draw(run: FigureRun) -> list[Path]:
-    """Every user sees 65 % of the same scatterers; eight pilot symbols at all points."""
+    """Draw errors over users that each see 65 % of the same scatterers, with eight pilot symbols."""
     scenario, described = uplink(run, snr_db=-10.0, n_pilot_symbols=8)
     values = run.choose((1, 2, 3, 4, 6, 8), (1, 3))
     result = run.sweep(scenario, {"n_users": values}, ESTIMATORS, run.trials())

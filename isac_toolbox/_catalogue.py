@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from isac_toolbox.scenario import Truth
+from typing import Any
 
 __all__ = ["CATALOGUE", "Entry", "find_entry", "from_catalogue"]
 
@@ -43,11 +40,11 @@ class Entry:
     @property
     def free_settings(self) -> list[str]:
         """Settings of the class that this entry leaves open."""
-        own = [f.name for f in fields(self.estimator_class) if f.init]
-        return [name for name in own if name not in self.settings and name != "truth"]
+        names = [f.name for f in fields(self.estimator_class) if f.init]
+        return [name for name in names if name not in self.settings and name != "truth"]
 
-    def make(self, truth: Truth | None = None, **settings: Any) -> Any:
-        """An estimator; ``settings`` come on top of the entry's own.
+    def make(self, truth: Any = None, **settings: Any) -> Any:
+        """Return an estimator; ``settings`` come on top of those of the entry.
 
         Raises
         ------
@@ -81,7 +78,7 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def find_entry(name: str) -> Entry:
-    """The entry of a name.
+    """Return the entry of a name.
 
     Raises
     ------
@@ -93,7 +90,7 @@ def find_entry(name: str) -> Entry:
     return CATALOGUE[name]
 
 
-def from_catalogue(name: str) -> Any | Callable[[Truth], Any]:
-    """An estimator by name or, where it needs the truth, a function of the truth that makes it."""
+def from_catalogue(name: str) -> Any | Callable[[Any], Any]:
+    """Return an estimator by name or, if it needs the truth, a function of the truth that makes it."""
     entry = find_entry(name)
     return entry.estimator_class if entry.needs_truth else entry.make()

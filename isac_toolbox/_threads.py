@@ -1,10 +1,13 @@
-"""Bounded threads of the numerical libraries; the compiled kernels have one."""
+"""Bounded threads of the numerical libraries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 from scipy import fft
 from threadpoolctl import ThreadpoolController
@@ -12,14 +15,120 @@ from threadpoolctl import ThreadpoolController
 __all__ = ["bounded_threads"]
 
 
-@cache
-def _libraries() -> ThreadpoolController:
-    """The libraries loaded so far; looking for them takes milliseconds, so it is done once."""
+@contextmanager
+def bounded_threads(n_threads: int) -> Iterator[None]:
+    """Give the loaded libraries so many threads while the context lasts.
+
+    These are BLAS, OpenMP, the Fourier transforms, Numba and PyTorch. BLAS and PyTorch have one number of
+    threads for the whole process: where several contexts are open, nested or in several Python threads, the
+    smallest number holds, and the numbers from before come back when the last context ends.
+
+    Parameters
+    ----------
+    n_threads : int
+        At least one.
+    """
+    n_modules = len(sys.modules)
+    pools = _process_pools(n_modules)
+    bound = _process.enter(n_threads, pools)
+    try:
+        with (
+            _libraries(n_modules).limit(limits=bound, user_api="openmp"),
+            fft.set_workers(bound),
+            _bounded_numba(bound),
+        ):
+            yield
+    finally:
+        _process.leave(n_threads)
+
+
+@lru_cache(maxsize=1)
+def _libraries(n_modules: int) -> ThreadpoolController:
+    """Return the libraries loaded so far; looking for them takes a millisecond, so only after new imports."""
     return ThreadpoolController()
 
 
+class _Pool(NamedTuple):
+    """Threads that the whole process shares."""
+
+    get: Callable[[], int]
+    set: Callable[[int], Any]
+
+
+@lru_cache(maxsize=1)
+def _process_pools(n_modules: int) -> dict[str, _Pool]:
+    """Return pools by the name of their library."""
+    found = {
+        library.filepath: _Pool(library.get_num_threads, partial(_set_blas, library))
+        for library in _libraries(n_modules).lib_controllers
+        # a BLAS on top of OpenMP has the threads of OpenMP, which every Python thread sets for itself
+        if library.user_api == "blas" and getattr(library, "threading_layer", "") != "openmp"
+    }
+    torch: Any = sys.modules.get("torch")
+    if hasattr(torch, "set_num_threads"):  # not so while it is being imported
+        found["torch"] = _Pool(torch.get_num_threads, torch.set_num_threads)
+    return found
+
+
+def _set_blas(library: Any, n_threads: int) -> None:
+    """Set the threads of a BLAS from any Python thread.
+
+    Newer versions of threadpoolctl obey one Python thread alone, the first that sets a number, until it lets
+    go; here a lock keeps the Python threads apart.
+    """
+    let_go = getattr(library, "clear_controlling_thread", lambda force: None)
+    let_go(force=True)
+    library.set_num_threads(n_threads)
+    let_go(force=True)
+
+
+class _Process:
+    """The bounds in force, and what the pools had before the first of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bounds: list[int] = []
+        self._before: dict[str, tuple[_Pool, int]] = {}
+
+    def enter(self, bound: int, pools: dict[str, _Pool]) -> int:
+        """Add a bound and return the smallest in force."""
+        with self._lock:
+            for name in pools.keys() - self._before.keys():
+                self._before[name] = pools[name], pools[name].get()
+            self._bounds.append(bound)
+            return self._apply()
+
+    def leave(self, bound: int) -> None:
+        """Take a bound away; with the last one, everything is as before."""
+        with self._lock:
+            self._bounds.remove(bound)
+            if self._bounds:
+                self._apply()
+                return
+            for pool, n_threads in self._before.values():
+                pool.set(n_threads)
+            self._before.clear()
+
+    def _apply(self) -> int:
+        smallest = min(self._bounds)
+        for pool, _ in self._before.values():
+            pool.set(smallest)
+        return smallest
+
+
+_process = _Process()
+
+
 @contextmanager
-def bounded_threads(n_threads: int) -> Iterator[None]:
-    """Context with at most so many threads of BLAS and of the Fourier transforms."""
-    with _libraries().limit(limits=n_threads, user_api="blas"), fft.set_workers(n_threads):
+def _bounded_numba(n_threads: int) -> Iterator[None]:
+    """Bound Numba's parallel kernels in this Python thread; those of this package are not parallel."""
+    numba: Any = sys.modules.get("numba")
+    if not hasattr(numba, "set_num_threads"):
         yield
+        return
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
-from isac_toolbox.cli.inputs import FAILED, Problem, bad_input, make_console, say
-from isac_toolbox.figures.run import FIGURES, FigureRun, render
+from isac_toolbox.cli.errors import FAILED, Problem, bad_input
+from isac_toolbox.cli.outputs import compiling_notice, make_console, say
+from isac_toolbox.figures.registry import FIGURES
+from isac_toolbox.figures.run import FigureRun, render
 
 __all__ = ["figure"]
 
@@ -23,18 +25,18 @@ def figure(
         typer.Argument(metavar="NAME...", help="Figures to draw, or 'all'; --list shows the names."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Few trials and small blocks, to see that it works.")
+        bool, typer.Option("--quick", help="Few trials and small blocks, for a quick look.")
     ] = False,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials per point instead of the figure's own number.")
+        int | None, typer.Option(min=1, help="Trials per point instead of the figure's default.")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Processes for sweeps; -1 takes every processor.")] = 1,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where pictures, tables and stores go; made if missing.")
+        Path, typer.Option(metavar="DIR", help="Folder of pictures, tables and stores; made if missing.")
     ] = Path("figures/renders"),
     show_list: Annotated[bool, typer.Option("--list", help="List the figures and stop.")] = False,
 ) -> None:
-    """Draw figures: NAME.png, NAME.csv and the store of its sweep; kill it at any time and start it again."""
+    """Draw figures as NAME.png, their numbers as NAME.csv; an interrupted figure resumes where it stopped."""
     if show_list:
         _list()
         return
@@ -60,10 +62,10 @@ def _list() -> None:
 
 
 def _chosen(names: list[str]) -> list[str]:
-    """Names asked for, in their order; all of them for ``all``."""
+    """Return the names asked for, in their order; all of them for ``all``."""
     known = f"known are {', '.join(FIGURES)}, {_ALL}"
     if not names:
-        raise Problem(f"no figure is named; {known}")
+        raise Problem(f"give the name of a figure; {known}")
     for name in names:
         if name != _ALL and name not in FIGURES:
             raise Problem(f"unknown figure {name!r}; {known}")
@@ -79,15 +81,15 @@ def _make_folder(out: Path) -> None:
 
 
 def _render(run: FigureRun) -> list[Path]:
-    """Draw one figure; what it swept is kept whatever happens."""
+    """Draw one figure; finished rows of its sweep are kept whatever happens."""
     from isac_toolbox.sweeps import StoreError, SweepInterrupted, WorkerError
 
-    with bad_input(run.name):
+    with bad_input(run.name), compiling_notice():
         try:
             return render(run)
         except SweepInterrupted as interrupt:
             rows = f"{len(interrupt.result.rows)} rows of its sweep are kept in {run.folder}"
-            say(f"{run.name} stopped; {rows}, the same command goes on from there")
+            say(f"{run.name} stopped; {rows}, the same command resumes from there")
             raise
         except (StoreError, WorkerError) as error:
             raise Problem(f"{run.name}: {error}", FAILED) from None

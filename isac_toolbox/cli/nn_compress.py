@@ -1,141 +1,125 @@
-"""The commands ``isac nn``; nothing here imports torch before a command runs."""
+"""The command ``isac nn compress``; nothing here imports torch before it runs."""
 
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isac_toolbox.cli.inputs import Problem, bad_input, make_console, print_json
-from isac_toolbox.cli.nn_shared import DataName, ModelName
-from isac_toolbox.cli.nn_ssvi import ssvi
+from isac_toolbox._choices import RULES, SUPPORTS
+from isac_toolbox.cli.errors import bad_input
+from isac_toolbox.cli.inputs import one_of
+from isac_toolbox.cli.nn_shared import (
+    DataName,
+    ModelName,
+    draw_masks,
+    fitting_threads,
+    layer_table,
+    load_data,
+    make_network,
+    needs_extra,
+)
+from isac_toolbox.cli.outputs import compiling_notice, make_console, print_json
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from isac_toolbox.nn.data import TensorLoader
     from isac_toolbox.nn.export.report import CompressionReport
 
-__all__ = ["app"]
+__all__ = ["compress"]
 
-app = typer.Typer(help="Neural networks with the same engine (needs isac_toolbox[nn]).", no_args_is_help=True)
-
-app.command()(ssvi)
-
-_BATCH = 256
 _DENSE, _FINETUNE = 1 / 3, 1 / 4
 
 
-class SupportName(StrEnum):
-    """Support graphs."""
-
-    chain = "chain"
-    independent = "independent"
-
-
-class RuleName(StrEnum):
-    """Update rules of the sparse prior."""
-
-    extrinsic = "extrinsic"
-    structured = "structured"
-    mean_field = "mean_field"
-
-
-@app.callback()
-def _root() -> None:
-    """Neural networks with the same engine."""
-
-
-@app.command()
 def compress(
     model: Annotated[ModelName, typer.Option(help="Network.")] = ModelName.digits_mlp,
-    data: Annotated[DataName | None, typer.Option(help="Data set; digits for digits-mlp.")] = None,
+    data: Annotated[
+        DataName | None, typer.Option(help="Data set; by default digits for digits-mlp, else fashion-mnist.")
+    ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=12, help="Epochs altogether: dense, compression, fine-tuning.")
+        int | None,
+        typer.Option(min=12, help="Epochs of dense training, compression and fine-tuning together."),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(min=1e-6, help="Temperature of the KL term: higher keeps fewer weights.")
     ] = None,
     support_temperature: Annotated[
         float | None,
-        typer.Option(min=1e-6, help="Temperature of the support alone: prunes without noise on what stays."),
+        typer.Option(
+            min=1e-6, help="Temperature of the support alone: higher prunes more, without noise on the rest."
+        ),
     ] = None,
     max_weights: Annotated[
-        int | None, typer.Option(min=1, help="Budget: the least certain weights beyond it go as well.")
+        int | None,
+        typer.Option(min=1, help="Budget: the least certain weights beyond it are removed as well."),
     ] = None,
-    support: Annotated[SupportName, typer.Option(help="Support graph.")] = SupportName.chain,
-    rule: Annotated[RuleName, typer.Option(help="Update rule of the sparse prior.")] = RuleName.extrinsic,
+    support: Annotated[str, one_of(SUPPORTS, "Support graph")] = "chain",
+    rule: Annotated[str, one_of(RULES, "Update rule of the sparse prior")] = "extrinsic",
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and noise.")] = 0,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path("compressed"),
     data_folder: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder of the idx files.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of Fashion-MNIST's idx files.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Train a network, compress it, and write the smaller network and a picture of its masks."""
-    try:
-        import torch
-
+    with needs_extra():
         from isac_toolbox.nn import TurboVBICompressor, save_compressed, training
-    except ImportError as error:
-        raise Problem(str(error)) from None
     chosen = data or (DataName.digits if model is ModelName.digits_mlp else DataName.fashion_mnist)
-    if chosen is DataName.digits:
-        torch.set_num_threads(1)  # the layers are too small to share out
     total = epochs or (120 if chosen is DataName.digits else 40)
-    heat = temperature or (0.15 if chosen is DataName.digits else 0.4)
+    temperature = temperature or (0.15 if chosen is DataName.digits else 0.4)
     with bad_input("--out"):
         out.mkdir(parents=True, exist_ok=True)
     with bad_input("--data"):
-        train_set, validation, test = _loaders(chosen, model, data_folder, seed)
+        train_set, validation, test = load_data(chosen, model, data_folder, seed)
     with bad_input("--model"):
-        network = _network(model, train_set, seed)
+        network = make_network(model, train_set, seed)
     n_dense, n_fine = round(_DENSE * total), round(_FINETUNE * total)
     rate = 2e-3 if chosen is DataName.digits else 1e-3
     if not as_json:
         phases = f"{n_dense} dense, {total - n_dense - n_fine} compressing, {n_fine} fine-tuning epochs"
         typer.echo(f"{model} on {chosen}: {phases}")
-    training.train(network, train_set, epochs=n_dense, learning_rate=rate, seed=seed)
-    compressor = TurboVBICompressor(
-        network,
-        temperature=heat,
-        temperature_start=min(0.05, heat),
-        support_temperature=support_temperature,
-        support=str(support),
-        rule=str(rule),
-        warmup_epochs=2,
-        learning_rate=rate,
-        seed=seed,
-    )
-    compressor.fit(
-        train_set, validation, epochs=total - n_dense - n_fine, teacher=network, progress=not as_json
-    )
-    if max_weights is not None:
-        compressor.keep_at_most(max_weights)
-    compressor.finetune(train_set, epochs=n_fine, teacher=network, progress=not as_json)
-    small, report = compressor.export(), compressor.report()
-    summary = {
-        "model": str(model),
-        "data": str(chosen),
-        "support": str(support),
-        "rule": str(rule),
-        "temperature": heat,
-        "support_temperature": support_temperature or heat,
-        "epochs": total,
-        "seed": seed,
-        "dense_test_accuracy": training.accuracy(network, test),
-        "compressed_test_accuracy": training.accuracy(small, test),
-        "dense_seconds": _seconds(network, test.x),
-        "exported_seconds": _seconds(small, test.x),
-        **report.to_dict(),
-    }
+    with fitting_threads(chosen), compiling_notice(as_json):
+        training.train(network, train_set, epochs=n_dense, learning_rate=rate, seed=seed)
+        compressor = TurboVBICompressor(
+            network,
+            temperature=temperature,
+            temperature_start=min(0.05, temperature),
+            support_temperature=support_temperature,
+            support=support,
+            rule=rule,
+            warmup_epochs=2,
+            learning_rate=rate,
+            seed=seed,
+        )
+        compressor.fit(
+            train_set, validation, epochs=total - n_dense - n_fine, teacher=network, progress=not as_json
+        )
+        if max_weights is not None:
+            compressor.keep_at_most(max_weights)
+        compressor.finetune(train_set, epochs=n_fine, teacher=network, progress=not as_json)
+        small, report = compressor.export(), compressor.report()
+        summary = {
+            "model": str(model),
+            "data": str(chosen),
+            "support": support,
+            "rule": rule,
+            "temperature": temperature,
+            "support_temperature": support_temperature or temperature,
+            "epochs": total,
+            "seed": seed,
+            "dense_test_accuracy": training.accuracy(network, test),
+            "compressed_test_accuracy": training.accuracy(small, test),
+            "dense_seconds": _seconds(network, test.x),
+            "exported_seconds": _seconds(small, test.x),
+            **report.to_dict(),
+        }
     with bad_input("--out"):
         save_compressed(out / "run_length.safetensors", compressor.masked_model(), compressor.support())
         _save_program(small, test.x, out / "small_module.pt2")
-        _draw_masks(compressor.support(), out / "masks.png")
+        draw_masks(compressor.support(), out / "masks.png")
     if as_json:
         print_json(summary)
     else:
@@ -143,47 +127,8 @@ def compress(
         typer.echo(f"wrote masks.png, run_length.safetensors and small_module.pt2 to {out}")
 
 
-def _loaders(
-    data: DataName, model: ModelName, folder: Path | None, seed: int
-) -> tuple[TensorLoader, TensorLoader, TensorLoader]:
-    """Training, validation and test batches."""
-    from isac_toolbox.nn import TensorLoader, load_digits_split, load_fashion_mnist
-
-    if data is DataName.digits:
-        if model is ModelName.lenet_5:
-            raise ValueError("the digits are 8 x 8 pixels, too small for lenet-5; give --data fashion-mnist")
-        parts: list[Any] = [s.tensors for s in load_digits_split(0)]
-    else:
-        flat = model is not ModelName.lenet_5
-        images, labels = load_fashion_mnist(folder, "train", flat).tensors
-        last = load_fashion_mnist(folder, "test", flat).tensors
-        parts = [(images[:-5000], labels[:-5000]), (images[-5000:], labels[-5000:]), last]
-    batch = 64 if data is DataName.digits else _BATCH
-    (x, y), (x_val, y_val), (x_test, y_test) = parts
-    return (
-        TensorLoader(x, y, batch_size=batch, seed=seed),
-        TensorLoader(x_val, y_val, batch_size=1000, shuffle=False),
-        TensorLoader(x_test, y_test, batch_size=1000, shuffle=False),
-    )
-
-
-def _network(model: ModelName, loader: TensorLoader, seed: int) -> nn.Module:
-    """A network with weights drawn from the seed."""
-    import torch
-
-    from isac_toolbox.nn import models
-
-    n_inputs = loader.x[0].numel()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if model is ModelName.lenet_5:
-            return models.lenet_5()
-        hidden = (300, 100) if model is ModelName.lenet_300_100 else (64, 32)
-        return models.mlp(n_inputs, hidden, 10)
-
-
 def _seconds(model: nn.Module, x: Any, repeats: int = 20) -> float:
-    """Median time of one batch of 256."""
+    """Return the median time of one batch of 256."""
     import torch
 
     batch = x[:256]
@@ -198,7 +143,7 @@ def _seconds(model: nn.Module, x: Any, repeats: int = 20) -> float:
 
 
 def _save_program(model: nn.Module, x: Any, path: Path) -> None:
-    """The module as a program that `torch.export.load` reads without its Python class."""
+    """Save the module as a program that ``torch.export.load`` reads without its Python class."""
     import torch
 
     shapes = ({0: torch.export.Dim("batch")},)
@@ -206,7 +151,7 @@ def _save_program(model: nn.Module, x: Any, path: Path) -> None:
 
 
 def _print(summary: dict[str, Any], report: CompressionReport) -> None:
-    """Tables of the whole and of the layers."""
+    """Print the tables of the whole network and of its layers."""
     from rich.table import Table
 
     console = make_console()
@@ -226,25 +171,4 @@ def _print(summary: dict[str, Any], report: CompressionReport) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    layers = Table("layer", "density", "neurons kept", "mean run")
-    for layer in report.layers:
-        kept = f"{layer.neurons_kept} of {layer.neurons}"
-        layers.add_row(layer.name, f"{layer.density:.4f}", kept, f"{layer.mean_run:.1f}")
-    console.print(layers)
-
-
-def _draw_masks(masks: dict[str, Any], path: Path) -> None:
-    """One panel per layer: rows are neurons or filters."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(len(masks), 1, figsize=(8, 2.6 * len(masks)), squeeze=False)
-    for axis, (name, mask) in zip(axes[:, 0], masks.items()):
-        rows = mask.numpy(force=True).reshape(len(mask), -1)
-        axis.imshow(rows, aspect="auto", cmap="Greys", interpolation="nearest", vmin=0, vmax=1)
-        axis.set(title=f"{name}: {rows.mean():.1%} kept (black)", xlabel="input", ylabel="neuron")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    console.print(layer_table(report))

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isac_toolbox.cli.inputs import Problem, bad_input, make_console, print_json
-from isac_toolbox.cli.nn_shared import DataName, ModelName
+from isac_toolbox._choices import LAYER_DENSITIES, REMOVALS
+from isac_toolbox.cli.errors import bad_input
+from isac_toolbox.cli.inputs import one_of
+from isac_toolbox.cli.nn_shared import (
+    DataName,
+    ModelName,
+    draw_masks,
+    fitting_threads,
+    layer_table,
+    load_data,
+    make_network,
+    needs_extra,
+)
+from isac_toolbox.cli.outputs import compiling_notice, make_console, print_json
 
 if TYPE_CHECKING:
     from isac_toolbox.nn.ssvi.classifier import SparseClassifier
@@ -17,97 +28,73 @@ if TYPE_CHECKING:
 __all__ = ["ssvi"]
 
 _SAMPLES = 10
-
-
-class Removal(StrEnum):
-    """Removal scores."""
-
-    snr = "snr"
-    magnitude = "magnitude"
-    mean_abs = "mean_abs"
-    exp_mean = "exp_mean"
-    exp_snr = "exp_snr"
-    structured = "structured"
-
-
-class LayerDensity(StrEnum):
-    """Density of the layers."""
-
-    uniform = "uniform"
-    erk = "erk"
-    first_layer_dense = "first_layer_dense"
-    ends_dense = "ends_dense"
+_QUALITIES = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE", "brier": "Brier score"}
 
 
 def ssvi(
     model: Annotated[ModelName, typer.Option(help="Network.")] = ModelName.digits_mlp,
-    data: Annotated[DataName | None, typer.Option(help="Data set; digits for digits-mlp.")] = None,
-    density: Annotated[float, typer.Option(help="Active part of the weights, in (0, 1].")] = 0.1,
-    removal: Annotated[Removal, typer.Option(help="Score whose lowest weights leave.")] = Removal.snr,
-    layer_density: Annotated[LayerDensity, typer.Option(help="Density of each layer.")] = LayerDensity.erk,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each of both trainings.")] = None,
+    data: Annotated[
+        DataName | None, typer.Option(help="Data set; by default digits for digits-mlp, else fashion-mnist.")
+    ] = None,
+    density: Annotated[float, typer.Option(help="Share of the weights that are active, in (0, 1].")] = 0.1,
+    removal: Annotated[str, one_of(REMOVALS, "Score whose lowest weights are removed")] = "snr",
+    layer_density: Annotated[str, one_of(LAYER_DENSITIES, "Density of each layer")] = "erk",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of either training.")] = None,
     update_interval: Annotated[
         int | None, typer.Option(min=1, help="Steps between changes of the support.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of support, weights, order and noise.")] = 0,
-    dense: Annotated[bool, typer.Option(help="Train dense variational inference beside it.")] = True,
+    dense: Annotated[bool, typer.Option(help="Train dense variational inference for comparison.")] = True,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path("ssvi"),
     data_folder: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder of the idx files.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of Fashion-MNIST's idx files.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Train a Bayesian network that is sparse from the start; show its quality and its cost."""
-    try:
-        import torch
-
-        from isac_toolbox.cli.nn_compress import _draw_masks, _loaders, _network
-        from isac_toolbox.cli.nn_shared import DataName, ModelName
+    """Train a Bayesian network that is sparse from the start, and show its quality and cost."""
+    with needs_extra():
         from isac_toolbox.nn import save_compressed
         from isac_toolbox.nn.ssvi.baselines import DenseVI
         from isac_toolbox.nn.ssvi.classifier import SSVI
-    except ImportError as error:
-        raise Problem(str(error)) from None
     chosen = data or (DataName.digits if model is ModelName.digits_mlp else DataName.fashion_mnist)
     small = chosen is DataName.digits
-    if small:
-        torch.set_num_threads(1)  # the layers are too small to share out
     total = epochs or (60 if small else 20)
     with bad_input("--out"):
         out.mkdir(parents=True, exist_ok=True)
     with bad_input("--data"):
-        loaders = _loaders(DataName(str(chosen)), ModelName(str(model)), data_folder, seed)
+        loaders = load_data(chosen, model, data_folder, seed)
     with bad_input("--model"):
-        network = _network(ModelName(str(model)), loaders[0], seed)
+        network = make_network(model, loaders[0], seed)
     with bad_input("--density"):
         fitted = SSVI(
             network,
             density,
-            str(removal),
-            "structured" if removal is Removal.structured else "gradient",
-            layer_density=str(layer_density),
+            removal,
+            "structured" if removal == "structured" else "gradient",
+            layer_density=layer_density,
             update_interval=update_interval or (20 if small else 100),
             seed=seed,
         )
     methods: dict[str, SparseClassifier] = {"ssvi": fitted}
     if dense:
         methods["dense_vi"] = DenseVI(network, seed=seed)
-    for method in methods.values():
-        method.fit(loaders[0], loaders[1], epochs=total, progress=not as_json)
-    summary: dict[str, Any] = {
-        "model": str(model),
-        "data": str(chosen),
-        "density": fitted.density,
-        "removal": str(removal),
-        "layer_density": str(layer_density),
-        "epochs": total,
-        "seed": seed,
-        **{name: _measured(method, loaders[2]) for name, method in methods.items()},
-    }
+    with fitting_threads(chosen), compiling_notice(as_json):
+        for method in methods.values():
+            method.fit(loaders[0], loaders[1], epochs=total, progress=not as_json)
+        summary: dict[str, Any] = {
+            "model": str(model),
+            "data": str(chosen),
+            "density": fitted.density,
+            "removal": removal,
+            "layer_density": layer_density,
+            "epochs": total,
+            "seed": seed,
+            **{name: _measured(method, loaders[2]) for name, method in methods.items()},
+        }
     with bad_input("--out"):
         plain = fitted.mean_model()
         save_compressed(out / "mean_network.safetensors", plain, fitted.support())
-        _draw_masks(fitted.support(), out / "masks.png")
+        draw_masks(fitted.support(), out / "masks.png")
     if as_json:
         print_json(summary)
     else:
@@ -116,7 +103,7 @@ def ssvi(
 
 
 def _measured(method: SparseClassifier, test: Any) -> dict[str, Any]:
-    """Quality on the test set, and what training cost."""
+    """Return the quality on the test set and the cost of training."""
     report = method.report()
     return {
         "test": method.evaluate(test),
@@ -129,7 +116,7 @@ def _measured(method: SparseClassifier, test: Any) -> dict[str, Any]:
 
 
 def _print(summary: dict[str, Any], fitted: SparseClassifier) -> None:
-    """Tables of the methods and of the layers."""
+    """Print the tables of the methods and of the layers."""
     from rich.table import Table
 
     console = make_console()
@@ -137,8 +124,8 @@ def _print(summary: dict[str, Any], fitted: SparseClassifier) -> None:
     shown = {label: summary[name] for name, label in names.items() if name in summary}
     table = Table("", *shown, title=f"{summary['model']} on {summary['data']}")
     rows: list[tuple[str, Any]] = [
-        (f"test {key}{', mean network' if part == 'test' else f', {_SAMPLES} draws'}", _quality(part, key))
-        for key in ("accuracy", "nll", "ece", "brier")
+        (f"test {name}{', mean network' if part == 'test' else f', {_SAMPLES} draws'}", _quality(part, key))
+        for key, name in _QUALITIES.items()
         for part in ("test", "test_sampled")
     ]
     rows += [
@@ -150,11 +137,7 @@ def _print(summary: dict[str, Any], fitted: SparseClassifier) -> None:
     for name, cell in rows:
         table.add_row(name, *(cell(method) for method in shown.values()))
     console.print(table)
-    layers = Table("layer", "density", "neurons kept", "mean run")
-    for layer in fitted.report().layers:
-        neurons = f"{layer.neurons_kept} of {layer.neurons}"
-        layers.add_row(layer.name, f"{layer.density:.3f}", neurons, f"{layer.mean_run:.1f}")
-    console.print(layers)
+    console.print(layer_table(fitted.report()))
 
 
 def _quality(part: str, key: str) -> Any:

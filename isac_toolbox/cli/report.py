@@ -61,7 +61,7 @@ class Run:
 
 
 def plain(value: Any) -> Any:
-    """Plain Python for strict JSON: arrays to lists, NaN and infinities to None."""
+    """Return plain Python for strict JSON: arrays become lists, NaN and infinities None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -76,7 +76,7 @@ def plain(value: Any) -> Any:
 
 
 def describe_block(source: str, seed: int | None, obs: UplinkObservation, snr_db: float | None) -> Report:
-    """Sizes of the block."""
+    """Return the sizes of the block."""
     pilots = int(np.count_nonzero(obs.known.all(axis=(0, 1))))
     return {
         "source": source,
@@ -94,7 +94,7 @@ def describe_block(source: str, seed: int | None, obs: UplinkObservation, snr_db
 def unlocated_energy_share(
     channel: NDArray[np.complex128], result: EstimationResult, obs: UplinkObservation
 ) -> float | None:
-    """Share of a channel's energy (K, N, M) that the located scene does not explain.
+    """Return the share of a channel's energy (K, N, M) that the located scene does not explain.
 
     The residual of a least-squares fit per user by its line of sight and the scatterers that it sees
     (probability of at least one half) at the estimated positions and clock offsets.
@@ -121,7 +121,7 @@ def unlocated_energy_share(
 
 
 def estimation_report(run: Run) -> Report:
-    """Everything ``isac estimate`` reports, JSON-ready."""
+    """Return everything that ``isac estimate`` reports, ready for JSON."""
     result = run.result
     report = describe_block(run.source, run.seed, run.observation, run.snr_db)
     report["estimator"] = {
@@ -140,7 +140,7 @@ def estimation_report(run: Run) -> Report:
 
 
 def _scatterers(run: Run) -> tuple[list[Report], list[Report], metrics.Localisation | None]:
-    """Located scatterers, missed ones, and the match with the truth."""
+    """Return the located scatterers, the missed ones, and the match with the truth."""
     result = run.result
     spread = np.sqrt(np.maximum(np.trace(result.scatterer_covariance_m2, axis1=1, axis2=2), 0.0))
     found: list[Report] = [
@@ -178,7 +178,7 @@ def _scatterers(run: Run) -> tuple[list[Report], list[Report], metrics.Localisat
 
 
 def _user(run: Run, k: int) -> Report:
-    """One user's position, clock, line of sight and data."""
+    """Return one user's position, clock, line of sight and data."""
     result, obs = run.result, run.observation
     entry: Report = {
         "position_m": result.user_positions_m[k],
@@ -210,7 +210,7 @@ def _user(run: Run, k: int) -> Report:
 
 
 def _summary(run: Run, match: metrics.Localisation | None) -> Report:
-    """Figures of the whole block."""
+    """Return the figures of the whole block."""
     result = run.result
     energy = float(np.sum(np.abs(result.channel) ** 2))
     expected = float(np.sum(result.channel_variance)) / energy if energy > 0 else math.nan
@@ -252,7 +252,7 @@ def _summary(run: Run, match: metrics.Localisation | None) -> Report:
 
 
 def bound_report(block: Report, simulation: Simulation, bound: HybridBound, known_data: bool) -> Report:
-    """Everything ``isac bound`` reports, JSON-ready."""
+    """Return everything that ``isac bound`` reports, ready for JSON."""
     obs, truth = simulation.observation, simulation.truth
     position = bound.position_rmse_m
     return plain(

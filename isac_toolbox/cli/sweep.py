@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isac_toolbox.cli.inputs import (
-    FAILED,
-    Problem,
-    bad_input,
-    check_writable,
-    load_scenario,
-    make_console,
-    print_json,
-    say,
-)
+from isac_toolbox.cli.errors import FAILED, Problem, bad_input
+from isac_toolbox.cli.inputs import JsonOption, ScenarioArgument, SetOption, load_scenario
+from isac_toolbox.cli.outputs import check_writable, compiling_notice, make_console, print_json, say
 
 if TYPE_CHECKING:
     from isac_toolbox.scenario import Scenario
@@ -35,17 +28,12 @@ _EXAMPLE = "--vary snr_db=-10:5:30 or --vary n_users=2,4,8"
 
 
 def sweep(
-    scenario: Annotated[
-        str,
-        typer.Argument(
-            metavar="SCENARIO", help="Name of a ready scenario ('isac info' lists them) or a TOML file."
-        ),
-    ],
+    scenario: ScenarioArgument,
     vary: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FIELD=VALUES",
-            help="Vary a field: a list (2,4,8), a range (first:step:last, both ends included); repeatable.",
+            help="Vary a field: a list (2,4,8) or a range (first:step:last, both ends included); repeatable.",
         ),
     ] = None,
     estimators: Annotated[
@@ -56,7 +44,7 @@ def sweep(
     jobs: Annotated[int, typer.Option(help="Processes; -1 takes every processor.")] = 1,
     store: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.db", help="Keep finished rows here, and go on from those it holds."),
+        typer.Option(metavar="FILE.db", help="Keep finished rows in this file, and resume from those in it."),
     ] = None,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786.")
@@ -69,17 +57,12 @@ def sweep(
         typer.Option(min=1, help="Stop an estimator at a point once it has this many symbol errors."),
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run trials again that failed before.")
+        bool, typer.Option("--retry-failed", help="Repeat trials that failed before.")
     ] = False,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Change a field of the scenario (TOML value); repeatable."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+    changes: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Run many trials at many points; kill it at any time, the same command goes on from its store."""
+    """Run many trials at many points; after an interruption the same command resumes from its store."""
     names = parse_estimators(estimators)
     values = parse_vary(vary or [])
     described = load_scenario(scenario, None, changes)
@@ -107,7 +90,7 @@ def sweep(
 
 
 def parse_estimators(text: str) -> list[str]:
-    """Names from a list with commas; unknown ones are refused with the known."""
+    """Return the names of a list with commas; unknown ones are refused."""
     from isac_toolbox._catalogue import find_entry
 
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -120,7 +103,7 @@ def parse_estimators(text: str) -> list[str]:
 
 
 def parse_vary(options: list[str]) -> dict[str, list[Any]]:
-    """Values of every varied field."""
+    """Return the values of every varied field."""
     values: dict[str, list[Any]] = {}
     for text in options:
         field, separator, listed = (part.strip() for part in text.partition("="))
@@ -133,7 +116,7 @@ def parse_vary(options: list[str]) -> dict[str, list[Any]]:
 
 
 def _parse_values(text: str, listed: str) -> list[Any]:
-    """A TOML list without its brackets where it is one; otherwise ranges, TOML values and plain words."""
+    """Parse a TOML list without its brackets or, if it is none, ranges, TOML values and plain words."""
     if any(mark in listed for mark in "[\"'"):
         try:
             parsed = tomllib.loads(f"values = [{listed}]")
@@ -150,7 +133,7 @@ def _parse_item(text: str, item: str) -> list[Any]:
     if ":" in item:
         match = _RANGE.fullmatch(item)
         if match is None:
-            raise Problem(f"--vary {text}: {item!r} is no range first:step:last; for example {_EXAMPLE}")
+            raise Problem(f"--vary {text}: {item!r} is not a range first:step:last; for example {_EXAMPLE}")
         return _range(text, *map(Decimal, match.groups()))
     try:
         return [tomllib.loads(f"value = {item}")["value"]]
@@ -159,7 +142,7 @@ def _parse_item(text: str, item: str) -> list[Any]:
 
 
 def _range(text: str, first: Decimal, step: Decimal, last: Decimal) -> list[int | float]:
-    """``first, first + step, ...`` up to ``last``; in decimals, so that 0.1 steps stay 0.1."""
+    """Return ``first, first + step, ...`` up to ``last``, in decimals, so that steps of 0.1 stay exact."""
     if not all(map(Decimal.is_finite, (first, step, last))) or step == 0 or (last - first) / step < 0:
         raise Problem(f"--vary {text}: steps of {step} do not lead from {first} to {last}")
     count = int((last - first) / step) + 1
@@ -171,7 +154,7 @@ def _range(text: str, first: Decimal, step: Decimal, last: Decimal) -> list[int 
 
 
 def _reject_set_and_vary(changes: list[str] | None, values: dict[str, list[Any]]) -> None:
-    """One field cannot be both fixed and varied."""
+    """Refuse a field that is both fixed and varied."""
     fixed = [text.partition("=")[0].strip() for text in changes or []]
     both = [name for name in fixed if name in values]
     if both:
@@ -179,12 +162,12 @@ def _reject_set_and_vary(changes: list[str] | None, values: dict[str, list[Any]]
 
 
 def _run(scenario: Scenario, options: dict[str, Any]) -> tuple[SweepResult, bool]:
-    """The rows, and whether Ctrl-C ended it; errors become messages."""
+    """Return the rows, and whether Ctrl-C ended the sweep; errors become messages."""
     from isac_toolbox.sweeps import StoreError, SweepInterrupted, WorkerError
     from isac_toolbox.sweeps import sweep as run_sweep
 
     try:
-        with bad_input():
+        with bad_input(), compiling_notice(not options["progress"]):
             try:
                 return run_sweep(scenario, **options), False
             except SweepInterrupted as interrupt:
@@ -198,9 +181,9 @@ def _run(scenario: Scenario, options: dict[str, Any]) -> tuple[SweepResult, bool
 
 
 def _show(result: SweepResult, csv: Path | None, as_json: bool) -> None:
-    """Table or JSON, and the CSV file."""
+    """Print tables or JSON, and write the CSV file."""
     from isac_toolbox.cli.report import plain
-    from isac_toolbox.cli.sweep_tables import print_sweep
+    from isac_toolbox.cli.tables import print_sweep
 
     if csv is not None:
         with bad_input("--csv"):
@@ -220,15 +203,13 @@ def _show(result: SweepResult, csv: Path | None, as_json: bool) -> None:
 
 def _say_how_to_go_on(store: Path | None, n_rows: int) -> None:
     if store is None:
-        say(f"stopped after {n_rows} rows; without --store the next run starts afresh")
+        say(f"stopped after {n_rows} rows; without --store the next run starts again from the beginning")
     else:
-        say(f"stopped; {n_rows} rows are in {store}, the same command goes on from there")
+        say(f"stopped; {n_rows} rows are in {store}, the same command resumes from there")
 
 
 def _report_failures(result: SweepResult) -> None:
-    """Failed trials on stderr; an error where nothing at all came of a point."""
-    from isac_toolbox.cli.sweep_tables import last_line
-
+    """Report failed trials on stderr; fail if no trial of some point went well."""
     failures = result.failures
     if not failures:
         return
@@ -237,7 +218,13 @@ def _report_failures(result: SweepResult) -> None:
     text = (
         f"{len(failures)} of {len(result.rows)} trials failed, first {first.estimator} in trial {first.trial}"
     )
-    message = f"{text}: {last_line(first.error)} ({kept})"
+    message = f"{text}: {_last_line(first.error)} ({kept})"
     if any(entry.trials == 0 for entry in result.summary()):
         raise Problem(message, FAILED)
     say(f"warning: {message}")
+
+
+def _last_line(error: str) -> str:
+    """Return the last line of a traceback, which says what went wrong."""
+    lines = error.strip().splitlines()
+    return lines[-1] if lines else "unknown"

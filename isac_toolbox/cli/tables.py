@@ -1,9 +1,12 @@
-"""The tables that the command line prints from its reports (:mod:`isac_toolbox.cli.report`)."""
+"""The tables that the command line prints, of its reports and of sweeps; each stays within 80 columns."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,11 +15,16 @@ from rich.text import Text
 
 from isac_toolbox.cli.report import MATCH_DISTANCE_M, Report
 
-__all__ = ["block_sizes", "print_bound", "print_estimation"]
+if TYPE_CHECKING:
+    from isac_toolbox.sweeps import SweepResult, SweepSummary
+
+__all__ = ["block_sizes", "print_bound", "print_estimation", "print_sweep"]
+
+_WORDS = ("", "seen by", "estimate", "bound or truth", "estimator")
 
 
 def print_estimation(console: Console, report: Report) -> None:
-    """Header, scatterers, users and summary of ``isac estimate``."""
+    """Print header, scatterers, users and summary of ``isac estimate``."""
     known = "channel_nmse_db" in report["summary"]
     how = report["estimator"]
     _print_header(console, report)
@@ -28,13 +36,14 @@ def print_estimation(console: Console, report: Report) -> None:
     _print_summary(console, report, known)
     if known:
         _note(console, "bound: hybrid Cramér-Rao bound of the root mean square error, all symbols known")
-        _note(console, "std: the estimator's own belief; nominal: error of the position it was given")
+        _note(console, "std: stated standard deviation; nominal: error of the given position")
 
 
 def print_bound(console: Console, report: Report) -> None:
-    """Tables of ``isac bound``."""
+    """Print the tables of ``isac bound``."""
     _print_header(console, report)
-    _line(console, f"hybrid Cramér-Rao bound of root mean square errors, {report['known']} known")
+    known = "only the pilots" if report["known"] == "pilots only" else report["known"]
+    _line(console, f"hybrid Cramér-Rao bound of root mean square errors, {known} known")
     marks = _Marks.of(console)
     table = _table("#", *"xyz", "seen by", "bound\nm")
     for number, entry in enumerate(report["scatterers"], start=1):
@@ -62,11 +71,28 @@ def print_bound(console: Console, report: Report) -> None:
     _show(console, "Summary", table)
     if summary["n_unlocated_paths"]:
         paths = _count(summary["n_unlocated_paths"], "path")
-        _note(console, f"{paths} with more than one bounce, direction and delay free")
+        _note(console, f"{paths} with more than one bounce: unlocated, direction and delay unknown")
+
+
+def print_sweep(console: Console, result: SweepResult) -> None:
+    """Print the pooled figures of a sweep: channel and data, then scatterers."""
+    head = (*result.fields, "estimator")
+    channel = _table(*head, "trials", "NMSE\ndB", "bound\ndB", "SER", "BER", "seconds")
+    scene = _table(*head, "found", "missed", "false", "RMSE\nm", "bound\nm")
+    for entry in result.summary():
+        point = [_value(entry.point[name]) for name in result.fields]
+        trials = f"{entry.trials}" + (f" + {entry.failed} failed" if entry.failed else "")
+        channel.add_row(*point, entry.estimator, trials, *_channel_figures(entry))
+        counts = (str(entry.hits), str(entry.misses), str(entry.false_alarms))
+        errors = (_short(entry.rmse_m, 3), _short(entry.rmse_bound_m, 3))
+        scene.add_row(*point, entry.estimator, *counts, *errors)
+    _show(console, "Channel and data", channel)
+    _show(console, "Scatterers", scene)
+    _note(console, "bound: hybrid Cramér-Rao bound, all symbols known; seconds: median, one thread")
 
 
 def block_sizes(report: Report) -> str:
-    """Sizes of the block in words."""
+    """Return the sizes of the block in words."""
     horizontal, vertical = report["array_shape"]
     points = report["constellation_points"]
     return (
@@ -77,7 +103,7 @@ def block_sizes(report: Report) -> str:
 
 
 def _print_header(console: Console, report: Report) -> None:
-    """Source and sizes."""
+    """Print source and sizes."""
     seed = "" if report["seed"] is None else f", seed {report['seed']}"
     snr = "" if report["snr_db"] is None else f", SNR {report['snr_db']:g} dB"
     source = f"[bold]{escape(report['source'])}[/bold]{seed}"
@@ -85,7 +111,7 @@ def _print_header(console: Console, report: Report) -> None:
 
 
 def _print_scatterers(console: Console, report: Report, known: bool) -> None:
-    """Located scatterers, then the missed ones."""
+    """Print the located scatterers, then the missed ones."""
     found, missed = report["scatterers"], report["missed_scatterers"]
     if not found and not missed:
         _line(console, "\nno scatterers located")
@@ -110,7 +136,7 @@ def _print_scatterers(console: Console, report: Report, known: bool) -> None:
 
 
 def _print_user_positions(console: Console, users: list[Report], known: bool) -> None:
-    """Positions of the users, against the nominal ones."""
+    """Print the positions of the users beside the nominal ones."""
     table = _table(
         "#", *"xyz", "std\nm", *(["error\nm", "nominal\nm", "bound\nm"] if known else ["moved\nm"])
     )
@@ -124,7 +150,7 @@ def _print_user_positions(console: Console, users: list[Report], known: bool) ->
 
 
 def _print_clocks(console: Console, users: list[Report], known: bool) -> None:
-    """Clock offsets, lines of sight and data of the users."""
+    """Print clock offsets, lines of sight and data of the users."""
     extra = ["error\nns", "bound\nns", "symbol\nerror rate"] if known else []
     table = _table("#", "offset\nns", "std\nns", "line of\nsight", *extra)
     for number, entry in enumerate(users, start=1):
@@ -143,7 +169,7 @@ def _print_clocks(console: Console, users: list[Report], known: bool) -> None:
 
 
 def _print_summary(console: Console, report: Report, known: bool) -> None:
-    """Figures of the whole block, with their bounds or true values where there are some."""
+    """Print the figures of the whole block, with bounds or true values where they are known."""
     summary = report["summary"]
     rows = _rows_with_truth(report) if known else [("scatterers", str(summary["n_scatterers"]), "")]
     rows.append(("channel NMSE, expected", _unit(summary["expected_channel_nmse_db"], 2, "dB"), ""))
@@ -161,9 +187,9 @@ def _print_summary(console: Console, report: Report, known: bool) -> None:
             f"true {summary.get('true_n_unlocated_paths')}",
         ),
         (
-            "energy not located",
+            "unlocated energy",
             _percent(summary["unlocated_energy_share"]),
-            f"{_percent(summary.get('true_unlocated_energy_share'))} of the true one",
+            f"{_percent(summary.get('true_unlocated_energy_share'))} of the true channel",
         ),
     ]
     table = _table("", "estimate", *(["bound or truth"] if known else []))
@@ -173,7 +199,7 @@ def _print_summary(console: Console, report: Report, known: bool) -> None:
 
 
 def _rows_with_truth(report: Report) -> list[tuple[str, str, str]]:
-    """Figures that only a known truth gives."""
+    """Return the rows that need the truth."""
     summary, bits = report["summary"], report["constellation_points"].bit_length() - 1
     n_data = summary["n_data"]
     rows = [
@@ -188,10 +214,18 @@ def _rows_with_truth(report: Report) -> list[tuple[str, str, str]]:
         total = summary["hits"] + summary["misses"]
         rows.append(("scatterers", found, f"of {total}, within {MATCH_DISTANCE_M:g} m"))
         bound = f"bound {_unit(summary['position_bound_m'], 3, 'm')}"
-        rows.append(("RMSE of the found", _unit(summary["position_rmse_m"], 3, "m"), bound))
+        rows.append(("RMSE of those found", _unit(summary["position_rmse_m"], 3, "m"), bound))
     rows.append(("symbol error rate", _rate(summary["symbol_error_rate"], n_data), ""))
     rows.append(("bit error rate", _rate(summary["bit_error_rate"], n_data * bits), ""))
     return rows
+
+
+def _channel_figures(entry: SweepSummary) -> list[str]:
+    """Return the errors of channel and data, the channel's bound, and the time."""
+    rates = [
+        _short(rate if entry.symbols else None, 2) for rate in (entry.symbol_error_rate, entry.bit_error_rate)
+    ]
+    return [_decibels(entry.nmse_db), _decibels(entry.bound_nmse_db), *rates, _short(entry.seconds, 3)]
 
 
 @dataclass(frozen=True)
@@ -208,25 +242,26 @@ class _Marks:
         return cls(*("●○×·" if "utf" in console.encoding.lower() else "xo!."))
 
     def row(self, seen: Iterable[bool], truth: Iterable[bool] | None) -> str:
-        """One symbol per user."""
+        """Return one symbol per user."""
         if truth is None:
             return "".join(self.hit if s else self.unseen for s in seen)
         symbols = {(True, True): self.hit, (False, True): self.missed, (True, False): self.false}
         return "".join(symbols.get((bool(s), bool(t)), self.unseen) for s, t in zip(seen, truth))
 
     def legend(self, known: bool) -> str:
-        """What the symbols mean."""
+        """Return what the symbols mean."""
         text = f"seen by user 1, 2, ...: {self.hit} seen  {self.unseen} not seen"
-        return text + (f"  {self.missed} overlooked  {self.false} wrongly seen" if known else "")
+        return text + (f"  {self.missed} missed  {self.false} false" if known else "")
 
 
 def _table(*columns: str) -> Table:
-    """A light table: numbers aligned to the right, words to the left."""
+    """Return a light table: numbers aligned to the right, words to the left."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        left = name in ("", "seen by", "estimate", "bound or truth")
+        left = name in _WORDS
         header = f"{name}\nm" if name in ("x", "y", "z") else name
-        table.add_column(header, justify="left" if left else "right", header_style="dim", no_wrap=not left)
+        wraps = name == "trials" or (left and name != "estimator")
+        table.add_column(header, justify="left" if left else "right", header_style="dim", no_wrap=not wraps)
     return table
 
 
@@ -250,8 +285,21 @@ def _number(value: float | None, digits: int, scale: float = 1.0) -> str:
     return f"{scaled:.{digits}f}" if abs(scaled) < 1e4 else f"{scaled:.1e}"
 
 
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _short(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}g}"
+
+
+def _decibels(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return "exact" if value == -math.inf else f"{value:.2f}"
+
+
+def _value(value: Any) -> str:
+    """Return the text of a varied field's value."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _unit(value: float | None, digits: int, unit: str) -> str:
@@ -259,7 +307,7 @@ def _unit(value: float | None, digits: int, unit: str) -> str:
 
 
 def _rate(value: float | None, total: int) -> str:
-    """A rate with its count, so that a zero says out of how many."""
+    """Return a rate with its count, so that a zero says out of how many."""
     return "-" if value is None else f"{value:.2g} ({round(value * total)} of {total})"
 
 

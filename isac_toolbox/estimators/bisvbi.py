@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from isac_toolbox._choices import DTYPES, M_STEPS
 from isac_toolbox._validation import check_choice, check_flag, check_fraction, check_integer, check_positive
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
@@ -28,8 +29,6 @@ from isac_toolbox.inference.turbo import TurboLoop
 
 __all__ = ["M_STEPS", "BiSVBILoop", "EMTurboBiSVBI"]
 
-M_STEPS = ("gauss_newton", "gradient")
-DTYPES = ("complex128", "complex64")
 
 # Tuned: sweeps of an E-step; after three the support hardly changes.
 _SWEEPS = 3

@@ -1,4 +1,4 @@
-"""The figures of ``isac figure``: their names, their scripts, and what a script is given to work with.
+"""Drawing a figure: what its script is given to work with, and what it saves.
 
 A script ``figures/NAME.py`` has one function ``draw(run)``; ``run`` says how much is wanted and saves.
 """
@@ -9,10 +9,11 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from isac_toolbox.figures.registry import FIGURES, script_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,23 +21,8 @@ if TYPE_CHECKING:
     from isac_toolbox.scenario import Scenario
     from isac_toolbox.sweeps import SweepProgress, SweepResult
 
-__all__ = ["FIGURES", "FigureRun", "describe_sweep", "merge_sweeps", "render", "sweep_rows"]
+__all__ = ["FigureRun", "describe_sweep", "merge_sweeps", "render", "sweep_rows"]
 
-FIGURES = {
-    "scene": "a recovered scene in space and from above, beside the truth",
-    "music_spectrum": "MUSIC location spectrum of a block and the coarse candidates",
-    "rmse_vs_snr": "localisation error, and how many scatterers are found, over SNR",
-    "nmse_vs_snr": "channel error over SNR",
-    "ser_vs_snr": "symbol and uncoded bit error rates over SNR",
-    "vs_pilots": "positions, channel and data over the number of pilot symbols",
-    "vs_users": "positions, channel and data over the number of users that share the scatterers",
-    "vs_time_offset": "positions, channel and data over the spread of the clocks",
-    "vs_user_error": "positions, channel and data over the error of the nominal user positions",
-    "convergence": "channel error per iteration and per second: rules, M-steps, E-steps",
-    "time_vs_grid": "time and error over the grid size: working set, full inverse, inverse-free",
-    "calibration": "are scatterer probabilities and credible ellipsoids right?",
-    "munich": "ray-traced Munich: scatterers, users and the paths without a location",
-}
 _QUICK_TRIALS = 3
 _DPI = 130
 
@@ -55,7 +41,7 @@ class FigureRun:
         ``_quick``, so that they neither replace the full ones nor share their stores.
     quick : bool
     n_trials : int, optional
-        Trials per point instead of the figure's own number.
+        Trials per point instead of the figure's default.
     jobs : int
     progress : bool or callable
         As of :func:`isac_toolbox.sweep`.
@@ -73,19 +59,19 @@ class FigureRun:
         return "_quick" if self.quick else ""
 
     def choose(self, full: T, quick: T) -> T:
-        """One of two, by how much is wanted."""
+        """Return one of two, by how much is wanted."""
         return quick if self.quick else full
 
     def trials(self, full: int = 50, quick: int = _QUICK_TRIALS) -> int:
-        """Trials per point: as asked for, or the figure's own number."""
+        """Return the trials per point: as asked for, or the default of the figure."""
         return self.n_trials or self.choose(full, quick)
 
     def path(self, suffix: str) -> Path:
-        """Path of one of the figure's files."""
+        """Return the path of one of the figure's files."""
         return self.folder / f"{self.name}{self._suffix}{suffix}"
 
     def store_path(self, store: str | None = None) -> Path:
-        """Store of the figure's own sweep, or of one that several figures share."""
+        """Return the store of the figure's sweep, or of one that several figures share."""
         return self.folder / f"{store or self.name}{self._suffix}.db"
 
     def sweep(
@@ -145,24 +131,23 @@ def render(run: FigureRun) -> list[Path]:
 
 
 def _script(name: str) -> Any:
-    """The module of a figure: the shipped script, or the one of a source checkout."""
-    shipped = Path(str(files("isac_toolbox.figures") / "scripts"))
-    folder = shipped if shipped.is_dir() else Path(__file__).parents[2] / "figures"
-    specification = spec_from_file_location(f"isac_toolbox_figure_{name}", folder / f"{name}.py")
+    """Return the module of a figure."""
+    path = script_path(name)
+    specification = spec_from_file_location(f"isac_toolbox_figure_{name}", path)
     if specification is None or specification.loader is None:
-        raise FileNotFoundError(f"the script of figure {name} is not in {folder}")
+        raise FileNotFoundError(f"the script of figure {name} is not in {path.parent}")
     module = module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
 
 
 def merge_sweeps(*results: SweepResult) -> SweepResult:
-    """Results of one store as one, in the order given."""
+    """Return results of one store as one, in the order given."""
     return replace(results[0], rows=tuple(row for result in results for row in result.rows))
 
 
 def sweep_rows(result: SweepResult, scenario: str) -> list[dict[str, Any]]:
-    """Pooled figures, a row per point and estimator."""
+    """Return the pooled figures, a row per point and estimator."""
     rows = []
     for entry in result.summary():
         values = asdict(entry)
@@ -172,9 +157,9 @@ def sweep_rows(result: SweepResult, scenario: str) -> list[dict[str, Any]]:
 
 
 def describe_sweep(result: SweepResult, scenario: str, labels: Mapping[str, str] | None = None) -> str:
-    """Scenario, trials a point and seed; estimators with fewer trials than the rest are named.
+    """Describe scenario, trials per point and seed; estimators with fewer trials than the rest are named.
 
-    ``labels`` names the estimators that are shown; all, by their own names, if not given.
+    ``labels`` names the estimators that are shown; all of them, by their names in the sweep, if not given.
     """
     trials: dict[str, int] = {}
     shown = [entry for entry in result.summary() if labels is None or entry.estimator in labels]

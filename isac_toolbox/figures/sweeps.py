@@ -44,12 +44,12 @@ _RATES = {"symbol_error_rate", "bit_error_rate"}
 
 
 def uplink(run: FigureRun, **changes: Any) -> tuple[Scenario, str]:
-    """The standard uplink, smaller in a quick run, and its description."""
+    """Return the standard uplink, smaller in a quick run, and its description."""
     return small_uplink(**changes) if run.quick else _uplink(changes)
 
 
 def small_uplink(**changes: Any) -> tuple[Scenario, str]:
-    """The standard uplink with a quarter of the antennas and half of the subcarriers and scatterers."""
+    """Return the standard uplink with a quarter of the antennas, half of the subcarriers and scatterers."""
     return _uplink({**_SMALL, **changes})
 
 
@@ -63,9 +63,10 @@ def _uplink(changes: Mapping[str, Any]) -> tuple[Scenario, str]:
 
 
 def snr_sweep(run: FigureRun) -> tuple[SweepResult, str]:
-    """All estimators over SNR, one store for the figures of positions, channel and data; its description.
+    """Sweep all estimators over SNR, with one store for the figures of positions, channel and data.
 
-    The full inverse, on a grid of 256 points, takes seconds a block and runs on few blocks at two points.
+    Returns the result and its description. The full inverse, on a grid of 256 points, takes seconds per block
+    and runs on few blocks at two points.
     """
     from isac_toolbox.estimators import EMTurboBiSVBI
 
@@ -89,7 +90,7 @@ def metric_panels(
     *,
     log_x: bool = False,
 ) -> list[Path]:
-    """Figures of merit side by side under one legend, saved with the pooled numbers."""
+    """Draw figures of merit side by side under one legend, and save them with the pooled numbers."""
     from matplotlib.pyplot import subplots
 
     from isac_toolbox.plotting import sweep_curves
@@ -116,7 +117,7 @@ def metric_panels(
 
 
 def legend_above(figure: Figure, n_columns: int = 4) -> None:
-    """One legend of all panels, above them, so that it covers no data."""
+    """Draw one legend of all panels, above them, so that it covers no data."""
     entries: dict[str, Any] = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels()):

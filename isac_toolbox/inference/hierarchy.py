@@ -19,13 +19,12 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from scipy.special import digamma, expit, gammaln
 
+from isac_toolbox._choices import RULES
 from isac_toolbox.inference.messages import GaussianMessage
 from isac_toolbox.inference.mixture import branch_variances, gaussian_log_ratio
 from isac_toolbox.inference.support import SupportGraph
 
 Graph = TypeVar("Graph", bound=SupportGraph)
-
-RULES = ("extrinsic", "structured", "mean_field")
 
 #: Guard: log-likelihood ratios are clipped to plus or minus this value.
 LOG_RATIO_LIMIT = 1e3

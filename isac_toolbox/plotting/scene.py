@@ -35,7 +35,7 @@ _RAY_SHARE = 0.4
 def scene_3d(
     result: EstimationResult, truth: Truth | None = None, *, observation: UplinkObservation | None = None
 ) -> tuple[Figure, NDArray[Any]]:
-    """The estimated scene in space and from above, beside the true one where it is known.
+    """Draw the estimated scene in space and from above, beside the true one where it is known.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ def scene_3d(
     truth : Truth, optional
         Hollow markers; a line joins an estimate to the true point within 2 m that it is matched to.
     observation : UplinkObservation, optional
-        Gives the base station, the region and the nominal user positions, and the directions that paths
-        without a location arrive from: rays from the base station, of no particular length.
+        Gives the base station, the region and the nominal user positions, and the directions that
+        unlocated paths arrive from: rays from the base station, of no particular length.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def scene_3d(
 def _surroundings(
     truth: Truth | None, observation: UplinkObservation | None
 ) -> tuple[RealArray | None, RealArray | None]:
-    """Region (2, 3) and base station (3,), from whichever of the two knows them."""
+    """Return region (2, 3) and base station (3,), from whichever of the two knows them."""
     source: Any = observation
     if source is None and truth is not None:
         source = truth.environment
@@ -110,7 +110,7 @@ def _point_groups(
     observation: UplinkObservation | None,
     station: RealArray | None,
 ) -> list[tuple[RealArray, dict[str, Any]]]:
-    """Points and marker styles, in the order of the legend."""
+    """Return points and marker styles, in the order of the legend."""
     probability = np.clip(result.scatterer_probability, 0.0, 1.0)
     vermilion, blue = OKABE_ITO["vermilion"], OKABE_ITO["blue"]
     opacity = [to_rgba(vermilion, 0.25 + 0.75 * float(p)) for p in probability]
@@ -172,7 +172,7 @@ def _scatter(ax: Any, points: RealArray, style: dict[str, Any], columns: int) ->
 
 
 def _handle(style: dict[str, Any]) -> Line2D:
-    """Legend entry of a scatter style, at full opacity."""
+    """Return the legend entry of a scatter style, at full opacity."""
     hollow = style.get("facecolors") == "none"
     colour = style["edgecolors"] if hollow else style["color"]
     if isinstance(colour, list):
@@ -191,7 +191,7 @@ def _handle(style: dict[str, Any]) -> Line2D:
 
 
 def _draw_errors(space: Any, above: Axes, estimate_m: RealArray, truth_m: RealArray) -> None:
-    """Lines from estimated to matched true scatterers."""
+    """Draw lines from estimated to matched true scatterers."""
     match = localisation(estimate_m, truth_m, _MATCH_DISTANCE_M)
     _draw_pairs(space, above, estimate_m[match.estimate_index], truth_m[match.truth_index])
 
@@ -203,7 +203,7 @@ def _draw_pairs(space: Any, above: Axes, first_m: RealArray, second_m: RealArray
 
 
 def _draw_region(space: Any, above: Axes, region: RealArray) -> None:
-    """The twelve edges of the box, and its outline from above."""
+    """Draw the twelve edges of the box, and its outline from above."""
     style: dict[str, Any] = {"color": _GREY, "ls": "--", "lw": 0.8, "alpha": 0.8}
     corners = np.array([[region[i][0], region[j][1], region[k][2]] for i, j, k in np.ndindex(2, 2, 2)])
     for a, first in enumerate(corners):
@@ -222,17 +222,17 @@ def _draw_rays(
     observation: UplinkObservation,
     reach_m: float,
 ) -> list[Line2D]:
-    """Where paths without a location arrive from, true ones broad below estimated ones; legend entries."""
+    """Draw where unlocated paths arrive from, true ones broad below estimated ones; return legend entries."""
     groups: list[tuple[UnlocatedPaths, dict[str, Any]]] = []
     if truth is not None:
         broad = {
             "color": OKABE_ITO["sky blue"],
             "lw": 3.5,
             "alpha": 0.5,
-            "label": "path without location, true",
+            "label": "unlocated path, true",
         }
         groups.append((truth.unlocated_paths, broad))
-    thin = {"color": OKABE_ITO["green"], "lw": 1.1, "ls": "--", "label": "path without location, estimated"}
+    thin = {"color": OKABE_ITO["green"], "lw": 1.1, "ls": "--", "label": "unlocated path, estimated"}
     groups.append((result.unlocated_paths, thin))
     start, handles = observation.bs_position_m, []
     for paths, style in groups:
@@ -248,18 +248,18 @@ def _draw_rays(
 
 
 def _number(above: Axes, result: EstimationResult) -> None:
-    """Numbers beside the estimated scatterers, on the side that is freest of other points."""
+    """Write numbers beside the estimated scatterers, on the side with the fewest other points."""
     points = result.scatterer_positions_m[:, :2]
     if len(points) > _MAX_NUMBERED:
         return
     everything = np.vstack([points, result.user_positions_m[:, :2]])
     for number, point in enumerate(points):
         others = np.delete(everything, number, axis=0)
-        free = _emptiest_direction(point, others)
+        direction = _emptiest_direction(point, others)
         above.annotate(
             str(number + 1),
             point,
-            xytext=tuple(12 * free),
+            xytext=tuple(12 * direction),
             textcoords="offset points",
             ha="center",
             va="center",
@@ -270,7 +270,7 @@ def _number(above: Axes, result: EstimationResult) -> None:
 
 
 def _emptiest_direction(point: RealArray, others: RealArray) -> RealArray:
-    """The least crowded of sixteen compass directions, a unit vector (2,); near points count most."""
+    """Return the least crowded of sixteen compass directions, a unit vector (2,); near points count most."""
     angle = np.pi / 4 + 2 * np.pi * np.arange(16) / 16
     compass = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     away = others - point

@@ -25,7 +25,7 @@ OKABE_ITO = {
 
 BOUND_STYLE: dict[str, Any] = {"color": "black", "ls": "--", "lw": 1.3, "zorder": 2.5}
 
-# Colour, marker and line each tell the curves apart on their own.
+# Colour, marker or line alone tells the curves apart.
 _LOOKS = {
     "bisvbi": ("blue", "o", "-"),
     "nomp": ("vermilion", "s", "--"),
@@ -42,7 +42,7 @@ _OTHERS = (("orange", "P", "-"), ("sky blue", "D", "--"), ("purple", "h", "-."),
 
 
 def curve_style(name: str, number: int = 0) -> dict[str, Any]:
-    """Line style of an estimator; one that is not of the catalogue gets that of its number."""
+    """Return the line style of an estimator; one outside the catalogue gets that of its number."""
     colour, marker, line = _LOOKS.get(name, _OTHERS[number % len(_OTHERS)])
     size = 8 if marker == "*" else 5
     hollow = {} if name == "bisvbi" else {"mfc": "none"}
@@ -50,7 +50,7 @@ def curve_style(name: str, number: int = 0) -> dict[str, Any]:
 
 
 def figure_of(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
-    """The figure of given axes, or new ones."""
+    """Return given axes with their figure, or new ones."""
     if ax is None:
         return plt.subplots(figsize=size, layout="constrained")
     figure = ax.get_figure(root=True)
@@ -60,7 +60,7 @@ def figure_of(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]
 
 
 def readable_log(axis: Axis) -> None:
-    """Plain numbers at 1, 2 and 5 where a logarithmic axis spans few decades."""
+    """Write plain numbers at 1, 2 and 5 where a logarithmic axis spans few decades."""
     low, high = sorted(axis.get_view_interval())
     if low <= 0 or high / low > 300:
         return

@@ -71,7 +71,7 @@ def sweep_curves(
     labels: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """One figure of merit over a varied field, a curve per estimator, with its bound where there is one.
+    """Draw a figure of merit over a varied field, a curve per estimator, with its bound where there is one.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def sweep_curves(
     x : str, optional
         The varied field on the horizontal axis; the first one if not given.
     labels : mapping of str to str, optional
-        Names of estimators in the legend; also which estimators are drawn. All, by their own names, if not
-        given.
+        Names of estimators in the legend, and which estimators are drawn; all of them, by their names in
+        the sweep, if not given.
     ax : Axes, optional
         Where to draw; a new figure if not given.
 
@@ -100,7 +100,7 @@ def sweep_curves(
     Notes
     -----
     The bound is that over the points which the first estimator found. An estimator with less than half of
-    the trials stands on other blocks: its points are not joined, and their own bound is a dash. A rate
+    the trials saw other blocks: its points are not joined, and a dash marks the bound of each. A rate
     without a single error is drawn as an arrow downwards from its upper limit at 95 %. Estimators without
     the figure are left out.
     """
@@ -123,9 +123,9 @@ def sweep_curves(
         if drawn.bound is not None and (number == 0 or few):
             bound = np.array([getattr(entry, drawn.bound) for entry in entries], float)
             exists = np.isfinite(bound) & (bound > 0 if drawn.is_log else True)
-            own = {"ls": "none", "marker": "_", "ms": 12} if few else {}
+            dash = {"ls": "none", "marker": "_", "ms": 12} if few else {}
             title = f"bound of {label}" if few else "hybrid Cramér-Rao bound"
-            ax.plot(at[exists], bound[exists], label=title, gid="bound", **{**BOUND_STYLE, **own})
+            ax.plot(at[exists], bound[exists], label=title, gid="bound", **{**BOUND_STYLE, **dash})
     if drawn.is_log and np.isfinite(ax.dataLim.minposy):
         ax.set_yscale("log")
         readable_log(ax.yaxis)
@@ -151,7 +151,7 @@ def _draw_curve(
     label: str,
     style: Mapping[str, Any],
 ) -> None:
-    """Values that exist, and upper limits where no error was seen."""
+    """Draw values that exist, and upper limits where no error was seen."""
     values = np.array([metric.value(entry) for entry in entries], float)
     drawn = np.isfinite(values) & ((values > 0) | (not metric.is_log))
     if not drawn.any():
@@ -168,13 +168,13 @@ def _draw_curve(
 
 
 def reliability(bins: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """Share of events that came true over their stated probability, with 95 % intervals.
+    """Draw the share of events that came true over their stated probability, with 95 % intervals.
 
     Parameters
     ----------
     bins : mapping of str to array_like, shape (bins, 3)
         By case: number of events, sum of their probabilities, number that came true; pooled
-        `Metrics.point_bins` of a sweep's rows.
+        ``Metrics.point_bins`` of a sweep's rows.
     ax : Axes, optional
 
     Returns
@@ -215,13 +215,13 @@ _CASES = (
 
 
 def coverage(levels: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """Share of true positions inside the credible ellipsoids over their level.
+    """Draw the share of true positions inside the credible ellipsoids over their level.
 
     Parameters
     ----------
     levels : mapping of str to array_like, shape (bins,)
         By case: number of errors whose smallest credible ellipsoid has a level in each of equal bins of
-        [0, 1]; pooled `Metrics.scatterer_level_bins` of a sweep's rows.
+        [0, 1]; pooled ``Metrics.scatterer_level_bins`` of a sweep's rows.
     ax : Axes, optional
 
     Returns
@@ -241,7 +241,7 @@ def coverage(levels: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = Non
 
 
 def _calibration_axes(ax: Axes | None) -> tuple[Figure, Axes]:
-    """Unit square with the diagonal of a calibrated estimator."""
+    """Return a unit square with the diagonal of a calibrated estimator."""
     fig, ax = figure_of(ax, (4.8, 4.6))
     ax.plot([0, 1], [0, 1], label="calibrated", **BOUND_STYLE)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
@@ -252,7 +252,7 @@ def _calibration_axes(ax: Axes | None) -> tuple[Figure, Axes]:
 def wilson_interval(
     events: NDArray[np.float64], trials: NDArray[np.float64], z: float = 1.96
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Wilson's interval of a share, by default at 95 %."""
+    """Return Wilson's interval of a share, by default at 95 %."""
     share = events / trials
     centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))

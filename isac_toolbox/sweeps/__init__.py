@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from isac_toolbox._version import __version__
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
 from isac_toolbox.scenario import Scenario
 from isac_toolbox.sweeps._plan import Plan, make_plan
-from isac_toolbox.sweeps._progress import Report, SweepProgress, reporter
+from isac_toolbox.sweeps._progress import SweepListener, SweepProgress, listener
 from isac_toolbox.sweeps._result import SweepResult, SweepSummary
 from isac_toolbox.sweeps._rows import Metrics, SweepRow
 from isac_toolbox.sweeps._store import Store, StoreError, read_store
@@ -57,7 +57,7 @@ def sweep(
     dask: str | None = None,
     min_errors: int | None = None,
     retry_failed: bool = False,
-    progress: bool | Callable[[SweepProgress], object] = False,
+    progress: bool | SweepListener = False,
 ) -> SweepResult:
     """Run every estimator on the same trials at every combination of the varied fields.
 
@@ -123,11 +123,11 @@ def sweep(
     with (
         Store(store, plan) as kept,
         open_workers(jobs, dask) as workers,
-        reporter(progress) as report,
+        listener(progress) as listen,
     ):
         if retry_failed:
             kept.forget_failures(plan.estimators)
-        run = _Run(plan, kept, min_errors, report)
+        run = _Run(plan, kept, min_errors, listen)
         try:
             run.finish(workers)
         except KeyboardInterrupt:
@@ -162,8 +162,8 @@ def load_sweep(path: str | Path) -> SweepResult:
 class _Run:
     """One call: rounds of trials until every estimator at every point has enough."""
 
-    def __init__(self, plan: Plan, store: Store, min_errors: int | None, report: Report) -> None:
-        self._plan, self._store, self._min_errors, self._report = plan, store, min_errors, report
+    def __init__(self, plan: Plan, store: Store, min_errors: int | None, listen: SweepListener) -> None:
+        self._plan, self._store, self._min_errors, self._listen = plan, store, min_errors, listen
         # how many trials each estimator at each point needs, as far as is known
         self._needed = {(key, name): plan.trials for key in plan.points for name in plan.estimators}
         self._new = 0
@@ -184,7 +184,7 @@ class _Run:
         self._count()
 
     def result(self) -> SweepResult:
-        """Rows that are there, of those that the call asked for."""
+        """Return the rows that are there, of those that the call asked for."""
         plan, kept = self._plan, self._store.rows
         rows = [
             kept[key, trial, name]
@@ -196,7 +196,7 @@ class _Run:
         return SweepResult(plan.scenario, plan.fields, plan.seed, __version__, tuple(rows))
 
     def _rounds(self) -> Iterator[int]:
-        """Ends of the rounds: they depend on the number of trials alone, so the early stop does as well."""
+        """Yield the ends of the rounds; they, and so the early stop, depend on the number of trials alone."""
         end = _FIRST_ROUND if self._min_errors is not None else self._plan.trials
         while end < self._plan.trials:
             yield end
@@ -204,7 +204,7 @@ class _Run:
         yield self._plan.trials
 
     def _missing(self, trial: int) -> Iterator[Any]:
-        """Tasks of one trial at all points."""
+        """Yield the tasks of one trial at all points."""
         for key in self._plan.points:
             names = [
                 name
@@ -215,7 +215,7 @@ class _Run:
                 yield self._plan.task(key, trial, names)
 
     def _stop_early(self, end: int) -> None:
-        """Close what has errors enough."""
+        """Stop estimators at points with enough errors."""
         if self._min_errors is None:
             return
         for (key, name), needed in self._needed.items():
@@ -225,7 +225,7 @@ class _Run:
                 self._needed[key, name] = end
 
     def _count(self) -> None:
-        """Report from what the store holds."""
+        """Count what the store holds, and report it."""
         wanted = [
             row
             for (key, trial, name), row in self._store.rows.items()
@@ -236,15 +236,15 @@ class _Run:
         self._add([])
 
     def _add(self, rows: Sequence[SweepRow]) -> None:
-        """Report an arrival."""
+        """Count an arrival, and report it."""
         self._new += len(rows)
         self._done += len(rows)
         self._failed += sum(row.failed for row in rows)
-        self._report(SweepProgress(self._done, self._total, self._failed, self._new))
+        self._listen(SweepProgress(self._done, self._total, self._failed, self._new))
 
 
 def _sortable(point: Mapping[str, Any]) -> list[tuple[bool, Any]]:
-    """Numbers by size, everything else by its text."""
+    """Sort numbers by size, everything else by its text."""
     numbers = (int, float)
     return [
         (not isinstance(v, numbers), v if isinstance(v, numbers) else json.dumps(v)) for v in point.values()

@@ -59,7 +59,7 @@ class Plan:
     seed: int
 
     def description(self) -> dict[str, Any]:
-        """What must not change between the runs that share a store."""
+        """Return what must not change between runs that share a store."""
         fixed = self.scenario.model_dump(mode="json", exclude={"description", *self.fields})
         return {
             "package_version": __version__,
@@ -69,7 +69,7 @@ class Plan:
         }
 
     def task(self, key: str, trial: int, names: Sequence[str]) -> Task:
-        """One task of the plan."""
+        """Return one task of the plan."""
         chosen = {name: self.estimators[name] for name in names}
         return Task(key, self.points[key], self.seed, trial, chosen)
 
@@ -107,18 +107,18 @@ def make_plan(
 
 
 def point_key(point: Point) -> str:
-    """Canonical JSON of a point's values; a point is the same whatever other points are swept."""
+    """Return canonical JSON of a point's values; a point is the same whatever other points are swept."""
     return json.dumps(point, sort_keys=True, separators=(",", ":"))
 
 
 def trial_seed(seed: int, key: str, trial: int) -> np.random.SeedSequence:
-    """Seed of one trial: a hash of the point's values and the trial's number below the sweep's seed."""
+    """Return a trial's seed: a hash of the point's values and the trial's number below the sweep's seed."""
     digest = hashlib.sha256(key.encode()).digest()
     return np.random.SeedSequence(seed, spawn_key=(int.from_bytes(digest[:8], "big"), trial))
 
 
 def describe_estimator(estimator: Any) -> dict[str, Any]:
-    """Class and settings, JSON-ready and the same in every process."""
+    """Return class and settings, ready for JSON and the same in every process."""
     if isinstance(estimator, partial):
         inner = describe_estimator(estimator.func)
         given = {f"argument {i}": value for i, value in enumerate(estimator.args)} | estimator.keywords
@@ -137,7 +137,7 @@ def describe_estimator(estimator: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value; what is none is described without its place in memory."""
+    """Return a JSON value; anything else is described without its address in memory."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
@@ -147,7 +147,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_vary(vary: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """Every field known, every list of values filled."""
+    """Check that every field is known and every list has values."""
     if not isinstance(vary, Mapping):
         raise TypeError(f"vary must map fields to lists of values, got {vary!r}")
     known = [name for name in Scenario.model_fields if name != "description"]
@@ -162,12 +162,12 @@ def _check_vary(vary: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
 
 
 def _number(value: Any) -> Any:
-    """NumPy numbers as Python's, which is what a scenario takes."""
+    """Return NumPy numbers as Python's, which is what a scenario takes."""
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def _points(scenario: Scenario, values: Mapping[str, list[Any]]) -> Iterator[tuple[str, Scenario]]:
-    """Every combination of values as a validated scenario with its key."""
+    """Yield every combination of values as a validated scenario with its key."""
     for combination in product(*values.values()):
         changes = dict(zip(values, combination))
         try:
@@ -181,12 +181,12 @@ def _points(scenario: Scenario, values: Mapping[str, list[Any]]) -> Iterator[tup
 
 
 def _signless(value: Any) -> Any:
-    """Minus zero is zero."""
+    """Return a value with minus zero as zero."""
     return value + 0.0 if isinstance(value, float) else value
 
 
 def _pilot_hint(scenario: Scenario, values: Mapping[str, list[Any]]) -> str:
-    """How to give every point enough pilots, where that is what is missing."""
+    """Say how to give every point enough pilots, if that is what is missing."""
     users = values.get("n_users", [])
     counts = [n for n in users if isinstance(n, int)]
     explicit = scenario.n_pilot_symbols
@@ -210,14 +210,14 @@ def _check_traced(traced: str | None) -> None:
 
 
 def _traced_content(traced: str | None) -> dict[str, str]:
-    """A hash of the environment's file, as its name says nothing of what is in it."""
+    """Return a hash of the environment's file, as its name does not tell what is in it."""
     if traced is None or not Path(traced).is_file():
         return {}
     return {"traced_sha256": hashlib.sha256(Path(traced).read_bytes()).hexdigest()}
 
 
 def _check_estimators(estimators: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-    """Names and estimators; a string is a name of the catalogue."""
+    """Return names and estimators; a string is a name of the catalogue."""
     if isinstance(estimators, str):
         raise TypeError(f"estimators must be a mapping or a list of names, got {estimators!r}")
     named: dict[str, Any] = (
@@ -233,6 +233,6 @@ def _check_estimators(estimators: Mapping[str, Any] | Sequence[str]) -> dict[str
         elif not (callable(estimator) or callable(getattr(estimator, "estimate", None))):
             raise TypeError(
                 f"estimators[{name!r}] must have a method estimate(obs), be a function of the truth that "
-                f"makes such an object, or a name of the catalogue, got {estimator!r}"
+                f"makes such an object, or be a name of the catalogue, got {estimator!r}"
             )
     return named

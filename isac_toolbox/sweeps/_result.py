@@ -130,7 +130,7 @@ class SweepResult:
         return table
 
     def summary(self) -> list[SweepSummary]:
-        """Figures pooled over the trials, one entry per point and estimator, in the order of the rows."""
+        """Return figures pooled over the trials, per point and estimator, in the order of the rows."""
         groups: dict[tuple[str, str], list[SweepRow]] = {}
         for row in self.rows:
             groups.setdefault((json.dumps(row.point), row.estimator), []).append(row)
@@ -155,7 +155,7 @@ class SweepResult:
         return target
 
     def to_pandas(self) -> Any:
-        """The columns as a :class:`pandas.DataFrame`.
+        """Return the columns as a :class:`pandas.DataFrame`.
 
         Raises
         ------
@@ -174,7 +174,7 @@ def _hashable(value: Any) -> Any:
 
 
 def _array(values: Sequence[Any]) -> NDArray[Any]:
-    """Numbers as numbers, words as words, tuples as objects."""
+    """Return numbers as numbers, words as words, tuples as objects."""
     if any(isinstance(value, tuple) or value is None for value in values):
         array = np.empty(len(values), dtype=object)
         array[:] = values
@@ -189,7 +189,7 @@ def _figure(row: SweepRow, name: str) -> Any:
 
 
 def _pool(rows: Sequence[SweepRow]) -> SweepSummary:
-    """Rows of one point and estimator."""
+    """Pool the rows of one point and estimator."""
     good = [row.metrics for row in rows if row.metrics is not None]
     total: Counter[str] = Counter()  # missing keys are zero
     for metrics in good:
@@ -197,8 +197,8 @@ def _pool(rows: Sequence[SweepRow]) -> SweepSummary:
     nmse = np.array([m.nmse for m in good])
     warm = [row.seconds for row in rows if not row.failed and not row.cold]
     seconds = warm or [row.seconds for row in rows if not row.failed]
-    own = {f.name for f in fields(SweepSummary)}
-    counted: dict[str, Any] = {name: total[name] for name in _COUNTED if name in own}
+    wanted = {f.name for f in fields(SweepSummary)}
+    counted: dict[str, Any] = {name: total[name] for name in _COUNTED if name in wanted}
     roots: dict[str, Any] = {
         name: float(np.sqrt(_mean(getattr(m, name) ** 2 for m in good)))
         for name in ("user_rmse_m", "user_bound_m", "clock_rmse_s", "clock_bound_s")
@@ -242,14 +242,14 @@ def _root_ratio(part: float, whole: float) -> float:
 
 
 def _std_error_db(values: NDArray[np.float64]) -> float:
-    """Standard error of a mean, on the scale of its decibels."""
+    """Return the standard error of a mean, on the scale of its decibels."""
     if values.size < 2 or not values.mean() > 0:
         return float("nan")
     return to_db(1 + float(values.std(ddof=1) / np.sqrt(values.size) / values.mean()))
 
 
 def _calibration_error(bins: Sequence[Bins]) -> float:
-    """Expected calibration error over bins added up; NaN without events."""
+    """Return the expected calibration error over bins added up; NaN without events."""
     if not bins:
         return float("nan")
     count, probability, happened = np.sum(np.asarray(bins, dtype=float), axis=0).T

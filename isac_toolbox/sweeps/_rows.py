@@ -107,9 +107,9 @@ class SweepRow:
     error : str
         Traceback of a failure.
     seconds : float
-        Of the estimate alone, on one thread.
+        Of the estimate alone, on one thread, without compiling kernels or reading them from the cache.
     cold : bool
-        First use of the estimator in its process: ``seconds`` then holds compilation and loading.
+        First use of the estimator in its process, which is slower even so.
     metrics : Metrics or None
         None if failed.
     """
@@ -130,5 +130,5 @@ class SweepRow:
 
 
 def to_db(value: float) -> float:
-    """A power ratio in dB; minus infinity for zero."""
+    """Return a power ratio in dB; minus infinity for zero."""
     return float(10 * np.log10(value)) if value > 0 else (-np.inf if value == 0 else np.nan)

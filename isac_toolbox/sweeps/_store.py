@@ -42,7 +42,7 @@ _COLUMNS = (*_FRONT, *METRIC_NAMES)
 
 
 class StoreError(OSError):
-    """The store cannot be written any more; what was committed is kept."""
+    """The store can no longer be written; what was committed is kept."""
 
 
 class Store:
@@ -178,7 +178,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
 
 @contextmanager
 def _readable_errors(name: str, kind: type[OSError]) -> Iterator[None]:
-    """Errors of SQLite say which file and what it means."""
+    """Turn errors of SQLite into ones that name the file and say what they mean."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -207,7 +207,7 @@ def _check_kind(connection: sqlite3.Connection, name: str) -> None:
 
 
 def _create(connection: sqlite3.Connection, plan: Plan) -> None:
-    """Tables, the description, and a view with the points' values as columns.
+    """Create tables, the description, and a view with the points' values as columns.
 
     A store without rows is made anew: a first call that was stopped at once commits to nothing.
     """
@@ -236,14 +236,14 @@ def _create(connection: sqlite3.Connection, plan: Plan) -> None:
 
 
 def _create_view(connection: sqlite3.Connection, names: Sequence[str]) -> None:
-    """``results``: what a query outside of this package wants to read."""
+    """Create ``results``, the view for queries from other programs."""
     values = [f"json_extract(point, '$.{name}') AS {name}" for name in names]
-    own = [name for name in _COLUMNS if name != "point"]
+    columns = [name for name in _COLUMNS if name != "point"]
     shared = [
         f"(SELECT json_extract(value, '$') FROM settings WHERE name = '{name}') AS {name}"
         for name in ("seed", "package_version", "scenario_hash")
     ]
-    connection.execute(f"CREATE VIEW results AS SELECT {', '.join([*values, *own, *shared])} FROM trials")
+    connection.execute(f"CREATE VIEW results AS SELECT {', '.join([*values, *columns, *shared])} FROM trials")
 
 
 def _set(connection: sqlite3.Connection, name: str, value: Any) -> None:
@@ -255,15 +255,15 @@ def _settings(connection: sqlite3.Connection) -> dict[str, Any]:
 
 
 def _refuse_difference(connection: sqlite3.Connection, plan: Plan, name: str) -> None:
-    """The rows of one store must all come from the same description."""
+    """Refuse a plan that differs from the description of the rows in the store."""
     before, now = _settings(connection)["description"], plan.description()
     differences = list(_differences(_without_varied(before, now), _without_varied(now, before)))
     used = "SELECT name, description FROM estimators WHERE name IN (SELECT DISTINCT estimator FROM trials)"
     known = dict(connection.execute(used))
-    for own, estimator in plan.estimators.items():
-        if own in known:
+    for label, estimator in plan.estimators.items():
+        if label in known:
             differences += _differences(
-                json.loads(known[own]), describe_estimator(estimator), f"estimator {own}: "
+                json.loads(known[label]), describe_estimator(estimator), f"estimator {label}: "
             )
     if differences:
         raise ValueError(
@@ -279,7 +279,7 @@ def _without_varied(description: Mapping[str, Any], other: Mapping[str, Any]) ->
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """``name: old in the store, new now``, nested mappings entry by entry."""
+    """Yield ``name is old in the store and new now``, nested mappings entry by entry."""
     for name in [*before, *(n for n in now if n not in before)]:
         old, new = before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
@@ -294,7 +294,7 @@ def _add_estimators(connection: sqlite3.Connection, plan: Plan) -> None:
 
 
 def _to_columns(key: str, row: SweepRow) -> tuple[Any, ...]:
-    """A row as SQLite keeps it; NaN becomes NULL."""
+    """Return a row as SQLite keeps it; NaN becomes NULL."""
     front = (key, row.trial, row.estimator, row.status, row.error, row.seconds, row.cold)
     if row.metrics is None:
         return (*front, *(None for _ in METRIC_NAMES))

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammainc
-from threadpoolctl import threadpool_limits
 
+from isac_toolbox._compilation import watch_compilation
+from isac_toolbox._threads import bounded_threads
 from isac_toolbox._version import __version__
 from isac_toolbox.bounds import HybridBound, hybrid_crb
 from isac_toolbox.channel.modulation import bit_labels
@@ -37,7 +33,7 @@ TaskRows = tuple[str, list[SweepRow]]
 
 
 def run_task(task: Task) -> TaskRows:
-    """Rows of one task with its point's key; a failure is a row like any other.
+    """Return the rows of one task with its point's key; a failure is a row like any other.
 
     Raises
     ------
@@ -46,7 +42,7 @@ def run_task(task: Task) -> TaskRows:
     """
     if task.version != __version__:
         raise RuntimeError(f"a worker has isac_toolbox {__version__}, the sweep {task.version}")
-    with _one_thread():
+    with bounded_threads(1):  # so that results do not depend on the machine's load or size
         try:
             seed = trial_seed(task.seed, task.key, task.trial)
             simulation = task.scenario.simulate(seed)
@@ -57,12 +53,12 @@ def run_task(task: Task) -> TaskRows:
 
 
 def failed_rows(task: Task, error: str) -> list[SweepRow]:
-    """One failure that hits every estimator of the task."""
+    """Return a failed row for every estimator of the task."""
     return [_failure(task, name, error, 0.0, False) for name in task.estimators]
 
 
 def make_estimator(given: Any, simulation: Simulation) -> Any:
-    """The estimator itself: as given, or made from the truth."""
+    """Return the estimator itself: as given, or made from the truth."""
     is_ready = hasattr(given, "estimate") and not isinstance(given, type)
     return given if is_ready else given(simulation.truth)
 
@@ -79,8 +75,9 @@ def _run_estimator(task: Task, name: str, simulation: Simulation, bound: HybridB
         kind = json.dumps(describe_estimator(task.estimators[name]))
         cold = kind not in _used
         start = perf_counter()
-        result = estimator.estimate(simulation.observation)
-        seconds = perf_counter() - start
+        with watch_compilation() as compilation:
+            result = estimator.estimate(simulation.observation)
+        seconds = perf_counter() - start - compilation.seconds
         _used.add(kind)
         metrics = _measure(result, simulation, bound)
     except Exception:
@@ -97,43 +94,8 @@ def _point(task: Task) -> dict[str, Any]:
     return values
 
 
-@dataclass
-class _ThreadLimit:
-    """One BLAS thread while any trial of the process runs.
-
-    A Dask worker may run trials in several threads, and the limit is the whole process's: the first to come
-    sets it, the last to go lifts it.
-    """
-
-    lock: Any
-    count: int = 0
-    limit: Any = None
-
-
-_limit = _ThreadLimit(threading.Lock())
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One BLAS and one Numba thread, so that results do not depend on the machine's load or size."""
-    before = numba.get_num_threads()
-    with _limit.lock:
-        if _limit.count == 0:
-            _limit.limit = threadpool_limits(limits=1)
-        _limit.count += 1
-    numba.set_num_threads(1)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
-        with _limit.lock:
-            _limit.count -= 1
-            if _limit.count == 0:
-                _limit.limit.restore_original_limits()
-
-
 def _bound(simulation: Simulation) -> HybridBound:
-    """The bound; NaN where it cannot be computed."""
+    """Return the bound; NaN where it cannot be computed."""
     try:
         return hybrid_crb(simulation)
     except np.linalg.LinAlgError:
@@ -144,7 +106,7 @@ def _bound(simulation: Simulation) -> HybridBound:
 
 
 def _measure(result: EstimationResult, simulation: Simulation, bound: HybridBound) -> Metrics:
-    """All figures of one estimate.
+    """Return all figures of one estimate.
 
     Raises
     ------
@@ -193,7 +155,7 @@ def _rms(values: NDArray[np.float64]) -> float:
 
 
 def _data_errors(result: EstimationResult, simulation: Simulation) -> dict[str, Any]:
-    """Wrong symbols and bits, and how sure the bits were."""
+    """Count wrong symbols and bits, and bin the bits by their probability."""
     sent = simulation.truth.symbol_indices
     data = sent >= 0
     labels = bit_labels(simulation.observation.constellation.size)
@@ -209,7 +171,7 @@ def _data_errors(result: EstimationResult, simulation: Simulation) -> dict[str, 
 
 
 def _point_bins(result: EstimationResult, points_m: NDArray[np.float64]) -> Bins:
-    """Candidates by probability; real are those with a true point of their own."""
+    """Bin candidates by probability; those matched to a true point are real."""
     candidates = result.candidates
     is_real = np.zeros(len(candidates.scatterer_positions_m), bool)
     is_real[localisation(candidates.scatterer_positions_m, points_m).estimate_index] = True
@@ -217,7 +179,7 @@ def _point_bins(result: EstimationResult, points_m: NDArray[np.float64]) -> Bins
 
 
 def _bins(probability: NDArray[np.float64], happened: NDArray[np.bool_]) -> Bins:
-    """Events counted by their probability."""
+    """Count events by their probability."""
     index = np.minimum((probability * _BINS).astype(int), _BINS - 1)
     count = np.bincount(index, minlength=_BINS)
     total = np.bincount(index, weights=probability, minlength=_BINS)
@@ -226,13 +188,13 @@ def _bins(probability: NDArray[np.float64], happened: NDArray[np.bool_]) -> Bins
 
 
 def _level_bins(error_m: NDArray[np.float64], covariance_m2: NDArray[np.float64]) -> Levels:
-    """Errors (P, 3) counted by the level of the smallest credible ellipsoid that holds them.
+    """Count errors (P, 3) by the level of the smallest credible ellipsoid that holds them.
 
     A point with a known coordinate, or without any covariance, has no such ellipsoid.
     """
     spread = np.linalg.eigvalsh(covariance_m2)
-    own = spread[:, 0] > 1e-12 * spread[:, -1]
-    scaled = np.linalg.solve(covariance_m2[own], error_m[own, :, None])[..., 0]
-    level = gammainc(1.5, 0.5 * np.sum(error_m[own] * scaled, axis=1))  # chi-square, three degrees
+    regular = spread[:, 0] > 1e-12 * spread[:, -1]
+    scaled = np.linalg.solve(covariance_m2[regular], error_m[regular, :, None])[..., 0]
+    level = gammainc(1.5, 0.5 * np.sum(error_m[regular] * scaled, axis=1))  # chi-square, three degrees
     index = np.minimum((level * _LEVELS).astype(int), _LEVELS - 1)
     return tuple(np.bincount(index, minlength=_LEVELS).tolist())

@@ -25,19 +25,19 @@ _WATCH_S = 1.0
 
 
 class WorkerError(RuntimeError):
-    """The workers can do no more; finished rows are kept."""
+    """The workers are lost; finished rows are kept."""
 
 
 class Workers(Protocol):
     """Runs tasks in any order."""
 
     def run(self, tasks: Sequence[Task]) -> Generator[TaskRows, None, None]:
-        """Rows of every task, as they finish."""
+        """Yield the rows of every task, as they finish."""
 
 
 @contextmanager
 def open_workers(jobs: int, dask: str | None) -> Iterator[Workers]:
-    """Workers for one sweep.
+    """Yield workers for one sweep.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def open_workers(jobs: int, dask: str | None) -> Iterator[Workers]:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """A lost scheduler is reported by an error alone, not by a log's traceback before it."""
+    """Silence a logger, so that a lost scheduler is reported by an error alone."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -85,7 +85,7 @@ class _ThisProcess:
     """One task after the other."""
 
     def run(self, tasks: Sequence[Task]) -> Generator[TaskRows, None, None]:
-        """Rows of every task, in order."""
+        """Yield the rows of every task, in order."""
         yield from map(run_task, tasks)
 
 
@@ -96,7 +96,7 @@ class _LocalProcesses:
         self._jobs = jobs
 
     def run(self, tasks: Sequence[Task]) -> Generator[TaskRows, None, None]:
-        """Rows of every task, as they finish; no batches, so that every row arrives at once."""
+        """Yield the rows of every task, as they finish; no batches, so that every row arrives at once."""
         parallel = Parallel(n_jobs=self._jobs, backend="loky", return_as="generator_unordered", batch_size=1)
         parent = os.getpid()
         try:
@@ -117,7 +117,7 @@ def _run_below(task: Task, parent: int) -> TaskRows:
 
 @cache
 def _follow(parent: int) -> None:
-    """End this process soon after its parent, which may be killed without a word to its workers."""
+    """End this process soon after its parent, which may be killed without notice to its workers."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -134,10 +134,10 @@ class _Cluster:
         self._client = client
 
     def run(self, tasks: Sequence[Task]) -> Generator[TaskRows, None, None]:
-        """Rows of every task, as they finish."""
+        """Yield the rows of every task, as they finish."""
         from distributed import as_completed
 
-        # joblib's own Dask backend hands results over only when all are there, which no kill would survive
+        # joblib's Dask backend hands results over only when all are there, and a kill would lose them
         futures = self._client.map(run_task, tasks, pure=False)
         pending = dict(zip(futures, tasks))
         del futures
@@ -149,7 +149,7 @@ class _Cluster:
 
 
 def _rows_of(future: Any, task: Task) -> TaskRows:
-    """Rows of a finished task; a task that brought several workers down is a failure of its own."""
+    """Return the rows of a finished task; one that brought several workers down has failed."""
     from distributed import CancelledError, KilledWorker
 
     try:
@@ -164,7 +164,7 @@ def _rows_of(future: Any, task: Task) -> TaskRows:
 
 
 def _connect(address: str) -> Any:
-    """A client of a scheduler that has at least one worker."""
+    """Return a client of a scheduler that has at least one worker."""
     try:
         from distributed import Client
         from distributed.comm import get_address_host_port
@@ -177,7 +177,7 @@ def _connect(address: str) -> Any:
     try:
         get_address_host_port(address)
     except ValueError as error:
-        raise ValueError(f"dask: {address!r} is no address such as tcp://host:8786: {error}") from None
+        raise ValueError(f"dask: {address!r} is not an address such as tcp://host:8786: {error}") from None
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except OSError as error:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from isac_toolbox.cli.inputs import Problem
-from isac_toolbox.cli.nn_compress import app
+from isac_toolbox.cli.commands import nn_app as app
+from isac_toolbox.cli.errors import Problem
 from isac_toolbox.nn import load_compressed
 from isac_toolbox.nn.models import mlp
 

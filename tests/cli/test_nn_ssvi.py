@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from isac_toolbox.cli.inputs import Problem
+from isac_toolbox.cli.errors import Problem
 from isac_toolbox.cli.nn_ssvi import ssvi
 from isac_toolbox.nn import load_compressed
 from isac_toolbox.nn.models import mlp

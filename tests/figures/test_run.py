@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 import isac_toolbox as isac
 from helpers import ROOT
 from helpers.cli import fails, run
-from isac_toolbox.figures import run as _figures
-from isac_toolbox.figures.run import FIGURES, FigureRun, render
+from isac_toolbox.figures.registry import FIGURES
+from isac_toolbox.figures.run import FigureRun, render
 from isac_toolbox.sweeps import SweepInterrupted
 
 SWEPT = {
@@ -189,7 +189,7 @@ def test_every_script_is_registered_and_shipped():
 
 
 def test_missing_script(tmp_path, monkeypatch):
-    monkeypatch.setitem(_figures.FIGURES, "gone", "a figure without a script")
+    monkeypatch.setitem(FIGURES, "gone", "a figure without a script")
     with pytest.raises(FileNotFoundError, match="gone"):
         render(FigureRun("gone", tmp_path))
 

@@ -21,7 +21,15 @@ ENTRANCE = "__init__.py"
 #: From bottom to top: a file imports files of its own row and of the rows before it. "room/" is every file of
 #: a folder that has no nearer entry.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("_version.py", "_validation.py", "_npz.py", "_threads.py", "_progress.py"),
+    (
+        "_version.py",
+        "_validation.py",
+        "_choices.py",
+        "_npz.py",
+        "_threads.py",
+        "_compilation.py",
+        "_progress.py",
+    ),
     ("channel/", "inference/"),
     (
         "scenario.py",

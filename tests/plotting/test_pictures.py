@@ -362,4 +362,4 @@ def test_rays_point_where_paths_arrive_from(sim, result):
     boresight = sim.observation.array.axes[0][:2]
     assert np.allclose(start, sim.observation.bs_position_m[:2])
     assert np.allclose((end - start) / np.linalg.norm(end - start), boresight)
-    assert "path without location, estimated" in legend_of(fig)
+    assert "unlocated path, estimated" in legend_of(fig)

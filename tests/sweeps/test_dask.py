@@ -114,7 +114,7 @@ def test_a_scheduler_that_is_not_there(scenario, monkeypatch):
 @pytest.mark.parametrize("address", ["nothing://a:1", "host", "tcp://host:many"])
 def test_an_address_that_is_none(scenario, address):
     pytest.importorskip("distributed", reason='needs the extra "dask"')
-    with pytest.raises(ValueError, match=r"is no address such as tcp://host:8786"):
+    with pytest.raises(ValueError, match=r"is not an address such as tcp://host:8786"):
         isac.sweep(scenario, None, ["ls"], dask=address)
 
 

@@ -118,35 +118,6 @@ def test_one_thread_whatever_the_process_has(scenario):
     assert numba.get_num_threads() == before
 
 
-def test_thread_limit_lasts_until_the_last_trial_of_a_process(monkeypatch):
-    limits = []
-
-    class Limit:
-        def __init__(self, limits):
-            self.open = True
-
-        def restore_original_limits(self):
-            self.open = False
-
-    monkeypatch.setattr(_sweep_trial, "threadpool_limits", lambda limits=1: Limit(limits))
-    inside, leave = threading.Event(), threading.Event()
-
-    def other():
-        with _sweep_trial._one_thread():
-            inside.set()
-            leave.wait(5)
-
-    thread = threading.Thread(target=other)
-    with _sweep_trial._one_thread():
-        thread.start()
-        inside.wait(5)
-        limits.append(_sweep_trial._limit.limit)
-    assert limits[0].open
-    leave.set()
-    thread.join()
-    assert not limits[0].open
-
-
 # failures
 
 

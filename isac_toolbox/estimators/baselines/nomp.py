@@ -8,8 +8,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_positive
 from isac_toolbox.channel.atoms.scene import Paths
 from isac_toolbox.channel.observation import UplinkObservation
@@ -72,7 +72,7 @@ class NOMP:
         """Estimate from one block; ``callback`` is never called, as there is no loop to watch."""
         del callback
         check_observation(obs)
-        with threadpool_limits(limits=1, user_api="blas"):
+        with bounded_threads(1):
             return self._estimate(obs)
 
     def _estimate(self, obs: UplinkObservation) -> EstimationResult:

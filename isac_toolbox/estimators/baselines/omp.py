@@ -9,8 +9,8 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from threadpoolctl import threadpool_limits
 
+from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_integer, check_positive
 from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.channel.observation import UplinkObservation
@@ -101,7 +101,7 @@ class OMP:
         """
         del callback
         check_observation(obs)
-        with threadpool_limits(limits=1, user_api="blas"):
+        with bounded_threads(1):
             return self._estimate(obs)
 
     def _estimate(self, obs: UplinkObservation) -> EstimationResult:

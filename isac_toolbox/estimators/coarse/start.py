@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._choices import COARSE_STAGES
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.coarse.music import music_scene
@@ -21,7 +22,6 @@ from isac_toolbox.estimators.search import PathSearch
 
 __all__ = ["COARSE_STAGES", "coarse_working_set", "music_working_set"]
 
-COARSE_STAGES = ("nomp", "music")
 
 # Tuned: sweeps in which the candidates of MUSIC settle.
 _SWEEPS_AFTER_MUSIC = 5

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._choices import INVERSES
 from isac_toolbox.channel.atoms.dense import PathAtoms, make_atoms
 from isac_toolbox.channel.atoms.scene import PathJacobian, PathParameters
 from isac_toolbox.estimators.grid.inverse_free import MajorisedMean, separable_gram
@@ -29,7 +30,6 @@ RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 IntArray = NDArray[np.int64]
 
-INVERSES = ("subspace", "full", "mm")
 
 # Cost cap: steps of the majorised mean in a sweep.
 _INNER_STEPS = 25

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["LAYER_DENSITIES", "layer_budgets", "replaced_fraction", "updates_at"]
+from isac_toolbox._choices import LAYER_DENSITIES
 
-LAYER_DENSITIES = ("uniform", "erk", "first_layer_dense", "ends_dense")
+__all__ = ["LAYER_DENSITIES", "layer_budgets", "replaced_fraction", "updates_at"]
 
 
 def layer_budgets(

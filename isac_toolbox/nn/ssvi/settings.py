@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from isac_toolbox._choices import REMOVALS
 from isac_toolbox._validation import check_choice, check_fraction, check_integer, check_positive
 from isac_toolbox.nn.ssvi.budget import LAYER_DENSITIES
-from isac_toolbox.nn.ssvi.scores import SCORES
 from isac_toolbox.nn.ssvi.sparse_linear import CROSSOVER_DENSITY
 
 __all__ = ["ADDITIONS", "NOISES", "REMOVALS", "SIGMA_STEPS", "SparseSettings"]
 
-REMOVALS = (*SCORES, "structured")
 NOISES = ("weights", "outputs")
 SIGMA_STEPS = ("rho", "sigma")
 ADDITIONS = ("gradient", "random", "structured")

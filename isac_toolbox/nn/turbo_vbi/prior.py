@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isac_toolbox._choices import SUPPORTS
 from isac_toolbox.inference import (
     GatedChain,
     GaussianMessage,
@@ -19,7 +20,6 @@ from isac_toolbox.inference import (
 
 __all__ = ["SUPPORTS", "Curvature", "LayerPrior", "PriorSettings"]
 
-SUPPORTS = ("chain", "independent")
 #: A curvature below this fraction of the layer's mean is raised to it: a weight that nothing reads.
 _CURVATURE_FLOOR = 1e-3
 

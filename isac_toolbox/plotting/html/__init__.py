@@ -41,7 +41,7 @@ def scene_html(
     path: str | os.PathLike[str] | None = None,
     title: str | None = None,
 ) -> str:
-    """The estimated scene as one interactive page that needs no network.
+    """Return the estimated scene as one interactive page that needs no network.
 
     The scene can be turned; the mouse shows a scatterer's probability, its uncertainty and the users that
     see it; the legend switches users with their paths, true points, rejected candidates and the 95 % error
@@ -92,7 +92,7 @@ def scene_html(
 
 
 def has_plotly() -> bool:
-    """Whether plotly can be imported."""
+    """Return whether plotly can be imported."""
     return find_spec("plotly") is not None
 
 
@@ -195,7 +195,7 @@ def _page(
 
 
 def _layout(box: NDArray[np.float64]) -> dict[str, Any]:
-    """Axes in metres with equal scales, fixed while the iterations play."""
+    """Return axes in metres with equal scales, fixed while the iterations play."""
     extent = np.ptp(box, axis=0)
     ratio = _WIDTH * extent / extent.max()
     plain = {"backgroundcolor": "#FAFAFA", "showbackground": True, "gridcolor": "#DDDDDD", "zeroline": False}
@@ -233,7 +233,7 @@ def _subtitle(result: EstimationResult, title: str) -> str:
 
 
 def _numbers(result: EstimationResult, truth: Truth | None, final: State, drawn: bool) -> str:
-    """The figures of the header as a description list."""
+    """Return the figures of the header as a description list."""
     entries: list[tuple[str, str]] = []
     if truth is None or final.match is None:
         entries.append(("scatterers", str(len(result.scatterer_positions_m))))

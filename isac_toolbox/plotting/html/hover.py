@@ -23,25 +23,25 @@ _AXES = "xyz"
 
 
 def position(point_m: RealArray) -> str:
-    """Coordinates with their unit."""
+    """Return coordinates with their unit."""
     return f"x {point_m[0]:.2f}, y {point_m[1]:.2f}, z {point_m[2]:.2f} m"
 
 
 def angles(direction: RealArray) -> str:
-    """Azimuth and elevation of a unit vector."""
+    """Return azimuth and elevation of a unit vector."""
     azimuth = np.degrees(np.arctan2(direction[1], direction[0]))
     elevation = np.degrees(np.arcsin(np.clip(direction[2], -1.0, 1.0)))
     return f"azimuth {azimuth:.1f}°, elevation {elevation:.1f}°"
 
 
 def _spread(covariance_m2: RealArray) -> str:
-    """Standard deviation along the three axes."""
+    """Return the standard deviation along the three axes."""
     std = np.sqrt(np.maximum(np.diagonal(covariance_m2), 0.0))
     return "std " + ", ".join(f"{axis} {s:.3f}" for axis, s in zip(_AXES, std)) + " m"
 
 
 def scatterer_text(state: State, s: int) -> str:
-    """An estimated scatterer: probability, uncertainty, the users that see it, its error."""
+    """Describe an estimated scatterer: probability, uncertainty, the users that see it, its error."""
     verdict, error = "", []
     if state.match is not None:
         hit = np.flatnonzero(state.match.estimate_index == s)
@@ -57,7 +57,7 @@ def scatterer_text(state: State, s: int) -> str:
 
 
 def _seen_by(probability: RealArray) -> list[str]:
-    """A line per user with the probability of seeing the point; of many users those above one half."""
+    """Return a line per user with the probability of seeing the point; of many, those above one half."""
     users = list(range(len(probability)))
     if len(probability) > _MAX_LISTED_USERS:
         users = np.flatnonzero(probability >= 0.5).tolist()
@@ -66,7 +66,7 @@ def _seen_by(probability: RealArray) -> list[str]:
 
 
 def true_scatterer_text(truth: Truth, q: int, state: State) -> str:
-    """A true scatterer: found as which one or missed, and who sees it."""
+    """Describe a true scatterer: missed, or found as which one, and the users that see it."""
     assert state.match is not None
     hit = np.flatnonzero(state.match.truth_index == q)
     verdict = f"found as {state.match.estimate_index[hit[0]] + 1}" if hit.size else "missed"
@@ -78,7 +78,7 @@ def true_scatterer_text(truth: Truth, q: int, state: State) -> str:
 def user_text(
     state: State, k: int, result: EstimationResult | None = None, truth: Truth | None = None
 ) -> str:
-    """An estimated user; clock and uncertainty come from the result, errors from the truth."""
+    """Describe an estimated user; clock and uncertainty come from the result, errors from the truth."""
     lines = [f"<b>user {k + 1}</b>", position(state.users_m[k])]
     if result is not None:
         lines.append(_spread(result.user_position_covariance_m2[k]))
@@ -92,7 +92,7 @@ def user_text(
 
 
 def ray_text(paths: UnlocatedPaths, p: int, direction: RealArray) -> str:
-    """An unlocated path at the end of its ray."""
+    """Describe an unlocated path at the end of its ray."""
     gain = 20 * np.log10(max(abs(paths.gain[p]), 1e-300))
     return "<br>".join(
         [

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from isac_toolbox.plotting import OKABE_ITO
 from isac_toolbox.plotting.html.traces import Trace, moving_traces
 from isac_toolbox.plotting.html.view import State, Surroundings, numbered
+from isac_toolbox.plotting.style import OKABE_ITO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ def frames(
     result: EstimationResult,
     first_index: int,
 ) -> list[dict[str, Any]]:
-    """One frame per recorded iteration; the last shows the result itself.
+    """Return one frame per recorded iteration; the last shows the result itself.
 
     ``first_index`` is the place of the first moving trace; the marker on the curve follows the last.
     """
@@ -46,7 +46,7 @@ def frames(
 
 
 def _what_changes(moving: list[list[Trace]]) -> list[list[Trace]]:
-    """Without the entries that are the same in every frame, and without what the reader switches."""
+    """Drop the entries that are the same in every frame, and those that the reader switches."""
     kept = [
         [
             key
@@ -59,7 +59,7 @@ def _what_changes(moving: list[list[Trace]]) -> list[list[Trace]]:
 
 
 def noise_curve(recording: SceneRecorder, true_noise_variance: float | None) -> list[Trace]:
-    """Marker of the shown iteration, noise variance per iteration, and the true one where known."""
+    """Return the shown iteration's marker, the noise variance per iteration, and the true one if known."""
     iteration = [snapshot.iteration for snapshot in recording]
     noise = [snapshot.noise_variance for snapshot in recording]
     small: Trace = {"type": "scatter", "xaxis": "x", "yaxis": "y", "showlegend": False}
@@ -87,7 +87,7 @@ def _marker_on_curve(iteration: int, noise_variance: float) -> Trace:
 
 
 def controls(recording: SceneRecorder) -> dict[str, Any]:
-    """Layout of the slider, of the buttons and of the curve's axes."""
+    """Return the layout of the slider, of the buttons and of the curve's axes."""
     names = [str(snapshot.iteration) for snapshot in recording]
     now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     playing = {**now, "frame": {"duration": _MILLISECONDS, "redraw": True}}
@@ -138,7 +138,7 @@ def controls(recording: SceneRecorder) -> dict[str, Any]:
 
 
 def caption(state: State, iteration: int, noise_variance: float, objective: float, last: bool) -> str:
-    """One line about an iteration."""
+    """Return one line about an iteration."""
     parts = [
         f"iteration {iteration}" + (" (result)" if last else ""),
         numbered(len(state.points_m), "scatterer"),

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.geometry import bistatic_point_m
-from isac_toolbox.plotting import OKABE_ITO
 from isac_toolbox.plotting.html import hover
 from isac_toolbox.plotting.html.view import State, Surroundings
+from isac_toolbox.plotting.style import OKABE_ITO
 
 if TYPE_CHECKING:
     from isac_toolbox.estimators import EstimationResult
@@ -36,7 +36,7 @@ _SPHERE = (5, 10)
 
 
 def fixed_traces(around: Surroundings, box: RealArray) -> list[Trace]:
-    """Region, base station with its boresight, nominal and true users; those that are known."""
+    """Return region, base station with its boresight, nominal and true users, as far as they are known."""
     traces: list[Trace] = []
     if around.region_m is not None:
         traces.append(_region(around.region_m))
@@ -60,7 +60,7 @@ def fixed_traces(around: Surroundings, box: RealArray) -> list[Trace]:
 def moving_traces(
     state: State, around: Surroundings, box: RealArray, result: EstimationResult | None = None
 ) -> list[Trace]:
-    """What changes from iteration to iteration; always the same traces in the same order.
+    """Return what changes from iteration to iteration; always the same traces in the same order.
 
     Paths, position and unlocated paths of every user, in one legend group per user; estimated scatterers;
     true ones and the lines to them; error ellipsoids; rejected candidates. ``result`` adds uncertainties.
@@ -73,7 +73,7 @@ def moving_traces(
 
 
 def _xyz(points_m: RealArray | list[list[float | None]]) -> dict[str, list[float | None]]:
-    """Coordinates rounded to millimetres; rows of None break a line."""
+    """Return coordinates rounded to millimetres; rows of None break a line."""
     rows = [[None if v is None else round(float(v), 3) for v in row] for row in points_m]
     return {axis: [row[i] for row in rows] for i, axis in enumerate("xyz")}
 
@@ -110,7 +110,7 @@ def _lines(name: str, polylines: list[RealArray], style: dict[str, Any], **more:
 
 
 def _region(region_m: RealArray) -> Trace:
-    """The twelve edges of the box."""
+    """Return the twelve edges of the box."""
     corners = np.array([[region_m[i][0], region_m[j][1], region_m[k][2]] for i, j, k in np.ndindex(2, 2, 2)])
     pairs = [(a, b) for a in range(8) for b in range(a + 1, 8) if bin(a ^ b).count("1") == 1]
     edges = [corners[[a, b]] for a, b in pairs]
@@ -126,7 +126,7 @@ def _station(station_m: RealArray, array_axes: RealArray | None) -> Trace:
 
 
 def _boresight(station_m: RealArray, array_axes: RealArray, extent_m: float) -> Trace:
-    """An arrow along the array's boresight, its barbs along the rows and columns of the array."""
+    """Return an arrow along the array's boresight, its barbs along the rows and columns of the array."""
     boresight, horizontal, vertical = array_axes
     tip = station_m + 0.12 * extent_m * boresight
     sideways = [horizontal, -horizontal, vertical, -vertical]
@@ -142,7 +142,7 @@ def _boresight(station_m: RealArray, array_axes: RealArray, extent_m: float) -> 
 def _user(
     state: State, k: int, around: Surroundings, box: RealArray, result: EstimationResult | None
 ) -> list[Trace]:
-    """Line of sight, bounces, unlocated paths and position of one user: one group of the legend."""
+    """Return line of sight, bounces, unlocated paths and position of one user: one group of the legend."""
     colour = _USER_COLOURS[k % len(_USER_COLOURS)]
     dash = _USER_DASHES[k // len(_USER_COLOURS) % len(_USER_DASHES)]
     name, group = f"user {k + 1} and its paths", {"legendgroup": f"user {k + 1}"}
@@ -168,7 +168,7 @@ def _user(
 def _rays(
     state: State, k: int, around: Surroundings, box: RealArray, colour: str, group: dict[str, str]
 ) -> Trace:
-    """Unlocated paths of a user: from the base station to the farthest place of a single bounce."""
+    """Return a user's unlocated paths, from the base station to the farthest place of a single bounce."""
     lines, text, sizes = [], [], []
     paths, axes, station = state.unlocated, around.array_axes, around.station_m
     if axes is not None and station is not None:
@@ -194,7 +194,7 @@ def _rays(
 def _ray_end(
     station_m: RealArray, direction: RealArray, length_m: float, user_m: RealArray, box: RealArray
 ) -> RealArray:
-    """Point of a single bounce of that length, or where the ray leaves the box."""
+    """Return the point of a single bounce of that length, or where the ray leaves the box."""
     point, valid = bistatic_point_m(direction, length_m, user_m, station_m)
     reach = float(np.linalg.norm(point - station_m)) if valid else 0.5 * abs(length_m)
     ahead = np.where(direction > 0, box[1] - station_m, box[0] - station_m)
@@ -208,7 +208,7 @@ def _ray_end(
 
 
 def _scatterers(state: State) -> list[Trace]:
-    """Estimated scatterers (found and false ones apart where the truth is known), rejected candidates."""
+    """Return estimated scatterers, found and false apart if the truth is known, and rejected candidates."""
     everything = np.arange(len(state.points_m))
     rejected_text = [
         f"<b>rejected candidate</b><br>{hover.position(point)}<br>probability {p:.3f}"
@@ -231,7 +231,7 @@ def _scatterers(state: State) -> list[Trace]:
 
 
 def _estimates(name: str, state: State, index: NDArray[np.int64], symbol: str, colour: str) -> Trace:
-    """Markers the larger, the more probable; numbered as in the result from 1."""
+    """Return markers that grow with the probability, numbered from 1 as in the result."""
     probability = np.clip(state.probability[index], 0.0, 1.0)
     size = np.round(5 + 4 * (2 * probability - 1), 1)
     style = {"symbol": symbol, "size": size.tolist(), "color": colour, "line": {"color": "white", "width": 1}}
@@ -249,7 +249,7 @@ def _estimates(name: str, state: State, index: NDArray[np.int64], symbol: str, c
 
 
 def _against_truth(state: State, around: Surroundings) -> list[Trace]:
-    """True scatterers, found and missed, and lines from estimates to them."""
+    """Return true scatterers, found and missed, and lines from estimates to them."""
     truth, match = around.truth, state.match
     if truth is None or match is None:
         return []
@@ -270,7 +270,7 @@ def _against_truth(state: State, around: Surroundings) -> list[Trace]:
 
 
 def _ellipsoids(state: State, box: RealArray) -> list[Trace]:
-    """95 % ellipsoids in true size and enlarged; the one that can be seen is switched on."""
+    """Return 95 % ellipsoids in true size and enlarged; those large enough to be seen are switched on."""
     true_size, enlarged = _ellipsoid_mesh(state, 1), _ellipsoid_mesh(state, _ENLARGED)
     if state.covariance_m2 is not None and len(state.points_m):
         largest = np.sqrt(np.linalg.eigvalsh(state.covariance_m2)[:, -1].clip(0.0))
@@ -280,7 +280,7 @@ def _ellipsoids(state: State, box: RealArray) -> list[Trace]:
 
 
 def _ellipsoid_mesh(state: State, factor: int) -> Trace:
-    """All ellipsoids as one mesh; the page repeats a scatterer's text for its vertices."""
+    """Return all ellipsoids as one mesh; the page repeats a scatterer's text for its vertices."""
     sphere, faces = _unit_sphere()
     covariance = state.covariance_m2 if state.covariance_m2 is not None else np.zeros((0, 3, 3))
     value, axes = np.linalg.eigh(covariance)
@@ -310,7 +310,7 @@ def _ellipsoid_mesh(state: State, factor: int) -> Trace:
 
 
 def _unit_sphere() -> tuple[RealArray, NDArray[np.int64]]:
-    """Vertices (V, 3) and triangles (F, 3) of a sphere of rings between two poles."""
+    """Return vertices (V, 3) and triangles (F, 3) of a sphere of rings between two poles."""
     n_rings, n_around = _SPHERE
     polar = np.pi * np.arange(1, n_rings + 1) / (n_rings + 1)
     around = 2 * np.pi * np.arange(n_around) / n_around

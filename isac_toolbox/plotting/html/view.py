@@ -26,7 +26,7 @@ _MARGIN = 0.04
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """What stays while the estimate moves; None where nobody has told.
+    """What stays while the estimate moves; None where unknown.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Surroundings:
 
     @classmethod
     def of(cls, truth: Truth | None, observation: UplinkObservation | None) -> Surroundings:
-        """From the observation, and from the truth where there is none."""
+        """Take them from the observation, or from the truth where there is none."""
         if observation is not None:
             array, users = observation.array.axes, observation.user_positions_m
             return cls(observation.bs_position_m, observation.region_m, array, users, truth)
@@ -89,7 +89,7 @@ class State:
 
     @classmethod
     def of_result(cls, result: EstimationResult, truth: Truth | None) -> State:
-        """The final state, with its uncertainties."""
+        """Return the final state, with its uncertainties."""
         candidates = result.candidates
         rejected = candidates.scatterer_probability < 0.5
         return cls(
@@ -107,7 +107,7 @@ class State:
 
     @classmethod
     def of_snapshot(cls, snapshot: SceneSnapshot, truth: Truth | None) -> State:
-        """The state after an iteration."""
+        """Return the state after an iteration."""
         shown = snapshot.scatterer_probability >= 0.5
         points = snapshot.scatterer_positions_m[shown]
         return cls(
@@ -138,7 +138,7 @@ def _match(points_m: RealArray, truth: Truth | None) -> Localisation | None:
 
 
 def bounding_box(around: Surroundings, states: Sequence[State]) -> RealArray:
-    """Box that holds everything shown, with a margin, shape (2, 3)."""
+    """Return a box that holds everything shown, with a margin, shape (2, 3)."""
     parts = [p for state in states for p in (state.points_m, state.users_m)]
     if around.station_m is not None and around.region_m is not None:
         parts += [around.station_m[None], around.region_m]
@@ -153,5 +153,5 @@ def bounding_box(around: Surroundings, states: Sequence[State]) -> RealArray:
 
 
 def numbered(n: int, noun: str) -> str:
-    """``1 path``, ``2 paths``."""
+    """Return ``1 path``, ``2 paths``."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -437,7 +437,7 @@ def test_command_writes_the_page_with_its_iterations(tmp_path):
 
 
 def test_command_checks_the_page_before_the_estimation(tmp_path, monkeypatch):
-    monkeypatch.setattr("isac_toolbox.cli.commands.run_estimator", lambda *a, **k: pytest.fail("was run"))
+    monkeypatch.setattr("isac_toolbox.cli.estimate._run_estimator", lambda *a, **k: pytest.fail("was run"))
     assert "--html: " in fails("--html", tmp_path / "a.png")
     assert "must end in one of .html, .htm" in fails("--html", tmp_path / "a.png")
     assert "there is no folder" in fails("--html", tmp_path / "no" / "a.html")

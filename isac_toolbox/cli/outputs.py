@@ -1,0 +1,146 @@
+"""What the commands write: lines and JSON on the terminal, files, and the checks before any work."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from isac_toolbox.cli.errors import Problem, bad_input
+
+if TYPE_CHECKING:
+    from isac_toolbox._compilation import Compilation
+    from isac_toolbox.cli.report import Run
+
+__all__ = [
+    "check_page",
+    "check_plot",
+    "check_writable",
+    "compiling_notice",
+    "make_console",
+    "npz_path",
+    "print_json",
+    "say",
+    "write_outputs",
+]
+
+_PLOT_SUFFIXES = (".png", ".pdf", ".svg")
+_MIN_WIDTH = 80
+_COMPILING = "Compiling numerical kernels, once for this installation; this takes up to half a minute ..."
+
+
+def make_console() -> Console:
+    """Return a console on stdout, of at least 80 columns where there is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, _MIN_WIDTH))
+
+
+def say(message: str) -> None:
+    """Print a line on stderr."""
+    typer.echo(message, err=True)
+
+
+@contextmanager
+def compiling_notice(quiet: bool = False) -> Iterator[Compilation]:
+    """Say on stderr, once, that kernels are being compiled, if they are; yield the time that it takes."""
+    from isac_toolbox._compilation import watch_compilation
+
+    with watch_compilation(None if quiet else lambda: say(_COMPILING)) as compilation:
+        yield compilation
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one strict JSON object on stdout."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def npz_path(path: Path) -> Path:
+    """Return the path that an npz file gets: ``.npz`` is added if missing."""
+    return path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written, before any work."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise Problem(f"{option}: there is no folder {folder}; make it first or choose another")
+    if path.is_dir():
+        raise Problem(f"{option}: {path} is a folder; give a file name")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise Problem(f"{option}: no permission to write {path}; choose another place")
+
+
+def check_plot(path: Path | None) -> None:
+    """Refuse a picture that matplotlib cannot write there."""
+    if path is None:
+        return
+    if path.suffix.lower() not in _PLOT_SUFFIXES:
+        raise Problem(f"--plot: {path} must end in one of {', '.join(_PLOT_SUFFIXES)}")
+    check_writable("--plot", path)
+
+
+def check_page(path: Path | None) -> None:
+    """Refuse a page that cannot be made or written there."""
+    if path is None:
+        return
+    from isac_toolbox.plotting.html import MISSING_PLOTLY, SUFFIXES, has_plotly
+
+    if path.suffix.lower() not in SUFFIXES:
+        raise Problem(f"--html: {path} must end in one of {', '.join(SUFFIXES)}")
+    check_writable("--html", path)
+    if not has_plotly():
+        raise Problem(f"--html: {MISSING_PLOTLY}")
+
+
+def write_outputs(run: Run, save: Path | None, plot: Path | None, page: Path | None, quiet: bool) -> None:
+    """Write the result file, the picture and the interactive page."""
+    for path, option, write in (
+        (save, "--save", _save),
+        (plot, "--plot", _draw_plot),
+        (page, "--html", _write_page),
+    ):
+        if path is None:
+            continue
+        with bad_input(option):
+            write(run, path)
+        if not quiet:
+            typer.echo(f"wrote {path}")
+
+
+def _save(run: Run, path: Path) -> None:
+    run.result.save(path)
+
+
+def _draw_plot(run: Run, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.pyplot import close
+
+    from isac_toolbox.plotting import scene_3d
+
+    figure, _ = scene_3d(run.result, run.truth, observation=run.observation)
+    figure.savefig(path, dpi=150)
+    close(figure)
+
+
+def _write_page(run: Run, path: Path) -> None:
+    from isac_toolbox.plotting import scene_html
+
+    title = run.source
+    if run.simulation is not None:
+        title = f"{run.source}, seed {run.seed}, SNR {run.snr_db:g} dB"
+    scene_html(
+        run.result,
+        run.truth,
+        observation=run.observation,
+        recording=run.recording,
+        path=path,
+        title=title,
+    )
