@@ -85,7 +85,7 @@ def test_modules_exist_and_hold_what_is_named(section):
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_files_named_in_a_text_exist(path):
-    known = {file.name for file in PACKAGE.rglob("*.py")}
+    known = {file.name for room in (PACKAGE, ROOT / "benchmarks") for file in room.rglob("*.py")}
     for name in set(re.findall(r"`(?:python )?([\w/]+\.py)`", path.read_text(encoding="utf-8"))):
         found = "NAME" in name or any((start / name).is_file() for start in STARTS)
         assert found or ("/" not in name and name in known), name
