@@ -6,6 +6,7 @@ import ast
 import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -54,10 +55,13 @@ WITH_MODULES = [section for section in sections() if section.modules]
 
 
 @cache
-def names_in(file: str) -> set[str]:
-    """Functions, classes and ``Class.method`` of a file."""
+def names_in(path: Path) -> set[str]:
+    """Functions, classes, ``Class.method`` and constants of a file."""
     names = set()
-    for node in ast.parse((PACKAGE / file).read_text(encoding="utf-8")).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         if isinstance(node, ast.ClassDef):
@@ -80,7 +84,8 @@ def test_modules_exist_and_hold_what_is_named(section):
         assert (PACKAGE / file).is_file(), f"isac_toolbox/{file} does not exist"
         names = re.findall(r"`([^`]+)`", named)
         assert names, f"what in {file}?"
-        assert set(names) <= names_in(file), f"isac_toolbox/{file} has no {set(names) - names_in(file)}"
+        missing = set(names) - names_in(PACKAGE / file)
+        assert not missing, f"isac_toolbox/{file} has no {missing}"
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
@@ -89,3 +94,11 @@ def test_files_named_in_a_text_exist(path):
     for name in set(re.findall(r"`(?:python )?([\w/]+\.py)`", path.read_text(encoding="utf-8"))):
         found = "NAME" in name or any((start / name).is_file() for start in STARTS)
         assert found or ("/" not in name and name in known), name
+
+
+def test_names_that_contributing_places_in_a_file_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    placed = re.findall(r"`([\w.]+)`\s+(?:in|of)\s+`([\w/]+\.py)`", text)
+    assert len(placed) > 5
+    for name, file in placed:
+        assert name in names_in(ROOT / file), f"{file} has no {name}"
