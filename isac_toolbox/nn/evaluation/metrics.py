@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isac_toolbox import metrics
+from isac_toolbox.metrics import expected_calibration_error as binary_calibration_error
 
 __all__ = [
     "brier_score",
@@ -69,7 +69,7 @@ def expected_calibration_error(probabilities: Any, labels: Any, n_bins: int = 15
     Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017.
     """
     p, y = _checked(probabilities, labels)
-    return metrics.expected_calibration_error(np.minimum(p.max(1), 1.0), p.argmax(1) == y, n_bins)
+    return binary_calibration_error(np.minimum(p.max(1), 1.0), p.argmax(1) == y, n_bins)
 
 
 def prediction_metrics(probabilities: Any, labels: Any, n_bins: int = 15) -> dict[str, float]:

@@ -10,8 +10,8 @@ import torch
 from scipy.special import logsumexp
 from torch import Tensor, nn
 
-from isac_toolbox import metrics
 from isac_toolbox._validation import check_choice, check_integer, import_optional
+from isac_toolbox.metrics import auroc
 from isac_toolbox.nn.evaluation.metrics import checked_probabilities
 
 __all__ = ["neighbour_distance", "ood_auroc", "penultimate_features"]
@@ -48,7 +48,7 @@ def ood_auroc(inside: Any, outside: Any, score: str = "entropy") -> float:
     check_choice("score", score, tuple(_SCORES))
     parts = [_SCORES[score](name, z) for name, z in (("inside", inside), ("outside", outside))]
     is_foreign = np.repeat([False, True], [len(part) for part in parts])
-    return metrics.auroc(np.concatenate(parts), is_foreign)
+    return auroc(np.concatenate(parts), is_foreign)
 
 
 def penultimate_features(model: nn.Module, x: Tensor) -> Tensor:

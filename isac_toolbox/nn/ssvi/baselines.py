@@ -198,7 +198,7 @@ class PrunedVI(SparseClassifier):
             mean, rho = layer.mean.detach(), layer.rho.detach()
             layer.set_support(index, mean[index].clone(), rho[index].clone())
 
-    def adopt_shapes(self, state: Mapping[str, Tensor]) -> None:
+    def _adopt_shapes(self, state: Mapping[str, Tensor]) -> None:
         """Make room for a state that was stored after pruning."""
         if not all(f"{name}.mean" in state for name in self.layers):
             return

@@ -7,8 +7,8 @@ variational inference", ICLR 2024, arXiv:2402.11025.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from isac_toolbox._progress import epoch_progress
 from isac_toolbox._validation import check_integer, check_loader
+from isac_toolbox.nn._checkpoints import Checkpoint
 from isac_toolbox.nn.evaluation.metrics import predict_loader, prediction_metrics
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink
-from isac_toolbox.nn.ssvi import checkpoint as _ssvi_checkpoint
 from isac_toolbox.nn.ssvi.flops import step_flops
 from isac_toolbox.nn.ssvi.layers import convert_sparse, sparse_layers
 from isac_toolbox.nn.ssvi.settings import SparseSettings
@@ -32,6 +32,8 @@ __all__ = ["AUTHORS_SETTINGS", "SSVI", "SSVIReport", "SparseClassifier", "Sparse
 
 #: What the authors' code sets differently, for 200 epochs of a ResNet: `SSVI(model, **AUTHORS_SETTINGS)`.
 AUTHORS_SETTINGS = {"learning_rate": 0.01, "initial_mean_sd": 0.01, "prior_sd": 0.005, "kl_weight": 0.01}
+
+_CHECKPOINT_FORMAT = "isac-toolbox sparse training checkpoint 1"
 
 Self = TypeVar("Self", bound="SparseClassifier")
 
@@ -140,28 +142,27 @@ class SparseClassifier(SparseTraining):
         if not hasattr(train_loader, "__len__"):
             raise TypeError(f"train_loader must have a length, got {type(train_loader).__name__}")
         epochs = check_integer("epochs", epochs, 1)
-        if resume and checkpoint is None:
-            raise ValueError("resume=True needs the path of a checkpoint, got checkpoint=None")
+        shared = asdict(self.settings) | {"seed": self.seed, "epochs": epochs}
+        file = Checkpoint.from_arguments(
+            checkpoint, resume, _CHECKPOINT_FORMAT, "training on a fixed budget", shared
+        )
         size = dataset_size_of(train_loader, dataset_size)
         if self.step_count:
             self._start()
-        first = 0
-        if resume and checkpoint is not None and Path(checkpoint).exists():
-            first = _ssvi_checkpoint.load(self, Path(checkpoint), epochs, train_loader)
+        if file is not None and resume:
+            file.resume(self.restore, train_loader)
+        first = len(self.history)
         with epoch_progress(progress, epochs, first) as show:
             for epoch in range(first, epochs):
                 record = self._epoch(train_loader, val_loader, epoch, epochs, size)
                 self.history.append(record)
                 show(record)
-                if checkpoint is not None:
-                    _ssvi_checkpoint.save(self, Path(checkpoint), epoch + 1, epochs, train_loader)
+                if file is not None:
+                    file.write(self.state(), train_loader)
                 if callback is not None and callback(record):
                     break
         self.model.eval()
         return self
-
-    def adopt_shapes(self, state: Mapping[str, Tensor]) -> None:
-        """Make room for a stored state whose number of weights differs; only where that is meant."""
 
     # ---- after the fit -------------------------------------------------------------------------------
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ from isac_toolbox.nn.ssvi.topology import StructuredScore, random_support, repla
 from isac_toolbox.nn.training import accuracy, cosine, epoch_seed, training_epoch
 
 __all__ = ["SparseEpochRecord", "SparseTraining"]
+
+#: Counters of `SparseTraining` that a checkpoint holds.
+_COUNTS = ("step_count", "n_examples", "n_updates", "training_flops")
 
 
 @dataclass(frozen=True)
@@ -304,6 +307,42 @@ class SparseTraining:
             layer.generator = None
             if seed is not None:
                 layer.generator = torch.Generator(layer.mean.device).manual_seed(seed + i)
+
+    # ---- checkpoint ----------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a fit changes, as tensors and plain values."""
+        return {
+            "done": len(self.history),
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "counts": {name: getattr(self, name) for name in _COUNTS},
+            "history": [asdict(record) for record in self.history],
+            "input_shape": list(self.input_shape or ()),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned.
+
+        Raises
+        ------
+        RuntimeError
+            If it belongs to another model.
+        """
+        self._adopt_shapes(state["model"])
+        self.model.load_state_dict(state["model"])
+        for layer in self.layers.values():
+            layer.refresh()
+        self.optimiser.load_state_dict(state["optimiser"])
+        for name in _COUNTS:
+            setattr(self, name, int(state["counts"][name]))
+        self.history = [SparseEpochRecord(**{**r, "neurons": tuple(r["neurons"])}) for r in state["history"]]
+        self.input_shape = tuple(state["input_shape"])
+
+    def _adopt_shapes(self, state: Mapping[str, Tensor]) -> None:
+        """Make room for stored weights of another number, where a method changes the number."""
+
+    # ---- cost ----------------------------------------------------------------------------------------
 
     def training_state_bytes(self) -> dict[str, int]:
         """Return the bytes that training keeps between steps, measured on the tensors themselves.

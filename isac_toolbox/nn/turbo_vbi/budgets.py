@@ -13,7 +13,7 @@ from isac_toolbox.inference import IndependentSupport
 from isac_toolbox.nn.export.macs import count_macs, filter_macs
 from isac_toolbox.nn.export.shrink import shrink
 from isac_toolbox.nn.turbo_vbi.order import drop_until, least_certain_first, least_evidence_per_mac_first
-from isac_toolbox.nn.turbo_vbi.trainer import EpochRecord, PosteriorTraining
+from isac_toolbox.nn.turbo_vbi.trainer import PosteriorTraining
 
 __all__ = ["SupportBudgets"]
 
@@ -25,7 +25,6 @@ class SupportBudgets(PosteriorTraining):
     """What may be done to the kept weights once a fit has chosen them."""
 
     original: nn.Module
-    history: list[EpochRecord]
     _tuned_epochs: int
 
     def fill_neurons(self) -> Self:

@@ -28,16 +28,18 @@ from isac_toolbox._validation import (
     check_positive,
 )
 from isac_toolbox.inference import RULES
+from isac_toolbox.nn._checkpoints import Checkpoint
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink
 from isac_toolbox.nn.layers import convert, to_plain, variational_layers
 from isac_toolbox.nn.training import dataset_size_of, drawn_predictions, epoch_seed, train
-from isac_toolbox.nn.turbo_vbi import checkpoint as _checkpoint
 from isac_toolbox.nn.turbo_vbi.budgets import SupportBudgets
 from isac_toolbox.nn.turbo_vbi.prior import SUPPORTS, PriorSettings
 from isac_toolbox.nn.turbo_vbi.trainer import PRECISIONS, EpochRecord, dead_norm_channels
 
 __all__ = ["EpochRecord", "TurboVBICompressor"]
+
+_CHECKPOINT_FORMAT = "isac-toolbox compression checkpoint 4"
 
 
 class TurboVBICompressor(SupportBudgets):
@@ -267,27 +269,27 @@ class TurboVBICompressor(SupportBudgets):
                 f"epochs must exceed warmup_epochs = {self.warmup_epochs}, got {epochs}: "
                 "the engine would never be called"
             )
-        if resume and checkpoint is None:
-            raise ValueError("resume=True needs the path of a checkpoint, got checkpoint=None")
+        shared = self.describe_settings() | {"epochs": epochs}
+        file = Checkpoint.from_arguments(checkpoint, resume, _CHECKPOINT_FORMAT, "a compression", shared)
         size = dataset_size_of(train_loader, dataset_size)
         check_fraction("distillation", distillation, low_open=False, high_open=False)
         self._teacher = None if teacher is None else teacher.eval()
         self._distillation, self._tuned_epochs = distillation, 0
         self._set_masked(False)
-        optimiser = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate, fused=True)
-        first = 0
-        if resume and checkpoint is not None and Path(checkpoint).exists():
-            first = _checkpoint.load(self, optimiser, Path(checkpoint), epochs, train_loader)
-        elif self.history:
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate, fused=True)
+        if self.history:
             self.history = []
             self._start_priors()
+        if file is not None and resume:
+            file.resume(self.restore, train_loader)
+        first = len(self.history)
         with epoch_progress(progress, epochs, first) as show:
             for epoch in range(first, epochs):
-                record = self._epoch(train_loader, val_loader, optimiser, epoch, epochs, size)
+                record = self._epoch(train_loader, val_loader, epoch, epochs, size)
                 self.history.append(record)
                 show(record)
-                if checkpoint is not None:
-                    _checkpoint.save(self, optimiser, Path(checkpoint), epoch + 1, epochs, train_loader)
+                if file is not None:
+                    file.write(self.state(), train_loader)
                 if callback is not None and callback(record):
                     break
         self._apply_masks(train_loader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,6 +96,16 @@ class Curvature:
         self.gradient.lerp_(gradient, 1.0 - self.decay)
         self.curvature.mul_(self.decay).add_(variance_gradient, alpha=2.0 * (1.0 - self.decay))
         self.weight = self.decay * self.weight + 1.0 - self.decay
+
+    def state_dict(self) -> dict[str, Tensor | float]:
+        """Return everything that changes."""
+        return {"gradient": self.gradient, "curvature": self.curvature, "weight": self.weight}
+
+    def load_state_dict(self, stored: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.gradient.copy_(stored["gradient"])
+        self.curvature.copy_(stored["curvature"])
+        self.weight = stored["weight"]
 
     @property
     def mean_gradient(self) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -87,6 +87,10 @@ class PosteriorTraining:
         The converted network.
     layers, priors, curvatures, precisions : dict
         By layer name: variational layer, engine prior, averages, `rho`.
+    optimiser : torch.optim.Optimizer
+        Of the fit in progress.
+    history : list of EpochRecord
+        One record per epoch of the fit.
     """
 
     model: nn.Module
@@ -109,6 +113,8 @@ class PosteriorTraining:
     curvature_decay: float
     seed: int
     input_shape: tuple[int, ...] | None
+    optimiser: torch.optim.Optimizer
+    history: list[EpochRecord]
     _teacher: nn.Module | None
     _distillation: float
 
@@ -144,9 +150,7 @@ class PosteriorTraining:
         part = 1.0 if span <= 0 else min(epoch / span, 1.0)
         return self.temperature_start * (self.temperature / self.temperature_start) ** part
 
-    def _epoch(
-        self, loader: Any, val_loader: Any, optimiser: Any, epoch: int, epochs: int, size: int
-    ) -> EpochRecord:
+    def _epoch(self, loader: Any, val_loader: Any, epoch: int, epochs: int, size: int) -> EpochRecord:
         start = time.perf_counter()
         temperature, n_batches = self.temperature_at(epoch, epochs), len(loader)
         updates = {round((k + 1) * n_batches / self.updates_per_epoch) for k in range(self.updates_per_epoch)}
@@ -155,10 +159,9 @@ class PosteriorTraining:
         self._set_sampling(epoch_seed(self.seed, epoch, 1))
         with training_epoch(self.seed, epoch, loader):
             for i, (x, y) in enumerate(loader, start=1):
-                optimiser.param_groups[0]["lr"] = self.learning_rate * cosine(
-                    (epoch + i / n_batches) / epochs
-                )
-                loss, hits = self._step(x, y, optimiser, temperature / size)
+                rate = self.learning_rate * cosine((epoch + i / n_batches) / epochs)
+                self.optimiser.param_groups[0]["lr"] = rate
+                loss, hits = self._step(x, y, temperature / size)
                 if not math.isfinite(loss):
                     raise FloatingPointError(f"the loss is {loss} in epoch {epoch}, batch {i}")
                 total, right, seen = total + loss * len(y), right + hits, seen + len(y)
@@ -186,10 +189,10 @@ class PosteriorTraining:
             n_connected=self._n_connected(support),
         )
 
-    def _step(self, x: Tensor, y: Tensor, optimiser: Any, scale: float) -> tuple[float, int]:
+    def _step(self, x: Tensor, y: Tensor, scale: float) -> tuple[float, int]:
         """One minibatch: likelihood gradients into the averages, the prior's gradient added, Adam."""
         self.input_shape = tuple(x.shape[1:])
-        optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         for layer in self.layers.values():
             layer.track_variance(True)
         output = self.model(x)
@@ -203,7 +206,7 @@ class PosteriorTraining:
             factor = self.temperature_factors.get(name, 1.0)
             weight.grad.addcmul_(weight.detach(), self.precisions[name], value=factor * scale)
             layer.track_variance(False)
-        optimiser.step()
+        self.optimiser.step()
         return float(loss.detach()), int((output.detach().argmax(1) == y).sum())
 
     def _likelihood(self, output: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -250,6 +253,38 @@ class PosteriorTraining:
                 float(gaussian_kl(layer.weight, layer.variance, self.precisions[name]))
                 for name, layer in self.layers.items()
             )
+
+    # ---- checkpoint ----------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a fit changes, as tensors and plain values."""
+        return {
+            "done": len(self.history),
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "priors": {name: prior.state_dict() for name, prior in self.priors.items()},
+            "curvatures": {name: average.state_dict() for name, average in self.curvatures.items()},
+            "history": [asdict(record) for record in self.history],
+            "input_shape": list(self.input_shape or ()),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned.
+
+        Raises
+        ------
+        RuntimeError
+            If it belongs to another model.
+        """
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for name, prior in self.priors.items():
+            prior.load_state_dict(state["priors"][name])
+        for name, average in self.curvatures.items():
+            average.load_state_dict(state["curvatures"][name])
+        self.load_precisions()
+        self.history = [EpochRecord(**{**r, "neurons": tuple(r["neurons"])}) for r in state["history"]]
+        self.input_shape = tuple(state["input_shape"])
 
     # ---- support -------------------------------------------------------------------------------------
 
