@@ -89,7 +89,6 @@ class SparseClassifier(SparseTraining):
         self.seed = check_integer("seed", seed, 0)
         self.model = convert_sparse(model, exclude, settings.sparse_below)
         self.layers = sparse_layers(self.model)
-        self.input_shape = None
         self._small = {name: value.clone() for name, value in self.model.state_dict().items()}
         self._start()
 

@@ -95,12 +95,14 @@ class SparseTraining:
     training_flops: int
     n_updates: int
     _small: dict[str, Tensor]
+    _known_positions: dict[str, int] | None
 
     # ---- start ---------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         """Draw the support and the means, forget everything learnt."""
         self.model.load_state_dict(self._small, strict=False)
+        self.input_shape, self._known_positions = None, None
         budgets = self._budgets()
         for i, (name, layer) in enumerate(self.layers.items()):
             generator = torch.Generator().manual_seed(epoch_seed(self.seed, i, 3))
@@ -223,8 +225,8 @@ class SparseTraining:
         return {name: n * self.layers[name].n_products for name, n in weights.items()}
 
     def _positions(self) -> dict[str, int]:
-        """Output positions of every layer, measured once."""
-        if not hasattr(self, "_known_positions"):
+        """Output positions of every layer, measured once per fit."""
+        if self._known_positions is None:
             assert self.input_shape is not None
             self._known_positions = output_positions(self.mean_model(), self.input_shape)
         return self._known_positions

@@ -350,3 +350,26 @@ def test_bad_calls_are_named(digits, network):
 def test_the_package_does_not_load_torch():
     code = "import sys, isac_toolbox, isac_toolbox.cli.nn_ssvi; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_second_fit_counts_for_its_own_inputs(resumed, digits, tmp_path):
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10)
+        )
+
+    def loader(side):
+        maps = nn.functional.interpolate(digits[0].x[:128].reshape(-1, 1, 8, 8), size=(side, side))
+        return TensorLoader(maps, digits[0].y[:128], batch_size=64)
+
+    part = {"epochs": 2, "progress": False, "checkpoint": tmp_path / "fit.pt"}
+    fresh = SSVI(network(), 0.5, update_interval=1).fit(loader(16), **part).report()
+    again = SSVI(network(), 0.5, update_interval=1).fit(loader(8), epochs=1, progress=False)
+    first = again.report().macs_dense
+    again = again.fit(loader(16), **part, resume=resumed).report()
+    assert first == 9 * 4 * 36 + 160  # 6 x 6 positions
+    assert again.macs_dense == fresh.macs_dense == 9 * 4 * 196 + 160
+    assert again.training_flops == fresh.training_flops
+    assert again.training_flops_dense == fresh.training_flops_dense == 6 * 256 * (9 * 4 * 196 + 160)
