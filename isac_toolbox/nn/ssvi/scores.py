@@ -17,7 +17,6 @@ __all__ = [
     "mean_abs",
     "removal_score",
     "snr",
-    "snr_abs",
 ]
 
 #: Smallest standard deviation that the scores divide by.
@@ -33,7 +32,7 @@ def snr(mean: Tensor, sigma: Tensor) -> Tensor:
     """Return `|mu| / sigma`, float64.
 
     `SNR(|w|) = E|w| / sd(|w|)` is strictly increasing in this ratio, so both rank the weights alike; this one
-    does not cancel (`snr_abs` is the other).
+    does not cancel.
     """
     return mean.double().abs() / sigma.double().clamp(min=_TINY)
 
@@ -43,13 +42,6 @@ def mean_abs(mean: Tensor, sigma: Tensor) -> Tensor:
     mu, sd = mean.double(), sigma.double().clamp(min=_TINY)
     ratio = mu / sd
     return mu * torch.erf(ratio / math.sqrt(2.0)) + sd * math.sqrt(2.0 / math.pi) * torch.exp(-0.5 * ratio**2)
-
-
-def snr_abs(mean: Tensor, sigma: Tensor) -> Tensor:
-    """Return `SNR(|w|) = E|w| / sqrt(mu^2 + sigma^2 - (E|w|)^2)`, float64; it ranks like `snr`."""
-    mu, sd = mean.double(), sigma.double().clamp(min=_TINY)
-    first = mean_abs(mu, sd)
-    return first / (mu.square() + sd.square() - first.square()).clamp(min=_TINY).sqrt()
 
 
 def log_exp_mean(mean: Tensor, sigma: Tensor, rate: float) -> Tensor:
