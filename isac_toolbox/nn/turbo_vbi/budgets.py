@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor, nn
 
 from isac_toolbox._validation import check_integer
@@ -13,6 +14,7 @@ from isac_toolbox.inference import IndependentSupport
 from isac_toolbox.nn.export.macs import count_macs, filter_macs
 from isac_toolbox.nn.export.shrink import shrink
 from isac_toolbox.nn.turbo_vbi.order import drop_until, least_certain_first, least_evidence_per_mac_first
+from isac_toolbox.nn.turbo_vbi.prior import is_kept
 from isac_toolbox.nn.turbo_vbi.trainer import PosteriorTraining
 
 __all__ = ["SupportBudgets"]
@@ -153,9 +155,8 @@ class SupportBudgets(PosteriorTraining):
             odds = np.where(scaled > 0.0, np.minimum(0.5 * (scaled - 1.0), _MOST_EVIDENCE), -_MOST_EVIDENCE)
             if not isinstance(graph, IndependentSupport):
                 odds += graph.extrinsic_log_odds(odds)
-            support[name] = layer.mask & torch.from_numpy(odds > 0.0).reshape(layer.mask.shape).to(
-                layer.mask.device
-            )
+            kept = torch.from_numpy(is_kept(expit(odds))).reshape(layer.mask.shape)
+            support[name] = layer.mask & kept.to(layer.mask.device)
         return support
 
     def _exported_macs(self, support: dict[str, Tensor]) -> int:

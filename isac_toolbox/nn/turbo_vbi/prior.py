@@ -16,13 +16,17 @@ from isac_toolbox.inference import (
     IndependentSupport,
     PriorState,
     ThreeLayerPrior,
-    extrinsic_message,
 )
 
-__all__ = ["SUPPORTS", "Curvature", "LayerPrior", "PriorSettings"]
+__all__ = ["SUPPORTS", "Curvature", "LayerPrior", "PriorSettings", "is_kept"]
 
 #: A curvature below this fraction of the layer's mean is raised to it: a weight that nothing reads.
 _CURVATURE_FLOOR = 1e-3
+
+
+def is_kept(probability: np.ndarray) -> np.ndarray:
+    """Return which weights stay: those whose support probability is at least one half."""
+    return probability >= 0.5
 
 
 @dataclass(frozen=True)
@@ -173,12 +177,6 @@ class LayerPrior:
             self.state, message, mu, var, self.classes, self.graph, damping=self.settings.damping
         )
 
-    def marginal_message(self, mean: Tensor, variance: Tensor) -> GaussianMessage:
-        """Return the engine's message of the marginal; it equals `message` where `mu` has settled."""
-        mu = mean.detach().double().numpy(force=True).ravel()
-        var = variance.detach().double().numpy(force=True).ravel()
-        return extrinsic_message(mu, var, self.state.precision)
-
     @property
     def precision(self) -> Tensor:
         """`rho` in the shape of the weights, float32."""
@@ -187,7 +185,7 @@ class LayerPrior:
     @property
     def active(self) -> Tensor:
         """Where `pi >= 0.5`, in the shape of the weights; everything before the first update."""
-        return torch.from_numpy(self.state.probability >= 0.5).reshape(self.shape)
+        return torch.from_numpy(is_kept(self.state.probability)).reshape(self.shape)
 
     @property
     def log_odds(self) -> Tensor:

@@ -289,7 +289,7 @@ class PosteriorTraining:
     # ---- support -------------------------------------------------------------------------------------
 
     def support(self) -> dict[str, Tensor]:
-        """Return the kept weights of each layer, bool: `pi > 0.5`, or the mask once `fit` has applied it."""
+        """Return the kept weights of each layer, bool: `pi >= 0.5`, or the mask once `fit` has applied it."""
         if all(layer.masked for layer in self.layers.values()):
             return {name: layer.mask.clone() for name, layer in self.layers.items()}
         return {name: self.priors[name].active.to(layer.mask.device) for name, layer in self.layers.items()}
