@@ -31,6 +31,7 @@ if _missing:
 
 _PUBLIC = {
     "TurboVBICompressor": "turbo_vbi",
+    "CompressionSettings": "turbo_vbi",
     "EpochRecord": "turbo_vbi",
     "VariationalLinear": "layers",
     "VariationalConv2d": "layers",
@@ -53,6 +54,7 @@ _PUBLIC = {
     "load_mnist_digits": "data",
     "SSVI": "ssvi",
     "SSVIReport": "ssvi",
+    "SSVISettings": "ssvi",
     "DenseVI": "ssvi",
     "MagnitudeSparse": "ssvi",
     "PrunedVI": "ssvi",
@@ -130,5 +132,7 @@ if TYPE_CHECKING:
     from isac_toolbox.nn.ssvi.baselines import PrunedVI as PrunedVI
     from isac_toolbox.nn.ssvi.classifier import SSVI as SSVI
     from isac_toolbox.nn.ssvi.classifier import SSVIReport as SSVIReport
+    from isac_toolbox.nn.ssvi.settings import SSVISettings as SSVISettings
     from isac_toolbox.nn.turbo_vbi.compressor import TurboVBICompressor as TurboVBICompressor
+    from isac_toolbox.nn.turbo_vbi.settings import CompressionSettings as CompressionSettings
     from isac_toolbox.nn.turbo_vbi.trainer import EpochRecord as EpochRecord

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isac_toolbox._validation import check_choice, check_fraction
+from isac_toolbox.nn._settings import check_known
 from isac_toolbox.nn.ssvi.classifier import SparseClassifier
 from isac_toolbox.nn.ssvi.layers import SparseLayer
 from isac_toolbox.nn.ssvi.scores import SCORES, removal_score
-from isac_toolbox.nn.ssvi.settings import SparseSettings
+from isac_toolbox.nn.ssvi.settings import SSVISettings
 from isac_toolbox.nn.ssvi.training import SparseEpochRecord
 
 __all__ = ["DenseVI", "MagnitudeSparse", "PrunedVI"]
@@ -21,13 +22,6 @@ __all__ = ["DenseVI", "MagnitudeSparse", "PrunedVI"]
 _OPTIMISER = ("learning_rate", "momentum", "weight_decay", "initial_mean_sd", "sparse_below")
 _POSTERIOR = ("prior_sd", "kl_weight", "initial_sigma", "noise", "sigma_step")
 _SUPPORT = ("layer_density", "erk_power", "replace_fraction", "update_interval", "update_until")
-
-
-def _only(given: Mapping[str, Any], allowed: tuple[str, ...], owner: str) -> dict[str, Any]:
-    unknown = sorted(set(given) - set(allowed))
-    if unknown:
-        raise TypeError(f"{owner} has no setting {unknown}, only {sorted(allowed)}")
-    return dict(given)
 
 
 class DenseVI(SparseClassifier):
@@ -41,7 +35,7 @@ class DenseVI(SparseClassifier):
         As in `SSVI`.
     **settings : float
         ``learning_rate``, ``momentum``, ``weight_decay``, ``initial_mean_sd``, ``prior_sd``, ``kl_weight``,
-        ``initial_sigma``, ``noise``, ``sigma_step``, as in `SSVI`.
+        ``initial_sigma``, ``noise``, ``sigma_step``, as in `SSVISettings`.
 
     Raises
     ------
@@ -62,8 +56,8 @@ class DenseVI(SparseClassifier):
         seed: int = 0,
         **settings: Any,
     ) -> None:
-        chosen = _only(settings, _OPTIMISER + _POSTERIOR, "DenseVI")
-        super().__init__(model, SparseSettings(density=1.0, **chosen), exclude, loss, seed)
+        check_known("DenseVI", settings, _OPTIMISER + _POSTERIOR)
+        super().__init__(model, SSVISettings(density=1.0, **settings), exclude, loss, seed)
 
 
 class MagnitudeSparse(SparseClassifier):
@@ -82,7 +76,7 @@ class MagnitudeSparse(SparseClassifier):
     **settings
         ``layer_density``, ``erk_power``, ``replace_fraction``, ``update_interval``, ``update_until``,
         ``learning_rate``, ``momentum``, ``weight_decay``, ``initial_mean_sd``, ``sparse_below``, as in
-        `SSVI`.
+        `SSVISettings`.
 
     Raises
     ------
@@ -106,9 +100,9 @@ class MagnitudeSparse(SparseClassifier):
         **settings: Any,
     ) -> None:
         check_choice("addition", addition, ("gradient", "random"))
-        chosen = _only(settings, _OPTIMISER + _SUPPORT, "MagnitudeSparse")
-        own = SparseSettings(density, "magnitude", addition, posterior=False, **chosen)
-        super().__init__(model, own, exclude, loss, seed)
+        check_known("MagnitudeSparse", settings, _OPTIMISER + _SUPPORT)
+        chosen = SSVISettings(density, "magnitude", addition, posterior=False, **settings)
+        super().__init__(model, chosen, exclude, loss, seed)
 
 
 class PrunedVI(SparseClassifier):
@@ -154,9 +148,9 @@ class PrunedVI(SparseClassifier):
     ) -> None:
         check_choice("score", score, [name for name in SCORES if not name.startswith("exp")])
         self.finetune_part = check_fraction("finetune_part", finetune_part, low_open=False)
-        chosen = _only(settings, _OPTIMISER + _POSTERIOR, "PrunedVI")
-        own = SparseSettings(density, score, replace_fraction=0.0, update_until=0.0, **chosen)
-        super().__init__(model, own, exclude, loss, seed)
+        check_known("PrunedVI", settings, _OPTIMISER + _POSTERIOR)
+        chosen = SSVISettings(density, score, replace_fraction=0.0, update_until=0.0, **settings)
+        super().__init__(model, chosen, exclude, loss, seed)
 
     def _budgets(self) -> dict[str, int]:
         self._pruned = False

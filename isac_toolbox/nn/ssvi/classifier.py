@@ -18,20 +18,18 @@ from torch.nn import functional as F
 from isac_toolbox._progress import epoch_progress
 from isac_toolbox._validation import check_integer, check_loader
 from isac_toolbox.nn._checkpoints import Checkpoint
+from isac_toolbox.nn._settings import settings_with
 from isac_toolbox.nn.evaluation.metrics import predict_loader, prediction_metrics
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink
 from isac_toolbox.nn.ssvi.flops import step_flops
 from isac_toolbox.nn.ssvi.layers import convert_sparse, sparse_layers
-from isac_toolbox.nn.ssvi.settings import SparseSettings
-from isac_toolbox.nn.ssvi.sparse_linear import CROSSOVER_DENSITY
+from isac_toolbox.nn.ssvi.settings import AUTHORS_SETTINGS, SSVISettings
 from isac_toolbox.nn.ssvi.training import SparseEpochRecord, SparseTraining
 from isac_toolbox.nn.training import dataset_size_of, drawn_predictions, epoch_seed
 
 __all__ = ["AUTHORS_SETTINGS", "SSVI", "SSVIReport", "SparseClassifier", "SparseEpochRecord"]
 
-#: What the authors' code sets differently, for 200 epochs of a ResNet: `SSVI(model, **AUTHORS_SETTINGS)`.
-AUTHORS_SETTINGS = {"learning_rate": 0.01, "initial_mean_sd": 0.01, "prior_sd": 0.005, "kl_weight": 0.01}
 
 _CHECKPOINT_FORMAT = "isac-toolbox sparse training checkpoint 1"
 
@@ -67,7 +65,7 @@ class SparseClassifier(SparseTraining):
     model : nn.Module
         Network that returns logits; it is not changed. Biases and normalisations start as they are, weights
         are drawn.
-    settings : SparseSettings
+    settings : SSVISettings
         All settings.
     exclude : iterable of str
         Layers to leave alone.
@@ -80,7 +78,7 @@ class SparseClassifier(SparseTraining):
     def __init__(
         self,
         model: nn.Module,
-        settings: SparseSettings,
+        settings: SSVISettings,
         exclude: Iterable[str] = (),
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         seed: int = 0,
@@ -238,58 +236,18 @@ class SSVI(SparseClassifier):
     ----------
     model : nn.Module
         Network that returns logits; it is not changed. Its weights are drawn anew.
-    density : float
-        Active part of the weights, in (0, 1].
-    removal : str
-        Score whose lowest weights leave: ``"snr"`` (`|mu| / sigma`; `SNR(|w|)` ranks alike), ``"magnitude"``,
-        ``"mean_abs"`` (`E|w|`), ``"exp_mean"`` (`E exp(l|w|)`), ``"exp_snr"`` (SNR of `exp(l|w|)`; it falls
-        with `|mu|`, so it keeps small weights, and warns), or ``"structured"`` (log-odds of a gated chain;
-        with ``addition="structured"``).
-    addition : {"gradient", "random", "structured"}
-        Largest `|dL/dmu|` of one minibatch, at random, or the chain's log-odds with the gradient as evidence.
-    layer_density : {"uniform", "erk", "first_layer_dense", "ends_dense"}
-        Density of each layer; with the last two the first layer, or the first and the last one, are whole,
-        and the true density is higher. A classifier is a small part of a convolutional network, which it
-        pays to keep whole.
-    erk_power : float, optional
-        Power of the Erdos-Renyi ratio with ``"erk"`` (1 if not given, the rule of the literature) and among
-        the other layers with the last two rules (0 if not given). Between 0 and 1 it trades weights of
-        the large layers for operations: the small first convolutions have the most positions.
-    replace_fraction : float
-        `alpha`.
-    update_interval : int
-        Steps between changes of the support.
-    update_until : float
-        Part of the steps after which the support stays.
-    exp_rate : float
-        `l` of the exponential scores.
-    p11, gate : float
-        Chain of the structured score: probability that an active weight follows an active one, and that a
-        neuron or filter lives.
-    prior_sd, kl_weight : float
-        Prior standard deviation, and weight of the KL term `(kl_weight / N) min(1, 2 epoch / epochs) KL`.
-        The authors' code has 0.005 and 0.01, which suits weights of that size in wide networks.
-    learning_rate, momentum, weight_decay : float
-        SGD with a cosine schedule; no decay of sigma. The authors have a rate of 0.01 for 200 epochs.
-    noise : {"weights", "outputs"}
-        One draw of the weights for a minibatch, or, in Linear layers, one of every output (local
-        reparameterisation): twice the products, far less noise in the gradients, for a large sigma.
-    sigma_step : {"rho", "sigma"}
-        Gradient descent in `rho`, in which a small sigma hardly moves, or in sigma itself, by at most 1 % of
-        it for a gradient; with the second one the result hardly depends on `initial_sigma`.
-    initial_mean_sd : float, optional
-        Standard deviation of the means at the start. If not given, `sqrt(2 / active inputs)` of each layer;
-        the authors have 0.01, with which a network without normalisation layers does not start to learn.
-    initial_sigma : float
-        Sigma at the start, `softplus(rho)`.
-    sparse_below : float
-        Density under which Linear layers on the CPU take the sparse product; 0 never does.
+    density, removal, addition
+        The first three fields of `SSVISettings`; from `settings` if not given.
+    settings : SSVISettings, optional
+        Everything that has a number: budget, scores, prior, optimiser; the defaults if not given.
     exclude : iterable of str
         Layers to leave alone.
     loss : callable
         Mean negative log-likelihood of (output, target).
     seed : int
         Seed of everything.
+    **changes
+        Other single fields of `SSVISettings`, which come before those of `settings`: `update_interval=50`.
 
     Raises
     ------
@@ -314,60 +272,24 @@ class SSVI(SparseClassifier):
     def __init__(
         self,
         model: nn.Module,
-        density: float = 0.05,
-        removal: str = "snr",
-        addition: str = "gradient",
+        density: float | None = None,
+        removal: str | None = None,
+        addition: str | None = None,
         *,
-        layer_density: str = "uniform",
-        erk_power: float | None = None,
-        replace_fraction: float = 0.3,
-        update_interval: int = 100,
-        update_until: float = 0.75,
-        exp_rate: float = 1.0,
-        p11: float = 0.8,
-        gate: float = 0.5,
-        prior_sd: float = 0.1,
-        kl_weight: float = 0.01,
-        learning_rate: float = 0.1,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        noise: str = "weights",
-        sigma_step: str = "rho",
-        initial_mean_sd: float | None = None,
-        initial_sigma: float = 6e-4,
-        sparse_below: float = CROSSOVER_DENSITY,
+        settings: SSVISettings | None = None,
         exclude: Iterable[str] = (),
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         seed: int = 0,
+        **changes: Any,
     ) -> None:
-        settings = SparseSettings(
-            density=density,
-            removal=removal,
-            addition=addition,
-            layer_density=layer_density,
-            erk_power=erk_power,
-            replace_fraction=replace_fraction,
-            update_interval=update_interval,
-            update_until=update_until,
-            exp_rate=exp_rate,
-            p11=p11,
-            gate=gate,
-            prior_sd=prior_sd,
-            kl_weight=kl_weight,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            noise=noise,
-            sigma_step=sigma_step,
-            initial_mean_sd=initial_mean_sd,
-            initial_sigma=initial_sigma,
-            sparse_below=sparse_below,
-        )
-        if removal == "exp_snr":
+        first = {"density": density, "removal": removal, "addition": addition}
+        changes |= {name: value for name, value in first.items() if value is not None}
+        chosen = settings_with("SSVI", SSVISettings, settings, changes)
+        if chosen.removal == "exp_snr":
             warnings.warn(
                 "removal='exp_snr' falls with |mu| at a fixed sigma: it removes large weights first; "
                 "removal='snr' keeps them",
                 UserWarning,
                 stacklevel=2,
             )
-        super().__init__(model, settings, exclude, loss, seed)
+        super().__init__(model, chosen, exclude, loss, seed)

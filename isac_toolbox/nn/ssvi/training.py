@@ -17,7 +17,7 @@ from isac_toolbox.nn.ssvi.budget import layer_budgets, replaced_fraction, update
 from isac_toolbox.nn.ssvi.flops import step_flops, topology_flops
 from isac_toolbox.nn.ssvi.layers import SparseLayer, active_kl, descend_in_sigma, inverse_softplus, to_plain
 from isac_toolbox.nn.ssvi.scores import removal_score
-from isac_toolbox.nn.ssvi.settings import SparseSettings
+from isac_toolbox.nn.ssvi.settings import SSVISettings
 from isac_toolbox.nn.ssvi.topology import StructuredScore, random_support, replace_weights
 from isac_toolbox.nn.training import accuracy, cosine, epoch_seed, training_epoch
 
@@ -84,7 +84,7 @@ class SparseTraining:
 
     model: nn.Module
     layers: dict[str, SparseLayer]
-    settings: SparseSettings
+    settings: SSVISettings
     loss: Callable[[Tensor, Tensor], Tensor]
     seed: int
     history: list[SparseEpochRecord]

@@ -31,25 +31,7 @@ def is_kept(probability: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """Start values of the prior of every layer.
-
-    Attributes
-    ----------
-    support : {"chain", "independent"}
-        Support graph.
-    rule : {"extrinsic", "structured", "mean_field"}
-        Update rule of the engine.
-    spike_precision : float
-        `rho0`.
-    gate, p01, p11 : float
-        Start of the chain's parameters.
-    learn_support : bool
-        Whether EM updates the graph's parameters.
-    damping : float
-        Step on `ln rho` per update, in (0, 1].
-    moment_matching : bool
-        Precision that reproduces the mixture's mean instead of the average precision.
-    """
+    """What `CompressionSettings` says of one layer's prior; the fields mean the same there."""
 
     support: str = "chain"
     rule: str = "extrinsic"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -23,11 +23,11 @@ from isac_toolbox.nn.training import (
     recalibrate,
     training_epoch,
 )
-from isac_toolbox.nn.turbo_vbi.prior import Curvature, LayerPrior, PriorSettings
+from isac_toolbox.nn.turbo_vbi.prior import Curvature, LayerPrior
+from isac_toolbox.nn.turbo_vbi.settings import CompressionSettings
 
-__all__ = ["PRECISIONS", "EpochRecord", "PosteriorTraining", "dead_norm_channels"]
+__all__ = ["EpochRecord", "PosteriorTraining", "dead_norm_channels"]
 
-PRECISIONS = ("mixture", "relevance")
 #: Largest precision of automatic relevance determination.
 _MAX_RELEVANCE_PRECISION = 1e7
 
@@ -96,21 +96,8 @@ class PosteriorTraining:
     model: nn.Module
     layers: dict[str, VariationalLinear | VariationalConv2d]
     priors: dict[str, LayerPrior]
-    settings: PriorSettings
-    gates: dict[str, float]
-    temperature_factors: dict[str, float]
-    independent_layers: frozenset[str]
+    settings: CompressionSettings
     loss: Callable[[Tensor, Tensor], Tensor]
-    temperature: float
-    temperature_start: float
-    support_temperature: float
-    precision: str
-    variance_growth: float
-    anneal: float
-    warmup_epochs: int
-    updates_per_epoch: int
-    learning_rate: float
-    curvature_decay: float
     seed: int
     input_shape: tuple[int, ...] | None
     optimiser: torch.optim.Optimizer
@@ -121,13 +108,10 @@ class PosteriorTraining:
     def _start_priors(self) -> None:
         self.priors = {}
         for name, layer in self.layers.items():
-            settings = replace(self.settings, gate=self.gates.get(name, self.settings.gate))
-            if name in self.independent_layers:
-                settings = replace(settings, support="independent", learn_support=True)
-            self.priors[name] = LayerPrior(layer.weight, settings)
+            self.priors[name] = LayerPrior(layer.weight, self.settings.prior_of(name))
             layer.start_variance()
         self.curvatures = {
-            name: Curvature(layer.weight.detach(), self.curvature_decay)
+            name: Curvature(layer.weight.detach(), self.settings.curvature_decay)
             for name, layer in self.layers.items()
         }
         self.load_precisions()
@@ -139,27 +123,22 @@ class PosteriorTraining:
     def _precision_of(self, name: str) -> Tensor:
         """The engine's `rho`, or `1 / E[w^2]`."""
         layer = self.layers[name]
-        if self.precision == "mixture":
+        if self.settings.precision == "mixture":
             return self.priors[name].precision.to(layer.weight.device)
         power = layer.weight.detach().square() + layer.variance
         return power.reciprocal_().clamp_(max=_MAX_RELEVANCE_PRECISION)
 
-    def temperature_at(self, epoch: int, epochs: int) -> float:
-        """Return `T` of an epoch: geometric from `temperature_start` to `temperature`."""
-        span = self.anneal * max(epochs - 1, 1)
-        part = 1.0 if span <= 0 else min(epoch / span, 1.0)
-        return self.temperature_start * (self.temperature / self.temperature_start) ** part
-
     def _epoch(self, loader: Any, val_loader: Any, epoch: int, epochs: int, size: int) -> EpochRecord:
         start = time.perf_counter()
-        temperature, n_batches = self.temperature_at(epoch, epochs), len(loader)
-        updates = {round((k + 1) * n_batches / self.updates_per_epoch) for k in range(self.updates_per_epoch)}
+        chosen, n_batches = self.settings, len(loader)
+        temperature, n_updates = chosen.temperature_at(epoch, epochs), chosen.updates_per_epoch
+        updates = {round((k + 1) * n_batches / n_updates) for k in range(n_updates)}
         total, right, seen = 0.0, 0, 0
         self.model.train()
         self._set_sampling(epoch_seed(self.seed, epoch, 1))
         with training_epoch(self.seed, epoch, loader):
             for i, (x, y) in enumerate(loader, start=1):
-                rate = self.learning_rate * cosine((epoch + i / n_batches) / epochs)
+                rate = chosen.learning_rate * cosine((epoch + i / n_batches) / epochs)
                 self.optimiser.param_groups[0]["lr"] = rate
                 loss, hits = self._step(x, y, temperature / size)
                 if not math.isfinite(loss):
@@ -168,7 +147,7 @@ class PosteriorTraining:
                 if i % _VARIANCE_EVERY == 0 or i == n_batches:
                     steps = i % _VARIANCE_EVERY or _VARIANCE_EVERY
                     self._update_variances(temperature / size, steps / n_batches)
-                if epoch >= self.warmup_epochs and i in updates:
+                if epoch >= chosen.warmup_epochs and i in updates:
                     self._update_priors(temperature, size)
         self._set_sampling(None)
         self.model.eval()
@@ -203,7 +182,7 @@ class PosteriorTraining:
             if weight.grad is None or slope is None:  # a layer that this pass did not use
                 continue
             self.curvatures[name].add(weight.grad, slope)
-            factor = self.temperature_factors.get(name, 1.0)
+            factor = self.settings.factor(name)
             weight.grad.addcmul_(weight.detach(), self.precisions[name], value=factor * scale)
             layer.track_variance(False)
         self.optimiser.step()
@@ -223,24 +202,23 @@ class PosteriorTraining:
         Where growth is limited, `part` is the part of an epoch for which it may go on.
         """
         for name, layer in self.layers.items():
-            heat = scale * self.temperature_factors.get(name, 1.0)
-            precision = self.curvatures[name].mean_curvature / heat + self.precisions[name]
+            layer_scale = scale * self.settings.factor(name)
+            precision = self.curvatures[name].mean_curvature / layer_scale + self.precisions[name]
             variance = precision.reciprocal_()
-            if math.isfinite(self.variance_growth):
-                limit = layer.variance * math.exp(self.variance_growth * part)
+            if math.isfinite(self.settings.growth_limit):
+                limit = layer.variance * math.exp(self.settings.growth_limit * part)
                 variance = torch.minimum(variance, limit)
             layer.variance.copy_(variance)
-            if self.precision == "relevance":
+            if self.settings.precision == "relevance":
                 self.precisions[name] = self._precision_of(name)
 
     def _update_priors(self, temperature: float, size: int) -> None:
         """Messages of the data to the engine, new precisions back."""
-        share = self.support_temperature / self.temperature
         for name, layer in self.layers.items():
             curvature, prior = self.curvatures[name], self.priors[name]
-            heat = temperature * share * self.temperature_factors.get(name, 1.0)
+            of_layer = temperature * self.settings.support_factor * self.settings.factor(name)
             message = prior.message(
-                layer.weight, curvature.mean_gradient, curvature.mean_curvature, heat, size
+                layer.weight, curvature.mean_gradient, curvature.mean_curvature, of_layer, size
             )
             prior.update(message, layer.weight, layer.variance)
         self.load_precisions()

@@ -250,7 +250,7 @@ def test_a_foreign_checkpoint_is_refused(digits, trained, tmp_path):
 
 def test_temperature_is_annealed_geometrically(trained):
     compressor = TurboVBICompressor(trained, temperature=0.4, temperature_start=0.1, anneal=0.5)
-    values = [compressor.temperature_at(epoch, 9) for epoch in range(9)]
+    values = [compressor.settings.temperature_at(epoch, 9) for epoch in range(9)]
     assert values[0] == pytest.approx(0.1) and values[2] == pytest.approx(0.2)
     assert values[4:] == pytest.approx([0.4] * 5)
 
@@ -267,13 +267,13 @@ def test_the_support_may_have_a_temperature_of_its_own(digits, trained, monkeypa
     given = {"temperature": 0.1, "temperature_start": 0.02, "anneal": 0.5, "warmup_epochs": 1, "seed": 0}
     alike = TurboVBICompressor(trained, **given)
     own = TurboVBICompressor(trained, support_temperature=0.4, **given)
-    assert alike.support_temperature == 0.1
+    assert alike.settings.support_factor == 1.0
     kept = []
     for compressor, factor in ((alike, 1.0), (own, 4.0)):
         seen.clear()
         compressor.fit(digits[0], epochs=6, progress=False)
-        steps = [compressor.temperature_at(epoch, 6) for epoch in range(1, 6)]
-        per_epoch = compressor.updates_per_epoch * len(compressor.layers)
+        steps = [compressor.settings.temperature_at(epoch, 6) for epoch in range(1, 6)]
+        per_epoch = compressor.settings.updates_per_epoch * len(compressor.layers)
         assert seen == pytest.approx([factor * t for t in steps for _ in range(per_epoch)])
         for name, layer in compressor.layers.items():  # the noise of the weights follows `temperature`
             h, n = compressor.curvatures[name].mean_curvature, digits[0].dataset_size
