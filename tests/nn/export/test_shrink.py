@@ -299,5 +299,5 @@ def test_gates_charge_in_proportion_to_macs():
         assert nats[name] == pytest.approx(-300.0 * cost / max(costs.values()), abs=1e-9)
     with pytest.raises(ValueError, match="nats must be at most 700"):
         mac_gates(model, (1, 28, 28), 800.0)
-    with pytest.raises(ValueError, match="no channel of this model can leave alone"):
+    with pytest.raises(ValueError, match="no channel of this model can be removed alone"):
         mac_gates(nn.Sequential(nn.Linear(4, 2)), (4,), 10.0)
