@@ -1,9 +1,9 @@
-"""Structured compression of neural networks with the shared Turbo-VBI engine (docs/theory-networks.md).
+"""Compression and sparse Bayesian training of neural networks (docs/theory-networks.md, docs/theory-ssvi.md).
 
-PyTorch lives only in this package; the prior, the support graphs and their messages are
-`isac_toolbox.inference`, the same functions that the channel estimators call.
+Priors, support graphs and messages are those of ``isac_toolbox.inference``, which the channel estimators call
+as well. PyTorch is imported by this package alone.
 
-With a trained ``torch.nn.Module`` and any loader of ``(x, y)``::
+``TurboVBICompressor`` compresses a trained ``torch.nn.Module``, with any loader of ``(x, y)``::
 
     compressor = TurboVBICompressor(model, temperature=0.2)
     compressor.fit(train_loader, epochs=30)
@@ -11,7 +11,7 @@ With a trained ``torch.nn.Module`` and any loader of ``(x, y)``::
     compressor.report().compression, compressor.report().neurons_kept
     small = compressor.export()  # a smaller plain torch.nn.Module
 
-`SSVI` trains Bayesian networks that are sparse from the first step (docs/theory-ssvi.md)::
+``SSVI`` trains Bayesian networks that are sparse from the first step::
 
     SSVI(model, density=0.05).fit(train_loader, epochs=30).predict_proba(x, n_samples=10)
 """
@@ -63,7 +63,7 @@ _PUBLIC = {
     "penultimate_features": "evaluation",
     "prediction_metrics": "evaluation",
 }
-# Modules of this package by their public names; some live in a room below.
+# Modules by their public names; some of the names are older than the layout.
 _MODULES = {
     "baselines": "baselines",
     "channels": "export.graph",

@@ -1,6 +1,6 @@
-"""Checkpoints of a fit: written whole, read without running code, refused where the settings differ.
+"""Files from which an interrupted fit continues.
 
-A trainer returns what changes as a dict (`state`) and takes it back (`restore`); no trainer is known here.
+They hold what ``state`` of a trainer returns and ``restore`` takes. Reading runs no code of the file.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ __all__ = ["Checkpoint"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The file that a fit rewrites after every epoch, and may go on from.
+    """File that a fit rewrites after every epoch.
 
     Attributes
     ----------
     path : Path
-        Where it is.
+        Path of the file.
     format_name : str
-        What the file must say that it is.
+        Name and number of the format, which the file must have.
     content : str
-        The same in words, for messages.
+        Content in words, for messages.
     settings : dict
-        What the stored run and this one must share.
+        Settings that the stored run must have.
     """
 
     path: Path
@@ -42,12 +42,12 @@ class Checkpoint:
     def from_arguments(
         cls, path: str | Path | None, resume: bool, format_name: str, content: str, settings: dict[str, Any]
     ) -> Checkpoint | None:
-        """Return the checkpoint of a fit's arguments, None without a path.
+        """Return the checkpoint that the arguments of a fit name, None without a path.
 
         Raises
         ------
         ValueError
-            If `resume` asks for a file and there is no path.
+            If ``resume`` is true without a path.
         """
         if path is not None:
             return cls(Path(path), format_name, content, settings)
@@ -56,7 +56,7 @@ class Checkpoint:
         return None
 
     def write(self, state: dict[str, Any], loader: Any) -> None:
-        """Write a state and that of the loader's generator; a crash leaves the old file."""
+        """Write a state and that of the loader's generator; if this fails, the old file remains."""
         generator = _generator_of(loader)
         about = {
             "format": self.format_name,
@@ -68,12 +68,12 @@ class Checkpoint:
         os.replace(temporary, self.path)
 
     def resume(self, restore: Callable[[dict[str, Any]], None], loader: Any) -> None:
-        """Hand the stored state to `restore` and put the loader's generator back; nothing without a file.
+        """Call ``restore`` with the stored state and restore the loader's generator, if there is a file.
 
         Raises
         ------
         ValueError
-            If the file is damaged, holds something else, or belongs to other settings or another model.
+            If the file is damaged, of another format, or of other settings or another model.
         """
         if not self.path.exists():
             return
@@ -87,6 +87,7 @@ class Checkpoint:
             generator.set_state(state["loader_generator"])
 
     def _read(self) -> dict[str, Any]:
+        """Return the stored state, checked."""
         try:
             state = torch.load(self.path, weights_only=True)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
@@ -102,6 +103,6 @@ class Checkpoint:
 
 
 def _generator_of(loader: Any) -> torch.Generator | None:
-    """The generator that a loader shuffles with, where it has one."""
+    """Return the generator with which a loader shuffles, if it has one."""
     generator = getattr(loader, "generator", None)
     return generator if isinstance(generator, torch.Generator) else None

@@ -1,4 +1,4 @@
-"""What the settings objects of both trainings share: presets, single changes, names that do not exist."""
+"""Settings objects with changes of single fields, for both trainings."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ S = TypeVar("S")
 
 
 def check_known(owner: str, given: Collection[str], allowed: Collection[str]) -> None:
-    """Raise a TypeError that names the settings which `owner` does not have."""
+    """Raise a TypeError that names settings which ``owner`` does not have."""
     unknown = sorted(set(given) - set(allowed))
     if unknown:
         raise TypeError(f"{owner} has no setting {unknown}, only {sorted(allowed)}")
 
 
 def settings_with(owner: str, kind: type[S], settings: S | None, changes: Mapping[str, Any]) -> S:
-    """Return the settings given, the defaults of `kind` if there are none, with single changes.
+    """Return the given settings, or the defaults of ``kind``, with single fields changed.
 
     Raises
     ------
     TypeError
-        If `settings` is no `kind`, or a change names a field that it does not have.
+        If ``settings`` is not of ``kind``, or a change names a field that does not exist.
     """
     if settings is not None and not isinstance(settings, kind):
         raise TypeError(f"settings must be of {kind.__name__}, got {type(settings).__name__}")

@@ -48,7 +48,7 @@ def _bit_width(largest: int) -> int:
 
 
 def _golomb_bits(values: np.ndarray, order: int) -> int:
-    """Return the total length of the exponential Golomb codes of non-negative `values`."""
+    """Return the total length of the exponential Golomb codes of non-negative ``values``."""
     high = (values >> order) + 1
     return int(np.sum(2 * np.floor(np.log2(high)).astype(np.int64) + 1 + order))
 
@@ -181,7 +181,7 @@ def coding_bits(mask: np.ndarray, value_bits: int = 32) -> dict[str, int]:
     dict of str to int
         ``dense``: all values. ``bitmap``: one bit per weight and the kept values. ``csr``: kept values,
         column indices and row pointers in the narrowest whole-bit fields. ``csr_int32``: the same with the
-        32-bit indices of numerical libraries. ``run_length``: kept values, the bit stream of `encode_runs`
+        32-bit indices of numerical libraries. ``run_length``: kept values, the bit stream of ``encode_runs``
         and its header.
 
     Notes

@@ -81,7 +81,7 @@ def save_compressed(
 
 
 def load_compressed(path: str | Path, model: nn.Module) -> nn.Module:
-    """Load a file of `save_compressed` into a model of the same architecture, in place.
+    """Load a file of ``save_compressed`` into a model of the same architecture, in place.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def export_onnx(model: nn.Module, path: str | Path, input_shape: Sequence[int]) 
     Parameters
     ----------
     model : nn.Module
-        Plain model, for example the result of `shrink`.
+        Plain model, for example the result of ``shrink``.
     path : path
         File to write.
     input_shape : sequence of int

@@ -67,8 +67,8 @@ def count_macs(
 ) -> dict[str, int]:
     """Return the MACs of one example in every Linear and Conv2d layer.
 
-    `MACs = number of weights * output positions`: `out * in` for Linear, and
-    `out * (in / groups) * kh * kw * H_out * W_out` for Conv2d. Biases and normalisation are not counted.
+    ``MACs = number of weights * output positions``: ``out * in`` for Linear, and
+    ``out * (in / groups) * kh * kw * H_out * W_out`` for Conv2d. Biases and normalisation are not counted.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def count_macs(
 def filter_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     """Return the MACs of one example that one neuron (filter) of each layer costs.
 
-    They are those of the neuron and of everything that reads it: what `shrink` saves once it is zero.
+    They are those of the neuron and of everything that reads it: what ``shrink`` saves once it is zero.
     Zero where a channel cannot be removed alone (outputs).
 
     Parameters
@@ -135,7 +135,7 @@ def filter_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
 def mac_gates(model: nn.Module, input_shape: Sequence[int], nats: float) -> dict[str, float]:
     """Return cost-aware gates: the evidence that a neuron (filter) needs is in proportion to its MACs.
 
-    `logit gate = -nats * macs / max macs`, with `filter_macs`.
+    ``logit gate = -nats * macs / max macs``, with ``filter_macs``.
 
     Parameters
     ----------
@@ -149,12 +149,12 @@ def mac_gates(model: nn.Module, input_shape: Sequence[int], nats: float) -> dict
     Returns
     -------
     dict of str to float
-        For the argument `gate` of `TurboVBICompressor`, with `learn_support=False`.
+        For the argument ``gate`` of ``TurboVBICompressor``, with ``learn_support=False``.
 
     Raises
     ------
     ValueError
-        If `nats` is not in (0, 700], or no channel can be removed.
+        If ``nats`` is not in (0, 700], or no channel can be removed.
 
     Notes
     -----

@@ -66,12 +66,12 @@ class CompressionReport:
         Kept weights and all other trainable parameters of the masked network (a bias counts if its neuron
         has any kept weight), and the parameters of the full network.
     macs, macs_dense : int
-        MACs of one example of the exported, physically smaller network (equal to `macs_dense` without one),
+        MACs of one example of the exported, physically smaller network (equal to ``macs_dense`` without one),
         and of the full network.
     macs_kept : int
         MACs of the kept weights alone, which need sparse hardware.
     value_bits : int
-        Bits per stored value in `bytes`.
+        Bits per stored value in ``bytes``.
     """
 
     layers: tuple[LayerReport, ...]

@@ -65,9 +65,9 @@ def shrink(
 
 
 def simplify(model: nn.Module, silence: bool = False) -> nn.Module:
-    """Zero all channels of a plain model that `shrink` would remove, in place, and return it; shapes stay.
+    """Zero all channels of a plain model that ``shrink`` would remove, in place, and return it; shapes stay.
 
-    With `silence`, constants that cannot be folded into a bias (before a padded convolution) become zero as
+    With ``silence``, constants that cannot be folded into a bias (before a padded convolution) become zero as
     well, which changes the outputs.
     """
     try:
@@ -160,7 +160,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def _fold_norm(layer: nn.Linear | nn.Conv2d, norm: Any) -> None:
-    """Set `W <- s W` and `b <- s (b - mean) + beta` with `s = gamma / sqrt(var + eps)`."""
+    """Set ``W <- s W`` and ``b <- s (b - mean) + beta`` with ``s = gamma / sqrt(var + eps)``."""
     with torch.no_grad():
         scale = torch.rsqrt(norm.running_var + norm.eps)
         scale = scale if norm.weight is None else scale * norm.weight

@@ -99,7 +99,7 @@ def pointwise(name: str, node: fx.Node) -> Callable[[Tensor], Tensor]:
 
 
 def only_zero(value: Tensor | None, restricted: bool) -> Tensor | None:
-    """Return the constants; only zeros where an average may include padding (`restricted`)."""
+    """Return the constants; only zeros where an average may include padding (``restricted``)."""
     if value is None or not restricted:
         return value
     return torch.where(value == 0.0, value, math.nan)

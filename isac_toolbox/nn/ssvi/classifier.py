@@ -30,7 +30,6 @@ from isac_toolbox.nn.training import dataset_size_of, drawn_predictions, epoch_s
 
 __all__ = ["AUTHORS_SETTINGS", "SSVI", "SSVIReport", "SparseClassifier", "SparseEpochRecord"]
 
-
 _CHECKPOINT_FORMAT = "isac-toolbox sparse training checkpoint 1"
 
 Self = TypeVar("Self", bound="SparseClassifier")
@@ -38,17 +37,17 @@ Self = TypeVar("Self", bound="SparseClassifier")
 
 @dataclass(frozen=True)
 class SSVIReport(CompressionReport):
-    """Report of the support, and what training cost.
+    """Size and structure of the mean network, and the cost of its training.
 
     Attributes
     ----------
     training_flops, training_flops_dense : int
-        Operations of training, changes of the support included, and of the same epochs with every weight
+        Operations of training with the changes of the support, and of the same epochs with every weight
         active.
     state_bytes : dict of str to int
-        As `SparseTraining.training_state_bytes`.
+        Result of ``SparseTraining.training_state_bytes``.
     n_updates : int
-        Changes of the support.
+        Number of changes of the support.
     """
 
     training_flops: int
@@ -58,17 +57,17 @@ class SSVIReport(CompressionReport):
 
 
 class SparseClassifier(SparseTraining):
-    """Fit, prediction and report of every network that trains on a fixed budget.
+    """Base of all methods that train on a fixed budget: fit, prediction and report.
 
     Parameters
     ----------
     model : nn.Module
-        Network that returns logits; it is not changed. Biases and normalisations start as they are, weights
-        are drawn.
+        Network that returns logits; it is not changed. Biases and normalisations start from its values, the
+        weights are drawn.
     settings : SSVISettings
         All settings.
     exclude : iterable of str
-        Layers to leave alone.
+        Names of layers that are not converted.
     loss : callable
         Mean negative log-likelihood of (output, target).
     seed : int
@@ -102,31 +101,31 @@ class SparseClassifier(SparseTraining):
         resume: bool = False,
         progress: bool = True,
     ) -> Self:
-        """Train from the start; a second call starts anew.
+        """Train the network; a second call starts from the beginning.
 
         Parameters
         ----------
         train_loader : iterable of (x, y), with a length
-            Batches; iterated once per epoch. TensorLoader is the fast one.
+            Batches, iterated once per epoch; ``TensorLoader`` is the fastest loader.
         val_loader : iterable of (x, y), optional
-            For the accuracy per epoch; nothing is chosen by it.
+            Batches for the accuracy per epoch, which has no effect on training.
         epochs : int
             Number of epochs.
         dataset_size : int, optional
-            `N`; read from the loader if not given.
+            ``N``; taken from the loader if not given.
         callback : callable, optional
-            Called with the record of every epoch; a true value stops.
+            Called with the record of every epoch; a true return value stops the training.
         checkpoint : path, optional
             File that is rewritten after every epoch.
         resume : bool
-            Go on from `checkpoint` if it exists; the result equals that of an unbroken run.
+            Continue from ``checkpoint`` if it exists; the result equals that of an uninterrupted run.
         progress : bool
             Show a progress bar on a terminal.
 
         Returns
         -------
         SparseClassifier
-            Itself.
+            This object.
 
         Raises
         ------
@@ -171,8 +170,8 @@ class SparseClassifier(SparseTraining):
         x : Tensor, shape (batch, ...)
             Inputs.
         n_samples : int
-            Number of networks drawn from the posterior and averaged; 0 takes the mean network. The same call
-            gives the same draws.
+            Number of networks drawn from the posterior, whose probabilities are averaged; 0 for the mean
+            network. The draws are the same in every call.
         """
         return self.predict_draws(x, n_samples).mean(0)
 
@@ -184,18 +183,18 @@ class SparseClassifier(SparseTraining):
         x : Tensor, shape (batch, ...)
             Inputs.
         n_samples : int
-            Number of networks drawn from the posterior; 0 takes the mean network alone.
+            Number of networks drawn from the posterior; 0 for the mean network alone.
         """
         seed = epoch_seed(self.seed, 0, 2)
         return drawn_predictions(self.model, x, n_samples, self._set_sampling, seed)
 
     def evaluate(self, loader: Any, n_samples: int = 0) -> dict[str, float]:
-        """Return ``accuracy``, ``nll``, ``ece`` and ``brier``; `n_samples` as in `predict_proba`."""
+        """Return ``accuracy``, ``nll``, ``ece`` and ``brier``; ``n_samples`` as in ``predict_proba``."""
         check_loader("loader", loader)
         return prediction_metrics(*predict_loader(lambda x: self.predict_proba(x, n_samples), loader))
 
     def report(self, value_bits: int = 32) -> SSVIReport:
-        """Return weights, MACs, bytes and structure of the mean network, and the cost of its training.
+        """Return size and structure of the mean network, and the cost of its training.
 
         Parameters
         ----------
@@ -205,7 +204,7 @@ class SparseClassifier(SparseTraining):
         Raises
         ------
         RuntimeError
-            If `fit` has not been called.
+            If ``fit`` has not been called.
         """
         if self.input_shape is None or not self.history:
             raise RuntimeError("report needs a fitted network; call fit first")
@@ -220,7 +219,7 @@ class SparseClassifier(SparseTraining):
         )
 
     def _dense_flops(self) -> int:
-        """Operations of the same examples with every weight active."""
+        """Return the operations for the same examples with every weight active."""
         total = {name: layer.n_weights for name, layer in self.layers.items()}
         return step_flops(self._products(total), self._positions(), self.n_examples)
 
@@ -229,25 +228,25 @@ class SSVI(SparseClassifier):
     """Variational inference in a sparse subspace of fixed size that moves during training.
 
     Only active weights have a mean, a sigma and momenta; the others are exactly zero. Every
-    `update_interval` steps the fraction `replace_fraction / 2 (1 + cos(pi t / t_end))` of each layer's active
-    weights is replaced.
+    ``update_interval`` steps the fraction ``replace_fraction / 2 (1 + cos(pi t / t_end))`` of the active
+    weights of each layer is replaced.
 
     Parameters
     ----------
     model : nn.Module
-        Network that returns logits; it is not changed. Its weights are drawn anew.
+        Network that returns logits; it is not changed. New weights are drawn.
     density, removal, addition
-        The first three fields of `SSVISettings`; from `settings` if not given.
+        The first three fields of ``SSVISettings``; taken from ``settings`` if not given.
     settings : SSVISettings, optional
-        Everything that has a number: budget, scores, prior, optimiser; the defaults if not given.
+        Budget, scores, prior and optimiser; the defaults if not given.
     exclude : iterable of str
-        Layers to leave alone.
+        Names of layers that are not converted.
     loss : callable
         Mean negative log-likelihood of (output, target).
     seed : int
         Seed of everything.
     **changes
-        Other single fields of `SSVISettings`, which come before those of `settings`: `update_interval=50`.
+        Other fields of ``SSVISettings``, such as ``update_interval=50``; they override ``settings``.
 
     Raises
     ------
@@ -287,7 +286,7 @@ class SSVI(SparseClassifier):
         chosen = settings_with("SSVI", SSVISettings, settings, changes)
         if chosen.removal == "exp_snr":
             warnings.warn(
-                "removal='exp_snr' falls with |mu| at a fixed sigma: it removes large weights first; "
+                "removal='exp_snr' decreases with |mu| at a fixed sigma, so it removes large weights first; "
                 "removal='snr' keeps them",
                 UserWarning,
                 stacklevel=2,

@@ -1,4 +1,4 @@
-"""Settings of training on a fixed budget, checked in one place, and presets (docs/theory-ssvi.md)."""
+"""Settings and presets of training on a fixed budget (docs/theory-ssvi.md)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["ADDITIONS", "AUTHORS_SETTINGS", "NOISES", "REMOVALS", "SIGMA_STEPS",
 NOISES = ("weights", "outputs")
 SIGMA_STEPS = ("rho", "sigma")
 ADDITIONS = ("gradient", "random", "structured")
-#: What the authors' code sets differently, for 200 epochs of a ResNet: ``SSVI(model, **AUTHORS_SETTINGS)``.
+#: Settings in which the code of the authors differs: ``SSVI(model, **AUTHORS_SETTINGS)``.
 AUTHORS_SETTINGS = {"learning_rate": 0.01, "initial_mean_sd": 0.01, "prior_sd": 0.005, "kl_weight": 0.01}
-#: Presets by name; `SSVISettings.preset` says what each is for.
+#: Presets by name; ``SSVISettings.preset`` says what each is for.
 _PRESETS: dict[str, dict[str, Any]] = {
     "authors": AUTHORS_SETTINGS,
     "structured": {"removal": "structured", "addition": "structured", "layer_density": "erk"},
@@ -27,42 +27,43 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class SSVISettings:
-    """How a network trains on a fixed budget of weights.
+    """Settings of ``SSVI``: budget, scores, prior and optimiser.
 
-    "The authors" are Li, Miao, Qiu and Zhang, whose code trains ResNets for 200 epochs; where a default is
-    not theirs, docs/theory-ssvi.md, section 5, says why.
+    "The authors" are Li, Miao, Qiu and Zhang, whose code trains ResNets for 200 epochs. Section 5 of
+    docs/theory-ssvi.md gives the reasons for defaults that are not theirs.
 
     Parameters
     ----------
     density : float
         Active part of the weights, in (0, 1]; the default is the densest one of the paper's tables.
     removal : str
-        Score whose lowest weights leave: ``"snr"`` (``|mu| / sigma``; ``SNR(|w|)`` ranks alike),
-        ``"magnitude"``, ``"mean_abs"`` (``E|w|``), ``"exp_mean"`` (``E exp(l|w|)``), ``"exp_snr"`` (SNR of
-        ``exp(l|w|)``; it falls with ``|mu|``, so it keeps small weights, and warns), or ``"structured"``
-        (log-odds of a gated chain; with `addition="structured"`).
+        Score of which the lowest weights are removed: ``"snr"`` (``|mu| / sigma``, the same order as
+        ``SNR(|w|)``), ``"magnitude"``, ``"mean_abs"`` (``E|w|``), ``"exp_mean"`` (``E exp(l|w|)``),
+        ``"exp_snr"`` (SNR of ``exp(l|w|)``; it decreases with ``|mu|``, so it keeps small weights, and
+        warns), or ``"structured"`` (log-odds of a gated chain; with ``addition="structured"``).
     addition : {"gradient", "random", "structured"}
-        Largest ``|dL/dmu|`` of one minibatch, at random, or the chain's log-odds with the gradient as
-        evidence.
+        Which weights are added: those of the largest ``|dL/dmu|`` of one minibatch, random ones, or those of
+        the largest log-odds of the chain with the gradient as evidence.
     layer_density : {"uniform", "erk", "first_layer_dense", "ends_dense"}
-        Density of each layer; with the last two the first layer, or the first and the last one, are whole,
-        and the true density is higher. A classifier is a small part of a convolutional network, which it
-        pays to keep whole.
+        Density of each layer; with the last two, the first layer, or the first and the last one, are dense,
+        and the true density is higher. The last layer of a convolutional network is a small part of it, and
+        is better kept dense.
     erk_power : float, optional
-        Power of the Erdos-Renyi ratio with ``"erk"`` (1 if not given, the rule of the literature) and among
-        the other layers with the last two rules (0 if not given). Between 0 and 1 it trades weights of
-        the large layers for operations: the small first convolutions have the most positions.
+        Power of the Erdos-Renyi ratio with ``"erk"`` (1 if not given, as in the literature) and among the
+        sparse layers of the last two rules (0 if not given). A smaller one costs fewer operations, because
+        the small first convolutions, which it makes sparser, have the most positions.
     replace_fraction : float
-        `alpha`, part of the active weights that the first change replaces; the authors'.
+        ``alpha``, the part of the active weights that the first change replaces, as of the authors.
     update_interval : int
-        Steps between changes of the support; the authors'.
+        Steps between changes of the support, as of the authors.
     update_until : float
-        Part of the steps after which the support stays; the authors'.
+        Part of the steps after which the support is fixed, as of the authors.
     exp_rate : float
-        `l` of the exponential scores.
+        ``l`` of the exponential scores.
     p11, gate : float
-        Chain of the structured score: probability that an active weight follows an active one (the default
-        is runs of 5, as in `CompressionSettings`), and that a neuron or filter lives (0.5: no preference).
+        Chain of the structured score: probability that an active weight follows an active one (with the
+        default the mean run is 5, as in ``CompressionSettings``), and that a neuron or filter is kept (0.5 is
+        no preference).
     prior_sd, kl_weight : float
         Prior standard deviation, and weight of the KL term ``(kl_weight / N) min(1, 2 epoch / epochs) KL``.
         The authors have a standard deviation of 0.005, which suits weights of that size in wide networks.
@@ -72,16 +73,16 @@ class SSVISettings:
         Standard deviation of the means at the start. If not given, ``sqrt(2 / active inputs)`` of each layer;
         the authors have 0.01, with which a network without normalisation layers does not start to learn.
     initial_sigma : float
-        Sigma at the start, ``softplus(rho)``; the authors'.
+        Sigma at the start, ``softplus(rho)``, as of the authors.
     sparse_below : float
-        Density under which Linear layers on the CPU take the sparse product; 0 never does. The default is
-        where it was faster than the product with the whole matrix (``benchmarks/nn/ssvi_crossover.py``).
+        Density below which Linear layers on the CPU use the sparse product; 0 means never. Below the default
+        it was faster than the product with the full matrix (``benchmarks/nn/ssvi_crossover.py``).
     noise : {"weights", "outputs"}
-        One draw of the weights for a minibatch, or, in Linear layers, one of every output (local
-        reparameterisation): twice the products, far less noise in the gradients, for a large sigma.
+        One draw of the weights per minibatch, or, in Linear layers, one draw of every output (local
+        reparameterisation), which takes two products and has far less noisy gradients if sigma is large.
     sigma_step : {"rho", "sigma"}
-        Gradient descent in `rho`, in which a small sigma hardly moves, or in sigma itself, by at most 1 % of
-        it for a gradient; with the second one the result hardly depends on `initial_sigma`.
+        Gradient descent in ``rho``, in which a small sigma hardly moves, or in sigma itself, by at most 1 %
+        of it per gradient; with the latter the result hardly depends on ``initial_sigma``.
     posterior : bool
         Whether weights have a sigma. Without it they are point estimates, every score is ``|w|``, and there
         is no KL term.
@@ -170,11 +171,11 @@ class SSVISettings:
         Parameters
         ----------
         name : {"authors", "structured", "conv", "uncertainty"}
-            ``"authors"``: what the authors' code sets, for many epochs of a network with normalisation
-            layers. ``"structured"``: active weights in long runs, small layers denser. ``"conv"``:
-            convolutional networks with normalisation layers; first and last layer whole, few operations in
-            the first convolutions. ``"uncertainty"``: a sigma that finds its place from any start, for
-            calibrated draws and out-of-distribution inputs.
+            ``"authors"``: the settings of the authors' code, for many epochs of a network with normalisation
+            layers. ``"structured"``: active weights form long runs, small layers are denser. ``"conv"``:
+            convolutional networks with normalisation layers; first and last layer are dense, the first
+            convolutions cost few operations. ``"uncertainty"``: sigma is learned from any start, for
+            out-of-distribution detection with drawn networks.
 
         Returns
         -------
@@ -187,8 +188,8 @@ class SSVISettings:
 
         Notes
         -----
-        ``"conv"`` is the benchmark of the narrow ResNet-18, ``"uncertainty"`` that of LeNet-300-100 with the
-        best area under the ROC curve at less than one point of accuracy.
+        ``"conv"`` is the benchmark of the narrow ResNet-18. ``"uncertainty"`` is that of LeNet-300-100 with
+        the best area under the ROC curve for less than one point of accuracy.
         """
         return cls(**_PRESETS[check_choice("preset", name, tuple(_PRESETS))])
 

@@ -1,4 +1,4 @@
-"""Training on a fixed budget: start, epoch, step, change of the support (docs/theory-ssvi.md)."""
+"""Training on a fixed budget: start, epoch, step and change of the support (docs/theory-ssvi.md)."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from isac_toolbox.nn.training import accuracy, cosine, epoch_seed, training_epoc
 
 __all__ = ["SparseEpochRecord", "SparseTraining"]
 
-#: Counters of `SparseTraining` that a checkpoint holds.
+#: Counters of ``SparseTraining`` that a checkpoint holds.
 _COUNTS = ("step_count", "n_examples", "n_updates", "training_flops")
 
 
 @dataclass(frozen=True)
 class SparseEpochRecord:
-    """What one epoch of `fit` left behind.
+    """Figures of one epoch of ``fit``.
 
     Attributes
     ----------
     epoch : int
         Number of the epoch, from 0.
     loss, accuracy : float
-        Mean negative log-likelihood and part of correct decisions in training (with drawn weights).
+        Mean negative log-likelihood and part of correct decisions in training, with drawn weights.
     val_accuracy : float
-        Of the mean network on the validation set; NaN without one.
+        Accuracy of the mean network on the validation set; NaN without one.
     kl : float
         KL divergence of the active weights from the prior, nats; 0 for a point estimate.
     density : float
@@ -50,7 +50,7 @@ class SparseEpochRecord:
     mean_run : float
         Mean run of active weights in the first layer.
     seconds : float
-        Duration.
+        Duration of the epoch.
     """
 
     epoch: int
@@ -66,20 +66,20 @@ class SparseEpochRecord:
 
 
 class SparseTraining:
-    """State and steps of the fit; `SSVI` and its baselines add arguments and what comes after.
+    """State and steps of the fit; ``SparseClassifier`` adds the loop and everything after it.
 
     Attributes
     ----------
     model : nn.Module
         The converted network.
     layers : dict
-        Sparse layer by name.
+        Sparse layers by name.
     step_count, n_examples : int
         Steps and examples of training so far.
     training_flops : int
-        Operations of training so far (`_ssvi_flops`).
+        Operations of training so far (``isac_toolbox.nn.ssvi.flops``).
     n_updates : int
-        Changes of the support so far.
+        Number of changes of the support so far.
     """
 
     model: nn.Module
@@ -100,7 +100,7 @@ class SparseTraining:
     # ---- start ---------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Draw the support and the means, forget everything learnt."""
+        """Draw support and means, and reset everything else."""
         self.model.load_state_dict(self._small, strict=False)
         self.input_shape, self._known_positions = None, None
         budgets = self._budgets()
@@ -118,13 +118,14 @@ class SparseTraining:
         self.optimiser = self._make_optimiser()
 
     def _budgets(self) -> dict[str, int]:
+        """Return the number of active weights by layer."""
         shapes = [layer.dense_shape for layer in self.layers.values()]
         chosen = self.settings
         counts = layer_budgets(shapes, chosen.density, chosen.layer_density, chosen.erk_power)
         return dict(zip(self.layers, counts))
 
     def _start_layer(self, layer: SparseLayer, n_active: int, generator: torch.Generator) -> None:
-        """Random support; means `N(0, sd^2)`, one sigma."""
+        """Draw support and means ``N(0, sd^2)`` of a layer, with one sigma."""
         chosen = self.settings
         run = max(round(1.0 / (1.0 - chosen.p11)), 1) if chosen.removal == "structured" else 1
         index = random_support(layer.dense_shape, n_active, generator, run)
@@ -137,7 +138,7 @@ class SparseTraining:
         layer.set_support(None if index is None else index.to(mean.device), mean, rho)
 
     def _make_optimiser(self) -> torch.optim.SGD:
-        """SGD with momentum; no decay of sigma."""
+        """Return SGD with momentum, without decay of sigma."""
         rhos = [layer.rho for layer in self.layers.values() if layer.rho is not None]
         others = [p for p in self.model.parameters() if not any(p is rho for rho in rhos)]
         groups = [{"params": others, "weight_decay": self.settings.weight_decay}]
@@ -148,6 +149,7 @@ class SparseTraining:
     # ---- epoch and step ------------------------------------------------------------------------------
 
     def _epoch(self, loader: Any, val_loader: Any, epoch: int, epochs: int, size: int) -> SparseEpochRecord:
+        """Train for one epoch and return its record."""
         start, total, right, seen, replaced = time.perf_counter(), 0.0, 0, 0, 0
         n_steps = epochs * len(loader)
         kl_scale = self.settings.kl_weight / size * min(1.0, 2.0 * epoch / epochs)
@@ -185,11 +187,11 @@ class SparseTraining:
         )
 
     def _progress(self, n_steps: int) -> float:
-        """Part of the learning-rate schedule that is over."""
+        """Return the progress of the learning-rate schedule, from 0 to 1."""
         return self.step_count / n_steps
 
     def _step(self, x: Tensor, y: Tensor, kl_scale: float, n_steps: int) -> tuple[float, int, int]:
-        """One minibatch; loss, correct decisions, replaced weights."""
+        """Train on one minibatch; return loss, number of correct decisions and of replaced weights."""
         if self.input_shape is None:
             self.input_shape = tuple(x.shape[1:])
         self.step_count += 1
@@ -221,11 +223,11 @@ class SparseTraining:
         return float(data_loss.detach()), int((output.detach().argmax(1) == y).sum()), replaced
 
     def _products(self, weights: dict[str, int]) -> dict[str, int]:
-        """Weights that a pass multiplies: mean and variance where the noise is drawn at the outputs."""
+        """Return the products of a pass: two per weight where the noise is drawn at the outputs."""
         return {name: n * self.layers[name].n_products for name, n in weights.items()}
 
     def _positions(self) -> dict[str, int]:
-        """Output positions of every layer, measured once per fit."""
+        """Return the output positions of every layer, measured once per fit."""
         if self._known_positions is None:
             assert self.input_shape is not None
             self._known_positions = output_positions(self.mean_model(), self.input_shape)
@@ -234,7 +236,7 @@ class SparseTraining:
     # ---- support -------------------------------------------------------------------------------------
 
     def _update_support(self, last: float) -> int:
-        """Replace weights in every layer with the gradient of this minibatch."""
+        """Replace weights in every layer by the gradient of this minibatch; return their number."""
         part = replaced_fraction(self.step_count, last, self.settings.replace_fraction)
         replaced = 0
         for i, (name, layer) in enumerate(self.layers.items()):
@@ -249,7 +251,7 @@ class SparseTraining:
     def _scores(
         self, name: str, layer: SparseLayer, gradient: Tensor, n: int, number: int
     ) -> tuple[Tensor, Tensor]:
-        """Scores of the active weights and of all positions."""
+        """Return the removal score of the active weights and the addition score of all positions."""
         chosen, sigma = self.settings, layer.sigma
         mean = layer.mean.detach()
         sigma = None if sigma is None else sigma.detach()
@@ -264,7 +266,7 @@ class SparseTraining:
         return removal, gradient.abs().flatten()
 
     def _memories(self, layer: SparseLayer) -> list[Tensor]:
-        """Momenta of a layer's weights."""
+        """Return the momenta of the weights of a layer."""
         parameters = [p for p in (layer.mean, layer.rho) if p is not None]
         found = [self.optimiser.state.get(p, {}).get("momentum_buffer") for p in parameters]
         return [memory for memory in found if memory is not None]
@@ -279,13 +281,14 @@ class SparseTraining:
 
     @property
     def density(self) -> float:
-        """Active part of the weights of all converted layers, as it truly is."""
+        """Return the active part of the weights of all converted layers."""
         total = sum(layer.n_weights for layer in self.layers.values())
         return sum(self.active_weights().values()) / total
 
     # ---- posterior -----------------------------------------------------------------------------------
 
     def _kl(self) -> Tensor:
+        """Return the KL divergence of the active weights from the prior, with its gradient."""
         terms = [
             active_kl(layer.mean, layer.sigma, self.settings.prior_sd)
             for layer in self.layers.values()
@@ -294,7 +297,7 @@ class SparseTraining:
         return torch.stack(terms).sum()
 
     def kl(self) -> float:
-        """Return the KL divergence of the active weights from the prior, nats; 0 for a point estimate."""
+        """Return the KL divergence of the active weights from the prior in nats; 0 for a point estimate."""
         with torch.no_grad():
             return float(self._kl()) if self.settings.posterior else 0.0
 
@@ -324,7 +327,7 @@ class SparseTraining:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` returned.
+        """Restore what ``state`` returned.
 
         Raises
         ------
@@ -342,18 +345,18 @@ class SparseTraining:
         self.input_shape = tuple(state["input_shape"])
 
     def _adopt_shapes(self, state: Mapping[str, Tensor]) -> None:
-        """Make room for stored weights of another number, where a method changes the number."""
+        """Change the number of weights to that of a stored state, where the method changes it in training."""
 
     # ---- cost ----------------------------------------------------------------------------------------
 
     def training_state_bytes(self) -> dict[str, int]:
-        """Return the bytes that training keeps between steps, measured on the tensors themselves.
+        """Return the bytes that training keeps between steps, summed over the tensors.
 
         Returns
         -------
         dict of str to int
             ``parameters``, ``positions`` of the active weights, ``optimiser`` (momenta), ``other``
-            (normalisation moments), and ``total``. Gradients and activations are not kept.
+            (moments of normalisations), and ``total``. Gradients and activations are not kept.
         """
         positions = sum(layer.buffers_bytes() for layer in self.layers.values())
         indices = {id(layer.index) for layer in self.layers.values()}

@@ -1,8 +1,8 @@
 """Turbo-VBI compression: posterior training with the engine's structured prior (docs/theory-networks.md).
 
 Source of the method: Xia, Tsang, Lau, "Structured Bayesian compression for deep neural networks based on the
-turbo-VBI approach", IEEE Transactions on Signal Processing 71, 2023, arXiv:2302.10483. Here the message that
-leaves the network carries the data term alone, and its variance comes from the expected curvature.
+turbo-VBI approach", IEEE Transactions on Signal Processing 71, 2023, arXiv:2302.10483. Here the message from
+the network to the prior holds the data term alone, and its variance comes from the expected curvature.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ _CHECKPOINT_FORMAT = "isac-toolbox compression checkpoint 4"
 
 
 class TurboVBICompressor(SupportBudgets):
-    """Compress a classifier: which runs of weights and which neurons live is decided by the shared engine.
+    """Compress a classifier; the engine decides which neurons and which runs of weights are kept.
 
     Parameters
     ----------
     model : nn.Module
         Network that returns logits, trained or not; it is not changed.
     settings : CompressionSettings, optional
-        Everything that has a number: temperatures, support graph, schedule; the defaults if not given.
+        Temperatures, support graph and schedule; the defaults if not given.
     exclude : iterable of str
-        Layers to leave alone.
+        Names of layers that are not converted.
     loss : callable
         Mean negative log-likelihood of (output, target).
     seed : int
         Seed of the noise and of the order of loaders that use torch's global generator.
 
     **changes
-        Single fields of `CompressionSettings`, which come before those of `settings`: `temperature=0.2`.
+        Fields of ``CompressionSettings``, such as ``temperature=0.2``; they override ``settings``.
 
     Raises
     ------
@@ -110,35 +110,35 @@ class TurboVBICompressor(SupportBudgets):
         distillation: float = 0.5,
         progress: bool = True,
     ) -> TurboVBICompressor:
-        """Train the posterior and let the engine choose the support; afterwards the mask is applied.
+        """Train the posterior while the engine chooses the support; then apply the mask.
 
         Parameters
         ----------
         train_loader : iterable of (x, y)
-            Batches; iterated once per epoch. TensorLoader is the fast one.
+            Batches, iterated once per epoch; ``TensorLoader`` is the fastest loader.
         val_loader : iterable of (x, y), optional
-            For the accuracy per epoch; nothing is chosen by it.
+            Batches for the accuracy per epoch, which has no effect on training.
         epochs : int
-            Number of epochs, more than `warmup_epochs`.
+            Number of epochs, more than ``warmup_epochs``.
         dataset_size : int, optional
-            `N`; read from the loader if not given.
+            ``N``; taken from the loader if not given.
         callback : callable, optional
-            Called with the record of every epoch; a true value stops.
+            Called with the record of every epoch; a true return value stops the fit.
         checkpoint : path, optional
             File that is rewritten after every epoch.
         resume : bool
-            Go on from `checkpoint` if it exists; the result equals that of an unbroken run.
+            Continue from ``checkpoint`` if it exists; the result equals that of an uninterrupted run.
         teacher : nn.Module, optional
-            Network whose softened decisions join the labels in the likelihood, for example the dense one.
+            Network whose softened outputs enter the likelihood beside the labels, for example ``model``.
         distillation : float
-            Part of the teacher's term in the likelihood.
+            Weight of the teacher's term in the likelihood, from 0 to 1.
         progress : bool
             Show a progress bar on a terminal.
 
         Returns
         -------
         TurboVBICompressor
-            Itself.
+            This object.
 
         Raises
         ------
@@ -193,7 +193,7 @@ class TurboVBICompressor(SupportBudgets):
         distillation: float = 0.5,
         progress: bool = True,
     ) -> TurboVBICompressor:
-        """Train the kept weights without noise and without prior.
+        """Train the kept weights without noise and prior.
 
         Parameters
         ----------
@@ -202,23 +202,23 @@ class TurboVBICompressor(SupportBudgets):
         epochs : int
             Number of epochs.
         learning_rate : float, optional
-            Start of the cosine schedule; that of `fit` if not given.
+            Start of the cosine schedule; that of the settings if not given.
         teacher : nn.Module, optional
-            Network whose softened decisions are followed as well, for example the dense one.
+            Network whose softened outputs enter the loss beside the labels, for example ``model``.
         distillation : float
-            Part of the teacher's term in the loss.
+            Weight of the teacher's term in the loss, from 0 to 1.
         progress : bool
             Show a progress bar on a terminal.
 
         Returns
         -------
         TurboVBICompressor
-            Itself.
+            This object.
 
         Raises
         ------
         RuntimeError
-            If `fit` has not been called.
+            If ``fit`` has not been called.
         """
         self._require_fit("finetune")
         rate = self.settings.learning_rate if learning_rate is None else learning_rate
@@ -253,17 +253,18 @@ class TurboVBICompressor(SupportBudgets):
         x : Tensor, shape (batch, ...)
             Inputs.
         n_samples : int
-            Number of networks drawn from the posterior and averaged; 0 takes the mean network.
+            Number of networks drawn from the posterior, whose probabilities are averaged; 0 for the mean
+            network.
         """
         seed = epoch_seed(self.seed, 0, 2)
         return drawn_predictions(self.model, x, n_samples, self._set_sampling, seed).mean(0)
 
     def masked_model(self) -> nn.Module:
-        """Return a plain copy of the network, zero outside the mask, in its full size."""
+        """Return a plain copy of the full network, zero outside the mask."""
         return to_plain(self.model).eval()
 
     def export(self, *, fold_norms: bool = False) -> nn.Module:
-        """Return a smaller plain module that equals the masked network; dead neurons and filters are gone.
+        """Return a smaller plain module, without the dropped neurons and filters, with the same outputs.
 
         Parameters
         ----------
@@ -273,13 +274,13 @@ class TurboVBICompressor(SupportBudgets):
         Raises
         ------
         RuntimeError
-            If `fit` has not been called.
+            If ``fit`` has not been called.
         """
         self._require_fit("export")
         return shrink(self.masked_model(), fold_norms=fold_norms, input_shape=self.input_shape)
 
     def report(self, value_bits: int = 32) -> CompressionReport:
-        """Return weights, MACs, bytes and structure of what is kept.
+        """Return weights, MACs, bytes and structure of the compressed network.
 
         Parameters
         ----------
@@ -289,7 +290,7 @@ class TurboVBICompressor(SupportBudgets):
         Raises
         ------
         RuntimeError
-            If `fit` has not been called.
+            If ``fit`` has not been called.
         """
         self._require_fit("report")
         assert self.input_shape is not None

@@ -1,4 +1,4 @@
-"""Settings of a compression, checked in one place, and presets (docs/theory-networks.md, sections 1 to 4)."""
+"""Settings and presets of a compression (docs/theory-networks.md, sections 1 to 4)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from isac_toolbox.nn.turbo_vbi.prior import SUPPORTS, PriorSettings
 __all__ = ["PRECISIONS", "CompressionSettings"]
 
 PRECISIONS = ("mixture", "relevance")
-#: Probability that a neuron lives where a mapping of gates does not name its layer.
+#: Probability that a neuron is kept, where a mapping of gates does not name its layer.
 _GATE = 0.5
 _COOL = {"temperature": 0.15, "temperature_start": 0.05, "warmup_epochs": 2}
-#: Presets by name; `CompressionSettings.preset` says what each is for.
+#: Presets by name; ``CompressionSettings.preset`` says what each is for.
 _PRESETS: dict[str, dict[str, Any]] = {
     "chain": _COOL,
     "independent": _COOL | {"support": "independent"},
@@ -47,65 +47,68 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class CompressionSettings:
-    """How `TurboVBICompressor` trains, and by which prior the engine decides.
+    """Settings of ``TurboVBICompressor``: temperatures, prior and schedule.
 
-    Where nothing else is said, a default comes from the first runs of LeNet-300-100 on Fashion-MNIST (55,000
-    images, minibatches of 256), chosen before any tuning.
+    Unless stated otherwise, a default is that of the first runs of LeNet-300-100 on Fashion-MNIST (55,000
+    images, minibatches of 256), which were not tuned.
 
     Parameters
     ----------
     temperature : float
-        `T` of the KL term; 1 is full Bayes, smaller values keep more weights. The runs had 0.05 to 0.2.
+        ``T`` of the KL term; 1 is full Bayes, smaller values keep more weights. The first runs had 0.05 to
+        0.2.
     temperature_start : float, optional
-        `T` at the start, then geometric to `temperature` over the first `anneal` of the epochs. If not given
-        it stays the same.
+        ``T`` at the start, from which it moves geometrically to ``temperature`` over the first ``anneal`` of
+        the epochs; constant if not given.
     support_temperature : float, optional
-        `T` of the messages that decide the support, at the end; it moves in proportion to `T`. `temperature`
-        if not given. A larger one prunes more, and in longer runs, without more noise in the weights.
+        Final ``T`` of the messages that decide the support; it moves in proportion to ``T``. The same as
+        ``temperature`` if not given. A larger one prunes more, in longer runs, without more noise in the
+        weights.
     temperature_factors : mapping of str to float
-        Factors on `T` by layer, 1 if not named: a larger one where a weight acts often and costs more MACs.
+        Factors on ``T`` by layer, 1 by default; larger ones for layers whose weights cost more MACs.
     anneal : float
-        Part of the epochs over which `T` moves; the rest lets the support settle.
+        Part of the epochs over which ``T`` moves; in the rest the support settles.
     precision : {"mixture", "relevance"}
-        Prior precision under which the weights train: the engine's average of spike and slab, under which
-        weights collapse as they lose their evidence; or automatic relevance determination, ``1 / E[w^2]`` of
-        each weight, under which the engine only decides: the support goes into force when the fit ends.
+        Prior precision in training. ``"mixture"``: the engine's average of spike and slab, which pulls
+        weights without evidence to zero during the fit. ``"relevance"``: automatic relevance determination,
+        ``1 / E[w^2]`` of each weight; the support of the engine is applied at the end of the fit.
     variance_growth : float, optional
-        Largest growth of ``ln sigma^2`` per epoch, unlimited if not given. Noise that grows slowly lets means
-        that matter grow with it; the benchmark has 7 over the number of
-        epochs with `precision="relevance"`.
+        Largest growth of ``ln sigma^2`` per epoch, unlimited if not given. When the noise grows slowly,
+        important means can grow with it. The benchmark has 7 over the number of epochs with
+        ``precision="relevance"``.
     support : {"chain", "independent"}
-        Gated Markov chain (groups are output neurons or filters) or independent weights.
+        Gated Markov chain, whose groups are output neurons or filters, or independent weights.
     independent_layers : iterable of str
-        Layers whose weights are independent, with a learned probability, though the others have a chain.
+        Layers with independent weights, whose probability is learned, while the others have a chain.
     rule : {"extrinsic", "structured", "mean_field"}
-        Update rule of the engine; the factorised `mean_field` hardly prunes, and shows why the message must
-        leave the prior out.
+        Update rule of the engine. The factorised rule ``"mean_field"`` hardly prunes: its message contains
+        the prior (docs/theory-networks.md, section 4.3).
     spike_precision : float
-        `rho0`; the default is a standard deviation of 0.003, a tenth of those
-        networks' weights.
+        ``rho0``; the default is a standard deviation of 0.003, about a tenth of that of the weights.
     gate : float or mapping of str to float
-        Probability that a neuron or filter lives; of a mapping, layers that it does not name take 0.5, no
-        preference. With `learn_support=False`, ``-ln(gate)`` is the evidence in nats that each neuron must
-        bring.
+        Probability that a neuron or filter is kept. Layers that a mapping does not name have 0.5, which is no
+        preference. With ``learn_support=False``, ``-ln(gate)`` is the evidence in nats that each neuron
+        needs.
     p01, p11 : float
-        Probabilities that a weight is active after an inactive and after an active one, inside a living
-        neuron: the start of EM, or fixed. The defaults are runs of 5, and a part of 1/11.
+        Probabilities that a weight is active after an inactive and after an active one, in a kept neuron;
+        start values if they are learned. With the defaults the mean run is 5, and 1/11 of the weights is
+        active.
     learn_support : bool
         Whether EM learns the graph's parameters.
     damping : float
-        Step on ``ln rho`` per update of the engine; the messages of correlated weights are overconfident.
+        Step on ``ln rho`` per update of the engine, because messages of correlated weights are overconfident.
     moment_matching : bool
-        Take the engine's matched precision instead of the average precision.
+        Whether the engine's matched precision is used instead of the average precision.
     warmup_epochs : int
         Epochs before the first update of the engine, while the averages fill.
     updates_per_epoch : int
-        Updates of the engine per epoch; between them the weights follow the new precisions.
+        Updates of the engine per epoch; between two of them the weights adapt to the new precisions.
     learning_rate : float
-        Adam, cosine schedule; the default is Adam's usual one.
+        Learning rate of Adam with a cosine schedule; the default is the usual one of Adam.
     curvature_decay : float
-        Memory of the averages of gradient and curvature per minibatch; the default remembers 500, about two
-        epochs. With `precision="relevance"` the last averages decide, and a longer memory (0.9995) pays.
+        Factor on the averages of gradient and curvature per minibatch; with the default they extend over 500
+        minibatches, about two epochs. With ``precision="relevance"`` the last averages decide, and 0.9995 is
+        better.
 
     Raises
     ------
@@ -186,12 +189,12 @@ class CompressionSettings:
         Parameters
         ----------
         name : {"chain", "independent", "conv", "aggressive"}
-            ``"chain"``: a trained network of linear layers that should lose little accuracy; whole neurons
-            go, and what remains lies in runs. ``"independent"``: the same where only the number of weights
-            counts. ``"conv"``: convolutions; a fixed chain that prefers whole kernels and filters, because
-            only those save MACs. ``"aggressive"``: twenty weights or more go for one that stays; the choice
-            is made once, at the end, after 20 epochs or more and without a teacher in the fit, and
-            `TurboVBICompressor.keep_at_most` then meets a budget in two or three steps.
+            ``"chain"``: trained networks of linear layers, for little loss of accuracy; whole neurons are
+            removed, and kept weights form runs. ``"independent"``: the same if only the number of weights
+            counts. ``"conv"``: convolutional networks; a fixed chain prefers whole kernels and filters,
+            which save MACs. ``"aggressive"``: to keep one of twenty weights or fewer; the support is applied
+            after a fit of 20 epochs or more without a teacher, and ``TurboVBICompressor.keep_at_most`` then
+            meets a budget in two or three steps.
 
         Returns
         -------
@@ -204,35 +207,35 @@ class CompressionSettings:
 
         Notes
         -----
-        The temperatures of the first three are those of ``isac nn compress --data digits``; those of
-        ``"aggressive"`` come from the benchmark of LeNet-300-100 at 1/50 of the weights, for 25 epochs, with
-        a support temperature that also suits small data sets.
+        The temperatures of the first three are those of ``isac nn compress --data digits``. ``"aggressive"``
+        is the benchmark of LeNet-300-100 at 1/50 of the weights and 25 epochs, with a support temperature
+        that suits small data sets as well.
         """
         return cls(**_PRESETS[check_choice("preset", name, tuple(_PRESETS))])
 
     def temperature_at(self, epoch: int, epochs: int) -> float:
-        """Return `T` of an epoch: geometric from `temperature_start` to `temperature`."""
+        """Return ``T`` of an epoch: geometric from ``temperature_start`` to ``temperature``."""
         start = self.temperature if self.temperature_start is None else self.temperature_start
         span = self.anneal * max(epochs - 1, 1)
         part = 1.0 if span <= 0 else min(epoch / span, 1.0)
         return start * (self.temperature / start) ** part
 
     def factor(self, layer: str) -> float:
-        """Return the factor on `T` of a layer."""
+        """Return the factor on ``T`` of a layer."""
         return self.temperature_factors.get(layer, 1.0)
 
     @property
     def support_factor(self) -> float:
-        """Temperature of the messages over that of the weights."""
+        """Return the temperature of the messages over that of the weights."""
         return (self.support_temperature or self.temperature) / self.temperature
 
     @property
     def growth_limit(self) -> float:
-        """Largest growth of ``ln sigma^2`` per epoch, infinite where it is unlimited."""
+        """Return the largest growth of ``ln sigma^2`` per epoch, infinite if unlimited."""
         return math.inf if self.variance_growth is None else self.variance_growth
 
     def prior_of(self, layer: str) -> PriorSettings:
-        """Return the start of the prior of one layer."""
+        """Return the settings of the prior of one layer."""
         alone = layer in frozenset(self.independent_layers)
         return PriorSettings(
             support="independent" if alone else self.support,
@@ -247,7 +250,7 @@ class CompressionSettings:
         )
 
     def check_layers(self, layers: Iterable[str]) -> None:
-        """Raise a ValueError where a setting names a layer that the model does not have."""
+        """Raise a ValueError if a setting names a layer that the model does not have."""
         known = list(layers)
         if isinstance(self.gate, Mapping):
             check_names("gate", self.gate, known)
@@ -255,7 +258,7 @@ class CompressionSettings:
         check_names("independent_layers", self.independent_layers, known)
 
     def described(self) -> dict[str, Any]:
-        """Return what two runs must share to be the same run, as plain values; defaults are filled in."""
+        """Return plain values of all settings, with defaults filled in, as a checkpoint stores them."""
         by_layer = isinstance(self.gate, Mapping)
         return asdict(self) | {
             "temperature_start": self.temperature_start or self.temperature,
@@ -268,13 +271,14 @@ class CompressionSettings:
 
 
 def _by_layer(name: str, values: Any, check: Any) -> dict[str, float]:
-    """Numbers by layer, each checked under the name of its layer."""
+    """Return numbers by layer; an error names the layer."""
     if not isinstance(values, Mapping):
         raise TypeError(f"{name} must be a mapping of names of layers to numbers, got {values!r}")
     return {layer: check(f"{name}[{layer!r}]", value) for layer, value in values.items()}
 
 
 def _names(name: str, values: Any) -> tuple[str, ...]:
+    """Return names of layers as a tuple."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be an iterable of names of layers, got {values!r}")
     return tuple(values)

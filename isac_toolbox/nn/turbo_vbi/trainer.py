@@ -31,38 +31,38 @@ __all__ = ["EpochRecord", "PosteriorTraining", "dead_norm_channels"]
 #: Largest precision of automatic relevance determination.
 _MAX_RELEVANCE_PRECISION = 1e7
 
-#: Batches from which normalisations are taken for the validation of an epoch.
+#: Batches for the moments of the normalisations in the validation of an epoch.
 _VALIDATION_BATCHES = 20
-#: Posterior variances follow the curvature every this many steps.
+#: Steps between updates of the posterior variances.
 _VARIANCE_EVERY = 10
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch of `fit` left behind.
+    """Figures of one epoch of ``fit``.
 
     Attributes
     ----------
     epoch : int
         Number of the epoch, from 0.
     loss, accuracy : float
-        Mean negative log-likelihood and part of correct decisions in training (with sampled weights).
+        Mean negative log-likelihood and part of correct decisions in training, with drawn weights.
     val_accuracy : float
-        Of the mean network under the current mask on the validation set; NaN without one.
+        Accuracy of the mean network under the current mask on the validation set; NaN without one.
     kl : float
-        Kullback-Leibler divergence of the posterior from the prior, nats.
+        KL divergence of the posterior from the prior in nats.
     temperature : float
-        `T` of the epoch.
+        ``T`` of the epoch.
     density : float
-        Part of the weights with `pi >= 0.5`.
+        Part of the weights with ``pi >= 0.5``.
     neurons : tuple of int
-        Neurons (filters) of each layer with such a weight.
+        Number of neurons (filters) of each layer with such a weight.
     mean_run : float
-        Mean run of them in the first layer.
+        Mean length of the runs of such weights in the first layer.
     seconds : float
-        Duration.
+        Duration of the epoch.
     n_connected : int
-        Kept weights that lead from an input to an output: what is left if the fit ends here.
+        Number of such weights on a path from an input to an output, which are kept if the fit ends here.
     """
 
     epoch: int
@@ -79,18 +79,18 @@ class EpochRecord:
 
 
 class PosteriorTraining:
-    """State and steps of the fit; `TurboVBICompressor` adds the arguments, the loop and what comes after.
+    """State and steps of the fit; ``TurboVBICompressor`` adds the loop and everything after it.
 
     Attributes
     ----------
     model : nn.Module
         The converted network.
     layers, priors, curvatures, precisions : dict
-        By layer name: variational layer, engine prior, averages, `rho`.
+        Variational layer, prior, averages and ``rho`` by the name of the layer.
     optimiser : torch.optim.Optimizer
-        Of the fit in progress.
+        Optimiser of the fit.
     history : list of EpochRecord
-        One record per epoch of the fit.
+        Records of the epochs of the fit.
     """
 
     model: nn.Module
@@ -106,6 +106,7 @@ class PosteriorTraining:
     _distillation: float
 
     def _start_priors(self) -> None:
+        """Set priors, variances and averages to their start values."""
         self.priors = {}
         for name, layer in self.layers.items():
             self.priors[name] = LayerPrior(layer.weight, self.settings.prior_of(name))
@@ -117,11 +118,11 @@ class PosteriorTraining:
         self.load_precisions()
 
     def load_precisions(self) -> None:
-        """Take `rho` from the engine's priors or from the posterior."""
+        """Compute ``rho`` of all layers, by the engine's priors or from the posterior."""
         self.precisions = {name: self._precision_of(name) for name in self.layers}
 
     def _precision_of(self, name: str) -> Tensor:
-        """The engine's `rho`, or `1 / E[w^2]`."""
+        """Return the engine's ``rho``, or ``1 / E[w^2]`` for automatic relevance determination."""
         layer = self.layers[name]
         if self.settings.precision == "mixture":
             return self.priors[name].precision.to(layer.weight.device)
@@ -129,6 +130,7 @@ class PosteriorTraining:
         return power.reciprocal_().clamp_(max=_MAX_RELEVANCE_PRECISION)
 
     def _epoch(self, loader: Any, val_loader: Any, epoch: int, epochs: int, size: int) -> EpochRecord:
+        """Train for one epoch and return its record."""
         start = time.perf_counter()
         chosen, n_batches = self.settings, len(loader)
         temperature, n_updates = chosen.temperature_at(epoch, epochs), chosen.updates_per_epoch
@@ -169,7 +171,10 @@ class PosteriorTraining:
         )
 
     def _step(self, x: Tensor, y: Tensor, scale: float) -> tuple[float, int]:
-        """One minibatch: likelihood gradients into the averages, the prior's gradient added, Adam."""
+        """Train on one minibatch; return loss and number of correct decisions.
+
+        The averages take the gradients of the likelihood before the gradient of the prior is added.
+        """
         self.input_shape = tuple(x.shape[1:])
         self.optimiser.zero_grad(set_to_none=True)
         for layer in self.layers.values():
@@ -179,7 +184,7 @@ class PosteriorTraining:
         loss.backward()
         for name, layer in self.layers.items():
             weight, slope = layer.weight, layer.variance.grad
-            if weight.grad is None or slope is None:  # a layer that this pass did not use
+            if weight.grad is None or slope is None:  # the forward pass did not use this layer
                 continue
             self.curvatures[name].add(weight.grad, slope)
             factor = self.settings.factor(name)
@@ -189,7 +194,7 @@ class PosteriorTraining:
         return float(loss.detach()), int((output.detach().argmax(1) == y).sum())
 
     def _likelihood(self, output: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Mean negative log-likelihood of labels and, if there is one, of the teacher's decisions."""
+        """Return the mean negative log-likelihood of the labels, mixed with the teacher's term if any."""
         if self._teacher is None:
             return self.loss(output, y)
         with torch.no_grad():
@@ -197,9 +202,9 @@ class PosteriorTraining:
         return distillation_loss(output, y, hint, self._distillation, hard_loss=self.loss)
 
     def _update_variances(self, scale: float, part: float = 0.0) -> None:
-        """`sigma^2 = 1 / (N h / T + rho)` with `scale = T / N`.
+        """Set ``sigma^2 = 1 / (N h / T + rho)`` with ``scale = T / N``.
 
-        Where growth is limited, `part` is the part of an epoch for which it may go on.
+        Where the growth is limited, ``part`` is the part of an epoch since the last update.
         """
         for name, layer in self.layers.items():
             layer_scale = scale * self.settings.factor(name)
@@ -213,7 +218,7 @@ class PosteriorTraining:
                 self.precisions[name] = self._precision_of(name)
 
     def _update_priors(self, temperature: float, size: int) -> None:
-        """Messages of the data to the engine, new precisions back."""
+        """Update support, slab and graph of every layer by the message of the data, then the precisions."""
         for name, layer in self.layers.items():
             curvature, prior = self.curvatures[name], self.priors[name]
             of_layer = temperature * self.settings.support_factor * self.settings.factor(name)
@@ -225,7 +230,7 @@ class PosteriorTraining:
         self._update_variances(temperature / size)
 
     def kl(self) -> float:
-        """Return the KL divergence of the posterior from the current prior, nats."""
+        """Return the KL divergence of the posterior from the current prior in nats."""
         with torch.no_grad():
             return sum(
                 float(gaussian_kl(layer.weight, layer.variance, self.precisions[name]))
@@ -247,7 +252,7 @@ class PosteriorTraining:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` returned.
+        """Restore what ``state`` returned.
 
         Raises
         ------
@@ -267,18 +272,18 @@ class PosteriorTraining:
     # ---- support -------------------------------------------------------------------------------------
 
     def support(self) -> dict[str, Tensor]:
-        """Return the kept weights of each layer, bool: `pi >= 0.5`, or the mask once `fit` has applied it."""
+        """Return the kept weights of each layer, bool: those with ``pi >= 0.5``; after ``fit``, the mask."""
         if all(layer.masked for layer in self.layers.values()):
             return {name: layer.mask.clone() for name, layer in self.layers.items()}
         return {name: self.priors[name].active.to(layer.mask.device) for name, layer in self.layers.items()}
 
     def _n_connected(self, support: dict[str, Tensor]) -> int:
-        """Weights of a support that lead from an input to an output."""
+        """Return the number of weights of a support on a path from an input to an output."""
         modules: dict[str, Any] = dict(self._simplified(support).named_modules())
         return sum(int((modules[name].weight != 0.0).sum()) for name in support)
 
     def _simplified(self, support: dict[str, Tensor]) -> nn.Module:
-        """Plain network with the means of a support, without what leads nowhere."""
+        """Return a plain network with the means of a support, disconnected channels set to zero."""
         plain = to_plain(self.model).eval()
         modules: dict[str, Any] = dict(plain.named_modules())
         with torch.no_grad():
@@ -287,6 +292,7 @@ class PosteriorTraining:
         return simplify(plain, silence=True)
 
     def _set_masked(self, on: bool) -> None:
+        """Turn the masks on or off."""
         for layer in self.layers.values():
             layer.masked = on
 
@@ -300,7 +306,7 @@ class PosteriorTraining:
                 layer.generator = torch.Generator(layer.weight.device).manual_seed(seed + i)
 
     def _masked_accuracy(self, support: dict[str, Tensor], loader: Any, val_loader: Any) -> float:
-        """Validation accuracy of the mean network under a mask, with the normalisations that fit it."""
+        """Return the validation accuracy of the mean network under a mask, with moments of that network."""
         for name, layer in self.layers.items():
             layer.mask.copy_(support[name])
         norms = batch_norms(self.model)
@@ -314,9 +320,10 @@ class PosteriorTraining:
         return value
 
     def _apply_masks(self, loader: Any) -> None:
-        """Fix the mask and silence what it leaves without input or without reader.
+        """Fix the mask, and set channels without input or without reader to zero.
 
-        The moments of batch normalisations belong to the noisy, unmasked network until they are taken anew.
+        The moments of batch normalisations are computed again; those of training are of the noisy, unmasked
+        network.
         """
         for name, layer in self.layers.items():
             layer.mask.copy_(self.priors[name].active)
@@ -326,7 +333,7 @@ class PosteriorTraining:
         self.model.eval()
 
     def _tidy(self, silence: bool = False) -> None:
-        """Fold constant channels into biases; weights that lead nowhere leave the mask."""
+        """Fold constant channels into biases, and remove disconnected weights from the mask."""
         plain = simplify(to_plain(self.model).eval(), silence)
         modules: dict[str, Any] = dict(plain.named_modules())
         with torch.no_grad():
@@ -334,13 +341,13 @@ class PosteriorTraining:
                 layer.mask &= modules[name].weight != 0.0
                 if layer.bias is None and modules[name].bias is not None:
                     layer.bias = nn.Parameter(modules[name].bias.detach().clone())
-            own = dict(self.model.named_modules())
+            targets = dict(self.model.named_modules())
             for name, module in plain.named_modules():
-                _copy_small(module, own[name])
+                _copy_small(module, targets[name])
 
 
 def _copy_small(source: Any, target: Any) -> None:
-    """Copy bias, and all of a batch normalisation; weights stay, the mask hides them."""
+    """Copy the bias of a layer, or a batch normalisation; weights need no copy, the mask hides them."""
     if isinstance(source, (nn.Linear, nn.Conv2d)):
         if source.bias is not None:
             target.bias.copy_(source.bias)
@@ -349,7 +356,7 @@ def _copy_small(source: Any, target: Any) -> None:
 
 
 def dead_norm_channels(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Scales and shifts of batch normalisations that were silenced and must stay zero."""
+    """Return scales and shifts of batch normalisations, each with the channels that must stay zero."""
     held: list[tuple[Tensor, Tensor]] = []
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.weight is not None:

@@ -254,7 +254,7 @@ def test_networks_without_biases_and_in_double_precision(digits):
 
 
 def test_the_falling_score_warns(network):
-    with pytest.warns(UserWarning, match="falls with"):
+    with pytest.warns(UserWarning, match="decreases with"):
         SSVI(network, removal="exp_snr")
 
 
