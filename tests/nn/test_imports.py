@@ -9,7 +9,7 @@ import pytest
 import isac_toolbox.nn as room
 
 FOLDER = Path(room.__file__).parent
-#: What may import what: a room imports its own files and those of a lower rank.
+#: What may import what: a room imports its files and those of a lower rank.
 RANKS = {"export": 1, "evaluation": 2, "baselines": 2, "turbo_vbi": 2, "ssvi": 3}
 
 
@@ -43,9 +43,9 @@ def test_no_circle_of_any_kind():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_imports_its_own_room_and_lower_ones(name):
+def test_a_file_imports_its_room_and_lower_ones(name):
     for other in imported(FILES[name]):
         assert other not in ("isac_toolbox", "isac_toolbox.nn"), f"{name} imports the entrance {other}"
         if other.startswith("isac_toolbox.nn."):
-            own_room = other.split(".")[2] == name.split(".")[2]
-            assert own_room or rank(other) < rank(name) or rank(other) == rank(name) == 0, other
+            same_room = other.split(".")[2] == name.split(".")[2]
+            assert same_room or rank(other) < rank(name) or rank(other) == rank(name) == 0, other

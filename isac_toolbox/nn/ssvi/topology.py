@@ -109,7 +109,7 @@ class StructuredScore:
     p11 : float
         Probability that an active weight follows an active one.
     gate : float
-        Probability that a neuron or filter lives.
+        Probability that a neuron or filter is kept.
 
     Notes
     -----

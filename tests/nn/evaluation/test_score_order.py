@@ -14,5 +14,5 @@ def test_the_energy_sums_over_all_classes():
 
 def test_the_maximum_probability_sees_one_class_alone():
     inside, outside = np.array([[0.5, 0.25, 0.25, 0.0]]), np.array([[0.49, 0.49, 0.01, 0.01]])
-    assert ood_auroc(inside, outside, "confidence") == 1.0
+    assert ood_auroc(inside, outside, "max_softmax") == 1.0
     assert ood_auroc(inside, outside, "entropy") == 0.0

@@ -12,7 +12,7 @@ def loader():
     return TensorLoader(torch.rand(12, 6), torch.arange(12) % 3, batch_size=12)
 
 
-def test_both_parts_of_pruned_inference_have_a_cosine_of_their_own():
+def test_pruned_inference_has_a_cosine_before_and_after_pruning():
     pruned, rates = PrunedVI(nn.Linear(6, 3), 0.5, finetune_part=0.5, learning_rate=0.2), []
     pruned.fit(
         loader(),
