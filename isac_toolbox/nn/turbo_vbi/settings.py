@@ -49,8 +49,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
 class CompressionSettings:
     """Settings of ``TurboVBICompressor``: temperatures, prior and schedule.
 
-    Unless stated otherwise, a default is that of the first runs of LeNet-300-100 on Fashion-MNIST (55,000
-    images, minibatches of 256), which were not tuned.
+    Most defaults are those of the first runs of LeNet-300-100 on Fashion-MNIST (minibatches of 256), which
+    were not tuned.
 
     Parameters
     ----------
