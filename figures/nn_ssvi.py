@@ -34,7 +34,7 @@ NAMES = {
     "resnet-18": "ResNet-18, width 16",
     "resnet-18-full": "ResNet-18",
 }
-SWEPT = {"initial_sigma": "initial sigma", "kl_weight": "weight of the KL term"}
+VARIED = {"initial_sigma": "initial sigma", "kl_weight": "weight of the KL term"}
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
             save(cost(plain, title), f"nn_ssvi_cost_{network}")
         if any("first_mask" in line for line in plain):
             save(masks(plain, title), f"nn_ssvi_masks_{network}")
-        for name in SWEPT:
+        for name in VARIED:
             if any(name in line["settings"] and "removal" not in line["settings"] for line in chosen):
                 save(robustness(chosen, title, name), f"nn_ssvi_{name}_{network}")
         if any("removal" in line["settings"] for line in chosen):
@@ -157,7 +157,7 @@ def robustness(lines: list[dict[str, Any]], network: str, name: str) -> Any:
             points = [(v, [_accuracy(x) for x in chosen if x["settings"][name] == v]) for v in values]
             if points:
                 curve(axis, points, method, free)
-    axis.set(xscale="log", xlabel=SWEPT[name], ylabel="test accuracy in %, mean network")
+    axis.set(xscale="log", xlabel=VARIED[name], ylabel="test accuracy in %, mean network")
     axis.set_title(f"{network} on Fashion-MNIST, SSVI at density 0.05")
     axis.grid(alpha=0.3, which="both")
     axis.legend()

@@ -7,7 +7,7 @@ Every run gets the same number of epochs: the first part trains the dense networ
 all methods of a seed), the rest compresses and fine-tunes; the reference `dense` trains on for all of it. The
 network `dense-start` is the teacher of every method in fine-tuning, and of Turbo-VBI in its fit as well where
 the point's `distillation` is not 0. The last 5,000 training images are the validation set (15,000 for the
-last choice), by which settings are chosen with a seed of its own (`--select`); of LeNet-5 that holds for the
+last choice), by which settings are chosen with another seed (`--select`); of LeNet-5 that holds for the
 charge per MAC and the stop, while temperatures, chain and fine-tuning were set on seeds 0 to 2 with the test
 figures in sight. All others get the number of weights that the chain kept with the same seed (torch-pruning
 on LeNet-5: its MACs). Torch-pruning runs both global and uniform; the better one on validation images counts.
@@ -154,7 +154,7 @@ class Bench:
         epochs = self.plan.compress_epochs + chosen.moved_epochs
 
         def small_enough(record: EpochRecord) -> bool:
-            _tell(record)
+            _print_progress(record)
             return chosen.macs is not None and lenet_5_macs(*record.neurons) <= chosen.stop * chosen.macs
 
         compressor.fit(
@@ -257,8 +257,8 @@ def lenet_5_macs(first: int, second: int, hidden: int, classes: int) -> int:
     return 24**2 * 25 * first + 8**2 * 25 * first * second + 4**2 * second * hidden + hidden * classes
 
 
-def _tell(record: EpochRecord) -> None:
-    """Progress of a fit."""
+def _print_progress(record: EpochRecord) -> None:
+    """Print one epoch of a fit."""
     shown = f"T {record.temperature:.2f}, {record.n_connected} weights, neurons {record.neurons}"
     print(f"  epoch {record.epoch}: {shown}, {record.seconds:.0f} s", flush=True)
 
@@ -332,8 +332,9 @@ def run_all(network: str, seeds: list[int], methods: list[str]) -> None:
             continue
         line = bench.run(method, point, seed, target)
         append_line(RESULTS, line)
-        told = f"test {line['test_accuracy']:.4f}, 1/{line.get('compression', 1.0):.1f}, {line['seconds']} s"
-        print(f"{network} {method} {point} seed {seed}: {told}", flush=True)
+        smaller = f"1/{line.get('compression', 1.0):.1f}"
+        outcome = f"test {line['test_accuracy']:.4f}, {smaller}, {line['seconds']} s"
+        print(f"{network} {method} {point} seed {seed}: {outcome}", flush=True)
 
 
 def select(network: str, seed: int) -> None:

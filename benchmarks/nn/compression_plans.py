@@ -163,22 +163,22 @@ CANDIDATES = {
             Point(0.35, 0.005, (0.5, 0.002, 0.8), 0, 0.77, 5_200, learning_rate=4e-3, distillation=0.8),
             *(
                 Point(
-                    *(0.35, 0.005, (0.5, 0.002, p11), 0, heat, 5_200),
+                    *(0.35, 0.005, (0.5, 0.002, p11), 0, support, 5_200),
                     learning_rate=2e-3,
                     distillation=0.8,
                     independent_layers=("fc2", "fc3"),
                 )
-                for p11, heat in ((0.84, 1.05), (0.86, 1.26))
+                for p11, support in ((0.84, 1.05), (0.86, 1.26))
             ),
             *(
-                Point(1.0, 0.1, (0.5, 0.002, p11), 0, heat, 5_200, **_LATE, **_FIRST_LAYER)
-                for p11, heat in ((0.84, 0.35), (0.86, 0.35), (0.86, 0.45))
+                Point(1.0, 0.1, (0.5, 0.002, p11), 0, support, 5_200, **_LATE, **_FIRST_LAYER)
+                for p11, support in ((0.84, 0.35), (0.86, 0.35), (0.86, 0.45))
             ),
             Point(1.0, 0.1, None, 0, 0.2, 5_200, **_LATE),
             Point(1.0, 0.1, None, 0, 0.1, 9_800, **_LATE),
             *(
-                Point(heat, heat / 10, (gate, 0.007, p11), 0, support, 12_500, **_LATE, **_FIRST_LAYER)
-                for heat, gate, p11, support in (
+                Point(final, final / 10, (gate, 0.007, p11), 0, support, 12_500, **_LATE, **_FIRST_LAYER)
+                for final, gate, p11, support in (
                     (1.0, 1e-60, 0.88, 0.18),
                     (1.0, 1e-80, 0.88, 0.15),
                     (0.5, 1e-70, 0.88, 0.15),
@@ -191,8 +191,8 @@ CANDIDATES = {
             Point(1.0, 0.1, None, 0, 0.1, 12_500, **_LATE),
             Point(0.7, 0.07, None, 0, 0.08, 12_500, **_LATE),
             *(
-                Point(1.0, 0.1, (0.5, p01, p11), 0, heat, 5_200, **_LATE, **_FIRST_LAYER, **_STEPS)
-                for p01, p11, heat in ((0.002, 0.84, 0.35), (0.003, 0.84, 0.35), (0.002, 0.8, 0.37))
+                Point(1.0, 0.1, (0.5, p01, p11), 0, support, 5_200, **_LATE, **_FIRST_LAYER, **_STEPS)
+                for p01, p11, support in ((0.002, 0.84, 0.35), (0.003, 0.84, 0.35), (0.002, 0.8, 0.37))
             ),
         ],
     },

@@ -106,9 +106,9 @@ def _milliseconds(*nets: nn.Module, repeats: int = 30) -> list[float]:
     x, times = torch.rand(256, 1, 28, 28), [[] for _ in nets]
     with torch.inference_mode():
         for k in range(repeats + 3):
-            for net, own in zip(nets, times):
+            for net, of_net in zip(nets, times):
                 start = time.perf_counter()
                 net(x)
                 if k >= 3:
-                    own.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(own) for own in times]
+                    of_net.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(of_net) for of_net in times]

@@ -6,7 +6,7 @@ python benchmarks/nn/ssvi.py --select [--network lenet-300-100]
 python benchmarks/nn/ssvi.py --table
 
 All methods of a network have the same epochs, batches, optimiser and prior. The last 5,000 training images
-are the validation set. Learning rate and weight decay are chosen on validation images with a seed of its own
+are the validation set. Learning rate and weight decay are chosen on validation images with another seed
 (`--select`), before a test image is read: dense inference and SSVI want the same of the grid, on
 LeNet-300-100 and on the ResNet, where 15,000 images are kept for the choice. How long LeNet-5 trains, and the
 images, epochs and whole layers of the ResNet were set after shorter runs whose test figures had been seen;
@@ -113,7 +113,7 @@ class Job:
 
 
 SIGMAS, KL_WEIGHTS = (1e-4, 1e-3, 1e-2, 1e-1), (0.01, 0.1, 1.0, 10.0)
-#: Posterior whose sigma finds its place: noise at the outputs, descent in sigma itself.
+#: Posterior whose sigma is learned from any start: noise at the outputs, descent in sigma itself.
 FREE = {"noise": "outputs", "sigma_step": "sigma"}
 GROUPS: dict[str, list[Job]] = {
     "density": [
@@ -139,13 +139,13 @@ GROUPS: dict[str, list[Job]] = {
 FOOTNOTE = """\
 Mean ± standard deviation over seeds; accuracy in %. Free sigma: noise at the outputs, descent in sigma
 itself. State: parameters, positions, momenta. MNIST, noise: AUROC of telling such images from test images by
-the entropy of the mean network, the energy of its logits, the information between class and ten drawn
+the entropy of the mean network, the energy of its logits, the mutual information of class and ten drawn
 networks, or the distance of the 50th neighbour among the features of the training images."""
-#: Scores of foreign images, by their name in the table.
+#: Out-of-distribution scores, by their name in the table.
 SCORES = {
     "entropy": "ood",
     "energy": "ood_energy",
-    "information": "ood_information",
+    "mutual information": "ood_information",
     "neighbour": "ood_neighbours",
 }
 
@@ -162,9 +162,9 @@ class Bench:
         self.validation = TensorLoader(x[cut:], y[cut:], batch_size=PREDICTED, shuffle=False)
         self.test = TensorLoader(*test, batch_size=PREDICTED, shuffle=False)
         noise = torch.rand((N_NOISE, *x.shape[1:]), generator=torch.Generator().manual_seed(0))
-        self.foreign = {"noise": noise.to(device)}
+        self.outside = {"noise": noise.to(device)}
         try:
-            self.foreign["mnist"] = load_mnist_digits().tensors[0].reshape(-1, *x.shape[1:]).to(device)
+            self.outside["mnist"] = load_mnist_digits().tensors[0].reshape(-1, *x.shape[1:]).to(device)
         except ImportError as error:
             print(f"no MNIST digits: {error}", flush=True)
 
@@ -216,7 +216,7 @@ class Bench:
         for name, part in (("validation", self.validation), ("test", self.test)):
             line[name] = fitted.evaluate(part)
         line["validation_sampled"] = fitted.evaluate(self.validation, N_SAMPLES)
-        line |= self._drawn_and_foreign(fitted)
+        line |= self._drawn_and_outside(fitted)
         report = fitted.report()
         line |= {
             "training_flops": report.training_flops,
@@ -231,31 +231,31 @@ class Bench:
             line["first_mask"] = packed(next(iter(fitted.support().values())))
         return line
 
-    def _drawn_and_foreign(self, fitted: SparseClassifier) -> dict[str, dict[str, float]]:
-        """Quality of the drawn networks on test images, and AUROC of foreign ones by every score."""
+    def _drawn_and_outside(self, fitted: SparseClassifier) -> dict[str, dict[str, float]]:
+        """Return the quality of drawn networks on test images, and the AUROC of every score."""
         mean = fitted.mean_model().eval()
         features = partial(penultimate_features, mean)
         known = _outputs(features, self.x)
-        draws = self._said(partial(fitted.predict_draws, n_samples=N_SAMPLES))
-        averages = {name: said.mean(0) for name, said in draws.items()}
-        distances = {name: neighbour_distance(z, known) for name, z in self._said(features).items()}
+        draws = self._outputs(partial(fitted.predict_draws, n_samples=N_SAMPLES))
+        averages = {name: outputs.mean(0) for name, outputs in draws.items()}
+        distances = {name: neighbour_distance(z, known) for name, z in self._outputs(features).items()}
         return {
             "test_sampled": prediction_metrics(averages["test"], self.test.y.numpy(force=True)),
-            "ood": _foreign(self._said(fitted.predict_proba), "entropy"),
-            "ood_sampled": _foreign(averages, "entropy"),
-            "ood_energy": _foreign(self._said(mean), "energy"),
-            "ood_information": _foreign(draws, "information"),
-            "ood_neighbours": _foreign(distances, "given"),
+            "ood": _aurocs_of(self._outputs(fitted.predict_proba), "entropy"),
+            "ood_sampled": _aurocs_of(averages, "entropy"),
+            "ood_energy": _aurocs_of(self._outputs(mean), "energy"),
+            "ood_information": _aurocs_of(draws, "mutual_information"),
+            "ood_neighbours": _aurocs_of(distances, "given"),
         }
 
-    def _said(self, output: Output) -> dict[str, np.ndarray]:
-        """Outputs for the test images and for each kind of foreign ones."""
-        return {name: _outputs(output, x) for name, x in {"test": self.test.x, **self.foreign}.items()}
+    def _outputs(self, output: Output) -> dict[str, np.ndarray]:
+        """Return the outputs for the test images and for every kind of out-of-distribution images."""
+        return {name: _outputs(output, x) for name, x in {"test": self.test.x, **self.outside}.items()}
 
 
-def _foreign(said: dict[str, np.ndarray], score: str) -> dict[str, float]:
-    """AUROC of telling each kind of foreign images from test images."""
-    return {name: ood_auroc(said["test"], z, score) for name, z in said.items() if name != "test"}
+def _aurocs_of(outputs: dict[str, np.ndarray], score: str) -> dict[str, float]:
+    """Return the AUROC of a score between test images and every kind of out-of-distribution images."""
+    return {name: ood_auroc(outputs["test"], z, score) for name, z in outputs.items() if name != "test"}
 
 
 @torch.inference_mode()
@@ -312,8 +312,8 @@ def run_all(network: str, runs: Iterator[tuple[Job, int]], device: str) -> None:
         bench = bench or Bench(network, device)
         line = bench.run(job, seed)
         append_line(RESULTS, line)
-        told = line.get("failed") or f"test {line['test']['accuracy']:.4f}, {line['seconds']} s"
-        print(f"{network} {job.method} {job.density} {job.settings} seed {seed}: {told}", flush=True)
+        outcome = line.get("failed") or f"test {line['test']['accuracy']:.4f}, {line['seconds']} s"
+        print(f"{network} {job.method} {job.density} {job.settings} seed {seed}: {outcome}", flush=True)
 
 
 def print_table(lines: list[dict[str, Any]]) -> None:
@@ -343,13 +343,13 @@ def _length(lines: list[dict[str, Any]]) -> str:
     plan = lines[0]
     images = f"{plan['n_train']:,} images" + (f", width {plan['width']}" if plan["width"] else "")
     full = f"{PLANS[plan['network']].epochs} epochs"
-    return f"{images}, {full}, with settings of their own {plan['sweep_epochs']}"
+    return f"{images}, {full}, with other settings {plan['sweep_epochs']}"
 
 
 def _name(line: dict[str, Any]) -> tuple[str, float, str]:
-    own = dict(line["settings"])
-    free = all(own.get(key) == value for key, value in FREE.items())
-    shown = [f"{key} {value}" for key, value in own.items() if not (free and key in FREE)]
+    settings = dict(line["settings"])
+    free = all(settings.get(key) == value for key, value in FREE.items())
+    shown = [f"{key} {value}" for key, value in settings.items() if not (free and key in FREE)]
     return line["method"], line["density"], ", ".join([*shown, *(["free sigma"] if free else [])])
 
 

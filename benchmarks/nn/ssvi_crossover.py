@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--step", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore", message=".*[Ss]parse.*")  # torch calls its own CSR a beta
+    warnings.filterwarnings("ignore", message=".*[Ss]parse.*")  # torch calls its CSR tensors a beta
     console = Console(width=100)
     if options.step:
         console.print(step_times(options.repeats))

@@ -1,9 +1,9 @@
-"""Structured compression of neural networks with the shared Turbo-VBI engine (docs/theory-networks.md).
+"""Compression and sparse Bayesian training of neural networks (docs/theory-networks.md, docs/theory-ssvi.md).
 
-PyTorch lives only in this package; the prior, the support graphs and their messages are
-`isac_toolbox.inference`, the same functions that the channel estimators call.
+Priors, support graphs and messages are those of ``isac_toolbox.inference``, which the channel estimators call
+as well. PyTorch is imported by this package alone.
 
-With a trained ``torch.nn.Module`` and any loader of ``(x, y)``::
+``TurboVBICompressor`` compresses a trained ``torch.nn.Module``, with any loader of ``(x, y)``::
 
     compressor = TurboVBICompressor(model, temperature=0.2)
     compressor.fit(train_loader, epochs=30)
@@ -11,7 +11,7 @@ With a trained ``torch.nn.Module`` and any loader of ``(x, y)``::
     compressor.report().compression, compressor.report().neurons_kept
     small = compressor.export()  # a smaller plain torch.nn.Module
 
-`SSVI` trains Bayesian networks that are sparse from the first step (docs/theory-ssvi.md)::
+``SSVI`` trains Bayesian networks that are sparse from the first step::
 
     SSVI(model, density=0.05).fit(train_loader, epochs=30).predict_proba(x, n_samples=10)
 """
@@ -31,6 +31,7 @@ if _missing:
 
 _PUBLIC = {
     "TurboVBICompressor": "turbo_vbi",
+    "CompressionSettings": "turbo_vbi",
     "EpochRecord": "turbo_vbi",
     "VariationalLinear": "layers",
     "VariationalConv2d": "layers",
@@ -53,6 +54,7 @@ _PUBLIC = {
     "load_mnist_digits": "data",
     "SSVI": "ssvi",
     "SSVIReport": "ssvi",
+    "SSVISettings": "ssvi",
     "DenseVI": "ssvi",
     "MagnitudeSparse": "ssvi",
     "PrunedVI": "ssvi",
@@ -61,7 +63,7 @@ _PUBLIC = {
     "penultimate_features": "evaluation",
     "prediction_metrics": "evaluation",
 }
-# Modules of this package by their public names; some live in a room below.
+# Modules by their public names; some of the names are older than the layout.
 _MODULES = {
     "baselines": "baselines",
     "channels": "export.graph",
@@ -130,5 +132,7 @@ if TYPE_CHECKING:
     from isac_toolbox.nn.ssvi.baselines import PrunedVI as PrunedVI
     from isac_toolbox.nn.ssvi.classifier import SSVI as SSVI
     from isac_toolbox.nn.ssvi.classifier import SSVIReport as SSVIReport
+    from isac_toolbox.nn.ssvi.settings import SSVISettings as SSVISettings
     from isac_toolbox.nn.turbo_vbi.compressor import TurboVBICompressor as TurboVBICompressor
+    from isac_toolbox.nn.turbo_vbi.settings import CompressionSettings as CompressionSettings
     from isac_toolbox.nn.turbo_vbi.trainer import EpochRecord as EpochRecord

@@ -1,56 +1,108 @@
-"""What checkpoints of both trainings share: safe reading, whole files only, settings that must agree."""
+"""Files from which an interrupted fit continues.
+
+They hold what ``state`` of a trainer returns and ``restore`` takes. Reading runs no code of the file.
+"""
 
 from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-__all__ = ["load_model", "loader_generator", "read_state", "write_state"]
+__all__ = ["Checkpoint"]
 
 
-def loader_generator(loader: Any) -> torch.Generator | None:
-    """The generator that a loader shuffles with, where it has one."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """File that a fit rewrites after every epoch.
+
+    Attributes
+    ----------
+    path : Path
+        Path of the file.
+    format_name : str
+        Name and number of the format, which the file must have.
+    content : str
+        Content in words, for messages.
+    settings : dict
+        Settings that the stored run must have.
+    """
+
+    path: Path
+    format_name: str
+    content: str
+    settings: dict[str, Any]
+
+    @classmethod
+    def from_arguments(
+        cls, path: str | Path | None, resume: bool, format_name: str, content: str, settings: dict[str, Any]
+    ) -> Checkpoint | None:
+        """Return the checkpoint that the arguments of a fit name, None without a path.
+
+        Raises
+        ------
+        ValueError
+            If ``resume`` is true without a path.
+        """
+        if path is not None:
+            return cls(Path(path), format_name, content, settings)
+        if resume:
+            raise ValueError("resume=True needs the path of a checkpoint, got checkpoint=None")
+        return None
+
+    def write(self, state: dict[str, Any], loader: Any) -> None:
+        """Write a state and that of the loader's generator; if this fails, the old file remains."""
+        generator = _generator_of(loader)
+        about = {
+            "format": self.format_name,
+            "settings": self.settings,
+            "loader_generator": None if generator is None else generator.get_state(),
+        }
+        temporary = self.path.with_name(self.path.name + ".part")
+        torch.save(about | state, temporary)
+        os.replace(temporary, self.path)
+
+    def resume(self, restore: Callable[[dict[str, Any]], None], loader: Any) -> None:
+        """Call ``restore`` with the stored state and restore the loader's generator, if there is a file.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, of another format, or of other settings or another model.
+        """
+        if not self.path.exists():
+            return
+        state = self._read()
+        try:
+            restore(state)
+        except RuntimeError as error:  # torch: names or shapes of the tensors differ
+            raise ValueError(f"checkpoint {self.path} belongs to another model: {error}") from None
+        generator = _generator_of(loader)
+        if generator is not None and state["loader_generator"] is not None:
+            generator.set_state(state["loader_generator"])
+
+    def _read(self) -> dict[str, Any]:
+        """Return the stored state, checked."""
+        try:
+            state = torch.load(self.path, weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"checkpoint {self.path} cannot be read: {error}") from None
+        if not isinstance(state, dict) or state.get("format") != self.format_name:
+            raise ValueError(f"checkpoint {self.path} is not a checkpoint of {self.content}")
+        stored = state["settings"]
+        different = [name for name, value in self.settings.items() if stored.get(name) != value]
+        if different:
+            text = ", ".join(f"{n} = {self.settings[n]!r} (file: {stored.get(n)!r})" for n in different)
+            raise ValueError(f"checkpoint {self.path} belongs to other settings: {text}")
+        return state
+
+
+def _generator_of(loader: Any) -> torch.Generator | None:
+    """Return the generator with which a loader shuffles, if it has one."""
     generator = getattr(loader, "generator", None)
     return generator if isinstance(generator, torch.Generator) else None
-
-
-def write_state(state: dict[str, Any], path: Path) -> None:
-    """Write a state; a crash leaves the old file."""
-    temporary = path.with_name(path.name + ".part")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def read_state(path: Path, format_name: str, what: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Read a state without unpickling code.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, is not a checkpoint of `what`, or belongs to other settings (named).
-    """
-    try:
-        state = torch.load(path, weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"checkpoint {path} cannot be read: {error}") from None
-    if not isinstance(state, dict) or state.get("format") != format_name:
-        raise ValueError(f"checkpoint {path} is not a checkpoint of {what}")
-    stored = state["settings"]
-    different = [name for name, value in settings.items() if stored.get(name) != value]
-    if different:
-        text = ", ".join(f"{n} = {settings[n]!r} (file: {stored.get(n)!r})" for n in different)
-        raise ValueError(f"checkpoint {path} belongs to other settings: {text}")
-    return state
-
-
-def load_model(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Put the stored weights into a model; a ValueError where they are another model's."""
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise ValueError(f"checkpoint {path} belongs to another model: {error}") from None

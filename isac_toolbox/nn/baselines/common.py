@@ -1,4 +1,4 @@
-"""What all baselines share: result, fine-tuning, masks (docs/theory-networks.md, section 8)."""
+"""Result, fine-tuning and masks of all baselines (docs/theory-networks.md, section 8)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Masks = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """What a baseline returns.
+    """Result of a baseline.
 
     Attributes
     ----------
     model : nn.Module
-        Plain masked model in full size (for `torch_pruning`: the smaller model).
+        Plain masked model of full size; of ``torch_pruning``, the smaller model.
     masks : mapping of str to Tensor of bool
-        Kept weights by layer name, in the full size.
+        Kept weights by layer name, in the shape of the full model.
     report : CompressionReport
-        As of the compressor.
+        Size and structure of the model.
     """
 
     model: nn.Module
@@ -37,18 +37,18 @@ class BaselineResult:
 
 @dataclass(frozen=True)
 class Finetuning:
-    """How every method trains the weights that it keeps.
+    """Training of the kept weights, the same for every method.
 
     Attributes
     ----------
     learning_rate : float
         Adam, cosine schedule.
     teacher : nn.Module, optional
-        Teacher for distillation.
+        Network for distillation.
     distillation : float
-        Part of the teacher's term in the loss.
+        Weight of the teacher's term in the loss, from 0 to 1.
     seed : int
-        Seed.
+        Seed of dropout and of loaders that use the global generator.
     """
 
     learning_rate: float = 1e-3
@@ -65,9 +65,9 @@ class Finetuning:
         loader : iterable of (x, y)
         epochs : int
         first_epoch : int
-            Number of epochs that went before.
+            Number of earlier epochs.
         **hooks
-            Passed on to `training.train`.
+            Other arguments of ``training.train``.
         """
         train(
             model,
@@ -88,7 +88,7 @@ def prunable(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
 
 
 def keep_largest(scores: Mapping[str, Tensor], n_keep: int) -> Masks:
-    """Return masks of the `n_keep` largest scores over all layers."""
+    """Return masks of the ``n_keep`` largest scores over all layers."""
     flat = torch.cat([score.flatten() for score in scores.values()])
     mask = torch.zeros_like(flat, dtype=torch.bool)
     mask[torch.topk(flat, max(min(n_keep, flat.numel()), 1)).indices] = True
@@ -97,7 +97,7 @@ def keep_largest(scores: Mapping[str, Tensor], n_keep: int) -> Masks:
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Zero the weights outside the masks."""
+    """Set the weights outside the masks to zero, in place."""
     with torch.no_grad():
         for name, layer in prunable(model).items():
             if name in masks:
@@ -107,7 +107,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 def finish(
     model: nn.Module, masks: Masks, loader: Any, epochs: int, first: int, tuning: Finetuning
 ) -> BaselineResult:
-    """Fine-tune under fixed masks, drop what leads nowhere, and measure."""
+    """Fine-tune under fixed masks, remove disconnected weights, and return the result with its report."""
     apply_masks(model, masks)
     tuning.run(model, loader, epochs, first, after_step=lambda: apply_masks(model, masks))
     simplify(model.eval())
@@ -117,10 +117,12 @@ def finish(
 
 
 def example_shape(loader: Any) -> tuple[int, ...]:
+    """Return the shape of one example, without a draw from the global generator."""
     with torch.random.fork_rng(devices=[]):
         return tuple(next(iter(loader))[0].shape[1:])
 
 
 def weight_budget(model: nn.Module, density: float) -> int:
+    """Return the number of weights at a density, at least one."""
     total = sum(layer.weight.numel() for layer in prunable(model).values())
     return max(round(density * total), 1)

@@ -34,20 +34,20 @@ def sparse_variational_dropout(
     dataset_size: int | None = None,
     tuning: Finetuning | None = None,
 ) -> BaselineResult:
-    """Sparse variational dropout: log-uniform prior, weights with the least `log alpha` stay.
+    """Train by sparse variational dropout, keep the weights with the smallest ``log alpha``, and fine-tune.
 
     Parameters
     ----------
     model, loader, density, tuning
-        As in `magnitude`.
+        As in ``magnitude``.
     epochs, finetune_epochs : int
-        Epochs of variational training, and after it.
+        Epochs of variational training and of fine-tuning.
     kl_weight : float
-        Final weight of the KL term, times 1/N.
+        Final weight of the KL term, which is multiplied by 1/N.
     warmup_part : float
         Part of the epochs over which the KL term grows linearly.
     dataset_size : int, optional
-        `N`; read from the loader if not given.
+        ``N``; taken from the loader if not given.
 
     Returns
     -------
@@ -96,12 +96,12 @@ def sparse_variational_dropout(
 
 
 def _log_alpha(weight: Tensor, log_variance: Tensor) -> Tensor:
-    """`ln(sigma^2 / mu^2)`, clipped as in the paper's code."""
+    """Return ``ln(sigma^2 / mu^2)``, limited as in the code of the paper."""
     return (log_variance - torch.log(weight.square() + 1e-16)).clamp(-10.0, 10.0)
 
 
 def _molchanov_kl(weight: Tensor, log_variance: Tensor) -> Tensor:
-    """Approximate KL from the log-uniform prior (equation 14 of the paper)."""
+    """Return the approximate KL divergence from the log-uniform prior (equation 14 of the paper)."""
     log_alpha = _log_alpha(weight, log_variance)
     negative = 0.63576 * torch.sigmoid(1.87320 + 1.48695 * log_alpha) - 0.5 * F.softplus(-log_alpha) - 0.63576
     return -negative.sum()

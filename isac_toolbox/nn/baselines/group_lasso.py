@@ -1,4 +1,4 @@
-"""Group lasso: whole neurons and filters under an L2 penalty of their norm."""
+"""Group lasso: an L2 penalty on the norm of whole neurons and filters."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def group_lasso(
     group: str = "in",
     tuning: Finetuning | None = None,
 ) -> BaselineResult:
-    """Group lasso: proximal training, then the strongest groups stay.
+    """Train with the group lasso, keep the groups of largest norm, and fine-tune.
 
     Parameters
     ----------
     model, loader, density, tuning
-        As in `magnitude`.
+        As in ``magnitude``.
     epochs, finetune_epochs : int
         Epochs with the penalty, and after it.
     strength : float
-        Weight of `sum_g sqrt(|g|) ||w_g||`.
+        Weight of ``sum_g sqrt(|g|) ||w_g||``.
     group : {"in", "out"}
-        Groups of a Linear layer: the weights that leave an input (the paper's), or that enter an output.
-        Those of a Conv2d are whole filters.
+        Groups of a Linear layer: the weights of an input (as in the paper) or of an output. Those of a Conv2d
+        layer are whole filters.
 
     Returns
     -------
@@ -58,8 +58,8 @@ def group_lasso(
     Notes
     -----
     Source: Scardapane, Comminiello, Hussain, Uncini, "Group sparse regularization for deep neural networks",
-    Neurocomputing 241, 2017. Norms are compared relative to the mean of their layer, or a layer of small
-    weights would vanish as a whole; with `group="out"` the network's outputs stay.
+    Neurocomputing 241, 2017. Norms are compared relative to the mean of their layer, because a layer of small
+    weights would otherwise be removed as a whole; with ``group="out"`` the outputs of the network are kept.
     """
     density = check_fraction("density", density, high_open=False)
     check_positive("strength", strength)
@@ -92,7 +92,7 @@ def group_lasso(
 
 
 def _group_norm(layer: nn.Linear | nn.Conv2d, group: str) -> tuple[Tensor, int]:
-    """Norm of every group, broadcastable to the weights, and the size of a group."""
+    """Return the norm of every group, broadcastable to the weights, and the size of a group."""
     weight = layer.weight.detach()
     if isinstance(layer, nn.Conv2d):
         return weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1), weight[0].numel()
@@ -101,7 +101,7 @@ def _group_norm(layer: nn.Linear | nn.Conv2d, group: str) -> tuple[Tensor, int]:
 
 
 def _whole_groups(model: nn.Module, scores: Mapping[str, Tensor], n_keep: int) -> Masks:
-    """Masks of the strongest groups that fit into the budget once what leads nowhere is gone as well."""
+    """Return masks of the groups of largest norm that meet the budget without disconnected weights."""
     values = torch.unique(torch.cat([score.flatten() for score in scores.values()]), sorted=True)
     low, high = 0, len(values) - 1  # a higher threshold keeps less
     while low < high:

@@ -32,7 +32,7 @@ def magnitude(
     pruning_part: float = 0.6,
     tuning: Finetuning | None = None,
 ) -> BaselineResult:
-    """Global magnitude pruning with fine-tuning.
+    """Prune the smallest weights of all layers, with fine-tuning.
 
     Parameters
     ----------
@@ -41,14 +41,14 @@ def magnitude(
     loader : iterable of (x, y)
         Training batches.
     density : float
-        Part of the weights that stay.
+        Part of the weights that are kept.
     epochs : int
         Epochs of training.
     steps : int
-        1 prunes at once; more prune step by step, on the cubic schedule, over the first `pruning_part` of the
-        epochs.
+        Number of pruning steps: 1 prunes at once; more follow the cubic schedule over the first
+        ``pruning_part`` of the epochs.
     pruning_part : float
-        Part of the epochs over which an iterative run prunes.
+        Part of the epochs over which several steps are spread.
     tuning : Finetuning, optional
         Learning rate, teacher, seed.
 
@@ -87,4 +87,5 @@ def magnitude(
 
 
 def _largest_weights(model: nn.Module, n_keep: int) -> Masks:
+    """Return masks of the largest weights over all layers."""
     return keep_largest({n: layer.weight.detach().abs() for n, layer in prunable(model).items()}, n_keep)

@@ -32,18 +32,18 @@ def torch_pruning(
     global_pruning: bool = True,
     tuning: Finetuning | None = None,
 ) -> BaselineResult:
-    """Structured magnitude pruning by torch-pruning's MagnitudePruner.
+    """Prune whole channels by the MagnitudePruner of torch-pruning, and fine-tune.
 
     Parameters
     ----------
     model, loader, epochs, tuning
-        As in `magnitude`.
+        As in ``magnitude``.
     density : float, optional
-        Part of the weights that stay; the pruning ratio is found by bisection.
+        Part of the weights that are kept; the pruning ratio is found by bisection.
     macs : int, optional
-        Largest number of MACs, instead of `density`.
+        Largest number of MACs, instead of ``density``.
     global_pruning : bool
-        Channels of all layers compete; the pruner may leave a single one of a layer. Otherwise every layer
+        Whether channels of all layers compete, where a layer may keep a single one; otherwise every layer
         keeps the same part.
 
     Returns
@@ -55,7 +55,7 @@ def torch_pruning(
     ImportError
         If torch-pruning is not installed.
     ValueError
-        Unless exactly one of `density` and `macs` is given.
+        Unless exactly one of ``density`` and ``macs`` is given.
     """
     if (density is None) == (macs is None):
         raise ValueError(f"give either density or macs, got density={density!r} and macs={macs!r}")
@@ -79,7 +79,7 @@ def torch_pruning(
 
 
 def _pruned(model: nn.Module, shape: Sequence[int], ratio: float, global_pruning: bool) -> nn.Module:
-    """A copy with that part of its channels removed; outputs stay."""
+    """Return a copy without a part of its channels; the outputs are kept."""
     tp = import_optional("torch_pruning", "torch-pruning", "bench", "this baseline")
     net = deepcopy(model).eval()
     last = list(prunable(net).values())[-1]
@@ -97,7 +97,7 @@ def _pruned(model: nn.Module, shape: Sequence[int], ratio: float, global_pruning
 
 
 def _where_kept(old: Tensor, new: Tensor) -> Tensor:
-    """Rows and columns of `old` that became `new`, found by their values before training."""
+    """Return the mask of the rows and columns of ``old`` that are in ``new``, found by their values."""
     found = (
         torch.isin(old.detach(), new.detach()).flatten(2) if old.ndim > 2 else torch.isin(old, new)[..., None]
     )

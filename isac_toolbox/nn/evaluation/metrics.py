@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isac_toolbox import metrics
+from isac_toolbox.metrics import expected_calibration_error as binary_calibration_error
 
 __all__ = [
     "brier_score",
@@ -22,7 +22,7 @@ __all__ = [
 
 
 def checked_probabilities(name: str, probabilities: Any) -> np.ndarray:
-    """Return probabilities (n, n_classes) in float64, or say by `name` what is wrong with them."""
+    """Return probabilities (n, n_classes) in float64, or raise an error that names the argument."""
     p = np.asarray(probabilities, dtype=np.float64)
     if p.ndim != 2 or not len(p):
         raise ValueError(f"{name} must have shape (n, n_classes) with n > 0, got {p.shape}")
@@ -32,6 +32,7 @@ def checked_probabilities(name: str, probabilities: Any) -> np.ndarray:
 
 
 def _checked(probabilities: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and labels, or raise an error that names the argument."""
     p, y = checked_probabilities("probabilities", probabilities), np.asarray(labels)
     if y.shape != p.shape[:1] or y.dtype.kind not in "iu":
         raise ValueError(f"labels must be {len(p)} integers, got {y.dtype} of shape {y.shape}")
@@ -41,19 +42,19 @@ def _checked(probabilities: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def negative_log_likelihood(probabilities: Any, labels: Any) -> float:
-    """Return the mean `-ln p(label)` in nats, with probabilities of at least 1e-12."""
+    """Return the mean ``-ln p(label)`` in nats, with probabilities of at least 1e-12."""
     p, y = _checked(probabilities, labels)
     return float(-np.mean(np.log(np.maximum(p[np.arange(len(y)), y], 1e-12))))
 
 
 def brier_score(probabilities: Any, labels: Any) -> float:
-    """Return the mean squared distance of the probabilities from the one-hot label, summed over classes."""
+    """Return the mean squared distance of the probabilities and the one-hot label, summed over classes."""
     p, y = _checked(probabilities, labels)
     return float(np.mean(np.sum((p - np.eye(p.shape[1])[y]) ** 2, axis=1)))
 
 
 def expected_calibration_error(probabilities: Any, labels: Any, n_bins: int = 15) -> float:
-    """Return the mean distance of confidence and accuracy over bins of equal width.
+    """Return the expected calibration error: mean distance of confidence and accuracy over equal bins.
 
     Parameters
     ----------
@@ -62,14 +63,14 @@ def expected_calibration_error(probabilities: Any, labels: Any, n_bins: int = 15
     labels : array_like of int, shape (n,)
         True classes.
     n_bins : int
-        Bins of the largest probability.
+        Bins of the largest probability (the confidence).
 
     Notes
     -----
     Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017.
     """
     p, y = _checked(probabilities, labels)
-    return metrics.expected_calibration_error(np.minimum(p.max(1), 1.0), p.argmax(1) == y, n_bins)
+    return binary_calibration_error(np.minimum(p.max(1), 1.0), p.argmax(1) == y, n_bins)
 
 
 def prediction_metrics(probabilities: Any, labels: Any, n_bins: int = 15) -> dict[str, float]:

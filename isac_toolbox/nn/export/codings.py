@@ -1,7 +1,7 @@
-"""Bits that a masked weight tensor takes in four codings (docs/theory-networks.md, section 6).
+"""Bits of a masked weight tensor in five codings (docs/theory-networks.md, section 6).
 
 Every count is value bits plus index bits, in the narrowest whole-bit fields that each coding allows; the
-run-length index is really written as a bit stream and read back.
+run-length index is a real bit stream that can be read back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["CODINGS", "RunLengthIndex", "coding_bits", "decode_runs", "encode_ru
 
 CODINGS = ("dense", "bitmap", "csr", "csr_int32", "run_length")
 _MAX_ORDER = 20
-#: What a reader of the run-length stream needs besides it: number of runs and both orders.
+#: What a reader needs besides the run-length stream: number of runs and both orders.
 _HEADER_BITS = 32 + 8 + 8
 
 
@@ -26,7 +26,7 @@ def runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Parameters
     ----------
     mask : ndarray of bool, any shape
-        True where a weight is kept; read in C order, so a run may go over the end of a row.
+        True where a weight is kept; read in C order, so a run may continue in the next row.
     """
     flat = np.concatenate([[0], np.asarray(mask, dtype=bool).ravel().astype(np.int8), [0]])
     change = np.diff(flat)
@@ -43,18 +43,18 @@ def mean_run(mask: np.ndarray) -> float:
 
 
 def _bit_width(largest: int) -> int:
-    """Bits of a fixed field that holds 0 ... largest."""
+    """Return the bits of a field that holds 0 ... largest."""
     return max(int(largest).bit_length(), 1)
 
 
 def _golomb_bits(values: np.ndarray, order: int) -> int:
-    """Total length of the exponential Golomb codes of non-negative `values`."""
+    """Return the total length of the exponential Golomb codes of non-negative ``values``."""
     high = (values >> order) + 1
     return int(np.sum(2 * np.floor(np.log2(high)).astype(np.int64) + 1 + order))
 
 
 def _best_order(values: np.ndarray) -> int:
-    """Order of the shortest exponential Golomb code."""
+    """Return the order of the shortest exponential Golomb code."""
     if values.size == 0:
         return 0
     return int(np.argmin([_golomb_bits(values, order) for order in range(_MAX_ORDER)]))
@@ -67,7 +67,7 @@ class RunLengthIndex:
     Attributes
     ----------
     stream : ndarray of uint8
-        The bits, most significant first, filled up to a whole byte.
+        The bits, most significant first, padded to a whole byte.
     n_runs : int
         Number of runs.
     gap_order, length_order : int
@@ -89,8 +89,8 @@ class RunLengthIndex:
 def encode_runs(mask: np.ndarray) -> RunLengthIndex:
     """Write the positions of a mask as a bit stream.
 
-    A gap counts zeros since the last run; runs are never empty, so length minus one is written, and from the
-    second run on gap minus one.
+    A gap counts the zeros since the last run. Runs are never empty, so length minus one is written, and from
+    the second run on gap minus one.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def encode_runs(mask: np.ndarray) -> RunLengthIndex:
 
 
 def _gaps_and_lengths(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is written of every run: zeros before it (less one after the first), length less one."""
+    """Return the numbers of every run: zeros before it (less one from the second on), length less one."""
     starts, lengths = runs(mask)
     gaps = starts - np.concatenate([[0], (starts + lengths)[:-1]]) if starts.size else starts
     gaps[1:] -= 1
@@ -124,7 +124,7 @@ def _gaps_and_lengths(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _golomb_word(value: int, order: int) -> str:
-    """Exponential Golomb code word of one value."""
+    """Return the exponential Golomb code word of one value."""
     high = bin((value >> order) + 1)[2:]
     low = format(value & ((1 << order) - 1), f"0{order}b") if order else ""
     return "0" * (len(high) - 1) + high + low
@@ -136,7 +136,7 @@ def decode_runs(index: RunLengthIndex) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the stream ends early or runs over the end of the mask.
+        If the stream ends early or goes beyond the end of the mask.
     """
     bits = np.unpackbits(np.asarray(index.stream, dtype=np.uint8)).tobytes()
     mask = np.zeros(int(np.prod(index.shape, dtype=np.int64)), dtype=bool)
@@ -153,7 +153,7 @@ def decode_runs(index: RunLengthIndex) -> np.ndarray:
 
 
 def _read_golomb(bits: bytes, at: int, order: int) -> tuple[int, int]:
-    """One value and the place after it."""
+    """Return one value and the position after it."""
     one = bits.find(b"\x01", at)
     stop = 2 * one - at + 1 + order
     if one < 0 or stop > len(bits):
@@ -181,7 +181,7 @@ def coding_bits(mask: np.ndarray, value_bits: int = 32) -> dict[str, int]:
     dict of str to int
         ``dense``: all values. ``bitmap``: one bit per weight and the kept values. ``csr``: kept values,
         column indices and row pointers in the narrowest whole-bit fields. ``csr_int32``: the same with the
-        32-bit indices of numerical libraries. ``run_length``: kept values, the bit stream of `encode_runs`
+        32-bit indices of numerical libraries. ``run_length``: kept values, the bit stream of ``encode_runs``
         and its header.
 
     Notes

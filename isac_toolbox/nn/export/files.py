@@ -28,7 +28,7 @@ def save_compressed(
     masks: Mapping[str, Tensor],
     value_dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write a masked model: kept values and run-length index of each layer, all else as it is.
+    """Write a masked model: values and run-length index of each masked layer, everything else unchanged.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def save_compressed(
 
 
 def load_compressed(path: str | Path, model: nn.Module) -> nn.Module:
-    """Fill a model of the same architecture from a file of `save_compressed`, in place.
+    """Load a file of ``save_compressed`` into a model of the same architecture, in place.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def load_compressed(path: str | Path, model: nn.Module) -> nn.Module:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no file of this kind, is damaged, or was written for another architecture.
+        If the file is of another kind, damaged, or of another architecture.
     """
     source = Path(path)
     if not source.exists():
@@ -127,7 +127,7 @@ def load_compressed(path: str | Path, model: nn.Module) -> nn.Module:
 
 
 def _decode(values: Tensor, stream: Tensor, about: dict[str, Any]) -> Tensor:
-    """Weights from values and run-length stream."""
+    """Return the weights of a layer from its values and its run-length stream."""
     index = RunLengthIndex(
         stream.numpy().astype(np.uint8),
         int(about["n_runs"]),
@@ -145,21 +145,21 @@ def _decode(values: Tensor, stream: Tensor, about: dict[str, Any]) -> Tensor:
 
 
 def export_onnx(model: nn.Module, path: str | Path, input_shape: Sequence[int]) -> Path:
-    """Write a plain model as ONNX with a free batch size.
+    """Write a plain model as ONNX, for any batch size.
 
     Parameters
     ----------
     model : nn.Module
-        Plain model, for example the result of `shrink`.
+        Plain model, for example the result of ``shrink``.
     path : path
-        Where to write.
+        File to write.
     input_shape : sequence of int
         Shape of one example.
 
     Returns
     -------
     Path
-        Where the file is.
+        The file.
 
     Raises
     ------

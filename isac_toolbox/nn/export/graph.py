@@ -1,8 +1,8 @@
-"""Which channels of a network can go: a traced graph of channel spaces (docs/theory-networks.md, section 5).
+"""Which channels of a network can be removed: its dependency groups (docs/theory-networks.md, section 5).
 
-A *space* is a set of channels that several tensors share: a layer opens one, activations, pooling and batch
-normalisation hand it on, and an addition joins the spaces of its addends, so that a residual block loses a
-channel only where every addend does.
+A *dependency group* is a set of channels that several tensors share. A layer starts one; activations, pooling
+and batch normalisation pass it on; an addition merges the groups of its addends, so that a residual block
+loses a channel only where every addend does.
 """
 
 from __future__ import annotations
@@ -60,24 +60,24 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True)
 class _Carried:
-    """Channels of a node's output: their space, number, and where they sit.
+    """Channels of a node's output: their dependency group, their number and their axis.
 
-    `kind` is ``maps`` (axis 1, then positions), ``flat`` (axis 1, positions of each channel side by side) or
-    ``features`` (last axis, as Linear leaves them).
+    ``kind`` is ``maps`` (axis 1, then positions), ``flat`` (axis 1, the positions of a channel side by side)
+    or ``features`` (last axis, as after a Linear layer).
     """
 
-    space: int
+    group: int
     n: int
     kind: str
 
 
 class ChannelGraph:
-    """Channel spaces of a plain model.
+    """Dependency groups of the channels of a plain model.
 
     Parameters
     ----------
     model : nn.Module
-        Plain model whose dead weights are exactly zero. `simplify` and `slice` change it in place.
+        Plain model whose dropped weights are exactly zero. ``simplify`` and ``slice`` change it in place.
 
     Raises
     ------
@@ -88,7 +88,7 @@ class ChannelGraph:
     def __init__(self, model: nn.Module) -> None:
         try:
             self.nodes = list(fx.Tracer().trace(model).nodes)
-        except Exception as error:  # control flow, foreign code: fx raises whatever the model raises
+        except Exception as error:  # fx raises whatever the model raises
             raise TraceError(f"torch.fx cannot trace {type(model).__name__}: {error}") from error
         self.model = model
         self.modules: dict[str, Any] = dict(model.named_modules())
@@ -103,29 +103,29 @@ class ChannelGraph:
         for node in self.nodes:
             self._read(node)
         none = [torch.zeros(c.n, dtype=torch.bool, device=device_of(model)) for c in self.carried.values()]
-        self.removed = {self.find(c.space): mask for c, mask in zip(self.carried.values(), none)}
+        self.removed = {self.find(c.group): mask for c, mask in zip(self.carried.values(), none)}
 
     # ---- building ------------------------------------------------------------------------------------
 
-    def find(self, space: int) -> int:
-        """Representative of a space."""
-        while self._parent[space] != space:
-            space = self._parent[space]
-        return space
+    def find(self, group: int) -> int:
+        """Return the representative of a dependency group."""
+        while self._parent[group] != group:
+            group = self._parent[group]
+        return group
 
-    def is_protected(self, space: int) -> bool:
-        """Whether the channels of a space must stay."""
-        return any(self.find(s) == self.find(space) for s in self._protected)
+    def is_protected(self, group: int) -> bool:
+        """Return whether the channels of a dependency group must stay."""
+        return any(self.find(g) == self.find(group) for g in self._protected)
 
-    def _new_space(self) -> int:
+    def _new_group(self) -> int:
         self._parent.append(len(self._parent))
         return self._parent[-1]
 
     def _protect(self, node: fx.Node) -> None:
-        """Keep every channel that an operation reads which is not understood."""
+        """Keep every channel that this operation reads, because its effect on channels is not known."""
         for source in node.all_input_nodes:
             if source in self.carried:
-                self._protected.add(self.carried[source].space)
+                self._protected.add(self.carried[source].group)
 
     def _read(self, node: fx.Node) -> None:
         if node.op == "placeholder" or node.op == "get_attr":
@@ -144,10 +144,10 @@ class ChannelGraph:
         return self.carried.get(first) if isinstance(first, fx.Node) else None
 
     def _pass_on(self, node: fx.Node, kind: str | None = None, constant: Any = None) -> bool:
-        """The node hands its input's channels on."""
+        """Record that the output has the channels of the input."""
         source = self._source(node)
         if source is not None:
-            self.carried[node] = _Carried(source.space, source.n, kind or source.kind)
+            self.carried[node] = _Carried(source.group, source.n, kind or source.kind)
             first = node.args[0]
             self._constant[node] = constant or (lambda known: known.get(first))
         return True
@@ -159,7 +159,7 @@ class ChannelGraph:
         if isinstance(module, NORMS):
             if source is None or source.kind == "flat" or module.running_mean is None or self._reused(node):
                 return False
-            self.followers[str(node.target)] = source.space
+            self.followers[str(node.target)] = source.group
             return self._pass_on(node, constant=lambda known: normalised(module, known.get(node.args[0])))
         if isinstance(module, _POINTWISE_MODULES):
             return self._pass_on(
@@ -185,26 +185,26 @@ class ChannelGraph:
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             if source is None or not (module.groups == module.in_channels == module.out_channels):
                 self._protect(node)
-                return True  # a grouped convolution keeps its shape; its output is not tracked
-            self.followers[name] = source.space
+                return True  # a grouped convolution keeps its shape; its output channels are not tracked
+            self.followers[name] = source.group
             return self._pass_on(node, constant=lambda known: depthwise(module, known.get(node.args[0])))
         if source is not None:
             if self._fits(source, module):
                 assert isinstance(node.args[0], fx.Node)
-                self.consumers[name] = (source.space, Use(module, node.args[0]))
+                self.consumers[name] = (source.group, Use(module, node.args[0]))
             else:
                 self._protect(node)
         n_out = module.out_features if isinstance(module, nn.Linear) else module.out_channels
         kind = "features" if isinstance(module, nn.Linear) else "maps"
         assert isinstance(n_out, int)
-        self.carried[node] = _Carried(self._new_space(), n_out, kind)
-        self.producers[name] = self.carried[node].space
+        self.carried[node] = _Carried(self._new_group(), n_out, kind)
+        self.producers[name] = self.carried[node].group
         self._constant[node] = lambda known: bias_where_dead(module)
         return True
 
     @staticmethod
     def _fits(source: _Carried, module: nn.Linear | nn.Conv2d) -> bool:
-        """Whether the layer's inputs are these channels, in blocks of equal size."""
+        """Return whether the layer's inputs are these channels, in blocks of equal size."""
         if isinstance(module, nn.Conv2d):
             return source.kind == "maps" and module.in_channels == source.n
         if source.kind == "flat":
@@ -242,7 +242,7 @@ class ChannelGraph:
         return self._pass_on(node, kind="flat")
 
     def _add(self, node: fx.Node) -> bool:
-        """Join the spaces of two addends."""
+        """Merge the dependency groups of two addends."""
         addends = [self.carried.get(a) for a in node.all_input_nodes]
         first = addends[0] if addends else None
         if first is None or len(addends) != 2 or node.kwargs or len(node.args) != 2:
@@ -250,7 +250,7 @@ class ChannelGraph:
         second = addends[1]
         if second is None or first.n != second.n or first.kind != second.kind:
             return False
-        self._parent[self.find(second.space)] = self.find(first.space)
+        self._parent[self.find(second.group)] = self.find(first.group)
         self.carried[node] = first
         a, b = node.all_input_nodes
         self._constant[node] = lambda known: sum_of(known.get(a), known.get(b))
@@ -259,7 +259,7 @@ class ChannelGraph:
     # ---- removing ------------------------------------------------------------------------------------
 
     def constants(self) -> Constants:
-        """Value of every channel that is constant at a node, NaN where it is not; (n,) for each node."""
+        """Return the constant value of every channel of every node, (n,), NaN where it is not constant."""
         known: Constants = {}
         with torch.no_grad():
             for node in self.nodes:
@@ -268,31 +268,31 @@ class ChannelGraph:
                     known[node] = value
         return known
 
-    def spaces(self) -> Iterator[int]:
-        """The spaces whose channels may go."""
-        for space in self.removed:
-            if not self.is_protected(space):
-                yield space
+    def groups(self) -> Iterator[int]:
+        """Yield the dependency groups whose channels may be removed."""
+        for group in self.removed:
+            if not self.is_protected(group):
+                yield group
 
     def simplify(self) -> dict[int, Tensor]:
-        """Zero every channel that is constant or that nothing reads; the function stays the same.
+        """Zero every channel that is constant or that nothing reads; the outputs do not change.
 
         A constant is folded into the biases of the layers that read it.
 
         Returns
         -------
         dict of int to Tensor of bool
-            Removed channels of each space.
+            Removed channels of each dependency group.
         """
         changed = True
         while changed:
-            changed = max(map(self._simplify_space, list(self.spaces())), default=False)
+            changed = max(map(self._simplify_group, list(self.groups())), default=False)
         return self.removed
 
-    def _simplify_space(self, space: int) -> bool:
+    def _simplify_group(self, group: int) -> bool:
         known = self.constants()
-        uses = [use for owner, use in self.consumers.values() if self.find(owner) == space]
-        removable = ~self.removed[space]
+        uses = [use for read, use in self.consumers.values() if self.find(read) == group]
+        removable = ~self.removed[group]
         for use in uses:
             removable &= unread(use, removable.numel()) | foldable(use, known.get(use.node))
         if not bool(removable.any()):
@@ -300,28 +300,28 @@ class ChannelGraph:
         with torch.no_grad():
             for use in uses:
                 fold(use, known.get(use.node), removable)
-            self._silence(space, removable)
-        self.removed[space] |= removable
+            self._silence(group, removable)
+        self.removed[group] |= removable
         return True
 
     def silence_constants(self) -> None:
-        """Set channels to zero that are constant but cannot be folded; this changes the function.
+        """Set channels to zero that are constant but cannot be folded; this changes the outputs.
 
-        A zero can always be folded, where the activation keeps it; fine-tuning makes up for the change.
+        A zero can be folded wherever the activation keeps it; fine-tuning compensates for the change.
         """
         known = self.constants()
         with torch.no_grad():
-            for space in self.spaces():
-                stuck = ~self.removed[space]
-                for owner, use in self.consumers.values():
-                    if self.find(owner) == space:
+            for group in self.groups():
+                stuck = ~self.removed[group]
+                for read, use in self.consumers.values():
+                    if self.find(read) == group:
                         value = known.get(use.node)
                         stuck &= unread(use, stuck.numel()) | (value is not None and ~torch.isnan(value))
-                self._silence(space, stuck)
+                self._silence(group, stuck)
 
-    def _silence(self, space: int, channels: Tensor) -> None:
-        """Make the channels exactly zero at every tensor of the space."""
-        for name in self._owners(space):
+    def _silence(self, group: int, channels: Tensor) -> None:
+        """Make the channels exactly zero in every tensor of the dependency group."""
+        for name in self._owners(group):
             module = self.modules[name]
             if isinstance(module, NORMS):
                 assert module.running_mean is not None and module.running_var is not None
@@ -331,17 +331,17 @@ class ChannelGraph:
             if module.bias is not None:
                 module.bias[channels] = 0.0
 
-    def _owners(self, space: int) -> list[str]:
-        """Layers and normalisations whose first axis is the space."""
+    def _owners(self, group: int) -> list[str]:
+        """Return the layers and normalisations whose first axis is the dependency group."""
         both = {**self.producers, **self.followers}
-        return [name for name, s in both.items() if self.find(s) == space]
+        return [name for name, first in both.items() if self.find(first) == group]
 
     def slice(self) -> None:
-        """Cut the removed channels out of every layer, in place; one channel of each space stays."""
-        keep = {space: kept(removed) for space, removed in self.removed.items()}
-        for name, (space, _) in self.consumers.items():
-            if not self.is_protected(space):
-                cut_inputs(self.modules[name], keep[self.find(space)])
-        for name, space in {**self.producers, **self.followers}.items():
-            if not self.is_protected(space):
-                cut_outputs(self.modules[name], keep[self.find(space)])
+        """Cut the removed channels out of every layer, in place; at least one of each group stays."""
+        keep = {group: kept(removed) for group, removed in self.removed.items()}
+        for name, (group, _) in self.consumers.items():
+            if not self.is_protected(group):
+                cut_inputs(self.modules[name], keep[self.find(group)])
+        for name, group in {**self.producers, **self.followers}.items():
+            if not self.is_protected(group):
+                cut_outputs(self.modules[name], keep[self.find(group)])

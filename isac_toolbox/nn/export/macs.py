@@ -15,12 +15,12 @@ from isac_toolbox.nn.export.shrink import shrink, simplify
 
 __all__ = ["count_macs", "filter_macs", "mac_gates", "output_positions"]
 
-#: Log-odds below which a probability is no float64 any more.
+#: Log-odds below which a probability is zero in float64.
 _MOST_NATS = 700.0
 
 
 def output_positions(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
-    """Return how often each weight of every Linear and Conv2d acts for one example.
+    """Return how often each weight of every Linear and Conv2d layer is used for one example.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def count_macs(
 ) -> dict[str, int]:
     """Return the MACs of one example in every Linear and Conv2d layer.
 
-    `MACs = number of weights * output positions`: `out * in` for Linear, and
-    `out * (in / groups) * kh * kw * H_out * W_out` for Conv2d. Biases and normalisation are not counted.
+    ``MACs = number of weights * output positions``: ``out * in`` for Linear, and
+    ``out * (in / groups) * kh * kw * H_out * W_out`` for Conv2d. Biases and normalisation are not counted.
 
     Parameters
     ----------
@@ -96,10 +96,10 @@ def count_macs(
 
 
 def filter_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
-    """Return the MACs of one example that leave with one neuron (filter) of each layer.
+    """Return the MACs of one example that one neuron (filter) of each layer costs.
 
-    Its own MACs and those of everything that reads it: the difference that `shrink` makes once it is silent.
-    Zero where a channel cannot leave alone (outputs).
+    They are those of the neuron and of everything that reads it: what ``shrink`` saves once it is zero.
+    Zero where a channel cannot be removed alone (outputs).
 
     Parameters
     ----------
@@ -133,9 +133,9 @@ def filter_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
 
 
 def mac_gates(model: nn.Module, input_shape: Sequence[int], nats: float) -> dict[str, float]:
-    """Return cost-aware gates: a neuron (filter) must bring evidence in proportion to the MACs it costs.
+    """Return cost-aware gates: the evidence that a neuron (filter) needs is in proportion to its MACs.
 
-    `logit gate = -nats * macs / max macs`, with `filter_macs`.
+    ``logit gate = -nats * macs / max macs``, with ``filter_macs``.
 
     Parameters
     ----------
@@ -144,17 +144,17 @@ def mac_gates(model: nn.Module, input_shape: Sequence[int], nats: float) -> dict
     input_shape : sequence of int
         Shape of one example, without the batch.
     nats : float
-        Evidence that the most expensive kind of filter must bring, at most 700.
+        Evidence that the most expensive kind of filter needs, at most 700.
 
     Returns
     -------
     dict of str to float
-        For the argument `gate` of `TurboVBICompressor`, with `learn_support=False`.
+        For the argument ``gate`` of ``TurboVBICompressor``, with ``learn_support=False``.
 
     Raises
     ------
     ValueError
-        If `nats` is not in (0, 700], or no channel can leave.
+        If ``nats`` is not in (0, 700], or no channel can be removed.
 
     Notes
     -----
@@ -166,5 +166,5 @@ def mac_gates(model: nn.Module, input_shape: Sequence[int], nats: float) -> dict
     costs = filter_macs(model, input_shape)
     largest = max(costs.values(), default=0)
     if largest <= 0:
-        raise ValueError("no channel of this model can leave alone, so none has a cost")
+        raise ValueError("no channel of this model can be removed alone, so none has a cost")
     return {name: 1.0 / (1.0 + math.exp(nats * cost / largest)) for name, cost in costs.items()}

@@ -1,4 +1,4 @@
-"""What is left of a network: weights, MACs, bytes and structure (docs/theory-networks.md, section 6)."""
+"""Weights, MACs, bytes and structure of a compressed network (docs/theory-networks.md, section 6)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CompressionReport", "LayerReport", "make_report"]
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One Linear or Conv2d layer.
+    """Size and structure of one Linear or Conv2d layer.
 
     Attributes
     ----------
@@ -50,28 +50,28 @@ class LayerReport:
 
     @property
     def density(self) -> float:
-        """Kept part of the weights."""
+        """Return the kept part of the weights."""
         return self.n_kept / max(self.n_weights, 1)
 
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """The whole network.
+    """Size and structure of a compressed network.
 
     Attributes
     ----------
     layers : tuple of LayerReport
-        The compressible layers in order.
+        The masked layers in order.
     n_parameters, n_parameters_dense : int
-        Kept weights and all other trainable parameters of the masked network (a bias counts while its
-        neuron has any kept weight), and the parameters of the network before.
+        Kept weights and all other trainable parameters of the masked network (a bias counts if its neuron
+        has any kept weight), and the parameters of the full network.
     macs, macs_dense : int
-        MACs of one example of the exported, physically smaller network (equal to `macs_dense` if it was not
-        made), and of the network before.
+        MACs of one example of the exported, physically smaller network (equal to ``macs_dense`` without one),
+        and of the full network.
     macs_kept : int
-        MACs of the kept weights alone, as sparse hardware would do them.
+        MACs of the kept weights alone, which need sparse hardware.
     value_bits : int
-        Bits per stored value in `bytes`.
+        Bits per stored value in ``bytes``.
     """
 
     layers: tuple[LayerReport, ...]
@@ -84,32 +84,32 @@ class CompressionReport:
 
     @property
     def n_weights(self) -> int:
-        """Weights of all layers."""
+        """Return the number of weights of all layers."""
         return sum(layer.n_weights for layer in self.layers)
 
     @property
     def n_kept(self) -> int:
-        """Kept weights of all layers."""
+        """Return the number of kept weights of all layers."""
         return sum(layer.n_kept for layer in self.layers)
 
     @property
     def density(self) -> float:
-        """Kept part of the weights."""
+        """Return the kept part of the weights."""
         return self.n_kept / max(self.n_weights, 1)
 
     @property
     def compression(self) -> float:
-        """How many times fewer weights."""
+        """Return how many times fewer weights are kept."""
         return self.n_weights / max(self.n_kept, 1)
 
     @property
     def bytes(self) -> dict[str, int]:
-        """Bytes of the weights in each coding, each layer filled up to whole bytes."""
+        """Return the bytes of the weights in each coding, each layer padded to whole bytes."""
         return {coding: sum(-(-layer.bits[coding] // 8) for layer in self.layers) for coding in CODINGS}
 
     @property
     def neurons_kept(self) -> tuple[int, ...]:
-        """Kept neurons of each layer."""
+        """Return the kept neurons of each layer."""
         return tuple(layer.neurons_kept for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,18 +146,18 @@ def make_report(
     exported: nn.Module | None = None,
     value_bits: int = 32,
 ) -> CompressionReport:
-    """Measure a network and its masks.
+    """Return the size and structure of a network under its masks.
 
     Parameters
     ----------
     model : nn.Module
-        The network before it was made smaller.
+        The full network.
     masks : mapping of str to Tensor of bool
         Kept weights by layer name.
     input_shape : sequence of int
         Shape of one example.
     exported : nn.Module, optional
-        The physically smaller network; its MACs are reported.
+        The physically smaller network, whose MACs are reported.
     value_bits : int
         Bits per stored value.
 

@@ -1,4 +1,4 @@
-"""Smaller dense networks: dead channels removed, norms folded (docs/theory-networks.md, section 5)."""
+"""Smaller dense networks: channels removed, normalisations folded (docs/theory-networks.md, section 5)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def shrink(
     """Return a physically smaller module with the same outputs in evaluation mode.
 
     Neurons and filters are removed where their weights are all zero (their constant output is folded into the
-    next biases) or where nothing reads them. Channels that take part in an addition go only where all
-    addends allow it.
+    next biases) or where nothing reads them. Channels that take part in an addition are removed only where
+    all addends allow it.
 
     Parameters
     ----------
     model : nn.Module
-        Plain model whose dead weights are exactly zero; it is not changed.
+        Plain model whose dropped weights are exactly zero; it is not changed.
     fold_norms : bool
         Whether batch normalisations are folded into the convolutions before them.
     input_shape : sequence of int, optional
@@ -65,10 +65,10 @@ def shrink(
 
 
 def simplify(model: nn.Module, silence: bool = False) -> nn.Module:
-    """Zero all channels of a plain model that `shrink` would remove, in place; shapes stay.
+    """Zero all channels of a plain model that ``shrink`` would remove, in place, and return it; shapes stay.
 
-    With `silence`, constants that no bias can take (before a padded convolution) become zero as well, which
-    changes the function.
+    With ``silence``, constants that cannot be folded into a bias (before a padded convolution) become zero as
+    well, which changes the outputs.
     """
     try:
         graph = ChannelGraph(model)
@@ -85,7 +85,7 @@ def simplify(model: nn.Module, silence: bool = False) -> nn.Module:
 def _shrink_chains(
     model: nn.Module, small: nn.Module, error: Exception, input_shape: Sequence[int] | None
 ) -> nn.Module:
-    """Make the nn.Sequential chains of an untraceable model smaller, one by one."""
+    """Return an untraceable model whose nn.Sequential chains are made smaller, one by one."""
     done = [chain for chain in _chains(small) if _graph_or_none(chain, do_slice=True)]
     reason = f"{error}; "
     if input_shape is not None and not _agree(model, small, input_shape):
@@ -98,13 +98,14 @@ def _shrink_chains(
 
 
 def _chains(model: nn.Module) -> list[nn.Module]:
-    """Outermost nn.Sequential modules."""
+    """Return the outermost nn.Sequential modules that can be traced."""
     if type(model) is nn.Sequential and _graph_or_none(deepcopy(model), do_slice=False):
         return [model]
     return [chain for child in model.children() for chain in _chains(child)]
 
 
 def _graph_or_none(chain: nn.Module, do_slice: bool) -> ChannelGraph | None:
+    """Simplify (and slice) a chain in place and return its graph, None where it cannot be traced."""
     try:
         graph = ChannelGraph(chain)
     except TraceError:
@@ -116,7 +117,7 @@ def _graph_or_none(chain: nn.Module, do_slice: bool) -> ChannelGraph | None:
 
 
 def _agree(model: nn.Module, small: nn.Module, input_shape: Sequence[int]) -> bool:
-    """Whether both give the same output for noise."""
+    """Return whether both give the same output for noise."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((4, *input_shape), generator=generator).to(device_of(model))
     reference = deepcopy(model).eval()
@@ -129,7 +130,9 @@ def _agree(model: nn.Module, small: nn.Module, input_shape: Sequence[int]) -> bo
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """Fold every batch normalisation that alone reads a convolution or linear layer into it, in place.
+    """Fold batch normalisations into the layers before them, in place, and return the model.
+
+    Only where nothing else reads the layer.
 
     Raises
     ------
@@ -157,7 +160,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def _fold_norm(layer: nn.Linear | nn.Conv2d, norm: Any) -> None:
-    """`W <- s W`, `b <- s (b - mean) + beta` with `s = gamma / sqrt(var + eps)`."""
+    """Set ``W <- s W`` and ``b <- s (b - mean) + beta`` with ``s = gamma / sqrt(var + eps)``."""
     with torch.no_grad():
         scale = torch.rsqrt(norm.running_var + norm.eps)
         scale = scale if norm.weight is None else scale * norm.weight

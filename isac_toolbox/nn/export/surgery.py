@@ -19,18 +19,19 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 @dataclass(frozen=True)
 class Use:
-    """A layer that reads a space: its module and the node it reads."""
+    """A layer that reads a dependency group: its module, and the node that it reads."""
 
     module: nn.Linear | nn.Conv2d
     node: fx.Node
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model computes: the device of its first parameter."""
+    """Return the device of the first parameter, the CPU without parameters."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def kept(removed: Tensor) -> Tensor:
+    """Return which channels stay: those not removed, and at least the first."""
     keep = ~removed
     if not bool(keep.any()):
         keep[0] = True
@@ -38,11 +39,12 @@ def kept(removed: Tensor) -> Tensor:
 
 
 def any_of(value: Any) -> bool:
+    """Return whether a number, or any of several, is not zero."""
     return any(value) if isinstance(value, (tuple, list)) else bool(value)
 
 
 def bias_where_dead(module: nn.Linear | nn.Conv2d) -> Tensor:
-    """Bias of the outputs whose weights are all zero, NaN elsewhere, (n_out,)."""
+    """Return the bias of the outputs whose weights are all zero, NaN elsewhere, (n_out,)."""
     weight = module.weight.flatten(1)
     dead = ~weight.any(dim=1)
     bias = torch.zeros(len(weight), device=weight.device) if module.bias is None else module.bias
@@ -50,7 +52,7 @@ def bias_where_dead(module: nn.Linear | nn.Conv2d) -> Tensor:
 
 
 def depthwise(module: nn.Conv2d, value: Tensor | None) -> Tensor | None:
-    """Output constants of a depthwise convolution."""
+    """Return the constants after a depthwise convolution."""
     constant = bias_where_dead(module)
     if value is None:
         return constant
@@ -62,7 +64,7 @@ def depthwise(module: nn.Conv2d, value: Tensor | None) -> Tensor | None:
 
 
 def normalised(module: Any, value: Tensor | None) -> Tensor | None:
-    """Constants after a batch normalisation in evaluation mode; a zero scale makes any input constant."""
+    """Return the constants after a batch normalisation; a scale of zero makes any input constant."""
     scale = torch.rsqrt(module.running_var + module.eps)
     scale = scale if module.weight is None else scale * module.weight
     shift = torch.zeros_like(scale) if module.bias is None else module.bias
@@ -71,14 +73,14 @@ def normalised(module: Any, value: Tensor | None) -> Tensor | None:
 
 
 def apply_pointwise(value: Tensor | None, function: Callable[[Tensor], Tensor]) -> Tensor | None:
-    """A pointwise function of the constants."""
+    """Return a pointwise function of the constants."""
     if value is None:
         return None
     return torch.where(torch.isnan(value), math.nan, function(torch.nan_to_num(value)))
 
 
 def frozen(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The module in evaluation mode, on a copy of its input."""
+    """Return the function of a module in evaluation mode, on a copy of its input."""
 
     def call(value: Tensor) -> Tensor:
         if isinstance(module, (nn.Dropout, nn.Dropout2d)):
@@ -89,7 +91,7 @@ def frozen(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def pointwise(name: str, node: fx.Node) -> Callable[[Tensor], Tensor]:
-    """The traced pointwise function on a copy of its input."""
+    """Return the traced pointwise function, on a copy of its input."""
     if name in ("dropout", "contiguous"):
         return lambda value: value
     function = node.target if callable(node.target) else getattr(torch, name, None) or getattr(F, name)
@@ -97,34 +99,36 @@ def pointwise(name: str, node: fx.Node) -> Callable[[Tensor], Tensor]:
 
 
 def only_zero(value: Tensor | None, restricted: bool) -> Tensor | None:
-    """Constants, of which only zero survives where an average may include padding."""
+    """Return the constants; only zeros where an average may include padding (``restricted``)."""
     if value is None or not restricted:
         return value
     return torch.where(value == 0.0, value, math.nan)
 
 
 def sum_of(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Return the constants of a sum; None where nothing is known of an addend."""
     return None if a is None or b is None else a + b
 
 
 def pads_with_zeros(module: nn.Conv2d) -> bool:
+    """Return whether a convolution reads zeros beyond the border."""
     padding = module.padding
     padded = padding == "same" if isinstance(padding, str) else any_of(padding)
     return module.padding_mode == "zeros" and padded
 
 
 def weight_blocks(module: nn.Linear | nn.Conv2d, n: int) -> Tensor:
-    """Weights as (out, n channels, positions or kernel)."""
+    """Return the weights as (out, n channels, positions or kernel)."""
     return module.weight.reshape(len(module.weight), n, -1)
 
 
 def unread(use: Use, n: int) -> Tensor:
-    """Channels whose weights in the layer are all zero, (n,)."""
+    """Return the channels whose weights in the layer are all zero, (n,)."""
     return ~weight_blocks(use.module, n).any(dim=2).any(dim=0)
 
 
 def foldable(use: Use, value: Tensor | None) -> Tensor | bool:
-    """Channels whose constant the layer can take into its bias, (n,)."""
+    """Return the channels whose constant can be folded into the bias of the layer, (n,)."""
     if value is None:
         return False
     if isinstance(use.module, nn.Conv2d) and pads_with_zeros(use.module):
@@ -133,7 +137,7 @@ def foldable(use: Use, value: Tensor | None) -> Tensor | bool:
 
 
 def fold(use: Use, value: Tensor | None, channels: Tensor) -> None:
-    """Move the channels' constants into the bias and zero their weights."""
+    """Fold the constants of some channels into the bias, and set their weights to zero."""
     module, n = use.module, channels.numel()
     blocks = weight_blocks(module, n)
     if value is not None:
@@ -148,7 +152,7 @@ def fold(use: Use, value: Tensor | None, channels: Tensor) -> None:
 
 
 def cut_inputs(module: nn.Linear | nn.Conv2d, keep: Tensor) -> None:
-    """Keep some input channels."""
+    """Remove the other input channels of a layer, in place."""
     blocks = weight_blocks(module, keep.numel())[:, keep].detach().clone()
     if isinstance(module, nn.Linear):
         module.weight = nn.Parameter(blocks.reshape(len(blocks), -1))
@@ -160,7 +164,7 @@ def cut_inputs(module: nn.Linear | nn.Conv2d, keep: Tensor) -> None:
 
 
 def cut_outputs(module: Any, keep: Tensor) -> None:
-    """Keep some output channels of a layer or a normalisation."""
+    """Remove the other output channels of a layer or a normalisation, in place."""
     for name in ("weight", "bias"):
         old = getattr(module, name)
         if old is not None:

@@ -2,5 +2,6 @@
 
 from isac_toolbox.nn.ssvi.baselines import DenseVI, MagnitudeSparse, PrunedVI
 from isac_toolbox.nn.ssvi.classifier import SSVI, SSVIReport
+from isac_toolbox.nn.ssvi.settings import SSVISettings
 
-__all__ = ["SSVI", "DenseVI", "MagnitudeSparse", "PrunedVI", "SSVIReport"]
+__all__ = ["SSVI", "DenseVI", "MagnitudeSparse", "PrunedVI", "SSVIReport", "SSVISettings"]

@@ -1,4 +1,4 @@
-"""Other ways to train with the same interface and the same counts (docs/theory-ssvi.md, section 8)."""
+"""Baselines with the same interface and the same counts (docs/theory-ssvi.md, section 8)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isac_toolbox._validation import check_choice, check_fraction
+from isac_toolbox.nn._settings import check_known
 from isac_toolbox.nn.ssvi.classifier import SparseClassifier
 from isac_toolbox.nn.ssvi.layers import SparseLayer
 from isac_toolbox.nn.ssvi.scores import SCORES, removal_score
-from isac_toolbox.nn.ssvi.settings import SparseSettings
+from isac_toolbox.nn.ssvi.settings import SSVISettings
 from isac_toolbox.nn.ssvi.training import SparseEpochRecord
 
 __all__ = ["DenseVI", "MagnitudeSparse", "PrunedVI"]
@@ -23,25 +24,18 @@ _POSTERIOR = ("prior_sd", "kl_weight", "initial_sigma", "noise", "sigma_step")
 _SUPPORT = ("layer_density", "erk_power", "replace_fraction", "update_interval", "update_until")
 
 
-def _only(given: Mapping[str, Any], allowed: tuple[str, ...], owner: str) -> dict[str, Any]:
-    unknown = sorted(set(given) - set(allowed))
-    if unknown:
-        raise TypeError(f"{owner} has no setting {unknown}, only {sorted(allowed)}")
-    return dict(given)
-
-
 class DenseVI(SparseClassifier):
-    """Mean-field Gaussian on all weights: the same posterior, loss and optimiser without a budget.
+    """Dense variational inference: the same posterior, loss and optimiser on all weights.
 
     Parameters
     ----------
     model : nn.Module
-        As in `SSVI`.
+        As in ``SSVI``.
     exclude, loss, seed
-        As in `SSVI`.
+        As in ``SSVI``.
     **settings : float
         ``learning_rate``, ``momentum``, ``weight_decay``, ``initial_mean_sd``, ``prior_sd``, ``kl_weight``,
-        ``initial_sigma``, ``noise``, ``sigma_step``, as in `SSVI`.
+        ``initial_sigma``, ``noise``, ``sigma_step``, as in ``SSVISettings``.
 
     Raises
     ------
@@ -62,27 +56,27 @@ class DenseVI(SparseClassifier):
         seed: int = 0,
         **settings: Any,
     ) -> None:
-        chosen = _only(settings, _OPTIMISER + _POSTERIOR, "DenseVI")
-        super().__init__(model, SparseSettings(density=1.0, **chosen), exclude, loss, seed)
+        check_known("DenseVI", settings, _OPTIMISER + _POSTERIOR)
+        super().__init__(model, SSVISettings(density=1.0, **settings), exclude, loss, seed)
 
 
 class MagnitudeSparse(SparseClassifier):
-    """Point estimates on a budget: the smallest `|w|` leave, the largest gradients enter.
+    """Sparse training of point estimates: the smallest ``|w|`` are removed, the largest gradients are added.
 
     Parameters
     ----------
     model : nn.Module
-        As in `SSVI`.
+        As in ``SSVI``.
     density : float
         Active part of the weights.
     addition : {"gradient", "random"}
-        As in `SSVI`.
+        As in ``SSVI``.
     exclude, loss, seed
-        As in `SSVI`.
+        As in ``SSVI``.
     **settings
         ``layer_density``, ``erk_power``, ``replace_fraction``, ``update_interval``, ``update_until``,
         ``learning_rate``, ``momentum``, ``weight_decay``, ``initial_mean_sd``, ``sparse_below``, as in
-        `SSVI`.
+        ``SSVISettings``.
 
     Raises
     ------
@@ -106,29 +100,29 @@ class MagnitudeSparse(SparseClassifier):
         **settings: Any,
     ) -> None:
         check_choice("addition", addition, ("gradient", "random"))
-        chosen = _only(settings, _OPTIMISER + _SUPPORT, "MagnitudeSparse")
-        own = SparseSettings(density, "magnitude", addition, posterior=False, **chosen)
-        super().__init__(model, own, exclude, loss, seed)
+        check_known("MagnitudeSparse", settings, _OPTIMISER + _SUPPORT)
+        chosen = SSVISettings(density, "magnitude", addition, posterior=False, **settings)
+        super().__init__(model, chosen, exclude, loss, seed)
 
 
 class PrunedVI(SparseClassifier):
-    """Dense variational inference that is pruned at the end, then fine-tuned on the fixed support.
+    """Dense variational inference that is pruned, then fine-tuned on the fixed support.
 
     Parameters
     ----------
     model : nn.Module
-        As in `SSVI`.
+        As in ``SSVI``.
     density : float
-        Part of the weights that stay, over all layers together.
+        Part of the weights that are kept, over all layers together.
     score : str
-        Which weights stay: a removal score of `SSVI` without a rate.
+        Score of the weights, the highest of which are kept: a removal score of ``SSVI`` without a rate.
     finetune_part : float
-        Part of the epochs after pruning, in [0, 1); they have a schedule of their own. With 0 the network is
-        pruned after the last epoch.
+        Part of the epochs after pruning, in [0, 1), with a second learning-rate schedule. With 0 the network
+        is pruned after the last epoch.
     exclude, loss, seed
-        As in `SSVI`.
+        As in ``SSVI``.
     **settings : float
-        As in `DenseVI`.
+        As in ``DenseVI``.
 
     Raises
     ------
@@ -154,16 +148,16 @@ class PrunedVI(SparseClassifier):
     ) -> None:
         check_choice("score", score, [name for name in SCORES if not name.startswith("exp")])
         self.finetune_part = check_fraction("finetune_part", finetune_part, low_open=False)
-        chosen = _only(settings, _OPTIMISER + _POSTERIOR, "PrunedVI")
-        own = SparseSettings(density, score, replace_fraction=0.0, update_until=0.0, **chosen)
-        super().__init__(model, own, exclude, loss, seed)
+        check_known("PrunedVI", settings, _OPTIMISER + _POSTERIOR)
+        chosen = SSVISettings(density, score, replace_fraction=0.0, update_until=0.0, **settings)
+        super().__init__(model, chosen, exclude, loss, seed)
 
     def _budgets(self) -> dict[str, int]:
         self._pruned = False
         return {name: layer.n_weights for name, layer in self.layers.items()}
 
     def _dense_part(self, epochs: int) -> int:
-        """Epochs before pruning."""
+        """Return the number of epochs before pruning."""
         return max(epochs - round(self.finetune_part * epochs), 1)
 
     def _epoch(self, loader: Any, val_loader: Any, epoch: int, epochs: int, size: int) -> SparseEpochRecord:
@@ -194,12 +188,13 @@ class PrunedVI(SparseClassifier):
         self._pruned, self.optimiser = True, self._make_optimiser()
 
     def _keep(self, layer: SparseLayer, index: Tensor) -> None:
+        """Remove the other weights of a dense layer."""
         if index.numel() < layer.n_weights:
             mean, rho = layer.mean.detach(), layer.rho.detach()
             layer.set_support(index, mean[index].clone(), rho[index].clone())
 
-    def adopt_shapes(self, state: Mapping[str, Tensor]) -> None:
-        """Make room for a state that was stored after pruning."""
+    def _adopt_shapes(self, state: Mapping[str, Tensor]) -> None:
+        """Prune to the size of a state that was stored after pruning."""
         if not all(f"{name}.mean" in state for name in self.layers):
             return
         if not any(f"{name}.index" in state for name in self.layers):
@@ -212,6 +207,7 @@ class PrunedVI(SparseClassifier):
 
 
 def _moments(layer: SparseLayer) -> tuple[Tensor, Tensor]:
+    """Return means and standard deviations."""
     sigma = layer.sigma
     assert sigma is not None
     return layer.mean.detach(), sigma.detach()

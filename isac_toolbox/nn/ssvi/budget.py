@@ -1,4 +1,4 @@
-"""How many weights each layer keeps, and how many are replaced when (docs/theory-ssvi.md, section 2)."""
+"""Number of active weights per layer, and how many are replaced when (docs/theory-ssvi.md, section 2)."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def layer_budgets(
     density : float
         Active part, in (0, 1].
     rule : {"uniform", "erk", "first_layer_dense", "ends_dense"}
-        The same density in every layer; density in proportion to a power of the sum of the dimensions over
+        The same density in every layer; a density in proportion to a power of the sum of the dimensions over
         their product (Erdos-Renyi kernel), at most 1; or the first layer, or the first and the last one,
-        whole and `density` in the others, which makes the network denser than `density`.
+        dense and ``density`` in the others, which makes the network denser than ``density``.
     erk_power : float, optional
-        That power with ``"erk"``, 1 if not given, and among the other layers with the last two rules, 0 (the
-        same density) if not given.
+        That power: with ``"erk"``, 1 if not given; among the sparse layers of the last two rules, 0 (the same
+        density) if not given.
 
     Returns
     -------
     list of int
-        At least one per layer. With `uniform` and `erk` they add up to `round(density * n)` of all `n`
-        weights, unless that is less than one per layer.
+        At least one per layer. With ``uniform`` and ``erk`` they add up to ``round(density * n)`` of all
+        ``n`` weights, unless that is less than one per layer.
     """
     if rule in ("first_layer_dense", "ends_dense"):
         power = 0.0 if erk_power is None else erk_power
@@ -50,7 +50,7 @@ def layer_budgets(
 
 
 def _shared(shapes: Sequence[Sequence[int]], density: float, power: float) -> list[int]:
-    """Weights of layers that share one budget."""
+    """Return the numbers of active weights of layers that share one budget."""
     sizes = np.array([math.prod(shape) for shape in shapes], dtype=np.int64)
     target = density * float(sizes.sum())
     return _rounded(_kernel_sizes(shapes, sizes, target, power), sizes, round(target))
@@ -59,7 +59,7 @@ def _shared(shapes: Sequence[Sequence[int]], density: float, power: float) -> li
 def _kernel_sizes(
     shapes: Sequence[Sequence[int]], sizes: np.ndarray, target: float, power: float
 ) -> np.ndarray:
-    """Erdos-Renyi kernel: density `c (sum of dimensions / product)^power`; layers that overflow are dense."""
+    """Return real numbers by the Erdos-Renyi kernel; layers that it would make denser than 1 are dense."""
     wanted = sizes * (np.array([float(sum(shape)) for shape in shapes]) / sizes) ** power
     full = np.zeros(len(sizes), dtype=bool)
     while not full.all():
@@ -72,7 +72,7 @@ def _kernel_sizes(
 
 
 def _rounded(exact: np.ndarray, sizes: np.ndarray, total: int) -> list[int]:
-    """Largest remainders: whole numbers between 1 and the size that add up to `total`."""
+    """Return integers between 1 and the size that add up to ``total``, by largest remainders."""
     counts = np.clip(np.floor(exact).astype(np.int64), 1, sizes)
     for layer in np.argsort(counts - exact, kind="stable"):
         if counts.sum() >= total:
@@ -82,7 +82,7 @@ def _rounded(exact: np.ndarray, sizes: np.ndarray, total: int) -> list[int]:
 
 
 def replaced_fraction(step: int, last: float, start: float = 0.3) -> float:
-    """Return the part of the active weights to replace, `start / 2 (1 + cos(pi step / last))`."""
+    """Return the part of the active weights to replace, ``start / 2 (1 + cos(pi step / last))``."""
     return 0.5 * start * (1.0 + math.cos(math.pi * min(step / max(last, 1.0), 1.0)))
 
 

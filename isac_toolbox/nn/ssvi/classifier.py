@@ -7,8 +7,8 @@ variational inference", ICLR 2024, arXiv:2402.11025.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,38 +17,37 @@ from torch.nn import functional as F
 
 from isac_toolbox._progress import epoch_progress
 from isac_toolbox._validation import check_integer, check_loader
+from isac_toolbox.nn._checkpoints import Checkpoint
+from isac_toolbox.nn._settings import settings_with
 from isac_toolbox.nn.evaluation.metrics import predict_loader, prediction_metrics
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink
-from isac_toolbox.nn.ssvi import checkpoint as _ssvi_checkpoint
 from isac_toolbox.nn.ssvi.flops import step_flops
 from isac_toolbox.nn.ssvi.layers import convert_sparse, sparse_layers
-from isac_toolbox.nn.ssvi.settings import SparseSettings
-from isac_toolbox.nn.ssvi.sparse_linear import CROSSOVER_DENSITY
+from isac_toolbox.nn.ssvi.settings import AUTHORS_SETTINGS, SSVISettings
 from isac_toolbox.nn.ssvi.training import SparseEpochRecord, SparseTraining
 from isac_toolbox.nn.training import dataset_size_of, drawn_predictions, epoch_seed
 
 __all__ = ["AUTHORS_SETTINGS", "SSVI", "SSVIReport", "SparseClassifier", "SparseEpochRecord"]
 
-#: What the authors' code sets differently, for 200 epochs of a ResNet: `SSVI(model, **AUTHORS_SETTINGS)`.
-AUTHORS_SETTINGS = {"learning_rate": 0.01, "initial_mean_sd": 0.01, "prior_sd": 0.005, "kl_weight": 0.01}
+_CHECKPOINT_FORMAT = "isac-toolbox sparse training checkpoint 1"
 
 Self = TypeVar("Self", bound="SparseClassifier")
 
 
 @dataclass(frozen=True)
 class SSVIReport(CompressionReport):
-    """Report of the support, and what training cost.
+    """Size and structure of the mean network, and the cost of its training.
 
     Attributes
     ----------
     training_flops, training_flops_dense : int
-        Operations of training, changes of the support included, and of the same epochs with every weight
+        Operations of training with the changes of the support, and of the same epochs with every weight
         active.
     state_bytes : dict of str to int
-        As `SparseTraining.training_state_bytes`.
+        Result of ``SparseTraining.training_state_bytes``.
     n_updates : int
-        Changes of the support.
+        Number of changes of the support.
     """
 
     training_flops: int
@@ -58,17 +57,17 @@ class SSVIReport(CompressionReport):
 
 
 class SparseClassifier(SparseTraining):
-    """Fit, prediction and report of every network that trains on a fixed budget.
+    """Base of all methods that train on a fixed budget: fit, prediction and report.
 
     Parameters
     ----------
     model : nn.Module
-        Network that returns logits; it is not changed. Biases and normalisations start as they are, weights
-        are drawn.
-    settings : SparseSettings
+        Network that returns logits; it is not changed. Biases and normalisations start from its values, the
+        weights are drawn.
+    settings : SSVISettings
         All settings.
     exclude : iterable of str
-        Layers to leave alone.
+        Names of layers that are not converted.
     loss : callable
         Mean negative log-likelihood of (output, target).
     seed : int
@@ -78,7 +77,7 @@ class SparseClassifier(SparseTraining):
     def __init__(
         self,
         model: nn.Module,
-        settings: SparseSettings,
+        settings: SSVISettings,
         exclude: Iterable[str] = (),
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         seed: int = 0,
@@ -87,7 +86,6 @@ class SparseClassifier(SparseTraining):
         self.seed = check_integer("seed", seed, 0)
         self.model = convert_sparse(model, exclude, settings.sparse_below)
         self.layers = sparse_layers(self.model)
-        self.input_shape = None
         self._small = {name: value.clone() for name, value in self.model.state_dict().items()}
         self._start()
 
@@ -103,31 +101,31 @@ class SparseClassifier(SparseTraining):
         resume: bool = False,
         progress: bool = True,
     ) -> Self:
-        """Train from the start; a second call starts anew.
+        """Train the network; a second call starts from the beginning.
 
         Parameters
         ----------
         train_loader : iterable of (x, y), with a length
-            Batches; iterated once per epoch. TensorLoader is the fast one.
+            Batches, iterated once per epoch; ``TensorLoader`` is the fastest loader.
         val_loader : iterable of (x, y), optional
-            For the accuracy per epoch; nothing is chosen by it.
+            Batches for the accuracy per epoch, which has no effect on training.
         epochs : int
             Number of epochs.
         dataset_size : int, optional
-            `N`; read from the loader if not given.
+            ``N``; taken from the loader if not given.
         callback : callable, optional
-            Called with the record of every epoch; a true value stops.
+            Called with the record of every epoch; a true return value stops the training.
         checkpoint : path, optional
             File that is rewritten after every epoch.
         resume : bool
-            Go on from `checkpoint` if it exists; the result equals that of an unbroken run.
+            Continue from ``checkpoint`` if it exists; the result equals that of an uninterrupted run.
         progress : bool
             Show a progress bar on a terminal.
 
         Returns
         -------
         SparseClassifier
-            Itself.
+            This object.
 
         Raises
         ------
@@ -140,28 +138,27 @@ class SparseClassifier(SparseTraining):
         if not hasattr(train_loader, "__len__"):
             raise TypeError(f"train_loader must have a length, got {type(train_loader).__name__}")
         epochs = check_integer("epochs", epochs, 1)
-        if resume and checkpoint is None:
-            raise ValueError("resume=True needs the path of a checkpoint, got checkpoint=None")
+        shared = asdict(self.settings) | {"seed": self.seed, "epochs": epochs}
+        file = Checkpoint.from_arguments(
+            checkpoint, resume, _CHECKPOINT_FORMAT, "training on a fixed budget", shared
+        )
         size = dataset_size_of(train_loader, dataset_size)
         if self.step_count:
             self._start()
-        first = 0
-        if resume and checkpoint is not None and Path(checkpoint).exists():
-            first = _ssvi_checkpoint.load(self, Path(checkpoint), epochs, train_loader)
+        if file is not None and resume:
+            file.resume(self.restore, train_loader)
+        first = len(self.history)
         with epoch_progress(progress, epochs, first) as show:
             for epoch in range(first, epochs):
                 record = self._epoch(train_loader, val_loader, epoch, epochs, size)
                 self.history.append(record)
                 show(record)
-                if checkpoint is not None:
-                    _ssvi_checkpoint.save(self, Path(checkpoint), epoch + 1, epochs, train_loader)
+                if file is not None:
+                    file.write(self.state(), train_loader)
                 if callback is not None and callback(record):
                     break
         self.model.eval()
         return self
-
-    def adopt_shapes(self, state: Mapping[str, Tensor]) -> None:
-        """Make room for a stored state whose number of weights differs; only where that is meant."""
 
     # ---- after the fit -------------------------------------------------------------------------------
 
@@ -173,8 +170,8 @@ class SparseClassifier(SparseTraining):
         x : Tensor, shape (batch, ...)
             Inputs.
         n_samples : int
-            Number of networks drawn from the posterior and averaged; 0 takes the mean network. The same call
-            gives the same draws.
+            Number of networks drawn from the posterior, whose probabilities are averaged; 0 for the mean
+            network. The draws are the same in every call.
         """
         return self.predict_draws(x, n_samples).mean(0)
 
@@ -186,18 +183,18 @@ class SparseClassifier(SparseTraining):
         x : Tensor, shape (batch, ...)
             Inputs.
         n_samples : int
-            Number of networks drawn from the posterior; 0 takes the mean network alone.
+            Number of networks drawn from the posterior; 0 for the mean network alone.
         """
         seed = epoch_seed(self.seed, 0, 2)
         return drawn_predictions(self.model, x, n_samples, self._set_sampling, seed)
 
     def evaluate(self, loader: Any, n_samples: int = 0) -> dict[str, float]:
-        """Return ``accuracy``, ``nll``, ``ece`` and ``brier``; `n_samples` as in `predict_proba`."""
+        """Return ``accuracy``, ``nll``, ``ece`` and ``brier``; ``n_samples`` as in ``predict_proba``."""
         check_loader("loader", loader)
         return prediction_metrics(*predict_loader(lambda x: self.predict_proba(x, n_samples), loader))
 
     def report(self, value_bits: int = 32) -> SSVIReport:
-        """Return weights, MACs, bytes and structure of the mean network, and the cost of its training.
+        """Return size and structure of the mean network, and the cost of its training.
 
         Parameters
         ----------
@@ -207,7 +204,7 @@ class SparseClassifier(SparseTraining):
         Raises
         ------
         RuntimeError
-            If `fit` has not been called.
+            If ``fit`` has not been called.
         """
         if self.input_shape is None or not self.history:
             raise RuntimeError("report needs a fitted network; call fit first")
@@ -222,7 +219,7 @@ class SparseClassifier(SparseTraining):
         )
 
     def _dense_flops(self) -> int:
-        """Operations of the same examples with every weight active."""
+        """Return the operations for the same examples with every weight active."""
         total = {name: layer.n_weights for name, layer in self.layers.items()}
         return step_flops(self._products(total), self._positions(), self.n_examples)
 
@@ -231,65 +228,25 @@ class SSVI(SparseClassifier):
     """Variational inference in a sparse subspace of fixed size that moves during training.
 
     Only active weights have a mean, a sigma and momenta; the others are exactly zero. Every
-    `update_interval` steps the fraction `replace_fraction / 2 (1 + cos(pi t / t_end))` of each layer's active
-    weights is replaced.
+    ``update_interval`` steps the fraction ``replace_fraction / 2 (1 + cos(pi t / t_end))`` of the active
+    weights of each layer is replaced.
 
     Parameters
     ----------
     model : nn.Module
-        Network that returns logits; it is not changed. Its weights are drawn anew.
-    density : float
-        Active part of the weights, in (0, 1].
-    removal : str
-        Score whose lowest weights leave: ``"snr"`` (`|mu| / sigma`; `SNR(|w|)` ranks alike), ``"magnitude"``,
-        ``"mean_abs"`` (`E|w|`), ``"exp_mean"`` (`E exp(l|w|)`), ``"exp_snr"`` (SNR of `exp(l|w|)`; it falls
-        with `|mu|`, so it keeps small weights, and warns), or ``"structured"`` (log-odds of a gated chain;
-        with ``addition="structured"``).
-    addition : {"gradient", "random", "structured"}
-        Largest `|dL/dmu|` of one minibatch, at random, or the chain's log-odds with the gradient as evidence.
-    layer_density : {"uniform", "erk", "first_layer_dense", "ends_dense"}
-        Density of each layer; with the last two the first layer, or the first and the last one, are whole,
-        and the true density is higher. A classifier is a small part of a convolutional network, which it
-        pays to keep whole.
-    erk_power : float, optional
-        Power of the Erdos-Renyi ratio with ``"erk"`` (1 if not given, the rule of the literature) and among
-        the other layers with the last two rules (0 if not given). Between 0 and 1 it trades weights of
-        the large layers for operations: the small first convolutions have the most positions.
-    replace_fraction : float
-        `alpha`.
-    update_interval : int
-        Steps between changes of the support.
-    update_until : float
-        Part of the steps after which the support stays.
-    exp_rate : float
-        `l` of the exponential scores.
-    p11, gate : float
-        Chain of the structured score: probability that an active weight follows an active one, and that a
-        neuron or filter lives.
-    prior_sd, kl_weight : float
-        Prior standard deviation, and weight of the KL term `(kl_weight / N) min(1, 2 epoch / epochs) KL`.
-        The authors' code has 0.005 and 0.01, which suits weights of that size in wide networks.
-    learning_rate, momentum, weight_decay : float
-        SGD with a cosine schedule; no decay of sigma. The authors have a rate of 0.01 for 200 epochs.
-    noise : {"weights", "outputs"}
-        One draw of the weights for a minibatch, or, in Linear layers, one of every output (local
-        reparameterisation): twice the products, far less noise in the gradients, for a large sigma.
-    sigma_step : {"rho", "sigma"}
-        Gradient descent in `rho`, in which a small sigma hardly moves, or in sigma itself, by at most 1 % of
-        it for a gradient; with the second one the result hardly depends on `initial_sigma`.
-    initial_mean_sd : float, optional
-        Standard deviation of the means at the start. If not given, `sqrt(2 / active inputs)` of each layer;
-        the authors have 0.01, with which a network without normalisation layers does not start to learn.
-    initial_sigma : float
-        Sigma at the start, `softplus(rho)`.
-    sparse_below : float
-        Density under which Linear layers on the CPU take the sparse product; 0 never does.
+        Network that returns logits; it is not changed. New weights are drawn.
+    density, removal, addition
+        The first three fields of ``SSVISettings``; taken from ``settings`` if not given.
+    settings : SSVISettings, optional
+        Budget, scores, prior and optimiser; the defaults if not given.
     exclude : iterable of str
-        Layers to leave alone.
+        Names of layers that are not converted.
     loss : callable
         Mean negative log-likelihood of (output, target).
     seed : int
         Seed of everything.
+    **changes
+        Other fields of ``SSVISettings``, such as ``update_interval=50``; they override ``settings``.
 
     Raises
     ------
@@ -314,60 +271,24 @@ class SSVI(SparseClassifier):
     def __init__(
         self,
         model: nn.Module,
-        density: float = 0.05,
-        removal: str = "snr",
-        addition: str = "gradient",
+        density: float | None = None,
+        removal: str | None = None,
+        addition: str | None = None,
         *,
-        layer_density: str = "uniform",
-        erk_power: float | None = None,
-        replace_fraction: float = 0.3,
-        update_interval: int = 100,
-        update_until: float = 0.75,
-        exp_rate: float = 1.0,
-        p11: float = 0.8,
-        gate: float = 0.5,
-        prior_sd: float = 0.1,
-        kl_weight: float = 0.01,
-        learning_rate: float = 0.1,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        noise: str = "weights",
-        sigma_step: str = "rho",
-        initial_mean_sd: float | None = None,
-        initial_sigma: float = 6e-4,
-        sparse_below: float = CROSSOVER_DENSITY,
+        settings: SSVISettings | None = None,
         exclude: Iterable[str] = (),
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         seed: int = 0,
+        **changes: Any,
     ) -> None:
-        settings = SparseSettings(
-            density=density,
-            removal=removal,
-            addition=addition,
-            layer_density=layer_density,
-            erk_power=erk_power,
-            replace_fraction=replace_fraction,
-            update_interval=update_interval,
-            update_until=update_until,
-            exp_rate=exp_rate,
-            p11=p11,
-            gate=gate,
-            prior_sd=prior_sd,
-            kl_weight=kl_weight,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            noise=noise,
-            sigma_step=sigma_step,
-            initial_mean_sd=initial_mean_sd,
-            initial_sigma=initial_sigma,
-            sparse_below=sparse_below,
-        )
-        if removal == "exp_snr":
+        first = {"density": density, "removal": removal, "addition": addition}
+        changes |= {name: value for name, value in first.items() if value is not None}
+        chosen = settings_with("SSVI", SSVISettings, settings, changes)
+        if chosen.removal == "exp_snr":
             warnings.warn(
-                "removal='exp_snr' falls with |mu| at a fixed sigma: it removes large weights first; "
+                "removal='exp_snr' decreases with |mu| at a fixed sigma, so it removes large weights first; "
                 "removal='snr' keeps them",
                 UserWarning,
                 stacklevel=2,
             )
-        super().__init__(model, settings, exclude, loss, seed)
+        super().__init__(model, chosen, exclude, loss, seed)

@@ -1,4 +1,4 @@
-"""Floating-point operations of training, counted alike for every method (docs/theory-ssvi.md, section 6)."""
+"""Floating-point operations of training, by one count for all methods (docs/theory-ssvi.md, section 6)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ __all__ = ["step_flops", "topology_flops"]
 
 
 def step_flops(active: Mapping[str, int], positions: Mapping[str, int], n_examples: int) -> int:
-    """Return the operations of one step: `6 * examples * sum_l active_l * positions_l`.
+    """Return the operations of one step: ``6 * examples * sum_l active_l * positions_l``.
 
-    Two (a product and a sum) for each active weight, output position and example in the forward pass, two in
-    the gradient of the inputs and two in the gradient of the weights. Work that does not grow with the
-    examples (noise, KL, optimiser; all in proportion to the active weights) and normalisations are left out.
+    There are two (a product and a sum) for each active weight, output position and example in the forward
+    pass, two in the gradient of the inputs and two in the gradient of the weights. Normalisations are not
+    counted, nor is work that does not grow with the examples (noise, KL, optimiser; all in proportion to the
+    active weights).
 
     Parameters
     ----------
@@ -29,9 +30,9 @@ def step_flops(active: Mapping[str, int], positions: Mapping[str, int], n_exampl
 def topology_flops(
     active: Mapping[str, int], total: Mapping[str, int], positions: Mapping[str, int], n_examples: int
 ) -> int:
-    """Return what an update of the support adds: `2 * examples * sum_l (total_l - active_l) * positions_l`.
+    """Return what a change of the support adds: ``2 * examples * sum_l (total_l - active_l) * positions_l``.
 
-    That is the gradient of the inactive weights for one minibatch.
+    These are the operations of the gradient of the inactive weights, for one minibatch.
     """
     inactive = sum((total[name] - n) * positions.get(name, 0) for name, n in active.items())
     return 2 * n_examples * inactive

@@ -1,4 +1,4 @@
-"""Linear and Conv2d layers that own their active weights alone (docs/theory-ssvi.md, sections 1 and 5)."""
+"""Linear and Conv2d layers that store only their active weights (docs/theory-ssvi.md, sections 1 and 5)."""
 
 from __future__ import annotations
 
@@ -33,31 +33,32 @@ _PLAIN_CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding"
 
 
 def inverse_softplus(sigma: float) -> float:
-    """Return `rho` with `softplus(rho) = sigma`."""
+    """Return ``rho`` with ``softplus(rho) = sigma``."""
     return sigma + math.log(-math.expm1(-sigma))
 
 
 class _SparseGaussian:
-    """What both layers share.
+    """Base of both layers.
 
     Attributes
     ----------
     mean, rho : Parameter, shape (n_active,)
-        `mu` and `rho`, `sigma = softplus(rho)`, in the order of `index`; `rho` is None for a point estimate.
+        ``mu`` and ``rho``, ``sigma = softplus(rho)``, in the order of ``index``; ``rho`` is None for a point
+        estimate.
     index : Tensor of int64, shape (n_active,), or None
-        Ascending flat positions of the active weights; None if all are active.
+        Flat positions of the active weights, ascending; None if all are active.
     dense_shape : torch.Size
-        Shape of the whole weight.
+        Shape of the full weight tensor.
     like : Tensor
-        Empty; device and number type of the weights.
+        Empty tensor with the device and the number type of the weights.
     sampling : bool
-        Whether the forward pass draws one weight; otherwise it takes the mean.
+        Whether the forward pass draws the weights; otherwise it uses the mean.
     probing : bool
-        Whether the next backward pass leaves the gradient of *all* positions in `probe.grad`.
+        Whether the next backward pass stores the gradient of *all* positions in ``probe.grad``.
     generator : torch.Generator or None
         Source of the noise.
     sparse_below : float
-        Density under which a Linear layer takes the sparse product.
+        Density below which a Linear layer uses the sparse product.
     noisy_outputs : bool
         Whether a Linear layer draws its outputs instead of its weights.
     """
@@ -76,7 +77,7 @@ class _SparseGaussian:
     noisy_outputs: bool
 
     def _adopt(self: Any, plain: nn.Linear | nn.Conv2d, sparse_below: float) -> None:
-        """Take over the bias of a plain layer; the weights come with `set_support`."""
+        """Use the bias of a plain layer; ``set_support`` gives the weights."""
         self.dense_shape, self.bias = plain.weight.shape, plain.bias
         self.like = plain.weight.detach().new_empty(0)
         del self._parameters["weight"]
@@ -89,7 +90,7 @@ class _SparseGaussian:
         self.training = plain.training
 
     def set_support(self, index: Tensor | None, mean: Tensor, rho: Tensor | None) -> None:
-        """Put other weights in; parameters of the same number keep their identity for the optimiser."""
+        """Replace support and weights; a number that stays the same keeps the optimiser's parameters."""
         if self.mean is not None and self.mean.shape == mean.shape:
             self.mean.data.copy_(mean)
             if rho is not None:
@@ -101,41 +102,41 @@ class _SparseGaussian:
         self.refresh()
 
     def refresh(self: Any) -> None:
-        """Derive the compressed rows from `index`, for layers that use them."""
+        """Compute the compressed rows of ``index``, for layers that use them."""
         self._rows = None
         if self.uses_sparse_product:
             self._rows = compressed_rows(self.index, *self.dense_shape)
 
     @property
     def n_active(self) -> int:
-        """Active weights."""
+        """Return the number of active weights."""
         return int(self.mean.numel())
 
     @property
     def n_weights(self) -> int:
-        """All positions."""
+        """Return the number of all positions."""
         return self.dense_shape.numel()
 
     @property
     def uses_sparse_product(self) -> bool:
-        """Whether the forward pass costs the active weights alone."""
+        """Return whether the forward pass multiplies the active weights alone."""
         few = self.n_active < self.sparse_below * self.n_weights
         on_cpu = self.mean.device.type == "cpu" and self.mean.dtype == torch.float32
         return isinstance(self, nn.Linear) and self.index is not None and few and on_cpu
 
     @property
     def n_products(self) -> int:
-        """Products of a forward pass in training."""
+        """Return the number of products of a forward pass in training."""
         return 2 if self.noisy_outputs and isinstance(self, nn.Linear) else 1
 
     @property
     def sigma(self) -> Tensor | None:
-        """Standard deviations of the active weights."""
+        """Return the standard deviations of the active weights, None for a point estimate."""
         return None if self.rho is None else F.softplus(self.rho)
 
     @property
     def mask(self) -> Tensor:
-        """Active positions, bool, in the shape of the weight."""
+        """Return the active positions, bool, in the shape of the weight."""
         if self.index is None:
             return torch.ones(self.dense_shape, dtype=torch.bool, device=self.mean.device)
         flat = torch.zeros(self.n_weights, dtype=torch.bool, device=self.mean.device)
@@ -143,7 +144,7 @@ class _SparseGaussian:
         return flat.reshape(self.dense_shape)
 
     def values(self) -> Tensor:
-        """Active weights, drawn or mean."""
+        """Return the active weights, drawn or mean."""
         if not self.sampling or self.rho is None:
             return self.mean
         like = self.mean
@@ -151,12 +152,13 @@ class _SparseGaussian:
         return like + F.softplus(self.rho) * noise
 
     def expand(self, values: Tensor) -> Tensor:
-        """Put values of the active weights into the whole shape, zero elsewhere."""
+        """Return a full weight tensor with values at the active positions, zero elsewhere."""
         if self.index is None:
             return values.reshape(self.dense_shape)
         return values.new_zeros(self.n_weights).scatter(0, self.index, values).reshape(self.dense_shape)
 
     def _whole_weight(self, values: Tensor) -> Tensor:
+        """Return the full weight tensor, which keeps its gradient while probing."""
         weight = self.expand(values)
         if self.probing and self.index is not None:
             weight.retain_grad()
@@ -164,7 +166,7 @@ class _SparseGaussian:
         return weight
 
     def buffers_bytes(self: Any) -> int:
-        """Bytes of the positions."""
+        """Return the bytes of the positions."""
         tensors = [self.index, *(self._rows or ())]
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
@@ -179,7 +181,7 @@ class SparseGaussianLinear(_SparseGaussian, nn.Linear):
 
     @classmethod
     def from_plain(cls, plain: nn.Linear, sparse_below: float = CROSSOVER_DENSITY) -> SparseGaussianLinear:
-        """Return a layer with the bias of `plain` and no weights yet."""
+        """Return a layer with the bias of ``plain`` and no weights yet."""
         layer = cls(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
         layer._adopt(plain, sparse_below)
         return layer
@@ -205,6 +207,7 @@ class SparseGaussianLinear(_SparseGaussian, nn.Linear):
         return mean + torch.sqrt(variance + _TINY) * noise
 
     def _product(self: Any, input: Tensor, values: Tensor) -> Tensor:
+        """Return the output for given values of the active weights."""
         if self._rows is None or self.probing:
             return F.linear(input, self._whole_weight(values), self.bias)
         product = sparse_linear(input, values, *self._rows)
@@ -212,7 +215,7 @@ class SparseGaussianLinear(_SparseGaussian, nn.Linear):
 
 
 class SparseGaussianConv2d(_SparseGaussian, nn.Conv2d):
-    """Convolution with a Gaussian posterior on a support of fixed size; it computes with the whole kernel.
+    """Convolution with a Gaussian posterior on a support of fixed size; it multiplies the full kernel.
 
     Notes
     -----
@@ -221,7 +224,7 @@ class SparseGaussianConv2d(_SparseGaussian, nn.Conv2d):
 
     @classmethod
     def from_plain(cls, plain: nn.Conv2d, sparse_below: float = CROSSOVER_DENSITY) -> SparseGaussianConv2d:
-        """Return a layer with the bias of `plain` and no weights yet."""
+        """Return a layer with the bias of ``plain`` and no weights yet."""
         layer = cls(**_conv_arguments(plain))
         layer._adopt(plain, sparse_below)
         return layer
@@ -239,12 +242,13 @@ SparseLayer = SparseGaussianLinear | SparseGaussianConv2d
 
 
 def _conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
+    """Return constructor arguments of the same convolution, without memory for its weights."""
     given: dict[str, Any] = {name: getattr(conv, name) for name in _PLAIN_CONV}
     return given | {"padding_mode": conv.padding_mode, "bias": conv.bias is not None, "device": "meta"}
 
 
 def _fill(plain: Any, source: Any) -> Any:
-    """Copy mean and bias into a plain layer."""
+    """Return a plain layer with mean and bias."""
     plain.weight = nn.Parameter(source.expand(source.mean.detach()).clone())
     if source.bias is not None:
         plain.bias = nn.Parameter(source.bias.detach().clone())
@@ -253,23 +257,23 @@ def _fill(plain: Any, source: Any) -> Any:
 
 
 def active_kl(mean: Tensor, sigma: Tensor, prior_sd: float) -> Tensor:
-    """Return `KL(N(mu, sigma^2) || N(0, prior_sd^2))` summed over the active weights, in nats."""
+    """Return ``KL(N(mu, sigma^2) || N(0, prior_sd^2))`` summed over the active weights, in nats."""
     scaled = sigma / prior_sd
     return torch.sum(0.5 * ((mean / prior_sd).square() + scaled.square() - 1.0) - torch.log(scaled))
 
 
 def descend_in_sigma(rho: Any, learning_rate: float) -> None:
-    """Turn the gradient of `rho` into the one whose step moves sigma by `-learning_rate dL/dsigma`.
+    """Replace the gradient of ``rho`` by the one whose step moves sigma by ``-learning_rate dL/dsigma``.
 
-    With `J = dsigma/drho = 1 - exp(-sigma)` that is the gradient over `J^2`; the change of sigma that it
-    asks for is cut at 1 % of sigma, so that sigma stays positive and the noise of one draw counts little.
+    With ``J = dsigma/drho = 1 - exp(-sigma)`` that is the gradient over ``J^2``. The change of sigma is
+    limited to 1 % of sigma, so that sigma stays positive and the noise of one draw has little effect.
 
     Parameters
     ----------
     rho : Parameter or None
-        Its gradient is changed in place; None or no gradient does nothing.
+        Parameter whose gradient is changed in place; nothing happens to None or without a gradient.
     learning_rate : float
-        Of the step.
+        Learning rate of the step.
 
     Notes
     -----
@@ -293,12 +297,12 @@ def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
 def convert_sparse(
     model: nn.Module, exclude: Iterable[str] = (), sparse_below: float = CROSSOVER_DENSITY
 ) -> nn.Module:
-    """Return a copy of the model whose Linear and Conv2d layers wait for a support.
+    """Return a copy of the model with sparse Linear and Conv2d layers, which have no weights yet.
 
     Raises
     ------
     TypeError, ValueError
-        As `isac_toolbox.nn.layers.convert`.
+        As ``isac_toolbox.nn.layers.convert``.
     """
     converted = convert(model, exclude)
 

@@ -17,7 +17,6 @@ __all__ = [
     "mean_abs",
     "removal_score",
     "snr",
-    "snr_abs",
 ]
 
 #: Smallest standard deviation that the scores divide by.
@@ -25,37 +24,30 @@ _TINY = 1e-30
 
 
 def magnitude(mean: Tensor, sigma: Tensor) -> Tensor:
-    """Return `|mu|`, float64."""
+    """Return ``|mu|``, float64."""
     return mean.double().abs()
 
 
 def snr(mean: Tensor, sigma: Tensor) -> Tensor:
-    """Return `|mu| / sigma`, float64.
+    """Return ``|mu| / sigma``, float64.
 
-    `SNR(|w|) = E|w| / sd(|w|)` is strictly increasing in this ratio, so both rank the weights alike; this one
-    does not cancel (`snr_abs` is the other).
+    ``SNR(|w|) = E|w| / sd(|w|)`` is strictly increasing in this ratio, so both give the same order; this one
+    is free of cancellation.
     """
     return mean.double().abs() / sigma.double().clamp(min=_TINY)
 
 
 def mean_abs(mean: Tensor, sigma: Tensor) -> Tensor:
-    """Return `E|w| = mu erf(mu / (sqrt2 sigma)) + sigma sqrt(2/pi) exp(-mu^2 / (2 sigma^2))`, float64."""
+    """Return ``E|w| = mu erf(mu / (sqrt2 sigma)) + sigma sqrt(2/pi) exp(-mu^2 / (2 sigma^2))``, float64."""
     mu, sd = mean.double(), sigma.double().clamp(min=_TINY)
     ratio = mu / sd
     return mu * torch.erf(ratio / math.sqrt(2.0)) + sd * math.sqrt(2.0 / math.pi) * torch.exp(-0.5 * ratio**2)
 
 
-def snr_abs(mean: Tensor, sigma: Tensor) -> Tensor:
-    """Return `SNR(|w|) = E|w| / sqrt(mu^2 + sigma^2 - (E|w|)^2)`, float64; it ranks like `snr`."""
-    mu, sd = mean.double(), sigma.double().clamp(min=_TINY)
-    first = mean_abs(mu, sd)
-    return first / (mu.square() + sd.square() - first.square()).clamp(min=_TINY).sqrt()
-
-
 def log_exp_mean(mean: Tensor, sigma: Tensor, rate: float) -> Tensor:
-    """Return `ln G(l)`, float64, with `G(l) = E exp(l |w|)` and the rate `l`.
+    """Return ``ln G(l)``, float64, with ``G(l) = E exp(l |w|)`` and the rate ``l``.
 
-    `G(l) = e^{l^2 sigma^2/2} (e^{l mu} Phi(mu/sigma + l sigma) + e^{-l mu} Phi(-mu/sigma + l sigma))`.
+    ``G(l) = e^{l^2 sigma^2/2} (e^{l mu} Phi(mu/sigma + l sigma) + e^{-l mu} Phi(-mu/sigma + l sigma))``.
     """
     mu, sd = mean.double(), sigma.double().clamp(min=_TINY)
     ratio, shift = mu / sd, rate * sd
@@ -65,21 +57,21 @@ def log_exp_mean(mean: Tensor, sigma: Tensor, rate: float) -> Tensor:
 
 
 def exp_mean(mean: Tensor, sigma: Tensor, rate: float = 1.0) -> Tensor:
-    """Return `G(l) = E exp(l |w|)`, float64."""
+    """Return ``G(l) = E exp(l |w|)``, float64."""
     return torch.exp(log_exp_mean(mean, sigma, rate))
 
 
 def exp_snr(mean: Tensor, sigma: Tensor, rate: float = 1.0) -> Tensor:
-    """Return `SNR(exp l|w|) = G(l) / sqrt(G(2l) - G(l)^2)`, float64.
+    """Return ``SNR(exp l|w|) = G(l) / sqrt(G(2l) - G(l)^2)``, float64.
 
-    The difference cancels in float32 at small sigma; here it is `expm1` of a difference of logarithms in
-    float64. At a fixed sigma this score *falls* with `|mu|`: it keeps the small weights.
+    In float32 the difference cancels at small sigma; here it is ``expm1`` of a difference of logarithms in
+    float64. At a fixed sigma this score *decreases* with ``|mu|``: it keeps the small weights.
     """
     gap = log_exp_mean(mean, sigma, 2.0 * rate) - 2.0 * log_exp_mean(mean, sigma, rate)
     return torch.expm1(gap.clamp(min=1e-16)).rsqrt()
 
 
-#: Scores by name; a low score is removed. Those with a rate take it as third argument.
+#: Scores by name; the lowest are removed. Those with a rate take it as third argument.
 SCORES: dict[str, Callable[..., Tensor]] = {
     "magnitude": magnitude,
     "snr": snr,
@@ -90,7 +82,7 @@ SCORES: dict[str, Callable[..., Tensor]] = {
 
 
 def removal_score(name: str, mean: Tensor, sigma: Tensor | None, rate: float = 1.0) -> Tensor:
-    """Return the score of every weight; without a sigma (a point estimate) it is `|mu|`."""
+    """Return the score of every weight, ``|mu|`` for a point estimate (without a sigma)."""
     if sigma is None:
         return magnitude(mean, mean)
     return SCORES[name](mean, sigma, rate) if name.startswith("exp") else SCORES[name](mean, sigma)

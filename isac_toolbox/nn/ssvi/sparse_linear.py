@@ -1,6 +1,6 @@
 """Product with a sparse matrix, forward and backward (docs/theory-ssvi.md, section 6).
 
-Both passes cost `active weights * batch`, with the batch as the contiguous axis of every array.
+The cost of both passes is ``active weights * batch``; the batch is the contiguous axis of every array.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 
 __all__ = ["CROSSOVER_DENSITY", "compressed_rows", "sparse_linear"]
 
-#: Below this density a layer takes the sparse product; benchmarks/nn/ssvi_crossover.py measured 0.32 for
+#: Below this density a layer uses the sparse product; benchmarks/nn/ssvi_crossover.py measured 0.32 for
 #: 784 -> 300 and 0.42 for 2048 -> 2048, batch 128, one core.
 CROSSOVER_DENSITY = 0.3
 
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _forward(starts: Any, columns: Any, values: Any, x: Any, y: Any) -> None:
-    """`y[o] = sum_k values[k] x[columns[k]]` over the weights `k` of row `o`."""
+    """Compute ``y[o] = sum_k values[k] x[columns[k]]`` over the weights ``k`` of row ``o``."""
     for row in range(starts.size - 1):
         out = y[row]
         out[:] = 0.0
@@ -33,7 +33,7 @@ def _forward(starts: Any, columns: Any, values: Any, x: Any, y: Any) -> None:
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _backward_values(starts: Any, columns: Any, x: Any, dy: Any, dvalues: Any) -> None:
-    """Gradient of the active values alone."""
+    """Compute the gradient of the active values alone."""
     for row in range(starts.size - 1):
         slope = dy[row]
         for k in range(starts[row], starts[row + 1]):
@@ -45,7 +45,7 @@ def _backward_values(starts: Any, columns: Any, x: Any, dy: Any, dvalues: Any) -
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _backward(starts: Any, columns: Any, values: Any, x: Any, dy: Any, dx: Any, dvalues: Any) -> None:
-    """Gradients of the active values and of the input."""
+    """Compute the gradients of the active values and of the input."""
     for row in range(starts.size - 1):
         slope = dy[row]
         for k in range(starts[row], starts[row + 1]):
@@ -90,7 +90,7 @@ class _SparseLinear(torch.autograd.Function):
 
 
 def sparse_linear(x: Tensor, values: Tensor, starts: Tensor, columns: Tensor) -> Tensor:
-    """Return `x W^T` of a sparse `W` in compressed rows, with gradients of `x` and of `values`.
+    """Return ``x W^T`` of a sparse ``W`` in compressed rows, with gradients of ``x`` and of ``values``.
 
     Parameters
     ----------

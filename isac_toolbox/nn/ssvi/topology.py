@@ -15,7 +15,7 @@ from isac_toolbox.nn.ssvi.layers import SparseLayer, inverse_softplus
 
 __all__ = ["StructuredScore", "random_support", "replace_weights"]
 
-#: Largest evidence of one weight, nats: beyond it the chain no longer matters.
+#: Largest evidence of one weight in nats; with more, the chain has no effect.
 _MAX_EVIDENCE = 20.0
 
 
@@ -24,8 +24,8 @@ def random_support(
 ) -> Tensor | None:
     """Return ascending random positions, or None if all are active.
 
-    With `run > 1` they come in runs of that length inside the rows (the first runs of a row are shifted by a
-    random amount, the last ones are cut).
+    With ``run > 1`` they form runs of that length inside the rows; the runs of a row start with a random
+    offset, and the last one may be shorter.
     """
     n = shape.numel()
     if n_active >= n:
@@ -45,9 +45,9 @@ def random_support(
 def replace_weights(
     layer: SparseLayer, n_replaced: int, removal: Tensor, addition: Tensor, memories: Sequence[Tensor]
 ) -> int:
-    """Remove the lowest scores and add as many inactive positions; the budget stays exact.
+    """Remove the weights with the lowest scores and add as many inactive positions.
 
-    New weights have mean 0, the mean sigma of the layer's active weights, and empty memories.
+    New weights have mean 0, the mean sigma of the active weights of the layer, and zero momenta.
 
     Parameters
     ----------
@@ -58,9 +58,9 @@ def replace_weights(
     removal : Tensor, shape (n_active,)
         Score of the active weights.
     addition : Tensor, shape (n_weights,)
-        Score of all positions; those active before do not count.
+        Score of all positions; those that were active are ignored.
     memories : sequence of Tensor, shape (n_active,)
-        The optimiser's state of the weights, changed in place.
+        Momenta of the weights in the optimiser, changed in place.
 
     Returns
     -------
@@ -92,24 +92,24 @@ def replace_weights(
 
 
 class StructuredScore:
-    """Log-odds of a gated chain over one layer: groups are output neurons or filters.
+    """Scores of one layer by the log-odds of a gated chain, whose groups are output neurons or filters.
 
-    The evidence of an active weight is `L = (z^2 / tau^2 - 1) / 2` with `z = |mu| / sigma` and `tau` the
-    value of `z` below which the plain score would remove; an inactive one has `z = 0`. The removal score is
-    the posterior log-odds `L + e`, with the chain's extrinsic `e`; the addition score
-    `e + (g^2 / gamma^2 - 1) / 2` with the gradient `g` and `gamma` its value above which the plain rule
-    would add.
+    The evidence of an active weight is ``L = (z^2 / tau^2 - 1) / 2`` with ``z = |mu| / sigma``, where ``tau``
+    is the value of ``z`` below which the score ``"snr"`` would remove; an inactive weight has ``z = 0``. The
+    removal score is the posterior log-odds ``L + e`` with the extrinsic log-odds ``e`` of the chain. The
+    addition score is ``e + (g^2 / gamma^2 - 1) / 2`` with the gradient ``g``, where ``gamma`` is the value
+    above which the score ``"gradient"`` would add.
 
     Parameters
     ----------
     shape : torch.Size
         Shape of the weight.
     density : float
-        Active part of the layer; it sets `p01` so that the chain is stationary.
+        Active part of the layer; ``p01`` is set so that the chain is stationary.
     p11 : float
         Probability that an active weight follows an active one.
     gate : float
-        Probability that a neuron or filter lives.
+        Probability that a neuron or filter is kept.
 
     Notes
     -----
@@ -149,5 +149,6 @@ class StructuredScore:
 
 
 def _evidence(values: np.ndarray, threshold: float) -> np.ndarray:
+    """Return half of the squared ratio of value and threshold less one, limited to the largest evidence."""
     scaled = values / max(threshold, 1e-30)
     return np.minimum(0.5 * (np.minimum(scaled, 1e3) ** 2 - 1.0), _MAX_EVIDENCE)

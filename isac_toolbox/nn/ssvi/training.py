@@ -1,11 +1,11 @@
-"""Training on a fixed budget: start, epoch, step, change of the support (docs/theory-ssvi.md)."""
+"""Training on a fixed budget: start, epoch, step and change of the support (docs/theory-ssvi.md)."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,25 +17,28 @@ from isac_toolbox.nn.ssvi.budget import layer_budgets, replaced_fraction, update
 from isac_toolbox.nn.ssvi.flops import step_flops, topology_flops
 from isac_toolbox.nn.ssvi.layers import SparseLayer, active_kl, descend_in_sigma, inverse_softplus, to_plain
 from isac_toolbox.nn.ssvi.scores import removal_score
-from isac_toolbox.nn.ssvi.settings import SparseSettings
+from isac_toolbox.nn.ssvi.settings import SSVISettings
 from isac_toolbox.nn.ssvi.topology import StructuredScore, random_support, replace_weights
 from isac_toolbox.nn.training import accuracy, cosine, epoch_seed, training_epoch
 
 __all__ = ["SparseEpochRecord", "SparseTraining"]
 
+#: Counters of ``SparseTraining`` that a checkpoint holds.
+_COUNTS = ("step_count", "n_examples", "n_updates", "training_flops")
+
 
 @dataclass(frozen=True)
 class SparseEpochRecord:
-    """What one epoch of `fit` left behind.
+    """Figures of one epoch of ``fit``.
 
     Attributes
     ----------
     epoch : int
         Number of the epoch, from 0.
     loss, accuracy : float
-        Mean negative log-likelihood and part of correct decisions in training (with drawn weights).
+        Mean negative log-likelihood and part of correct decisions in training, with drawn weights.
     val_accuracy : float
-        Of the mean network on the validation set; NaN without one.
+        Accuracy of the mean network on the validation set; NaN without one.
     kl : float
         KL divergence of the active weights from the prior, nats; 0 for a point estimate.
     density : float
@@ -47,7 +50,7 @@ class SparseEpochRecord:
     mean_run : float
         Mean run of active weights in the first layer.
     seconds : float
-        Duration.
+        Duration of the epoch.
     """
 
     epoch: int
@@ -63,25 +66,25 @@ class SparseEpochRecord:
 
 
 class SparseTraining:
-    """State and steps of the fit; `SSVI` and its baselines add arguments and what comes after.
+    """State and steps of the fit; ``SparseClassifier`` adds the loop and everything after it.
 
     Attributes
     ----------
     model : nn.Module
         The converted network.
     layers : dict
-        Sparse layer by name.
+        Sparse layers by name.
     step_count, n_examples : int
         Steps and examples of training so far.
     training_flops : int
-        Operations of training so far (`_ssvi_flops`).
+        Operations of training so far (``isac_toolbox.nn.ssvi.flops``).
     n_updates : int
-        Changes of the support so far.
+        Number of changes of the support so far.
     """
 
     model: nn.Module
     layers: dict[str, SparseLayer]
-    settings: SparseSettings
+    settings: SSVISettings
     loss: Callable[[Tensor, Tensor], Tensor]
     seed: int
     history: list[SparseEpochRecord]
@@ -92,12 +95,14 @@ class SparseTraining:
     training_flops: int
     n_updates: int
     _small: dict[str, Tensor]
+    _known_positions: dict[str, int] | None
 
     # ---- start ---------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Draw the support and the means, forget everything learnt."""
+        """Draw support and means, and reset everything else."""
         self.model.load_state_dict(self._small, strict=False)
+        self.input_shape, self._known_positions = None, None
         budgets = self._budgets()
         for i, (name, layer) in enumerate(self.layers.items()):
             generator = torch.Generator().manual_seed(epoch_seed(self.seed, i, 3))
@@ -113,13 +118,14 @@ class SparseTraining:
         self.optimiser = self._make_optimiser()
 
     def _budgets(self) -> dict[str, int]:
+        """Return the number of active weights by layer."""
         shapes = [layer.dense_shape for layer in self.layers.values()]
         chosen = self.settings
         counts = layer_budgets(shapes, chosen.density, chosen.layer_density, chosen.erk_power)
         return dict(zip(self.layers, counts))
 
     def _start_layer(self, layer: SparseLayer, n_active: int, generator: torch.Generator) -> None:
-        """Random support; means `N(0, sd^2)`, one sigma."""
+        """Draw support and means ``N(0, sd^2)`` of a layer, with one sigma."""
         chosen = self.settings
         run = max(round(1.0 / (1.0 - chosen.p11)), 1) if chosen.removal == "structured" else 1
         index = random_support(layer.dense_shape, n_active, generator, run)
@@ -132,7 +138,7 @@ class SparseTraining:
         layer.set_support(None if index is None else index.to(mean.device), mean, rho)
 
     def _make_optimiser(self) -> torch.optim.SGD:
-        """SGD with momentum; no decay of sigma."""
+        """Return SGD with momentum, without decay of sigma."""
         rhos = [layer.rho for layer in self.layers.values() if layer.rho is not None]
         others = [p for p in self.model.parameters() if not any(p is rho for rho in rhos)]
         groups = [{"params": others, "weight_decay": self.settings.weight_decay}]
@@ -143,6 +149,7 @@ class SparseTraining:
     # ---- epoch and step ------------------------------------------------------------------------------
 
     def _epoch(self, loader: Any, val_loader: Any, epoch: int, epochs: int, size: int) -> SparseEpochRecord:
+        """Train for one epoch and return its record."""
         start, total, right, seen, replaced = time.perf_counter(), 0.0, 0, 0, 0
         n_steps = epochs * len(loader)
         kl_scale = self.settings.kl_weight / size * min(1.0, 2.0 * epoch / epochs)
@@ -180,11 +187,11 @@ class SparseTraining:
         )
 
     def _progress(self, n_steps: int) -> float:
-        """Part of the learning-rate schedule that is over."""
+        """Return the progress of the learning-rate schedule, from 0 to 1."""
         return self.step_count / n_steps
 
     def _step(self, x: Tensor, y: Tensor, kl_scale: float, n_steps: int) -> tuple[float, int, int]:
-        """One minibatch; loss, correct decisions, replaced weights."""
+        """Train on one minibatch; return loss, number of correct decisions and of replaced weights."""
         if self.input_shape is None:
             self.input_shape = tuple(x.shape[1:])
         self.step_count += 1
@@ -216,12 +223,12 @@ class SparseTraining:
         return float(data_loss.detach()), int((output.detach().argmax(1) == y).sum()), replaced
 
     def _products(self, weights: dict[str, int]) -> dict[str, int]:
-        """Weights that a pass multiplies: mean and variance where the noise is drawn at the outputs."""
+        """Return the products of a pass: two per weight where the noise is drawn at the outputs."""
         return {name: n * self.layers[name].n_products for name, n in weights.items()}
 
     def _positions(self) -> dict[str, int]:
-        """Output positions of every layer, measured once."""
-        if not hasattr(self, "_known_positions"):
+        """Return the output positions of every layer, measured once per fit."""
+        if self._known_positions is None:
             assert self.input_shape is not None
             self._known_positions = output_positions(self.mean_model(), self.input_shape)
         return self._known_positions
@@ -229,7 +236,7 @@ class SparseTraining:
     # ---- support -------------------------------------------------------------------------------------
 
     def _update_support(self, last: float) -> int:
-        """Replace weights in every layer with the gradient of this minibatch."""
+        """Replace weights in every layer by the gradient of this minibatch; return their number."""
         part = replaced_fraction(self.step_count, last, self.settings.replace_fraction)
         replaced = 0
         for i, (name, layer) in enumerate(self.layers.items()):
@@ -244,7 +251,7 @@ class SparseTraining:
     def _scores(
         self, name: str, layer: SparseLayer, gradient: Tensor, n: int, number: int
     ) -> tuple[Tensor, Tensor]:
-        """Scores of the active weights and of all positions."""
+        """Return the removal score of the active weights and the addition score of all positions."""
         chosen, sigma = self.settings, layer.sigma
         mean = layer.mean.detach()
         sigma = None if sigma is None else sigma.detach()
@@ -259,7 +266,7 @@ class SparseTraining:
         return removal, gradient.abs().flatten()
 
     def _memories(self, layer: SparseLayer) -> list[Tensor]:
-        """Momenta of a layer's weights."""
+        """Return the momenta of the weights of a layer."""
         parameters = [p for p in (layer.mean, layer.rho) if p is not None]
         found = [self.optimiser.state.get(p, {}).get("momentum_buffer") for p in parameters]
         return [memory for memory in found if memory is not None]
@@ -274,13 +281,14 @@ class SparseTraining:
 
     @property
     def density(self) -> float:
-        """Active part of the weights of all converted layers, as it truly is."""
+        """Return the active part of the weights of all converted layers."""
         total = sum(layer.n_weights for layer in self.layers.values())
         return sum(self.active_weights().values()) / total
 
     # ---- posterior -----------------------------------------------------------------------------------
 
     def _kl(self) -> Tensor:
+        """Return the KL divergence of the active weights from the prior, with its gradient."""
         terms = [
             active_kl(layer.mean, layer.sigma, self.settings.prior_sd)
             for layer in self.layers.values()
@@ -289,7 +297,7 @@ class SparseTraining:
         return torch.stack(terms).sum()
 
     def kl(self) -> float:
-        """Return the KL divergence of the active weights from the prior, nats; 0 for a point estimate."""
+        """Return the KL divergence of the active weights from the prior in nats; 0 for a point estimate."""
         with torch.no_grad():
             return float(self._kl()) if self.settings.posterior else 0.0
 
@@ -305,14 +313,50 @@ class SparseTraining:
             if seed is not None:
                 layer.generator = torch.Generator(layer.mean.device).manual_seed(seed + i)
 
+    # ---- checkpoint ----------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a fit changes, as tensors and plain values."""
+        return {
+            "done": len(self.history),
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "counts": {name: getattr(self, name) for name in _COUNTS},
+            "history": [asdict(record) for record in self.history],
+            "input_shape": list(self.input_shape or ()),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restore what ``state`` returned.
+
+        Raises
+        ------
+        RuntimeError
+            If it belongs to another model.
+        """
+        self._adopt_shapes(state["model"])
+        self.model.load_state_dict(state["model"])
+        for layer in self.layers.values():
+            layer.refresh()
+        self.optimiser.load_state_dict(state["optimiser"])
+        for name in _COUNTS:
+            setattr(self, name, int(state["counts"][name]))
+        self.history = [SparseEpochRecord(**{**r, "neurons": tuple(r["neurons"])}) for r in state["history"]]
+        self.input_shape = tuple(state["input_shape"])
+
+    def _adopt_shapes(self, state: Mapping[str, Tensor]) -> None:
+        """Change the number of weights to that of a stored state, where the method changes it in training."""
+
+    # ---- cost ----------------------------------------------------------------------------------------
+
     def training_state_bytes(self) -> dict[str, int]:
-        """Return the bytes that training keeps between steps, measured on the tensors themselves.
+        """Return the bytes that training keeps between steps, summed over the tensors.
 
         Returns
         -------
         dict of str to int
             ``parameters``, ``positions`` of the active weights, ``optimiser`` (momenta), ``other``
-            (normalisation moments), and ``total``. Gradients and activations are not kept.
+            (moments of normalisations), and ``total``. Gradients and activations are not kept.
         """
         positions = sum(layer.buffers_bytes() for layer in self.layers.values())
         indices = {id(layer.index) for layer in self.layers.values()}

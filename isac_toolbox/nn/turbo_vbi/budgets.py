@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor, nn
 
 from isac_toolbox._validation import check_integer
@@ -13,35 +14,35 @@ from isac_toolbox.inference import IndependentSupport
 from isac_toolbox.nn.export.macs import count_macs, filter_macs
 from isac_toolbox.nn.export.shrink import shrink
 from isac_toolbox.nn.turbo_vbi.order import drop_until, least_certain_first, least_evidence_per_mac_first
-from isac_toolbox.nn.turbo_vbi.trainer import EpochRecord, PosteriorTraining
+from isac_toolbox.nn.turbo_vbi.prior import is_kept
+from isac_toolbox.nn.turbo_vbi.trainer import PosteriorTraining
 
 __all__ = ["SupportBudgets"]
 
-#: Evidence of one weight, nats, beyond which its neighbours no longer matter; relative width of a threshold.
+#: Largest evidence of one weight in nats, with more its neighbours have no effect; precision of a threshold.
 _MOST_EVIDENCE, _PRECISION = 20.0, 1e-4
 
 
 class SupportBudgets(PosteriorTraining):
-    """What may be done to the kept weights once a fit has chosen them."""
+    """Methods that change the kept weights between fit and fine-tuning."""
 
     original: nn.Module
-    history: list[EpochRecord]
     _tuned_epochs: int
 
     def fill_neurons(self) -> Self:
-        """Keep every weight between living neurons (filters); those that join start at zero.
+        """Keep every weight between two kept neurons (filters); added weights start at zero.
 
-        For a goal in MACs of the exported network: there a zero between living neurons saves nothing.
+        In the exported network a zero between two kept neurons saves no MACs.
 
         Returns
         -------
         Self
-            Itself; the function of the network stays the same until `finetune`.
+            This object; the outputs of the network do not change before ``finetune``.
 
         Raises
         ------
         RuntimeError
-            If `fit` has not been called.
+            If ``fit`` has not been called.
         """
         self._require_fit("fill_neurons")
         with torch.no_grad():
@@ -60,32 +61,32 @@ class SupportBudgets(PosteriorTraining):
     def keep_at_most(self, n_weights: int) -> Self:
         """Raise the threshold on the support's log-odds until at most so many weights are left.
 
-        A temperature sets the number of weights only roughly; this meets a budget. The least certain weights
-        of all layers leave first, and with them what then leads nowhere. After `finetune` the engine judges
-        the fine-tuned weights: a tight budget that is met in two or three steps, each fine-tuned, keeps a
-        better support than one step.
+        A temperature sets the number of weights only roughly; this method meets a budget. The least certain
+        weights of all layers are dropped first, together with weights that are then disconnected. After
+        ``finetune`` the support is chosen by the fine-tuned weights; for a tight budget, two or three steps,
+        each followed by fine-tuning, give a better support than one.
 
         Parameters
         ----------
         n_weights : int
-            Largest number of weights of all converted layers; more than there are changes nothing.
+            Largest number of weights of all converted layers.
 
         Returns
         -------
         Self
-            Itself.
+            This object.
 
         Raises
         ------
         TypeError, ValueError
-            If `n_weights` is no positive integer.
+            If ``n_weights`` is no positive integer.
         RuntimeError
-            If `fit` has not been called.
+            If ``fit`` has not been called.
         """
         check_integer("n_weights", n_weights, 1)
         self._require_fit("keep_at_most")
         if self._tuned_epochs:
-            return self._keep(self._judged_again(n_weights))
+            return self._keep(self._chosen_again(n_weights))
         layers = self.layers.items()
         power = {name: layer.weight.detach().square() / layer.variance for name, layer in layers}
         order = least_certain_first(self.support(), self._log_odds(), power)
@@ -94,25 +95,25 @@ class SupportBudgets(PosteriorTraining):
     def keep_macs_at_most(self, macs: int) -> Self:
         """Drop whole neurons (filters) until the exported network has at most so many MACs per example.
 
-        Those with the least evidence per MAC leave first: the sum of the log-odds of their kept weights over
-        `filter_macs`.
+        Those with the least evidence per MAC are dropped first: the sum of the positive log-odds of their
+        kept weights over ``filter_macs``.
 
         Parameters
         ----------
         macs : int
-            Largest number of MACs; more than there are changes nothing.
+            Largest number of MACs.
 
         Returns
         -------
         Self
-            Itself.
+            This object.
 
         Raises
         ------
         TypeError, ValueError
-            If `macs` is no positive integer, or one neuron in every layer has more.
+            If ``macs`` is no positive integer, or less than one neuron in every layer needs.
         RuntimeError
-            If `fit` has not been called.
+            If ``fit`` has not been called.
         """
         check_integer("macs", macs, 1)
         self._require_fit("keep_macs_at_most")
@@ -124,10 +125,11 @@ class SupportBudgets(PosteriorTraining):
         return self._keep(drop_until(self.support(), order, lambda s: self._exported_macs(s) <= macs))
 
     def _log_odds(self) -> dict[str, Tensor]:
+        """Return the log-odds of all layers after the fit."""
         return {name: self.priors[name].log_odds.to(layer.mask.device) for name, layer in self.layers.items()}
 
-    def _judged_again(self, n_weights: int) -> dict[str, Tensor]:
-        """Support of the fine-tuned weights at the lowest threshold that leaves at most so many."""
+    def _chosen_again(self, n_weights: int) -> dict[str, Tensor]:
+        """Return the support of the fine-tuned weights, at the lowest threshold that meets the budget."""
         saliency = {
             name: (layer.weight.detach() * layer.mask).square() * self.curvatures[name].mean_curvature
             for name, layer in self.layers.items()
@@ -146,7 +148,7 @@ class SupportBudgets(PosteriorTraining):
         return self._support_above(saliency, high)
 
     def _support_above(self, saliency: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:
-        """Kept weights whose saliency speaks for them, given what the graph says of their neighbours."""
+        """Return the support by the saliency of the kept weights and of their neighbours in the graph."""
         support = {}
         for name, layer in self.layers.items():
             graph = self.priors[name].graph
@@ -154,17 +156,17 @@ class SupportBudgets(PosteriorTraining):
             odds = np.where(scaled > 0.0, np.minimum(0.5 * (scaled - 1.0), _MOST_EVIDENCE), -_MOST_EVIDENCE)
             if not isinstance(graph, IndependentSupport):
                 odds += graph.extrinsic_log_odds(odds)
-            support[name] = layer.mask & torch.from_numpy(odds > 0.0).reshape(layer.mask.shape).to(
-                layer.mask.device
-            )
+            kept = torch.from_numpy(is_kept(expit(odds))).reshape(layer.mask.shape)
+            support[name] = layer.mask & kept.to(layer.mask.device)
         return support
 
     def _exported_macs(self, support: dict[str, Tensor]) -> int:
+        """Return the MACs of the network that a support would export."""
         assert self.input_shape is not None
         return sum(count_macs(shrink(self._simplified(support)), self.input_shape).values())
 
     def _keep(self, support: dict[str, Tensor]) -> Self:
-        """Make a smaller support the mask; what then leads nowhere leaves as well."""
+        """Use a smaller support as the mask, without its disconnected weights."""
         if any(not torch.equal(support[name], layer.mask) for name, layer in self.layers.items()):
             for name, layer in self.layers.items():
                 layer.mask.copy_(support[name])
@@ -172,5 +174,6 @@ class SupportBudgets(PosteriorTraining):
         return self
 
     def _require_fit(self, what: str) -> None:
+        """Raise an error that names the method if ``fit`` has not been called."""
         if self.input_shape is None or not self.history:
             raise RuntimeError(f"{what} needs a fitted network; call fit first")

@@ -1,4 +1,4 @@
-"""Which kept weights leave first where a budget asks for fewer (docs/theory-networks.md, section 5)."""
+"""Order in which a budget drops kept weights (docs/theory-networks.md, section 5)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["drop_until", "least_certain_first", "least_evidence_per_mac_first"]
 def least_certain_first(
     support: Mapping[str, Tensor], log_odds: Mapping[str, Tensor], power: Mapping[str, Tensor]
 ) -> Tensor:
-    """Return the kept positions of all layers by log-odds, equal ones by `mu^2 / sigma^2`.
+    """Return the kept positions of all layers by rising log-odds, equal ones by ``mu^2 / sigma^2``.
 
-    Positions count through the flattened layers in the order of `support`.
+    Positions are numbered through the flattened layers in the order of ``support``.
     """
     position = _flat(support, support).nonzero().flatten()
     position = position[_flat(power, support)[position].argsort(stable=True)]
@@ -25,9 +25,9 @@ def least_certain_first(
 def least_evidence_per_mac_first(
     support: Mapping[str, Tensor], log_odds: Mapping[str, Tensor], costs: Mapping[str, int]
 ) -> Tensor:
-    """Return the kept positions neuron by neuron, by the sum of positive log-odds over the MACs of a neuron.
+    """Return the kept positions neuron by neuron, by the positive log-odds of a neuron per MAC.
 
-    Neurons that cannot leave alone (`costs` of 0) are not among them.
+    Neurons that cannot be removed alone (a cost of 0) are not among them.
     """
     scores = {}
     for name, mask in support.items():
@@ -42,7 +42,7 @@ def least_evidence_per_mac_first(
 def drop_until(
     support: Mapping[str, Tensor], order: Tensor, met: Callable[[dict[str, Tensor]], bool]
 ) -> dict[str, Tensor]:
-    """Return the support less as few positions from the front of `order` as it takes to meet the budget."""
+    """Return the support without the first positions of ``order``, as few as meet the budget."""
     low, high = 0, order.numel()
     while low < high:
         middle = (low + high) // 2
@@ -54,10 +54,12 @@ def drop_until(
 
 
 def _flat(values: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> Tensor:
+    """Return the tensors of some layers as one vector."""
     return torch.cat([values[name].flatten() for name in names])
 
 
 def _without(support: Mapping[str, Tensor], dropped: Tensor) -> dict[str, Tensor]:
+    """Return a copy of the support without some positions."""
     flat = _flat(support, support)
     flat[dropped] = False
     parts = flat.split([mask.numel() for mask in support.values()])

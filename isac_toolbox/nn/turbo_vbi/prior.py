@@ -1,8 +1,9 @@
-"""The engine's prior over one layer: NumPy views in, precisions out (docs/theory-networks.md, section 4)."""
+"""The engine's prior of one layer: tensors in, precisions out (docs/theory-networks.md, section 4)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,36 +16,22 @@ from isac_toolbox.inference import (
     IndependentSupport,
     PriorState,
     ThreeLayerPrior,
-    extrinsic_message,
 )
 
-__all__ = ["SUPPORTS", "Curvature", "LayerPrior", "PriorSettings"]
+__all__ = ["SUPPORTS", "Curvature", "LayerPrior", "PriorSettings", "is_kept"]
 
-#: A curvature below this fraction of the layer's mean is raised to it: a weight that nothing reads.
+#: Smallest curvature relative to the mean of the layer; estimates scatter below zero.
 _CURVATURE_FLOOR = 1e-3
+
+
+def is_kept(probability: np.ndarray) -> np.ndarray:
+    """Return which weights are kept: those whose support probability is at least one half."""
+    return probability >= 0.5
 
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """Start values of the prior of every layer.
-
-    Attributes
-    ----------
-    support : {"chain", "independent"}
-        Support graph.
-    rule : {"extrinsic", "structured", "mean_field"}
-        Update rule of the engine.
-    spike_precision : float
-        `rho0`.
-    gate, p01, p11 : float
-        Start of the chain's parameters.
-    learn_support : bool
-        Whether EM updates the graph's parameters.
-    damping : float
-        Step on `ln rho` per update, in (0, 1].
-    moment_matching : bool
-        Precision that reproduces the mixture's mean instead of the average precision.
-    """
+    """Settings of the prior of one layer; the fields are those of ``CompressionSettings``."""
 
     support: str = "chain"
     rule: str = "extrinsic"
@@ -79,7 +66,7 @@ class Curvature:
     like : Tensor
         The weights.
     decay : float
-        Memory of the averages per minibatch.
+        Factor on the averages per minibatch.
 
     Notes
     -----
@@ -91,19 +78,29 @@ class Curvature:
         self.decay, self.weight = decay, 0.0
 
     def add(self, gradient: Tensor, variance_gradient: Tensor) -> None:
-        """Take a minibatch: `g = dF/dmu`, `h = 2 dF/dsigma^2` of the mean negative log-likelihood `F`."""
+        """Add a minibatch: ``g = dF/dmu`` and ``h = 2 dF/dsigma^2`` of the negative log-likelihood ``F``."""
         self.gradient.lerp_(gradient, 1.0 - self.decay)
         self.curvature.mul_(self.decay).add_(variance_gradient, alpha=2.0 * (1.0 - self.decay))
         self.weight = self.decay * self.weight + 1.0 - self.decay
 
+    def state_dict(self) -> dict[str, Tensor | float]:
+        """Return everything that changes."""
+        return {"gradient": self.gradient, "curvature": self.curvature, "weight": self.weight}
+
+    def load_state_dict(self, stored: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self.gradient.copy_(stored["gradient"])
+        self.curvature.copy_(stored["curvature"])
+        self.weight = stored["weight"]
+
     @property
     def mean_gradient(self) -> Tensor:
-        """`g`, free of the start value."""
+        """Return ``g``, corrected for the start value."""
         return self.gradient / max(self.weight, 1e-12)
 
     @property
     def mean_curvature(self) -> Tensor:
-        """`h`, free of the start value, floored at a fraction of the layer's mean."""
+        """Return ``h``, corrected for the start value, at least a fraction of the mean of the layer."""
         h = self.curvature / max(self.weight, 1e-12)
         floor = _CURVATURE_FLOOR * float(h.clamp(min=0.0).mean())
         return h.clamp(min=max(floor, 1e-12))
@@ -143,10 +140,11 @@ class LayerPrior:
     def message(
         self, mean: Tensor, gradient: Tensor, curvature: Tensor, temperature: float, dataset_size: int
     ) -> GaussianMessage:
-        """Return the message of the data alone: `v = T / (N h)`, `r = mu - g / h`.
+        """Return the message of the data alone: ``v = T / (N h)``, ``r = mu - g / h``.
 
-        The step `g / h` is clipped at one standard deviation of the slab: a nearly flat weight would send it
-        anywhere. Nothing of the prior enters, because `g` and `h` are those of the likelihood.
+        The step ``g / h`` is limited to one standard deviation of the slab, because a small curvature makes
+        it arbitrarily large. The prior has no part in the message: ``g`` and ``h`` are those of the
+        likelihood.
         """
         step = (gradient / curvature).double().numpy(force=True).ravel()
         limit = 1.0 / np.sqrt(self.prior.slab_precision[0])
@@ -155,32 +153,26 @@ class LayerPrior:
         return GaussianMessage(r, temperature / (dataset_size * h))
 
     def update(self, message: GaussianMessage, mean: Tensor, variance: Tensor) -> None:
-        """Let the engine update support, precision, slab and graph, damped on `ln rho`."""
+        """Let the engine update support, precision, slab and graph, damped on ``ln rho``."""
         mu = mean.detach().double().numpy(force=True).ravel()
         var = variance.detach().double().numpy(force=True).ravel()
         self.prior, self.state, self.graph = self.prior.sweep(
             self.state, message, mu, var, self.classes, self.graph, damping=self.settings.damping
         )
 
-    def marginal_message(self, mean: Tensor, variance: Tensor) -> GaussianMessage:
-        """Return the engine's message of the marginal; it equals `message` where `mu` has settled."""
-        mu = mean.detach().double().numpy(force=True).ravel()
-        var = variance.detach().double().numpy(force=True).ravel()
-        return extrinsic_message(mu, var, self.state.precision)
-
     @property
     def precision(self) -> Tensor:
-        """`rho` in the shape of the weights, float32."""
+        """Return ``rho`` in the shape of the weights, float32."""
         return torch.from_numpy(self.state.precision.astype(np.float32)).reshape(self.shape)
 
     @property
     def active(self) -> Tensor:
-        """Where `pi >= 0.5`, in the shape of the weights; everything before the first update."""
-        return torch.from_numpy(self.state.probability >= 0.5).reshape(self.shape)
+        """Return where ``pi >= 0.5``, in the shape of the weights; everywhere before the first update."""
+        return torch.from_numpy(is_kept(self.state.probability)).reshape(self.shape)
 
     @property
     def log_odds(self) -> Tensor:
-        """Posterior log-odds of the support, nats, in the shape of the weights."""
+        """Return the posterior log-odds of the support in nats, in the shape of the weights."""
         return torch.from_numpy(self.state.log_likelihood_ratio + self.state.extrinsic_log_odds).reshape(
             self.shape
         )
@@ -194,7 +186,7 @@ class LayerPrior:
         return stored
 
     def load_state_dict(self, stored: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what ``state_dict`` returned."""
         self.state = PriorState(*(stored[f.name].numpy().copy() for f in fields(PriorState)))
         self.prior = self.prior.with_slab_precision(stored["slab_precision"].numpy().copy())
         self.graph = self.graph.with_parameters(
@@ -202,5 +194,6 @@ class LayerPrior:
         )
 
     def _graph_parameters(self) -> tuple[str, ...]:
+        """Return the names of the parameters that EM learns."""
         chain = isinstance(self.graph, GatedChain)
         return ("gate", "p_first", "p01", "p11") if chain else ("probability",)

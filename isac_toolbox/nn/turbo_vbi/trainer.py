@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -23,46 +23,46 @@ from isac_toolbox.nn.training import (
     recalibrate,
     training_epoch,
 )
-from isac_toolbox.nn.turbo_vbi.prior import Curvature, LayerPrior, PriorSettings
+from isac_toolbox.nn.turbo_vbi.prior import Curvature, LayerPrior
+from isac_toolbox.nn.turbo_vbi.settings import CompressionSettings
 
-__all__ = ["PRECISIONS", "EpochRecord", "PosteriorTraining", "dead_norm_channels"]
+__all__ = ["EpochRecord", "PosteriorTraining", "dead_norm_channels"]
 
-PRECISIONS = ("mixture", "relevance")
 #: Largest precision of automatic relevance determination.
 _MAX_RELEVANCE_PRECISION = 1e7
 
-#: Batches from which normalisations are taken for the validation of an epoch.
+#: Batches for the moments of the normalisations in the validation of an epoch.
 _VALIDATION_BATCHES = 20
-#: Posterior variances follow the curvature every this many steps.
+#: Steps between updates of the posterior variances.
 _VARIANCE_EVERY = 10
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch of `fit` left behind.
+    """Figures of one epoch of ``fit``.
 
     Attributes
     ----------
     epoch : int
         Number of the epoch, from 0.
     loss, accuracy : float
-        Mean negative log-likelihood and part of correct decisions in training (with sampled weights).
+        Mean negative log-likelihood and part of correct decisions in training, with drawn weights.
     val_accuracy : float
-        Of the mean network under the current mask on the validation set; NaN without one.
+        Accuracy of the mean network under the current mask on the validation set; NaN without one.
     kl : float
-        Kullback-Leibler divergence of the posterior from the prior, nats.
+        KL divergence of the posterior from the prior in nats.
     temperature : float
-        `T` of the epoch.
+        ``T`` of the epoch.
     density : float
-        Part of the weights with `pi >= 0.5`.
+        Part of the weights with ``pi >= 0.5``.
     neurons : tuple of int
-        Neurons (filters) of each layer with such a weight.
+        Number of neurons (filters) of each layer with such a weight.
     mean_run : float
-        Mean run of them in the first layer.
+        Mean length of the runs of such weights in the first layer.
     seconds : float
-        Duration.
+        Duration of the epoch.
     n_connected : int
-        Kept weights that lead from an input to an output: what is left if the fit ends here.
+        Number of such weights on a path from an input to an output, which are kept if the fit ends here.
     """
 
     epoch: int
@@ -79,93 +79,77 @@ class EpochRecord:
 
 
 class PosteriorTraining:
-    """State and steps of the fit; `TurboVBICompressor` adds the arguments, the loop and what comes after.
+    """State and steps of the fit; ``TurboVBICompressor`` adds the loop and everything after it.
 
     Attributes
     ----------
     model : nn.Module
         The converted network.
     layers, priors, curvatures, precisions : dict
-        By layer name: variational layer, engine prior, averages, `rho`.
+        Variational layer, prior, averages and ``rho`` by the name of the layer.
+    optimiser : torch.optim.Optimizer
+        Optimiser of the fit.
+    history : list of EpochRecord
+        Records of the epochs of the fit.
     """
 
     model: nn.Module
     layers: dict[str, VariationalLinear | VariationalConv2d]
     priors: dict[str, LayerPrior]
-    settings: PriorSettings
-    gates: dict[str, float]
-    temperature_factors: dict[str, float]
-    independent_layers: frozenset[str]
+    settings: CompressionSettings
     loss: Callable[[Tensor, Tensor], Tensor]
-    temperature: float
-    temperature_start: float
-    support_temperature: float
-    precision: str
-    variance_growth: float
-    anneal: float
-    warmup_epochs: int
-    updates_per_epoch: int
-    learning_rate: float
-    curvature_decay: float
     seed: int
     input_shape: tuple[int, ...] | None
+    optimiser: torch.optim.Optimizer
+    history: list[EpochRecord]
     _teacher: nn.Module | None
     _distillation: float
 
     def _start_priors(self) -> None:
+        """Set priors, variances and averages to their start values."""
         self.priors = {}
         for name, layer in self.layers.items():
-            settings = replace(self.settings, gate=self.gates.get(name, self.settings.gate))
-            if name in self.independent_layers:
-                settings = replace(settings, support="independent", learn_support=True)
-            self.priors[name] = LayerPrior(layer.weight, settings)
+            self.priors[name] = LayerPrior(layer.weight, self.settings.prior_of(name))
             layer.start_variance()
         self.curvatures = {
-            name: Curvature(layer.weight.detach(), self.curvature_decay)
+            name: Curvature(layer.weight.detach(), self.settings.curvature_decay)
             for name, layer in self.layers.items()
         }
         self.load_precisions()
 
     def load_precisions(self) -> None:
-        """Take `rho` from the engine's priors or from the posterior."""
+        """Compute ``rho`` of all layers, by the engine's priors or from the posterior."""
         self.precisions = {name: self._precision_of(name) for name in self.layers}
 
     def _precision_of(self, name: str) -> Tensor:
-        """The engine's `rho`, or `1 / E[w^2]`."""
+        """Return the engine's ``rho``, or ``1 / E[w^2]`` for automatic relevance determination."""
         layer = self.layers[name]
-        if self.precision == "mixture":
+        if self.settings.precision == "mixture":
             return self.priors[name].precision.to(layer.weight.device)
         power = layer.weight.detach().square() + layer.variance
         return power.reciprocal_().clamp_(max=_MAX_RELEVANCE_PRECISION)
 
-    def temperature_at(self, epoch: int, epochs: int) -> float:
-        """Return `T` of an epoch: geometric from `temperature_start` to `temperature`."""
-        span = self.anneal * max(epochs - 1, 1)
-        part = 1.0 if span <= 0 else min(epoch / span, 1.0)
-        return self.temperature_start * (self.temperature / self.temperature_start) ** part
-
-    def _epoch(
-        self, loader: Any, val_loader: Any, optimiser: Any, epoch: int, epochs: int, size: int
-    ) -> EpochRecord:
+    def _epoch(self, loader: Any, val_loader: Any, epoch: int, epochs: int, size: int) -> EpochRecord:
+        """Train for one epoch and return its record."""
         start = time.perf_counter()
-        temperature, n_batches = self.temperature_at(epoch, epochs), len(loader)
-        updates = {round((k + 1) * n_batches / self.updates_per_epoch) for k in range(self.updates_per_epoch)}
+        chosen, n_batches = self.settings, len(loader)
+        temperature, n_updates = chosen.temperature_at(epoch, epochs), chosen.updates_per_epoch
+        updates = {round((k + 1) * n_batches / n_updates) for k in range(n_updates)}
         total, right, seen = 0.0, 0, 0
         self.model.train()
         self._set_sampling(epoch_seed(self.seed, epoch, 1))
         with training_epoch(self.seed, epoch, loader):
             for i, (x, y) in enumerate(loader, start=1):
-                optimiser.param_groups[0]["lr"] = self.learning_rate * cosine(
-                    (epoch + i / n_batches) / epochs
-                )
-                loss, hits = self._step(x, y, optimiser, temperature / size)
+                rate = chosen.learning_rate * cosine((epoch + i / n_batches) / epochs)
+                self.optimiser.param_groups[0]["lr"] = rate
+                loss, hits = self._step(x, y, temperature / size)
                 if not math.isfinite(loss):
                     raise FloatingPointError(f"the loss is {loss} in epoch {epoch}, batch {i}")
                 total, right, seen = total + loss * len(y), right + hits, seen + len(y)
                 if i % _VARIANCE_EVERY == 0 or i == n_batches:
                     steps = i % _VARIANCE_EVERY or _VARIANCE_EVERY
                     self._update_variances(temperature / size, steps / n_batches)
-                if epoch >= self.warmup_epochs and i in updates:
+                if epoch >= chosen.warmup_epochs and i in updates:
                     self._update_priors(temperature, size)
         self._set_sampling(None)
         self.model.eval()
@@ -186,10 +170,13 @@ class PosteriorTraining:
             n_connected=self._n_connected(support),
         )
 
-    def _step(self, x: Tensor, y: Tensor, optimiser: Any, scale: float) -> tuple[float, int]:
-        """One minibatch: likelihood gradients into the averages, the prior's gradient added, Adam."""
+    def _step(self, x: Tensor, y: Tensor, scale: float) -> tuple[float, int]:
+        """Train on one minibatch; return loss and number of correct decisions.
+
+        The averages take the gradients of the likelihood before the gradient of the prior is added.
+        """
         self.input_shape = tuple(x.shape[1:])
-        optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         for layer in self.layers.values():
             layer.track_variance(True)
         output = self.model(x)
@@ -197,17 +184,17 @@ class PosteriorTraining:
         loss.backward()
         for name, layer in self.layers.items():
             weight, slope = layer.weight, layer.variance.grad
-            if weight.grad is None or slope is None:  # a layer that this pass did not use
+            if weight.grad is None or slope is None:  # the forward pass did not use this layer
                 continue
             self.curvatures[name].add(weight.grad, slope)
-            factor = self.temperature_factors.get(name, 1.0)
+            factor = self.settings.factor(name)
             weight.grad.addcmul_(weight.detach(), self.precisions[name], value=factor * scale)
             layer.track_variance(False)
-        optimiser.step()
+        self.optimiser.step()
         return float(loss.detach()), int((output.detach().argmax(1) == y).sum())
 
     def _likelihood(self, output: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Mean negative log-likelihood of labels and, if there is one, of the teacher's decisions."""
+        """Return the mean negative log-likelihood of the labels, mixed with the teacher's term if any."""
         if self._teacher is None:
             return self.loss(output, y)
         with torch.no_grad():
@@ -215,57 +202,88 @@ class PosteriorTraining:
         return distillation_loss(output, y, hint, self._distillation, hard_loss=self.loss)
 
     def _update_variances(self, scale: float, part: float = 0.0) -> None:
-        """`sigma^2 = 1 / (N h / T + rho)` with `scale = T / N`.
+        """Set ``sigma^2 = 1 / (N h / T + rho)`` with ``scale = T / N``.
 
-        Where growth is limited, `part` is the part of an epoch for which it may go on.
+        Where the growth is limited, ``part`` is the part of an epoch since the last update.
         """
         for name, layer in self.layers.items():
-            heat = scale * self.temperature_factors.get(name, 1.0)
-            precision = self.curvatures[name].mean_curvature / heat + self.precisions[name]
+            layer_scale = scale * self.settings.factor(name)
+            precision = self.curvatures[name].mean_curvature / layer_scale + self.precisions[name]
             variance = precision.reciprocal_()
-            if math.isfinite(self.variance_growth):
-                limit = layer.variance * math.exp(self.variance_growth * part)
+            if math.isfinite(self.settings.growth_limit):
+                limit = layer.variance * math.exp(self.settings.growth_limit * part)
                 variance = torch.minimum(variance, limit)
             layer.variance.copy_(variance)
-            if self.precision == "relevance":
+            if self.settings.precision == "relevance":
                 self.precisions[name] = self._precision_of(name)
 
     def _update_priors(self, temperature: float, size: int) -> None:
-        """Messages of the data to the engine, new precisions back."""
-        share = self.support_temperature / self.temperature
+        """Update support, slab and graph of every layer by the message of the data, then the precisions."""
         for name, layer in self.layers.items():
             curvature, prior = self.curvatures[name], self.priors[name]
-            heat = temperature * share * self.temperature_factors.get(name, 1.0)
+            of_layer = temperature * self.settings.support_factor * self.settings.factor(name)
             message = prior.message(
-                layer.weight, curvature.mean_gradient, curvature.mean_curvature, heat, size
+                layer.weight, curvature.mean_gradient, curvature.mean_curvature, of_layer, size
             )
             prior.update(message, layer.weight, layer.variance)
         self.load_precisions()
         self._update_variances(temperature / size)
 
     def kl(self) -> float:
-        """Return the KL divergence of the posterior from the current prior, nats."""
+        """Return the KL divergence of the posterior from the current prior in nats."""
         with torch.no_grad():
             return sum(
                 float(gaussian_kl(layer.weight, layer.variance, self.precisions[name]))
                 for name, layer in self.layers.items()
             )
 
+    # ---- checkpoint ----------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a fit changes, as tensors and plain values."""
+        return {
+            "done": len(self.history),
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "priors": {name: prior.state_dict() for name, prior in self.priors.items()},
+            "curvatures": {name: average.state_dict() for name, average in self.curvatures.items()},
+            "history": [asdict(record) for record in self.history],
+            "input_shape": list(self.input_shape or ()),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restore what ``state`` returned.
+
+        Raises
+        ------
+        RuntimeError
+            If it belongs to another model.
+        """
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for name, prior in self.priors.items():
+            prior.load_state_dict(state["priors"][name])
+        for name, average in self.curvatures.items():
+            average.load_state_dict(state["curvatures"][name])
+        self.load_precisions()
+        self.history = [EpochRecord(**{**r, "neurons": tuple(r["neurons"])}) for r in state["history"]]
+        self.input_shape = tuple(state["input_shape"])
+
     # ---- support -------------------------------------------------------------------------------------
 
     def support(self) -> dict[str, Tensor]:
-        """Return the kept weights of each layer, bool: `pi > 0.5`, or the mask once `fit` has applied it."""
+        """Return the kept weights of each layer, bool: those with ``pi >= 0.5``; after ``fit``, the mask."""
         if all(layer.masked for layer in self.layers.values()):
             return {name: layer.mask.clone() for name, layer in self.layers.items()}
         return {name: self.priors[name].active.to(layer.mask.device) for name, layer in self.layers.items()}
 
     def _n_connected(self, support: dict[str, Tensor]) -> int:
-        """Weights of a support that lead from an input to an output."""
+        """Return the number of weights of a support on a path from an input to an output."""
         modules: dict[str, Any] = dict(self._simplified(support).named_modules())
         return sum(int((modules[name].weight != 0.0).sum()) for name in support)
 
     def _simplified(self, support: dict[str, Tensor]) -> nn.Module:
-        """Plain network with the means of a support, without what leads nowhere."""
+        """Return a plain network with the means of a support, disconnected channels set to zero."""
         plain = to_plain(self.model).eval()
         modules: dict[str, Any] = dict(plain.named_modules())
         with torch.no_grad():
@@ -274,6 +292,7 @@ class PosteriorTraining:
         return simplify(plain, silence=True)
 
     def _set_masked(self, on: bool) -> None:
+        """Turn the masks on or off."""
         for layer in self.layers.values():
             layer.masked = on
 
@@ -287,7 +306,7 @@ class PosteriorTraining:
                 layer.generator = torch.Generator(layer.weight.device).manual_seed(seed + i)
 
     def _masked_accuracy(self, support: dict[str, Tensor], loader: Any, val_loader: Any) -> float:
-        """Validation accuracy of the mean network under a mask, with the normalisations that fit it."""
+        """Return the validation accuracy of the mean network under a mask, with moments of that network."""
         for name, layer in self.layers.items():
             layer.mask.copy_(support[name])
         norms = batch_norms(self.model)
@@ -301,9 +320,10 @@ class PosteriorTraining:
         return value
 
     def _apply_masks(self, loader: Any) -> None:
-        """Fix the mask and silence what it leaves without input or without reader.
+        """Fix the mask, and set channels without input or without reader to zero.
 
-        The moments of batch normalisations belong to the noisy, unmasked network until they are taken anew.
+        The moments of batch normalisations are computed again; those of training are of the noisy, unmasked
+        network.
         """
         for name, layer in self.layers.items():
             layer.mask.copy_(self.priors[name].active)
@@ -313,7 +333,7 @@ class PosteriorTraining:
         self.model.eval()
 
     def _tidy(self, silence: bool = False) -> None:
-        """Fold constant channels into biases; weights that lead nowhere leave the mask."""
+        """Fold constant channels into biases, and remove disconnected weights from the mask."""
         plain = simplify(to_plain(self.model).eval(), silence)
         modules: dict[str, Any] = dict(plain.named_modules())
         with torch.no_grad():
@@ -321,13 +341,13 @@ class PosteriorTraining:
                 layer.mask &= modules[name].weight != 0.0
                 if layer.bias is None and modules[name].bias is not None:
                     layer.bias = nn.Parameter(modules[name].bias.detach().clone())
-            own = dict(self.model.named_modules())
+            targets = dict(self.model.named_modules())
             for name, module in plain.named_modules():
-                _copy_small(module, own[name])
+                _copy_small(module, targets[name])
 
 
 def _copy_small(source: Any, target: Any) -> None:
-    """Copy bias, and all of a batch normalisation; weights stay, the mask hides them."""
+    """Copy the bias of a layer, or a batch normalisation; weights need no copy, the mask hides them."""
     if isinstance(source, (nn.Linear, nn.Conv2d)):
         if source.bias is not None:
             target.bias.copy_(source.bias)
@@ -336,7 +356,7 @@ def _copy_small(source: Any, target: Any) -> None:
 
 
 def dead_norm_channels(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Scales and shifts of batch normalisations that were silenced and must stay zero."""
+    """Return scales and shifts of batch normalisations, each with the channels that must stay zero."""
     held: list[tuple[Tensor, Tensor]] = []
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.weight is not None:

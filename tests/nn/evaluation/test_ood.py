@@ -1,4 +1,4 @@
-"""Scores of foreign inputs: by hand, by brute force, and what they do not depend on."""
+"""Out-of-distribution scores: by hand, by brute force, and by what they do not depend on."""
 
 import sys
 
@@ -13,28 +13,28 @@ from isac_toolbox.nn.models import mlp
 CERTAIN = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
 
 
-def test_foreign_inputs_are_told_by_entropy():
+def test_flat_predictions_have_the_higher_entropy():
     flat = np.full((5, 2), 0.5)
-    for score in ("entropy", "confidence"):
+    for score in ("entropy", "max_softmax"):
         assert ood_auroc(CERTAIN, flat, score) == 1.0
         assert ood_auroc(flat, CERTAIN, score) == 0.0
         assert ood_auroc(flat, flat, score) == 0.5
 
 
-def test_energy_sees_the_size_of_logits_that_probabilities_have_lost():
-    own, foreign = np.array([[5.0, 9.0], [9.0, 5.0]]), np.array([[0.0, 4.0], [1.0, -3.0]])
-    assert ood_auroc(own, foreign, "energy") == 1.0
-    p_own, p_foreign = (torch.softmax(torch.tensor(z), 1) for z in (own, foreign))
-    assert ood_auroc(p_own, p_foreign, "entropy") == 0.5
-    assert ood_auroc(own + 1e4, foreign + 1e4, "energy") == 1.0
+def test_energy_depends_on_the_size_of_logits_and_probabilities_do_not():
+    inside, outside = np.array([[5.0, 9.0], [9.0, 5.0]]), np.array([[0.0, 4.0], [1.0, -3.0]])
+    assert ood_auroc(inside, outside, "energy") == 1.0
+    p_inside, p_outside = (torch.softmax(torch.tensor(z), 1) for z in (inside, outside))
+    assert ood_auroc(p_inside, p_outside, "entropy") == 0.5
+    assert ood_auroc(inside + 1e4, outside + 1e4, "energy") == 1.0
 
 
-def test_information_is_large_where_sure_networks_disagree():
+def test_mutual_information_is_large_where_certain_networks_disagree():
     open_class = np.full((2, 3, 2), 0.5)  # both networks find the class open
     disputed = np.stack([np.tile([1.0, 0.0], (3, 1)), np.tile([0.0, 1.0], (3, 1))])
     agreed = np.stack([CERTAIN, CERTAIN])
-    assert ood_auroc(open_class, disputed, "information") == 1.0
-    assert ood_auroc(open_class, agreed, "information") == 0.5
+    assert ood_auroc(open_class, disputed, "mutual_information") == 1.0
+    assert ood_auroc(open_class, agreed, "mutual_information") == 0.5
     assert ood_auroc(open_class.mean(0), disputed.mean(0), "entropy") == 0.5
 
 
@@ -48,6 +48,14 @@ def test_neighbour_distance_by_brute_force():
     scaled = neighbour_distance(features * rng.uniform(1.0, 9.0, (7, 1)), 3.0 * reference, 3)
     np.testing.assert_allclose(scaled, wanted[:, 2], rtol=1e-4)
     assert np.all(neighbour_distance(reference, reference, 1) < 1e-3)
+
+
+def test_former_names_of_the_scores_are_accepted():
+    flat = np.full((4, 2), 0.5)
+    assert ood_auroc(CERTAIN, flat, "confidence") == ood_auroc(CERTAIN, flat, "max_softmax") == 1.0
+    disputed = np.stack([CERTAIN, 1.0 - CERTAIN])
+    for name in ("information", "mutual_information"):
+        assert ood_auroc(np.stack([flat, flat]), disputed, name) == 1.0
 
 
 def test_given_scores_are_taken_as_they_are():
@@ -71,8 +79,8 @@ def test_draws_average_to_the_prediction(digits):
     assert draws.shape == (4, 8, 10) and not torch.equal(draws[0], draws[1])
     torch.testing.assert_close(draws.mean(0), ssvi.predict_proba(x, n_samples=4))
     torch.testing.assert_close(ssvi.predict_draws(x, 0)[0], ssvi.predict_proba(x))
-    foreign = ssvi.predict_draws(torch.rand_like(x), 4)
-    assert 0.0 <= ood_auroc(draws, foreign, "information") <= 1.0
+    noise = ssvi.predict_draws(torch.rand_like(x), 4)
+    assert 0.0 <= ood_auroc(draws, noise, "mutual_information") <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -81,11 +89,11 @@ def test_draws_average_to_the_prediction(digits):
         (CERTAIN, np.full((2, 2), np.inf), "energy", "outside must be finite logits"),
         (np.zeros(3), CERTAIN, "energy", "inside must be finite logits"),
         (CERTAIN, 3.0 * CERTAIN, "entropy", "outside must be non-negative"),
-        (CERTAIN, CERTAIN, "information", "inside must have shape"),
-        (CERTAIN[None], 3.0 * CERTAIN[None], "information", "outside must be non-negative"),
+        (CERTAIN, CERTAIN, "mutual_information", "inside must have shape"),
+        (CERTAIN[None], 3.0 * CERTAIN[None], "mutual_information", "outside must be non-negative"),
         ([1.0], [np.nan], "given", "outside must be finite scores"),
         (CERTAIN, CERTAIN, "given", "inside must be finite scores"),
-        (CERTAIN, CERTAIN, "smell", "score must be one of"),
+        (CERTAIN, CERTAIN, "loudness", "score must be one of"),
     ],
 )
 def test_bad_outputs_are_named(inside, outside, score, match):

@@ -115,20 +115,20 @@ def test_the_smaller_module_computes_the_same(case, fold):
         assert not kept
 
 
-def test_neurons_go_in_both_directions():
+def test_neurons_without_input_and_without_reader_are_removed():
     model = mlp(6, (5, 4), 3)
     with torch.no_grad():
         model.fc1.weight[0] = 0.0  # constant: nothing enters
         model.fc2.weight[:, 1] = 0.0  # unread: nothing leaves
         model.fc3.weight[:, 2] = 0.0
-        model.fc2.weight[[0, 1, 3], 4] = 0.0  # read only by the neuron that goes: unread in the second round
+        model.fc2.weight[[0, 1, 3], 4] = 0.0  # read only by the removed neuron: unread in the second round
     small = shrink(model)
     assert [m.weight.shape for m in (small.fc1, small.fc2, small.fc3)] == [(2, 6), (3, 2), (3, 3)]
     x = torch.randn(9, 6)
     torch.testing.assert_close(small(x), model(x), atol=1e-6, rtol=1e-5)
 
 
-def test_channels_of_an_addition_go_only_together():
+def test_channels_of_an_addition_are_removed_only_together():
     torch.manual_seed(0)
     model = Residual()
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_a_chain_used_from_outside_is_left_alone():
 
 
 class Odd(nn.Module):
-    """Operations that are not understood keep their channels."""
+    """Operations whose effect on channels is not known keep their channels."""
 
     def __init__(self):
         super().__init__()
@@ -280,7 +280,7 @@ def test_macs_by_hand():
     assert count_macs(strided(), (2, 12, 12), {"5": mask})["5"] == 2 * 36
 
 
-def test_a_filter_costs_its_own_macs_and_those_of_its_readers():
+def test_a_filter_costs_its_macs_and_those_of_its_readers():
     model = lenet_5(widths=(4, 6, 30))
     before = {name: p.clone() for name, p in model.state_dict().items()}
     costs = filter_macs(model, (1, 28, 28))
@@ -299,5 +299,5 @@ def test_gates_charge_in_proportion_to_macs():
         assert nats[name] == pytest.approx(-300.0 * cost / max(costs.values()), abs=1e-9)
     with pytest.raises(ValueError, match="nats must be at most 700"):
         mac_gates(model, (1, 28, 28), 800.0)
-    with pytest.raises(ValueError, match="no channel of this model can leave alone"):
+    with pytest.raises(ValueError, match="no channel of this model can be removed alone"):
         mac_gates(nn.Sequential(nn.Linear(4, 2)), (4,), 10.0)

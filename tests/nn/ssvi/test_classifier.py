@@ -104,7 +104,7 @@ def test_same_seed_same_bits_and_no_global_state(digits, network):
     assert not all(torch.equal(a, b) for a, b in zip(runs[0], runs[2]))
 
 
-def test_a_second_fit_starts_anew(digits, network):
+def test_a_second_fit_starts_from_the_beginning(digits, network):
     ssvi = SSVI(network, **FAST).fit(digits[0], epochs=2, progress=False)
     first = state(ssvi)
     assert all(torch.equal(a, b) for a, b in zip(first, state(ssvi.fit(digits[0], epochs=2, progress=False))))
@@ -138,7 +138,7 @@ def test_resuming_gives_the_same_network(removal, digits, network, tmp_path):
     assert again.training_flops == whole.training_flops and again.n_updates == whole.n_updates
 
 
-def test_a_foreign_checkpoint_is_refused(digits, network, tmp_path):
+def test_a_checkpoint_of_another_run_is_refused(digits, network, tmp_path):
     path = tmp_path / "fit.pt"
     SSVI(network).fit(digits[0], epochs=1, checkpoint=path, progress=False)
     with pytest.raises(ValueError, match=r"density = 0\.1 \(file: 0\.05\)"):
@@ -208,7 +208,7 @@ def test_both_kinds_of_noise_have_the_same_moments(noise, below, network):
     torch.testing.assert_close(draws.var(0), variance, rtol=0.2, atol=1e-3)
 
 
-def test_noise_at_the_outputs_costs_twice_and_stands_a_large_sigma(digits, network):
+def test_noise_at_the_outputs_costs_twice_and_allows_a_large_sigma(digits, network):
     found = {}
     for noise in ("weights", "outputs"):
         ssvi = SSVI(network, 0.1, noise=noise, initial_sigma=0.3, **FAST)
@@ -253,8 +253,8 @@ def test_networks_without_biases_and_in_double_precision(digits):
     assert ssvi.n_updates > 0 and ssvi.history[-1].loss < ssvi.history[0].loss
 
 
-def test_the_falling_score_warns(network):
-    with pytest.warns(UserWarning, match="falls with"):
+def test_the_score_that_keeps_small_weights_warns(network):
+    with pytest.warns(UserWarning, match="decreases with"):
         SSVI(network, removal="exp_snr")
 
 
@@ -300,7 +300,7 @@ def test_bad_settings_are_named(name, value, error, network):
         SSVI(network, **{name: value})
 
 
-def test_a_step_moves_sigma_by_its_own_gradient_and_by_a_hundredth_at_most():
+def test_a_step_in_sigma_follows_its_gradient_by_one_percent_at_most():
     sigma = torch.tensor([1e-4, 1e-2, 0.3, 2.0], dtype=torch.float64)
     rho = nn.Parameter(sigma.expm1().log())
     torch.testing.assert_close(nn.functional.softplus(rho).detach(), sigma)
@@ -314,7 +314,7 @@ def test_a_step_moves_sigma_by_its_own_gradient_and_by_a_hundredth_at_most():
     descend_in_sigma(None, 0.1)
 
 
-def test_with_its_own_step_sigma_forgets_its_start(digits, network):
+def test_with_steps_in_sigma_the_start_has_no_effect(digits, network):
     found = {}
     for step in ("rho", "sigma"):
         for start in (1e-3, 0.2):
@@ -350,3 +350,26 @@ def test_bad_calls_are_named(digits, network):
 def test_the_package_does_not_load_torch():
     code = "import sys, isac_toolbox, isac_toolbox.cli.nn_ssvi; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_second_fit_counts_the_operations_of_its_inputs(resumed, digits, tmp_path):
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10)
+        )
+
+    def loader(side):
+        maps = nn.functional.interpolate(digits[0].x[:128].reshape(-1, 1, 8, 8), size=(side, side))
+        return TensorLoader(maps, digits[0].y[:128], batch_size=64)
+
+    part = {"epochs": 2, "progress": False, "checkpoint": tmp_path / "fit.pt"}
+    fresh = SSVI(network(), 0.5, update_interval=1).fit(loader(16), **part).report()
+    again = SSVI(network(), 0.5, update_interval=1).fit(loader(8), epochs=1, progress=False)
+    first = again.report().macs_dense
+    again = again.fit(loader(16), **part, resume=resumed).report()
+    assert first == 9 * 4 * 36 + 160  # 6 x 6 positions
+    assert again.macs_dense == fresh.macs_dense == 9 * 4 * 196 + 160
+    assert again.training_flops == fresh.training_flops
+    assert again.training_flops_dense == fresh.training_flops_dense == 6 * 256 * (9 * 4 * 196 + 160)

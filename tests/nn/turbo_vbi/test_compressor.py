@@ -108,7 +108,7 @@ def test_connected_weights_of_the_last_epoch_are_those_of_the_report(digits, tra
     compressor.fit(digits[0], epochs=4, progress=False)
     record, report = compressor.history[-1], compressor.report()
     assert record.n_connected == report.n_kept
-    assert record.n_connected < round(record.density * report.n_weights)  # some led nowhere
+    assert record.n_connected < round(record.density * report.n_weights)  # some are disconnected
 
 
 def test_a_budget_drops_the_least_certain_weights(digits, trained):
@@ -123,14 +123,14 @@ def test_a_budget_drops_the_least_certain_weights(digits, trained):
     assert all(bool((before[name] | ~after[name]).all()) for name in before)
     kept = torch.cat([odds[name][after[name]] for name in before]).min()
     gone = torch.cat([odds[name][before[name] & ~after[name]] for name in before])
-    assert float((gone < kept).float().mean()) > 0.5  # the others lead nowhere any more
+    assert float((gone < kept).float().mean()) > 0.5  # the others are disconnected now
     x = digits[2].x[:50]
     torch.testing.assert_close(compressor.export()(x), compressor.masked_model()(x), rtol=0.0, atol=1e-5)
     with pytest.raises(ValueError, match="n_weights"):
         compressor.keep_at_most(0)
 
 
-def test_after_finetuning_a_budget_judges_the_finetuned_weights(digits, trained):
+def test_after_finetuning_a_budget_chooses_by_the_finetuned_weights(digits, trained):
     def at_half(finetuned):
         compressor = TurboVBICompressor(trained, temperature=0.3, warmup_epochs=1, support="independent")
         compressor.fit(digits[0], epochs=4, progress=False)
@@ -157,7 +157,7 @@ def test_a_gate_that_no_evidence_opens_ends_the_search_for_a_budget(digits, trai
     assert compressor.keep_at_most(n - 1).report().n_kept < n - 1
 
 
-def test_finetuning_goes_on_with_other_orders(monkeypatch, digits, trained):
+def test_finetuning_continues_the_numbers_of_the_epochs(monkeypatch, digits, trained):
     compressor = TurboVBICompressor(trained, warmup_epochs=1).fit(digits[0], epochs=3, progress=False)
     seen = []
     monkeypatch.setattr(digits[0], "set_epoch", seen.append)
@@ -192,9 +192,9 @@ def test_same_seed_same_bits_and_no_global_state(digits, trained):
     assert not all(torch.equal(a, b) for a, b in zip(runs[0], runs[2]))
 
 
-def shuffled(own_generator):
+def shuffled(with_generator):
     def make(digits):
-        generator = torch.Generator().manual_seed(5) if own_generator else None
+        generator = torch.Generator().manual_seed(5) if with_generator else None
         dataset = TensorDataset(digits[0].x[:256], digits[0].y[:256])
         return DataLoader(dataset, batch_size=64, shuffle=True, generator=generator)
 
@@ -204,7 +204,7 @@ def shuffled(own_generator):
 @pytest.mark.parametrize(
     "make",
     [lambda digits: TensorLoader(digits[0].x, digits[0].y, seed=2), shuffled(True), shuffled(False)],
-    ids=["tensors", "own-generator", "global-generator"],
+    ids=["tensors", "loader-generator", "global-generator"],
 )
 @pytest.mark.parametrize("precision", ["mixture", "relevance"])
 def test_resuming_gives_the_same_network(precision, make, digits, trained, tmp_path):
@@ -233,7 +233,7 @@ def test_resuming_gives_the_same_network(precision, make, digits, trained, tmp_p
     assert all(torch.equal(a, b) for a, b in zip(state(whole), state(again)))
 
 
-def test_a_foreign_checkpoint_is_refused(digits, trained, tmp_path):
+def test_a_checkpoint_of_another_run_is_refused(digits, trained, tmp_path):
     path = tmp_path / "fit.pt"
     first = TurboVBICompressor(trained, warmup_epochs=1)
     first.fit(digits[0], epochs=2, checkpoint=path, progress=False)
@@ -250,12 +250,12 @@ def test_a_foreign_checkpoint_is_refused(digits, trained, tmp_path):
 
 def test_temperature_is_annealed_geometrically(trained):
     compressor = TurboVBICompressor(trained, temperature=0.4, temperature_start=0.1, anneal=0.5)
-    values = [compressor.temperature_at(epoch, 9) for epoch in range(9)]
+    values = [compressor.settings.temperature_at(epoch, 9) for epoch in range(9)]
     assert values[0] == pytest.approx(0.1) and values[2] == pytest.approx(0.2)
     assert values[4:] == pytest.approx([0.4] * 5)
 
 
-def test_the_support_may_have_a_temperature_of_its_own(digits, trained, monkeypatch):
+def test_the_support_may_have_another_temperature(digits, trained, monkeypatch):
     seen = []
     message = LayerPrior.message
 
@@ -266,14 +266,14 @@ def test_the_support_may_have_a_temperature_of_its_own(digits, trained, monkeypa
     monkeypatch.setattr(LayerPrior, "message", spy)
     given = {"temperature": 0.1, "temperature_start": 0.02, "anneal": 0.5, "warmup_epochs": 1, "seed": 0}
     alike = TurboVBICompressor(trained, **given)
-    own = TurboVBICompressor(trained, support_temperature=0.4, **given)
-    assert alike.support_temperature == 0.1
+    warmer = TurboVBICompressor(trained, support_temperature=0.4, **given)
+    assert alike.settings.support_factor == 1.0
     kept = []
-    for compressor, factor in ((alike, 1.0), (own, 4.0)):
+    for compressor, factor in ((alike, 1.0), (warmer, 4.0)):
         seen.clear()
         compressor.fit(digits[0], epochs=6, progress=False)
-        steps = [compressor.temperature_at(epoch, 6) for epoch in range(1, 6)]
-        per_epoch = compressor.updates_per_epoch * len(compressor.layers)
+        steps = [compressor.settings.temperature_at(epoch, 6) for epoch in range(1, 6)]
+        per_epoch = compressor.settings.updates_per_epoch * len(compressor.layers)
         assert seen == pytest.approx([factor * t for t in steps for _ in range(per_epoch)])
         for name, layer in compressor.layers.items():  # the noise of the weights follows `temperature`
             h, n = compressor.curvatures[name].mean_curvature, digits[0].dataset_size
@@ -282,7 +282,7 @@ def test_the_support_may_have_a_temperature_of_its_own(digits, trained, monkeypa
     assert kept[1] < 0.9 * kept[0]
 
 
-def test_under_relevance_the_engine_only_decides(digits, trained):
+def test_under_automatic_relevance_determination_the_engine_pulls_nothing_to_zero(digits, trained):
     given = {"temperature": 1.0, "warmup_epochs": 1, "damping": 1.0, "variance_growth": 0.4, "seed": 0}
     given |= {"learning_rate": 3e-3, "learn_support": False, "p01": 0.05, "p11": 0.7}
     silent = {}
@@ -344,12 +344,12 @@ def test_learning_rate_and_spike_must_be_positive(value):
 
 
 @pytest.mark.parametrize("other", [{"precision": "relevance"}, {"rule": "mean_field"}])
-def test_moment_matching_goes_with_the_engines_own_precision_alone(other):
+def test_moment_matching_needs_the_engines_precision(other):
     with pytest.raises(ValueError, match="moment_matching needs"):
         TurboVBICompressor(nn.Linear(2, 2), moment_matching=True, **other)
 
 
-def test_a_gate_of_its_own_for_each_layer(digits, trained):
+def test_gates_by_layer(digits, trained):
     with pytest.raises(ValueError, match=r"gate names \['fc7'\], but the layers are \['fc1'"):
         TurboVBICompressor(trained, gate={"fc7": 0.1})
     with pytest.raises(ValueError, match=r"gate\['fc1'\] must lie in \(0, 1\), got 0"):
@@ -362,7 +362,7 @@ def test_a_gate_of_its_own_for_each_layer(digits, trained):
     assert neurons[1] < 0.8 * neurons[0]
 
 
-def test_a_temperature_of_its_own_for_each_layer(digits, trained):
+def test_temperature_factors_by_layer(digits, trained):
     with pytest.raises(ValueError, match=r"temperature_factors names \['fc7'\]"):
         TurboVBICompressor(trained, temperature_factors={"fc7": 2.0})
     with pytest.raises(ValueError, match=r"temperature_factors\['fc1'\]"):
