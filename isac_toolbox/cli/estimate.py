@@ -161,6 +161,7 @@ def _run_estimator(
     from numpy.linalg import LinAlgError
 
     from isac_toolbox._progress import open_progress
+    from isac_toolbox.inference import Callbacks
 
     start, compiling = time.perf_counter(), compilation.seconds
     try:
@@ -170,10 +171,8 @@ def _run_estimator(
             def watch(loop: Any) -> None:
                 state = f"noise {loop.noise_variance:.3g}, {loop.n_active} paths"
                 progress.show(loop.n_iter, loop.max_iter, state)
-                if recording is not None:
-                    recording(loop)
 
-            result = method.estimate(observation, callback=watch)
+            result = method.estimate(observation, callback=Callbacks(watch, recording))
     except (LinAlgError, FloatingPointError, MemoryError) as error:
         raise Problem(f"the estimation failed: {error}", FAILED) from None
     except ValueError as error:

@@ -63,6 +63,10 @@ class SceneRecorder:
 
     snapshots: list[SceneSnapshot] = field(default_factory=list)
 
+    def begin(self, loop: TurboLoop) -> None:
+        """Forget the run before."""
+        self.snapshots.clear()
+
     def __call__(self, loop: TurboLoop) -> None:
         """Take a snapshot.
 
@@ -73,8 +77,6 @@ class SceneRecorder:
         """
         if not isinstance(loop, SceneLoop):
             raise TypeError(f"loop must be the loop of a scene estimator, got {type(loop).__name__}")
-        if loop.n_iter == 1:
-            self.snapshots.clear()
         self.snapshots.append(_snapshot(loop))
 
     def __len__(self) -> int:

@@ -16,10 +16,11 @@ from isac_toolbox.inference.posterior import (
 )
 from isac_toolbox.inference.recovery import SparseRecovery, SparseRecoveryResult, sparse_recover
 from isac_toolbox.inference.support import ChainPosterior, GatedChain, IndependentSupport, SupportGraph
-from isac_toolbox.inference.turbo import History, IterationRecord, TurboLoop
+from isac_toolbox.inference.turbo import Callbacks, History, IterationRecord, TurboLoop
 
 __all__ = [
     "RULES",
+    "Callbacks",
     "ChainPosterior",
     "GatedChain",
     "GaussianMessage",

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,6 +17,10 @@ CONVERGED = "converged"
 ITERATION_LIMIT = "iteration limit"
 STOPPED = "stopped by callback"
 FAILED = "numerical failure"
+
+
+#: Called with a loop after every step; a true value stops it. Methods `begin` and `end` are called as well.
+Callback: TypeAlias = "Callable[[TurboLoop], bool | None]"
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,41 @@ class History:
         return np.array([record.seconds for record in self.records], dtype=np.float64)
 
 
+class Callbacks:
+    """Several callbacks of a loop as one; any of them stops it.
+
+    Parameters
+    ----------
+    *callbacks : callable or None
+        Called in this order, all of them after every step; those that are None are left out.
+    """
+
+    def __init__(self, *callbacks: Callback | None) -> None:
+        self.callbacks = tuple(c for c in callbacks if c is not None)
+
+    def begin(self, loop: TurboLoop) -> None:
+        """Tell those that want to know that the loop is set up."""
+        for callback in self.callbacks:
+            _tell(callback, "begin", loop)
+
+    def __call__(self, loop: TurboLoop) -> bool:
+        """Return whether one of them stops the loop."""
+        stops = [bool(callback(loop)) for callback in self.callbacks]
+        return any(stops)
+
+    def end(self, loop: TurboLoop) -> None:
+        """Tell those that want to know that the loop is over."""
+        for callback in self.callbacks:
+            _tell(callback, "end", loop)
+
+
+def _tell(callback: Callback | None, moment: str, loop: TurboLoop) -> None:
+    """Call the method of a callback for a moment, if it has one."""
+    method = getattr(callback, moment, None)
+    if method is not None:
+        method(loop)
+
+
 class TurboLoop(ABC):
     """Iterate `step` until the change is small, the limit is reached or a callback stops it.
 
@@ -134,23 +174,37 @@ class TurboLoop(ABC):
     def step(self) -> None:
         """Do one iteration and set `objective`, `noise_variance`, `n_active` and `change`."""
 
-    def run(self, callback: Callable[[TurboLoop], bool | None] | None = None) -> str:
+    def run(self, callback: Callback | None = None) -> str:
         """Set up and iterate.
 
         Parameters
         ----------
         callback : callable, optional
-            Called with the loop after every step; returning a true value stops it.
+            Called with the loop after every step; returning a true value stops it. If it has a method
+            ``begin``, that is called with the loop between the set-up and the first step; a method ``end``
+            is called once when no step follows, whatever the reason, also when a step or the callback raises.
 
         Returns
         -------
         str
             `"converged"`, `"iteration limit"`, `"stopped by callback"` or `"numerical failure"` (a singular
             matrix or a number that is not finite).
+
+        Notes
+        -----
+        Callbacks that know begin and end follow PyLops (``pylops.optimization.callback``).
         """
         self.history = History()
         self.status = ""
         self.setup()
+        _tell(callback, "begin", self)
+        try:
+            return self._iterate(callback)
+        finally:
+            _tell(callback, "end", self)
+
+    def _iterate(self, callback: Callback | None) -> str:
+        """Step until there is a reason to stop, and return it."""
         start = time.perf_counter()
         quiet_steps = 0
         for _ in range(self.max_iter):

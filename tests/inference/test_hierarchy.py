@@ -179,6 +179,37 @@ def test_learned_slab_climbs_the_likelihood_and_finds_the_truth(is_complex):
     assert prior.slab_precision[2] == 3.0
 
 
+@pytest.mark.parametrize("is_complex", [True, False])
+def test_a_slab_is_learned_with_a_tenth_of_a_coefficient_of_its_old_value(is_complex):
+    """`(sum pi + 0.1) / (sum pi (|m|^2 + w) + 0.1 / rho_1)` per class, at the new probabilities."""
+    message, mean, variance, _ = draw(is_complex, 6)
+    prior = ThreeLayerPrior(SLAB, SPIKE, is_complex=is_complex)
+    few, state, _ = prior.sweep(
+        PriorState.initial(N, 3.0, 0.2), message, mean, variance, CLASSES, IndependentSupport(N, 0.02)
+    )
+    for c in (0, 1):
+        count, power = 0.1, 0.1 / SLAB[c]
+        for i in range(c, N, 2):
+            w = 1 / (1 / message.variance[i] + SLAB[c])
+            second = w + abs(w * message.mean[i] / message.variance[i]) ** 2
+            count, power = count + state.probability[i], power + state.probability[i] * second
+        assert few.slab_precision[c] == pytest.approx(count / power, rel=1e-12)
+        assert abs(few.slab_precision[c] / SLAB[c] - 1) > 0.02  # something was learned
+
+
+def test_slabs_stay_in_their_range():
+    """Between 1e-18 and a tenth of the spike, whatever the messages say."""
+    for r, expected in ((1e-9, 6.0), (1e12, 6e-17)):
+        message = GaussianMessage(np.full(4, r), np.full(4, 1e-8 if r < 1 else 1e-2))
+        prior = ThreeLayerPrior(np.array([1.0]), 60.0)
+        zeros, ones = np.zeros(4, int), np.ones(4)
+        for _ in range(200):
+            prior = prior.sweep(
+                PriorState.initial(4, 1.0), message, ones, ones, zeros, IndependentSupport(4, 1 - 1e-12)
+            ).prior
+        assert prior.slab_precision[0] == pytest.approx(expected, rel=1e-6)
+
+
 def test_state_take_append_and_initial():
     state = PriorState.initial(4, np.array([1.0, 2.0, 3.0, 4.0]), 0.25)
     again = state.take(np.array([0, 1])).append(state.take(np.array([False, False, True, True])))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from scipy.special import expit, logit, logsumexp
 
 from isac_toolbox.inference import GatedChain, IndependentSupport, Lattice, sparse_recover
@@ -291,6 +292,62 @@ def test_learn_cannot_run_away(coupling):
         assert prior.converged
         np.testing.assert_allclose(prior.site_probability, graph.probability, rtol=1e-4)
         assert np.ndim(graph.coupling) == np.ndim(coupling)
+
+
+def correlation_of(p, coupling):
+    """Correlation coefficient of two sites of marginals `p` with a log odds ratio, by search for P(both)."""
+
+    def excess(both):
+        return np.log(both * (1 - 2 * p + both)) - 2 * np.log(p - both) - coupling
+
+    return (brentq(excess, p**2, p * (1 - 1e-15)) - p**2) / (p * (1 - p))
+
+
+def contraction(p, coupling, shape):
+    """Left side of `sum d lam / (0.9 + lam) = 1` at couplings per axis, `d` neighbours on average."""
+    correlations = [correlation_of(p, w) for w in np.broadcast_to(coupling, len(shape))]
+    return sum((2 - 2 / size) * lam / (0.9 + lam) for size, lam in zip(shape, correlations))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (40, 40), (2, 3, 4), (6, 1, 3)])
+@pytest.mark.parametrize("per_axis", [False, True])
+def test_learned_couplings_stop_below_the_critical_one(shape, per_axis):
+    """At a contraction of 0.9 per sweep, with the neighbours that a site has on average, borders included."""
+    coupling = tuple(np.linspace(4.0, 6.0, len(shape))) if per_axis else 4.0
+    n = int(np.prod(shape))
+    L = np.where(np.arange(n) < n // 2, 6.0, -6.0)
+    learned = Lattice(shape, 0.2, coupling, learn_parameters=["coupling"]).learned(L)
+    assert contraction(0.2, learned.coupling, shape) == pytest.approx(1.0, abs=1e-8)
+    target = np.broadcast_to(learned.coupling, len(shape)) / np.broadcast_to(coupling, len(shape))
+    assert np.all(target < 0.9)
+    mapped = np.full(n, 0.01)
+    mapped[n // 2] = 0.2  # the site nearest to one half decides
+    learned = Lattice(shape, mapped, coupling, learn_parameters=["coupling"]).learned(L)
+    assert contraction(0.2, learned.coupling, shape) == pytest.approx(1.0, abs=1e-8)
+
+
+def test_one_axis_has_no_critical_coupling():
+    L = np.where(np.arange(30) < 15, 6.0, -6.0)
+    for shape in (30, (1, 30)):
+        assert np.max(Lattice(shape, 0.2, 20.0, learn_parameters=["coupling"]).learned(L).coupling) > 10.0
+
+
+@pytest.mark.parametrize("coupling", [0.3, (0.2, 0.4)])
+def test_a_coupling_goes_half_of_the_way_to_the_pairs(coupling):
+    """To the log odds ratio of the summed pair beliefs and four pairs of independent sites."""
+    rng = np.random.default_rng(8)
+    graph = Lattice((5, 6), 0.15, coupling, learn_parameters=["coupling"])
+    L = np.where(np.add.outer(np.arange(5), np.arange(6)).ravel() < 4, 1.5, -1.5) + 0.3 * rng.normal(size=30)
+    pairs = graph.posterior(L).pair_probability
+    learned = np.atleast_1d(graph.learned(L).coupling)
+    for a, value in enumerate(learned):
+        chosen = pairs if np.ndim(coupling) == 0 else pairs[graph.edge_axis == a]
+        table = chosen.sum(axis=0)
+        p = (table.sum(axis=0) + table.sum(axis=1))[1] / (2 * table.sum())
+        table = (table + table.T) / 2 + 4.0 * np.outer([1 - p, p], [1 - p, p])
+        ratio = np.log(table[0, 0] * table[1, 1] / (table[0, 1] * table[1, 0]))
+        old = np.atleast_1d(coupling)[a]
+        assert value == pytest.approx(old + 0.5 * (ratio - old), rel=1e-9) and value > old
 
 
 def test_learn_changes_only_what_is_learnable():

@@ -7,7 +7,14 @@ import pytest
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from isac_toolbox.inference import RULES, GatedChain, IndependentSupport, TurboLoop, sparse_recover
+from isac_toolbox.inference import (
+    RULES,
+    GatedChain,
+    IndependentSupport,
+    SparseRecovery,
+    TurboLoop,
+    sparse_recover,
+)
 from isac_toolbox.inference._active_columns import ActiveColumns, ProjectedResidual
 from isac_toolbox.inference._dictionary import BLOCK_COLUMNS, Dictionary
 from isac_toolbox.inference.posterior import working_set_posterior
@@ -139,6 +146,87 @@ def test_amplitude_scales_do_not_matter():
         again = sparse_recover(scale_a * A, scale_y * y, noise_variance=scale_y**2 * variance)
         np.testing.assert_allclose(again.mean, unit * known.mean, rtol=1e-6, atol=1e-9 * unit)
     assert known.noise_variance == pytest.approx(variance, rel=1e-12)
+
+
+def dense_step(loop, y, is_complex):
+    """Noise variance and objective after one more step of a settled loop, by dense algebra and densities."""
+    half = 1.0 if is_complex else 0.5
+    m, scale = y.size, np.linalg.norm(y) / np.sqrt(y.size)
+    index, phi, scaled = loop.working.index, loop.working.columns, y / scale
+    gamma, rho = scale**2 / loop.noise_variance, loop.state.precision[index]
+    covariance = np.linalg.inv(gamma * phi.conj().T @ phi + np.diag(rho))
+    mean = gamma * covariance @ phi.conj().T @ scaled
+    own = np.diag(covariance).real
+    v = 1 / (1 / own - rho)
+    r = v * mean / own
+    slab, spike = float(loop.prior.slab_precision[0]), float(loop.prior.spike_precision)
+    odds = np.exp(loop.state.extrinsic_log_odds[index])
+    for sign, precision in ((1, slab), (-1, spike)):
+        total = v + 1 / precision
+        odds = odds * (total**-half * np.exp(-half * np.abs(r) ** 2 / total)) ** sign
+    on = odds / (1 + odds)
+    gap = r / (1 + v * slab) - r / (1 + v * spike)
+    between = np.sum(on * (1 - on) * np.abs(gap) ** 2 / (gamma * v))
+    residual = np.linalg.norm(scaled - phi @ mean) ** 2 + np.trace(phi @ covariance @ phi.conj().T).real
+    noise = (1e-6 + half * (residual + between)) / (1e-6 + half * m)
+    marginal = np.eye(m) / gamma + (phi / rho) @ phi.conj().T
+    fit = np.vdot(scaled, np.linalg.solve(marginal, scaled)).real
+    objective = half * (fit + np.linalg.slogdet(marginal)[1])
+    return scale**2 * noise, objective, between / residual
+
+
+@pytest.mark.parametrize(("is_complex", "seed"), [(True, 1), (True, 5), (False, 2)])
+def test_undecided_coefficients_count_as_noise(is_complex, seed):
+    """At 3 dB some coefficients stay neither on nor off; what lies between is no part of a Gaussian."""
+    A, _, y, _, _ = problem(seed, m=40, n=80, k=6, snr_db=3.0, is_complex=is_complex)
+    loop = SparseRecovery(A, y)
+    assert loop.run() == "converged"
+    noise, objective, share = dense_step(loop, y, is_complex)
+    assert share > 0.005
+    loop.step()
+    assert loop.noise_variance == pytest.approx(noise, rel=1e-7)
+    assert loop.objective == pytest.approx(objective, rel=1e-7)
+
+
+@pytest.mark.parametrize("is_complex", [True, False])
+def test_outside_the_set_the_error_is_that_of_a_mean_of_zero(is_complex):
+    """Mean squared deviation from zero of the spike-slab posterior under the projected matched filter."""
+    A, _, y, _, _ = problem(1, m=40, n=80, k=6, snr_db=3.0, is_complex=is_complex)
+    half = 1.0 if is_complex else 0.5
+    loop = SparseRecovery(A, y)
+    loop.run()
+    unit = np.linalg.norm(y) / np.sqrt(40) * loop.dictionary.scale
+    inside, state = loop.working.index, loop.state
+    columns = loop.dictionary.scale * A
+    result, slab, spike = (
+        loop.result(),
+        float(loop.prior.slab_precision[0]),
+        float(loop.prior.spike_precision),
+    )
+    assert result.slab_variance == pytest.approx(unit**2 / slab)
+    loop.step()  # the moments that follow from this state and these messages
+    assert np.array_equal(loop.working.index, inside)
+    phi, scaled = columns[:, inside], y / np.linalg.norm(y) * np.sqrt(40)
+    gamma = np.linalg.norm(y) ** 2 / 40 / result.noise_variance
+    covariance = np.linalg.inv(gamma * phi.conj().T @ phi + np.diag(state.precision[inside]))
+    project = np.eye(40) - gamma * phi @ covariance @ phi.conj().T
+    outside = np.setdiff1d(np.arange(80), inside)
+    energy = np.einsum("mi,mk,ki->i", columns.conj(), project, columns).real[outside]
+    new_gamma = np.linalg.norm(y) ** 2 / 40 / loop.noise_variance
+    r = (columns.conj().T @ project @ scaled)[outside] / energy
+    v = 1 / (gamma * energy)
+    assert new_gamma == pytest.approx(gamma, rel=1e-3)
+    odds = np.exp(state.extrinsic_log_odds[outside])
+    for sign, precision in ((1, slab), (-1, spike)):
+        total = v + 1 / precision
+        odds = odds * (total**-half * np.exp(-half * np.abs(r) ** 2 / total)) ** sign
+    second = []
+    for precision in (slab, spike):
+        w = 1 / (1 / v + precision)
+        second.append(w + np.abs(w * r / v) ** 2)
+    expected = (odds * second[0] + second[1]) / (1 + odds)
+    np.testing.assert_allclose(loop.result().variance[outside], unit**2 * expected, rtol=1e-3)
+    assert not np.any(loop.result().mean[outside])
 
 
 def test_same_input_same_bits():

@@ -19,7 +19,15 @@ from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import PathParameters, Paths
 from isac_toolbox.channel.atoms.tables import BlockTables
 
-__all__ = ["DenseAtoms", "Measurements", "PathAtoms", "Statistics", "fisher_blocks", "make_atoms"]
+__all__ = [
+    "DenseAtoms",
+    "Measurements",
+    "PathAtoms",
+    "Statistics",
+    "dottest",
+    "fisher_blocks",
+    "make_atoms",
+]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -259,6 +267,68 @@ def make_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> 
     if parameters.steering is not None:
         return DenseAtoms(paths.user, delay, wavenumbers, parameters.steering)
     return PlanarAtoms(paths.user, delay, wavenumbers, parameters.cosines, receiver.array, receiver.squint_m)
+
+
+def dottest(
+    atoms: PathAtoms, n_users: int, seed: int = 0, rtol: float = 1e-9, raiseerror: bool = True
+) -> bool:
+    """Check that correlation is the adjoint of synthesis: ``<synthesise(x), Z> = <x, correlate(Z)>``.
+
+    Two methods that are each plausible but belong to different models (another sign of the phase, another
+    order of the antennas, another user) fail it.
+
+    Parameters
+    ----------
+    atoms : PathAtoms
+    n_users : int
+        Number of users K of the block, more than the last user of the atoms.
+    seed : int
+        Of the random gains ``x`` (L,) and correlations ``Z`` (K, N, M), all of them complex.
+    rtol : float
+        Largest difference of the two inner products, relative to their bound ``|synthesise(x)| |Z|``.
+    raiseerror : bool
+        Whether to raise, or to return False, where they differ.
+
+    Returns
+    -------
+    bool
+        Whether they agree.
+
+    Raises
+    ------
+    AssertionError
+        If they do not agree, unless ``raiseerror`` is False.
+
+    Notes
+    -----
+    Source: ``pylops.utils.dottest`` of PyLops (M. Ravasi and I. Vasconcelos, SoftwareX 11, 2020).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from isac_toolbox.channel.atoms.dense import DenseAtoms, dottest
+    >>> wavenumbers, steering = np.array([0.1, 0.2]), np.array([[[1, 1j, -1]]])
+    >>> atoms = DenseAtoms(np.array([0]), np.exp(-1j * wavenumbers)[:, None], wavenumbers, steering)
+    >>> dottest(atoms, n_users=1)
+    True
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> ComplexArray:
+        return np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
+
+    gains = draw(atoms.user.size)
+    correlation = draw(n_users, atoms.wavenumbers_per_m.size, atoms.steering.shape[2])
+    channel = atoms.synthesise(gains, n_users)
+    forward, backward = np.vdot(channel, correlation), np.vdot(gains, atoms.correlate(correlation))
+    bound = float(np.linalg.norm(channel) * np.linalg.norm(correlation))
+    passed = bool(abs(forward - backward) <= rtol * bound)
+    if raiseerror and not passed:
+        raise AssertionError(
+            f"synthesise and correlate are not adjoint: <synthesise(x), Z> = {forward:.6g}, "
+            f"<x, correlate(Z)> = {backward:.6g}"
+        )
+    return passed
 
 
 def fisher_blocks(
