@@ -23,6 +23,8 @@ ComplexArray = NDArray[np.complex128]
 
 # Cost cap: bins per resolution cell; scalloping costs at most 0.9 dB an axis.
 _OVERSAMPLING = 2
+# Mathematics: variance in squared resolution cells of a parameter that is known to a bin.
+BIN_VARIANCE = 1 / (12 * _OVERSAMPLING**2)
 # Tuned: maxima below this share of the highest power (-5 dB) may be its sidelobes (-13 dB) and wait for the
 # next round.
 _SIDELOBE_FREE = 0.3
