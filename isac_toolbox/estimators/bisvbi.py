@@ -222,6 +222,7 @@ class BiSVBILoop(SceneLoop):
         if self._uses_data:
             if self._pilot_misfit is None:
                 self._pilot_misfit = self._misfit_on_pilots()
+                self.search = self.search.on_all_tones()
             self._use_data()
         if self._uses_data or not self.settings.data_aided:
             self.schedule = self.schedule.on_all_data()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
@@ -23,9 +23,13 @@ ComplexArray = NDArray[np.complex128]
 
 # Cost cap: bins per resolution cell; scalloping costs at most 0.9 dB an axis.
 _OVERSAMPLING = 2
+# Mathematics: variance in squared resolution cells of a parameter that is known to a bin.
+BIN_VARIANCE = 1 / (12 * _OVERSAMPLING**2)
 # Tuned: maxima below this share of the highest power (-5 dB) may be its sidelobes (-13 dB) and wait for the
 # next round.
 _SIDELOBE_FREE = 0.3
+# Tuned: the same where the tones of a user have gaps, relative to their highest sidelobe.
+_SIDELOBE_MARGIN = 1.5
 # Mathematics: median of the exponential distribution of unit mean.
 _EXPONENTIAL_MEDIAN = np.log(2.0)
 # Cost cap: bins that a median is taken of, at least, where there are more; its standard error is then one per
@@ -50,11 +54,17 @@ class PathSearch:
     receiver : Receiver
     min_length_m, max_length_m : float
         Window of observed path lengths; cut to one unambiguous interval.
+    tone_step_hz : float, optional
+        Step of the tones that the statistics hold, where it is wider than that of the subcarriers.
+    sidelobe : float
+        Power of the highest sidelobe in length, relative to the main lobe, of the tones of any user.
     """
 
     receiver: Receiver
     min_length_m: float
     max_length_m: float
+    tone_step_hz: float | None = None
+    sidelobe: float = 0.0
 
     @classmethod
     def for_observation(cls, obs: UplinkObservation) -> PathSearch:
@@ -72,17 +82,52 @@ class PathSearch:
         to_bs = np.linalg.norm(corners - bs, axis=1)
         to_user = np.linalg.norm(corners[:, None] - obs.user_positions_m, axis=2)
         longest = float(np.max(to_bs[:, None] + to_user))
-        return cls(Receiver.of(obs), float(direct.min()) - margin, 2 * longest + margin)
+        search = cls(Receiver.of(obs), float(direct.min()) - margin, 2 * longest + margin)
+        return search._on_tones(usable_tones(obs))
+
+    def _on_tones(self, tones: RealArray) -> PathSearch:
+        """The search for statistics of users with power (K, N) on their tones."""
+        step = max(tone_step_hz(self.receiver.frequencies_hz, power > 0) for power in tones)
+        narrowed = replace(self, tone_step_hz=step)
+        return replace(narrowed, sidelobe=max(narrowed._highest_sidelobe(power) for power in tones))
+
+    def _highest_sidelobe(self, power: RealArray) -> float:
+        """Power of the highest sidelobe in length of weighted tones (N,), relative to the main lobe."""
+        lengths = self.lengths_m - self.lengths_m[0]
+        response = np.abs(np.exp(1j * np.multiply.outer(lengths, self.receiver.wavenumbers_per_m)) @ power)
+        rising = np.flatnonzero(np.diff(response) > 0)  # the main lobe ends where it rises again
+        if not rising.size:
+            return 0.0
+        again = self._period_m - lengths[rising[0]]  # and begins again before a period is over
+        outside = response[rising[0] :][lengths[rising[0] :] < again]
+        return float((outside.max(initial=0.0) / power.sum()) ** 2)
+
+    def on_all_tones(self) -> PathSearch:
+        """Return the search for statistics that hold every subcarrier."""
+        return replace(self, tone_step_hz=None, sidelobe=0.0)
 
     @cached_property
     def lengths_m(self) -> RealArray:
         """Grid of path lengths, shape (G,)."""
-        frequencies = self.receiver.frequencies_hz
-        spacing = np.min(np.diff(np.sort(frequencies)))
-        unambiguous = SPEED_OF_LIGHT_M_S / spacing
-        step = SPEED_OF_LIGHT_M_S / (np.ptp(frequencies) + spacing) / _OVERSAMPLING
-        window = min(self.max_length_m - self.min_length_m, unambiguous - step / 2)
+        bandwidth = np.ptp(self.receiver.frequencies_hz) + self._spacing_hz
+        step = SPEED_OF_LIGHT_M_S / bandwidth / _OVERSAMPLING
+        window = min(self.max_length_m - self.min_length_m, self._period_m - step / 2)
         return self.min_length_m + step * np.arange(max(int(window / step) + 1, 1))
+
+    @cached_property
+    def _spacing_hz(self) -> float:
+        """Smallest step of the subcarriers."""
+        return float(np.min(np.diff(np.sort(self.receiver.frequencies_hz))))
+
+    @property
+    def _period_m(self) -> float:
+        """Path length after which the tones repeat."""
+        return SPEED_OF_LIGHT_M_S / (self._spacing_hz if self.tone_step_hz is None else self.tone_step_hz)
+
+    @property
+    def _sidelobe_free(self) -> float:
+        """Share of the highest power above which a maximum is no sidelobe of it."""
+        return max(_SIDELOBE_FREE, min(_SIDELOBE_MARGIN * self.sidelobe, 1.0))
 
     @cached_property
     def _to_delay(self) -> ComplexArray:
@@ -227,10 +272,26 @@ class PathSearch:
         Maxima below ``_SIDELOBE_FREE`` times the highest may be its sidelobes and are left for another
         round; maxima closer than a resolution cell in every dimension count as one. Directions wrap around.
         """
-        floor = max(threshold, _SIDELOBE_FREE * float(spectrum.max(initial=0.0)))
+        floor = max(threshold, self._sidelobe_free * float(spectrum.max(initial=0.0)))
         candidates = np.flatnonzero(spectrum >= max(floor, np.finfo(spectrum.dtype).tiny))
         where = candidates[local_maxima(spectrum, candidates, _OVERSAMPLING)]
         order = np.argsort(-spectrum.ravel()[where], kind="stable")
         g, h, v = np.unravel_index(where[order], spectrum.shape)
         u_h, u_v = self.cosine_grids
         return np.column_stack([self.lengths_m[g], u_h[h], u_v[v]])
+
+
+def usable_tones(obs: UplinkObservation) -> RealArray:
+    """Return the power (K, N) of every user's usable pilots, those where all users' symbols are known."""
+    usable = np.all(obs.known, axis=0)
+    return np.sum(np.abs(np.where(usable, obs.pilots, 0)) ** 2, axis=2)
+
+
+def tone_step_hz(frequencies_hz: RealArray, used: NDArray[np.bool_]) -> float:
+    """Return the largest step of which all distances of the used tones (N,) are multiples.
+
+    Delays that differ by its inverse look the same on these tones. A single tone has the step of all.
+    """
+    spacing = float(np.min(np.diff(np.sort(frequencies_hz))))
+    distances = np.rint((frequencies_hz[used] - frequencies_hz[used][:1]) / spacing).astype(int)
+    return spacing * max(int(np.gcd.reduce(distances)), 1)

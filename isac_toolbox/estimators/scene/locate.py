@@ -5,10 +5,13 @@ docs/theory.md, section 7.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.atoms.scene import Paths, Scene
+from isac_toolbox.channel.atoms.dense import make_atoms
+from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.channel.geometry import bistatic_point_m, unit_vectors
 from isac_toolbox.estimators._search_kernels import pair_evidence
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
@@ -22,18 +25,22 @@ __all__ = [
     "find_lines_of_sight",
     "fuse_points",
     "locate_paths",
+    "path_snr",
     "place_points",
 ]
 
 RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 # Tuned: squared Mahalanobis distance of a line of sight from its prior; 25 of three unknowns loses 1 in
 # 60,000.
 _LINE_OF_SIGHT_GATE = 25.0
-# Tuned: resolution cells by which a point may lie outside the region and is moved onto its border.
-_REGION_TOLERANCE_CELLS = 1.0
+# Tuned: squared Mahalanobis distance of a path from the border of the region that still explains it.
+_BORDER_GATE = 9.0
+# Mathematics: variance of a parameter in cells at an SNR of one; the main lobe falls as 1 - pi^2 x^2 / 3.
+_MAIN_LOBE_VARIANCE = 3 / (2 * np.pi**2)
 
 
 def find_lines_of_sight(fit: Fit) -> IntArray:
@@ -87,23 +94,84 @@ def arrival_directions(problem: Problem, cosines: RealArray) -> tuple[RealArray,
 
 
 def locate_paths(
-    problem: Problem, scene: Scene, parameters: RealArray, user: IntArray
+    problem: Problem, scene: Scene, parameters: RealArray, user: IntArray, snr: RealArray, spread: float = 0.0
 ) -> tuple[RealArray, BoolArray]:
     """Return the single-bounce points (P, 3) of observed (length, u_h, u_v), and which lie in the region.
 
-    Points outside the region by less than a resolution cell are moved onto its border.
+    A point outside the region moves onto its border where that explains the path as well: where length and
+    direction change by less than their own spread and that of the user's place and clock.
+
+    Parameters
+    ----------
+    problem : Problem
+    scene : Scene
+        Of which users and offsets are read.
+    parameters : ndarray, shape (P, 3)
+    user : ndarray of int, shape (P,)
+    snr : ndarray, shape (P,)
+        Matched-filter power of the paths over the noise, which says how well their parameters are known.
+    spread : float
+        Further variance of the parameters, in squared resolution cells.
     """
     directions, valid = arrival_directions(problem, parameters[:, 1:])
     lengths = parameters[:, 0] - scene.offsets_m[user]
-    points, exists = bistatic_point_m(
-        directions, lengths, scene.users_m[user], problem.receiver.bs_position_m
-    )
-    tolerance = _REGION_TOLERANCE_CELLS * problem.length_cell_m
-    inside = np.all(
-        (points >= problem.region_m[0] - tolerance) & (points <= problem.region_m[1] + tolerance), axis=1
-    )
-    located = valid & exists & inside
-    return np.clip(points, problem.region_m[0], problem.region_m[1]), located
+    bs = problem.receiver.bs_position_m
+    points, exists = bistatic_point_m(directions, lengths, scene.users_m[user], bs)
+    variance = (_MAIN_LOBE_VARIANCE / np.maximum(snr, 1e-9)[:, None] + spread) * problem.path_cells**2
+    variance[:, 0] += _prior_length_variance(problem)[user]
+    observed = np.column_stack([lengths, parameters[:, 1:]])
+    nearest, distance = points, np.full(len(points), np.inf)
+    for candidate in _points_of_region(points, directions, bs, problem.region_m):
+        change = _single_bounce(problem, candidate, scene.users_m[user]) - observed
+        squared = np.sum(change**2 / variance, axis=1)
+        closer = squared < distance
+        nearest = np.where(closer[:, None], candidate, nearest)
+        distance = np.where(closer, squared, distance)
+    return nearest, valid & exists & (distance < _BORDER_GATE)
+
+
+def _points_of_region(
+    points: RealArray, directions: RealArray, bs: RealArray, region_m: RealArray
+) -> Iterator[RealArray]:
+    """Points (P, 3) of the region near those given: beside them, and along the ray from the base station."""
+    yield np.clip(points, *region_m)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossings = (region_m[:, None] - bs) / directions
+    entry = np.nanmax(np.min(crossings, axis=0), axis=1, initial=0.0)
+    leave = np.nanmin(np.max(crossings, axis=0), axis=1, initial=np.inf)
+    reach = np.clip(np.linalg.norm(points - bs, axis=1), entry, np.maximum(leave, entry))
+    yield np.clip(bs + reach[:, None] * directions, *region_m)
+
+
+def _single_bounce(problem: Problem, points: RealArray, users: RealArray) -> RealArray:
+    """Length without the clock and direction cosines (P, 3) of paths over points (P, 3) of users (P, 3)."""
+    receiver = problem.receiver
+    towards, distance = unit_vectors(receiver.bs_position_m, points)
+    length = distance + np.linalg.norm(points - users, axis=1)
+    return np.column_stack([length, *receiver.array.direction_cosines(towards)])
+
+
+def _prior_length_variance(problem: Problem) -> RealArray:
+    """Variance of path lengths from the users' places and clocks, shape (K,).
+
+    A clock is read off the line of sight, which the user's place moves too.
+    """
+    place = np.max(problem.prior.user_stds_m, axis=1) ** 2
+    if not problem.prior.has_line_of_sight:
+        return place + problem.prior.offset_stds_m**2
+    return place + np.minimum(place, problem.prior.offset_stds_m**2)
+
+
+def path_snr(
+    problem: Problem, scene: Scene, parameters: RealArray, user: IntArray, residual: ComplexArray
+) -> RealArray:
+    """Return the matched-filter power over the noise of paths (P,) in a residual correlation (K, N, M)."""
+    alone = Scene(np.zeros((0, 3)), scene.users_m, scene.offsets_m, parameters)
+    n_users = len(scene.users_m)
+    paths = Paths.build(np.zeros(n_users, bool), np.zeros((n_users, 0), bool), user)
+    atoms = make_atoms(path_parameters(alone, paths, problem.receiver), paths, problem.receiver)
+    power = np.abs(atoms.correlate(residual)) ** 2 / problem.user_energies[user]
+    return np.asarray(problem.noise_precision * power)
 
 
 def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
@@ -129,7 +197,9 @@ def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     rest = np.setdiff1d(np.arange(len(fit.paths)), sight)
     user = fit.paths.user[rest]
     parameters = fit.scene.unlocated_m[fit.paths.unlocated[rest]]
-    points, located = locate_paths(problem, scene, parameters, user)
+    gains = np.abs(fit.posterior.mean[rest]) ** 2
+    snr = problem.noise_precision * problem.user_energies[user] * gains
+    points, located = locate_paths(problem, scene, parameters, user, snr)
     seen = np.zeros((n_users, int(located.sum())), bool)
     seen[user[located], np.arange(seen.shape[1])] = True
     scene = Scene(points[located], scene.users_m, offsets, parameters[~located])

@@ -19,10 +19,15 @@ from isac_toolbox.estimators.scene.fit import (
     residual_correlation,
     scene_covariance,
 )
-from isac_toolbox.estimators.scene.locate import coincidence_evidence, condition_on_coincidence, locate_paths
+from isac_toolbox.estimators.scene.locate import (
+    coincidence_evidence,
+    condition_on_coincidence,
+    locate_paths,
+    path_snr,
+)
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.working_set import WorkingSet
-from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.search import BIN_VARIANCE, PathSearch
 
 __all__ = [
     "absorb_duplicates",
@@ -83,8 +88,9 @@ def give_birth(
     room = min(_MAX_BIRTHS_PER_USER, max(_MAX_PATHS - len(fit.paths), 0) // working.n_users**2)
     if not room:
         return None
+    residual = residual_correlation(fit)
     found, user, _ = search.detect(
-        residual_correlation(fit),
+        residual,
         problem.user_energies,
         false_alarm_rate,
         room=np.full(working.n_users, room),
@@ -92,7 +98,8 @@ def give_birth(
     )
     if not len(found):
         return None
-    points, located = locate_paths(problem, fit.scene, found, user)
+    snr = path_snr(problem, fit.scene, found, user, residual)
+    points, located = locate_paths(problem, fit.scene, found, user, snr, BIN_VARIANCE)
     unlocated = ~located if unlocated_paths else np.zeros(len(found), bool)
     if not (located.any() or unlocated.any()):
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -11,6 +13,7 @@ from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
+from isac_toolbox.estimators.scene import locate
 from isac_toolbox.estimators.scene.fit import evaluate
 from isac_toolbox.estimators.scene.locate import (
     arrival_directions,
@@ -52,23 +55,59 @@ def test_bistatic_inversion_gives_the_points_back(seed):
     rng = np.random.default_rng(seed)
     points, user = rng.uniform(REGION_M[0], REGION_M[1], (20, 3)), rng.integers(0, 2, 20)
     found, located = locate_paths(
-        case.problem, case.scene, observed(case.problem, case.scene, points, user), user
+        case.problem,
+        case.scene,
+        observed(case.problem, case.scene, points, user),
+        user,
+        np.full(len(user), 1e3),
     )
     assert located.all()
     assert_allclose(found, points, atol=1e-6)
 
 
-def test_points_outside_the_region_are_refused_or_moved_onto_its_border():
+def test_points_outside_the_region_are_refused_unless_the_border_explains_the_path():
+    """By their own spread: a strong path half a metre outside is refused, a weak one is not."""
     case = random_case(0)
-    cell = case.problem.length_cell_m
+    known = replace(case.problem.prior, user_stds_m=np.zeros((2, 3)), offset_stds_m=np.zeros(2))
+    problem = replace(case.problem, prior=known)
     middle = REGION_M.mean(axis=0)
-    points = middle + np.outer([0, 30 + 0.5 * cell, 30 + 3 * cell], [0, 1, 0])
-    user = np.zeros(3, int)
-    found, located = locate_paths(
-        case.problem, case.scene, observed(case.problem, case.scene, points, user), user
-    )
-    assert located.tolist() == [True, True, False]
-    assert_allclose(found[1], [*points[1, :1], REGION_M[1, 1], points[1, 2]], atol=1e-6)
+    points = middle + np.outer([0, 30.5, 30.5, 30 + 3 * problem.length_cell_m], [0, 1, 0])
+    user = np.zeros(4, int)
+    parameters = observed(problem, case.scene, points, user)
+    snr = np.array([1e6, 1e6, 10.0, 100.0])
+    found, located = locate_paths(problem, case.scene, parameters, user, snr)
+    assert located.tolist() == [True, False, True, False]
+    assert np.all((found >= REGION_M[0]) & (found <= REGION_M[1]))
+
+
+def test_a_vague_place_of_the_user_lets_a_path_end_at_the_border():
+    """Half a metre outside along the ray is half a metre of length, which the user's place explains."""
+    case = random_case(0)
+    problem = case.problem
+    bs = problem.receiver.bs_position_m
+    inside = REGION_M[1] - [0.0, 20.0, 1.0]
+    ray = (inside - bs) / np.linalg.norm(inside - bs)
+    point = (inside + 0.5 * ray / ray[0])[None]
+    parameters = observed(problem, case.scene, point, np.zeros(1, int))
+    for std_m, expected in ((0.0, False), (0.5, True)):
+        stds = np.full((2, 3), std_m)
+        prior = replace(problem.prior, user_stds_m=stds, offset_stds_m=np.zeros(2))
+        vague = replace(problem, prior=prior)
+        found, located = locate_paths(vague, case.scene, parameters, np.zeros(1, int), np.array([1e7]))
+        assert located[0] == expected
+        assert_allclose(found[0], inside, atol=0.1)
+
+
+def test_the_spread_at_the_border_is_that_of_a_lone_path():
+    """Variance of a path's length from the main lobe's curvature, against the Fisher information."""
+    problem, *_ = true_problem(0, 20.0)
+    n = problem.receiver.frequencies_hz.size
+    wavenumbers = problem.receiver.wavenumbers_per_m
+    snr = 250.0
+    fisher = 2 * snr * np.var(wavenumbers)
+    cells = problem.length_cell_m
+    expected = locate._MAIN_LOBE_VARIANCE / snr * cells**2
+    assert expected == pytest.approx((1 - 1 / n**2) / fisher, rel=1e-6)
 
 
 def test_impossible_paths_are_not_located():
@@ -76,9 +115,11 @@ def test_impossible_paths_are_not_located():
     direct = np.linalg.norm(case.scene.users_m - case.problem.receiver.bs_position_m, axis=1)
     shorter = [direct[0] + case.scene.offsets_m[0] - 1.0, 0.1, -0.2]
     invisible = [90.0, 0.8, 0.8]
-    _, located = locate_paths(case.problem, case.scene, np.array([shorter, invisible]), np.zeros(2, int))
+    _, located = locate_paths(
+        case.problem, case.scene, np.array([shorter, invisible]), np.zeros(2, int), np.full(2, 1e3)
+    )
     assert not located.any()
-    nothing, located = locate_paths(case.problem, case.scene, np.zeros((0, 3)), np.zeros(0, int))
+    nothing, located = locate_paths(case.problem, case.scene, np.zeros((0, 3)), np.zeros(0, int), np.zeros(0))
     assert nothing.shape == (0, 3) and located.shape == (0,)
 
 
