@@ -156,6 +156,16 @@ def test_what_cannot_be_a_point_is_born_as_an_unlocated_path_or_not_at_all():
     assert give_birth(working, SEARCH, 1e-2, unlocated_paths=False) is None
 
 
+@pytest.mark.parametrize(("room", "expected"), [(3, None), (4, 1), (7, 1), (8, 2)])
+def test_births_leave_room_for_every_user_at_every_point(room, expected, monkeypatch):
+    """A birth of each user brings a point that all users may see: users squared paths in all."""
+    channel = sum(channel_of(bin_of(np.array(p), 0), 0, 0.05) for p in ([45, 8, 12], [60, -20, 5]))
+    working = bare_working_set(channel)
+    monkeypatch.setattr(structure, "_MAX_PATHS", len(working.fit.paths) + room)
+    born = give_birth(working, SEARCH, 1e-2, unlocated_paths=True)
+    assert (None if born is None else born.n_points) == expected
+
+
 # --- removal -----------------------------------------------------------------------------------------
 
 
