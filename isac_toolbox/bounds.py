@@ -91,11 +91,11 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     gains[paths.is_unlocated] = extra.gain
 
     symbols = truth.symbols if known_data else obs.pilots
-    coupling = np.einsum("knt,jnt->nkj", symbols.conj(), symbols, optimize=True)
+    symbol_gram = np.einsum("knt,jnt->nkj", symbols.conj(), symbols, optimize=True)
     parameters = path_parameters(scene, paths, receiver)
     atoms = make_atoms(parameters, paths, receiver)
     information = (
-        _real_fisher(atoms.full_gram(coupling), gains, parameters.jacobian) * 2 / truth.noise_variance
+        _real_fisher(atoms.full_gram(symbol_gram), gains, parameters.jacobian) * 2 / truth.noise_variance
     )
     prior = ScenePrior.of(obs)
     n_gains = 2 * len(paths)
@@ -104,7 +104,7 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     covariance = np.zeros_like(information)
     covariance[np.ix_(keep, keep)] = _inverse(information[np.ix_(keep, keep)])
 
-    identity = np.broadcast_to(np.eye(obs.n_users, dtype=complex), coupling.shape)
+    identity = np.broadcast_to(np.eye(obs.n_users, dtype=complex), symbol_gram.shape)
     metric = _real_fisher(atoms.full_gram(identity), gains, parameters.jacobian)
     error = float(np.sum(metric * covariance))
     block = covariance[n_gains:, n_gains:]

@@ -41,7 +41,7 @@ def own_pursuit(problem: Problem, grid: GridAtoms, n_rounds: int) -> np.ndarray:
     """Indices of the grid points chosen one after another for the only user of a problem."""
     every, nobody = grid.grid.points(), np.zeros(1, bool)
     chosen = np.zeros(0, np.int64)
-    residual = problem.statistics.correlation
+    residual = problem.statistics.cross_correlation
     for _ in range(n_rounds):
         point, _ = strongest_point(grid, residual, problem.user_energies, 0.0)
         chosen = np.append(chosen, np.argmin(np.sum((every - point) ** 2, axis=1)))
@@ -68,8 +68,8 @@ def pursuit_rows(observation: isac.UplinkObservation, grid_points: int, n_rounds
     columns = [np.einsum("nl,lm->nml", a.delay, a.steering[0]) for _, a in atoms]
     dictionary = np.concatenate(columns, axis=2)
     operator = MatrixMult(dictionary.reshape(-1, dictionary.shape[2]), dtype=np.complex128)
-    energy = np.real(problem.statistics.coupling[:, 0, 0])
-    samples = (problem.statistics.correlation[0] / energy[:, None]).ravel()
+    energy = np.real(problem.statistics.symbol_gram[:, 0, 0])
+    samples = (problem.statistics.cross_correlation[0] / energy[:, None]).ravel()
     peer = lambda: omp(operator, samples, niter_outer=n_rounds, sigma=0.0)  # noqa: E731
     same = np.intersect1d(own, np.flatnonzero(peer()[0])).size
     peer_seconds = best_seconds(peer, 5)

@@ -254,9 +254,9 @@ class BiSVBILoop(SceneLoop):
         """Squared residual of the pilots under the present channel."""
         statistics, fit = self._pilots.statistics, self.working.fit
         gains = fit.posterior.mean
-        fitted = 2 * np.vdot(gains, fit.atoms.correlate(statistics.correlation)).real
+        fitted = 2 * np.vdot(gains, fit.atoms.correlate(statistics.cross_correlation)).real
         return statistics.energy - float(
-            fitted - np.vdot(gains, fit.atoms.gram(statistics.coupling) @ gains).real
+            fitted - np.vdot(gains, fit.atoms.gram(statistics.symbol_gram) @ gains).real
         )
 
     def contradicts_pilots(self) -> bool:

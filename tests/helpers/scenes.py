@@ -131,9 +131,9 @@ def dense_atoms(receiver: Receiver, scene: Scene, paths: Paths) -> np.ndarray:
     return atoms
 
 
-def dense_inner(first: np.ndarray, coupling: np.ndarray, second: np.ndarray) -> np.ndarray:
+def dense_inner(first: np.ndarray, symbol_gram: np.ndarray, second: np.ndarray) -> np.ndarray:
     """``sum_n sum_kj R_n[k, j] h_kn^H h_jn`` for stacks (A, K, N, M) and (B, K, N, M), shape (A, B)."""
-    return np.einsum("aknm,nkj,bjnm->ab", first.conj(), coupling, second)
+    return np.einsum("aknm,nkj,bjnm->ab", first.conj(), symbol_gram, second)
 
 
 def numerical_derivatives(case: Case, gains: np.ndarray, scene: Scene | None = None) -> np.ndarray:
@@ -159,7 +159,7 @@ def full_information(case: Case, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     atoms = dense_atoms(case.problem.receiver, fit.scene, case.paths)
     derivatives = np.concatenate([atoms, 1j * atoms, numerical_derivatives(case, gains, fit.scene)])
     gamma = case.problem.noise_precision
-    information = 2 * gamma * dense_inner(derivatives, case.problem.statistics.coupling, derivatives).real
+    information = 2 * gamma * dense_inner(derivatives, case.problem.statistics.symbol_gram, derivatives).real
     prior = np.concatenate([2 * case.precision, 2 * case.precision, case.problem.prior.precision(fit.scene)])
     return information + np.diag(prior), derivatives
 

@@ -39,9 +39,9 @@ class Statistics:
 
     Attributes
     ----------
-    coupling : ndarray of complex, shape (N, K, K)
+    symbol_gram : ndarray of complex, shape (N, K, K)
         ``R_n[k, j] = sum_t E[conj(u_knt) u_jnt]``.
-    correlation : ndarray of complex, shape (K, N, M)
+    cross_correlation : ndarray of complex, shape (K, N, M)
         ``Z_kn = sum_t y_nt E[conj(u_knt)]``.
     energy : float
         ``|Y|^2`` over the symbols used.
@@ -49,41 +49,41 @@ class Statistics:
         Number of complex samples used.
     """
 
-    coupling: ComplexArray
-    correlation: ComplexArray
+    symbol_gram: ComplexArray
+    cross_correlation: ComplexArray
     energy: float
     n_observations: int
 
     def __add__(self, other: Statistics) -> Statistics:
         """Statistics of two parts of a block together."""
         return Statistics(
-            self.coupling + other.coupling,
-            self.correlation + other.correlation,
+            self.symbol_gram + other.symbol_gram,
+            self.cross_correlation + other.cross_correlation,
             self.energy + other.energy,
             self.n_observations + other.n_observations,
         )
 
     def stored_as(self, dtype: str) -> Statistics:
         """The same with the correlation, and with it the block's tables, kept in another precision."""
-        correlation = self.correlation.astype(dtype, copy=False)
-        return Statistics(self.coupling, correlation, self.energy, self.n_observations)
+        cross_correlation = self.cross_correlation.astype(dtype, copy=False)
+        return Statistics(self.symbol_gram, cross_correlation, self.energy, self.n_observations)
 
     @cached_property
     def user_energies(self) -> RealArray:
         """``sum_n R_n[k, k]`` of every user, shape (K,)."""
-        return np.real(np.einsum("nkk->k", self.coupling))
+        return np.real(np.einsum("nkk->k", self.symbol_gram))
 
     @cached_property
     def users_decouple(self) -> bool:
         """Whether no two users ever send together, so that each has a problem of its own."""
-        together = np.any(self.coupling, axis=0)
+        together = np.any(self.symbol_gram, axis=0)
         return not np.any(together & ~np.eye(len(together), dtype=bool))
 
     def of_user(self, user: int) -> Statistics:
         """Statistics of one user, for users that decouple."""
         alone = slice(user, user + 1)
         return Statistics(
-            self.coupling[:, alone, alone], self.correlation[alone], self.energy, self.n_observations
+            self.symbol_gram[:, alone, alone], self.cross_correlation[alone], self.energy, self.n_observations
         )
 
 
@@ -108,7 +108,7 @@ class Measurements:
         """Tables of the block in the path length; None where the receiver has none."""
         if self.shared_tables is not None:
             return self.shared_tables
-        return BlockTables.of(self.statistics.coupling, self.statistics.correlation, self.receiver)
+        return BlockTables.of(self.statistics.symbol_gram, self.statistics.cross_correlation, self.receiver)
 
     def of_user(self, user: int) -> Measurements:
         """Measurements of one user, for users that decouple; the block's tables are shared."""
@@ -144,15 +144,15 @@ class PathAtoms(Protocol):
         """Number of atom types, 2 + D."""
         ...
 
-    def gram(self, coupling: ComplexArray) -> ComplexArray:
+    def gram(self, symbol_gram: ComplexArray) -> ComplexArray:
         """Gram of the path atoms, shape (L, L)."""
         ...
 
-    def full_gram(self, coupling: ComplexArray) -> ComplexArray:
+    def full_gram(self, symbol_gram: ComplexArray) -> ComplexArray:
         """Gram of all atom types, shape (2 + D, 2 + D, L, L)."""
         ...
 
-    def correlate(self, correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
+    def correlate(self, cross_correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
         """Inner products with ``Z`` (K, N, M): shape (L,), or (2 + D, L) with derivatives."""
         ...
 
@@ -195,29 +195,29 @@ class DenseAtoms:
         """Number of atom types, 2 + D."""
         return 1 + self.steering.shape[0]
 
-    def gram(self, coupling: ComplexArray) -> ComplexArray:
+    def gram(self, symbol_gram: ComplexArray) -> ComplexArray:
         """Gram of the path atoms, shape (L, L)."""
         a = self.steering[0]
-        return (a.conj() @ a.T) * self._delay_moments(coupling, 1)[0]
+        return (a.conj() @ a.T) * self._delay_moments(symbol_gram, 1)[0]
 
-    def full_gram(self, coupling: ComplexArray) -> ComplexArray:
+    def full_gram(self, symbol_gram: ComplexArray) -> ComplexArray:
         """Gram of all atom types, shape (2 + D, 2 + D, L, L)."""
         n_spatial, n_paths, n_antennas = self.steering.shape
         flat = self.steering.reshape(-1, n_antennas)
         space = (flat.conj() @ flat.T).reshape(n_spatial, n_paths, n_spatial, n_paths).transpose(0, 2, 1, 3)
-        zeroth, first, second = self._delay_moments(coupling, 3)
+        zeroth, first, second = self._delay_moments(symbol_gram, 3)
         delay = np.array([[zeroth, -1j * first], [1j * first, second]])
         in_delay = np.array([0, 1] + [0] * (n_spatial - 1))
         in_space = np.array([0, *range(n_spatial)])
         return delay[np.ix_(in_delay, in_delay)] * space[np.ix_(in_space, in_space)]
 
-    def _delay_moments(self, coupling: ComplexArray, orders: int) -> ComplexArray:
-        return delay_moments(self.delay, self.user, self.wavenumbers_per_m, coupling, orders)
+    def _delay_moments(self, symbol_gram: ComplexArray, orders: int) -> ComplexArray:
+        return delay_moments(self.delay, self.user, self.wavenumbers_per_m, symbol_gram, orders)
 
-    def correlate(self, correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
+    def correlate(self, cross_correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
         """Inner products with ``Z`` (K, N, M): shape (L,), or (2 + D, L) with derivatives."""
         steering = self.steering if derivatives else self.steering[:1]
-        projected = self.project(correlation, steering)
+        projected = self.project(cross_correlation, steering)
         conjugate = self.delay.conj()
         values = np.einsum("nl,sln->sl", conjugate, projected, optimize=True)
         if not derivatives:
@@ -227,12 +227,12 @@ class DenseAtoms:
         )
         return np.concatenate([values[:1], in_length[None], values[1:]])
 
-    def project(self, correlation: ComplexArray, steering: ComplexArray) -> ComplexArray:
+    def project(self, cross_correlation: ComplexArray, steering: ComplexArray) -> ComplexArray:
         """``a_i^H Z_{k_i n}`` for responses (S, L, M), shape (S, L, N)."""
         out = np.empty((*steering.shape[:2], self.delay.shape[0]), dtype=self.delay.dtype)
         for k in np.unique(self.user):
             index = np.flatnonzero(self.user == k)
-            out[:, index] = np.matmul(steering[:, index].conj(), correlation[k].T)
+            out[:, index] = np.matmul(steering[:, index].conj(), cross_correlation[k].T)
         return out
 
     def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray:
@@ -318,10 +318,13 @@ def dottest(
         return np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
 
     gains = draw(atoms.user.size)
-    correlation = draw(n_users, atoms.wavenumbers_per_m.size, atoms.steering.shape[2])
+    cross_correlation = draw(n_users, atoms.wavenumbers_per_m.size, atoms.steering.shape[2])
     channel = atoms.synthesise(gains, n_users)
-    forward, backward = np.vdot(channel, correlation), np.vdot(gains, atoms.correlate(correlation))
-    bound = float(np.linalg.norm(channel) * np.linalg.norm(correlation))
+    forward, backward = (
+        np.vdot(channel, cross_correlation),
+        np.vdot(gains, atoms.correlate(cross_correlation)),
+    )
+    bound = float(np.linalg.norm(channel) * np.linalg.norm(cross_correlation))
     passed = bool(abs(forward - backward) <= rtol * bound)
     if raiseerror and not passed:
         raise AssertionError(

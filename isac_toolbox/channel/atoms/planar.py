@@ -71,11 +71,11 @@ class PlanarAtoms:
         a = self._kronecker(*self.factors)
         return np.stack([a, *self.array.steering_derivatives(a)])
 
-    def gram(self, coupling: ComplexArray) -> ComplexArray:
+    def gram(self, symbol_gram: ComplexArray) -> ComplexArray:
         """Return the Gram of the path atoms, shape (L, L)."""
         if self.squint:
-            return self._gram(coupling, 1)[0, 0]
-        moments = delay_moments(self.delay, self.user, self.wavenumbers_per_m, coupling, 1)[0]
+            return self._gram(symbol_gram, 1)[0, 0]
+        moments = delay_moments(self.delay, self.user, self.wavenumbers_per_m, symbol_gram, 1)[0]
         return self._array_gram * moments
 
     @cached_property
@@ -84,15 +84,15 @@ class PlanarAtoms:
         a_h, a_v = self.factors
         return (a_h.conj() @ a_h.T) * (a_v.conj() @ a_v.T)
 
-    def full_gram(self, coupling: ComplexArray) -> ComplexArray:
+    def full_gram(self, symbol_gram: ComplexArray) -> ComplexArray:
         """Return the Gram of all atom types, shape (4, 4, L, L)."""
-        return self._gram(coupling, self.n_types)
+        return self._gram(symbol_gram, self.n_types)
 
-    def _gram(self, coupling: ComplexArray, n_types: int) -> ComplexArray:
+    def _gram(self, symbol_gram: ComplexArray, n_types: int) -> ComplexArray:
         derivatives = 2 if n_types > 1 else 0
         extra = self.n_orders - 1
         n_delay = 1 + extra + derivatives * (2 if self.squint else 1)
-        delay = delay_moments(self.delay, self.user, self.wavenumbers_per_m, coupling, n_delay)
+        delay = delay_moments(self.delay, self.user, self.wavenumbers_per_m, symbol_gram, n_delay)
         horizontal, vertical = (
             _array_moments(factor, slope, 1 + extra + derivatives)
             for factor, slope in zip(self.factors, self.array.phase_slopes, strict=True)
@@ -103,9 +103,9 @@ class PlanarAtoms:
         )
         return gram
 
-    def correlate(self, correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
+    def correlate(self, cross_correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
         """Return the inner products with ``Z`` (K, N, M): shape (L,), or (4, L) with derivatives."""
-        moments = self._correlation_moments(correlation, derivatives)
+        moments = self._correlation_moments(cross_correlation, derivatives)
         path = self._through_squint(moments, 0, 0, 0)
         if not derivatives:
             return path
@@ -130,7 +130,7 @@ class PlanarAtoms:
                 total = total + scale * moments[a + p, b + r, c + p - r]
         return total
 
-    def _correlation_moments(self, correlation: ComplexArray, derivatives: bool) -> ComplexArray:
+    def _correlation_moments(self, cross_correlation: ComplexArray, derivatives: bool) -> ComplexArray:
         """``sum conj(b_n a_m) w_n^a s_h^b s_v^c Z_knm`` of every path, shape (A, B, C, L)."""
         n_delay = self.n_orders + (0 if not derivatives else 2 if self.squint else 1)
         n_array = self.n_orders + (1 if derivatives else 0)
@@ -141,7 +141,7 @@ class PlanarAtoms:
         n_h, n_v = self.array.shape
         for k in np.unique(self.user):
             index = np.flatnonzero(self.user == k)
-            over_delay = left[:, index].reshape(-1, self.delay.shape[0]) @ correlation[k]
+            over_delay = left[:, index].reshape(-1, self.delay.shape[0]) @ cross_correlation[k]
             cube = over_delay.reshape(n_delay, index.size, n_h, n_v)
             over_rows = np.matmul(cube, right[1][index])
             moments[..., index] = np.einsum("alhc,lhb->abcl", over_rows, right[0][index], optimize=True)
@@ -217,7 +217,7 @@ def delay_moments(
     delay: ComplexArray,
     user: NDArray[np.int64],
     wavenumbers_per_m: RealArray,
-    coupling: ComplexArray,
+    symbol_gram: ComplexArray,
     orders: int,
 ) -> ComplexArray:
     """Return ``sum_n conj(b_ni) R_n[k_i, k_j] w_n^p b_nj`` for p < orders, shape (orders, L, L)."""
@@ -227,7 +227,7 @@ def delay_moments(
     conjugate = delay.conj()
     for j in np.unique(user):
         index, others = np.flatnonzero(user == j), np.flatnonzero(user >= j)
-        left = conjugate[:, others] * coupling[:, user[others], j]
+        left = conjugate[:, others] * symbol_gram[:, user[others], j]
         right = powers[:, :, None] * delay[:, index]
         block = np.matmul(left.T, right)
         moments[:, others[:, None], index] = block

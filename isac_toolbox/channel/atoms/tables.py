@@ -1,6 +1,6 @@
 """Sums over equally spaced subcarriers as functions of the path length, tabulated by Fourier transforms.
 
-docs/theory.md, section 2.4. Two kinds: the coupling's, a Taylor polynomial around every grid length, for
+docs/theory.md, section 2.4. Two kinds: the symbol Gram's, a Taylor polynomial around every grid length, for
 differences of lengths; and the correlation's, a grid of lengths with an interpolation kernel. After them
 neither Gram nor correlation of a path depends on the number of subcarriers.
 """
@@ -38,42 +38,44 @@ class BlockTables:
 
     Parameters
     ----------
-    coupling : ndarray of complex, shape (N, K, K)
-    correlation : ndarray of complex, shape (K, N, M)
+    symbol_gram : ndarray of complex, shape (N, K, K)
+    cross_correlation : ndarray of complex, shape (K, N, M)
     wavenumbers_per_m : ndarray, shape (N,)
         Equally spaced and ascending.
     array : UniformPlanarArray
-    coupling_table : tuple of ndarray, optional
+    gram_table : tuple of ndarray, optional
         Row of every pair of users and Taylor coefficients, where they were made for a larger block.
     correlation_grid : ndarray, optional
         Transformed correlations, likewise.
     """
 
-    coupling: ComplexArray
-    correlation: ComplexArray
+    symbol_gram: ComplexArray
+    cross_correlation: ComplexArray
     wavenumbers_per_m: RealArray
     array: UniformPlanarArray
-    coupling_table: tuple[NDArray[np.int64], ComplexArray] | None = None
+    gram_table: tuple[NDArray[np.int64], ComplexArray] | None = None
     correlation_grid: RealArray | None = None
 
     @classmethod
-    def of(cls, coupling: ComplexArray, correlation: ComplexArray, receiver: Receiver) -> BlockTables | None:
+    def of(
+        cls, symbol_gram: ComplexArray, cross_correlation: ComplexArray, receiver: Receiver
+    ) -> BlockTables | None:
         """Return the tables of a block, None where its receiver's atoms have no such tables."""
         if receiver.wavefront != "planar" or receiver.beam_squint or not receiver.equally_spaced:
             return None
-        return cls(coupling, correlation, receiver.wavenumbers_per_m, receiver.array)
+        return cls(symbol_gram, cross_correlation, receiver.wavenumbers_per_m, receiver.array)
 
     def of_user(self, user: int) -> BlockTables:
         """Return the tables of one user alone; the transforms are shared."""
         alone = slice(user, user + 1)
-        pair, table = self._coupling_table
+        pair, table = self._gram_table
         row = pair[user, user]
         return BlockTables(
-            self.coupling[:, alone, alone],
-            self.correlation[alone],
+            self.symbol_gram[:, alone, alone],
+            self.cross_correlation[alone],
             self.wavenumbers_per_m,
             self.array,
-            coupling_table=(np.zeros((1, 1), np.int64), table[row : row + 1]),
+            gram_table=(np.zeros((1, 1), np.int64), table[row : row + 1]),
             correlation_grid=self._correlation_grid[alone],
         )
 
@@ -109,22 +111,22 @@ class BlockTables:
         return np.asarray(fft.ifft(padded, axis=-1, norm="forward", overwrite_x=True))
 
     @cached_property
-    def _coupling_table(self) -> tuple[NDArray[np.int64], ComplexArray]:
+    def _gram_table(self) -> tuple[NDArray[np.int64], ComplexArray]:
         """Row of every pair of users k <= j (-1 where they do not interfere), and the Taylor coefficients.
 
         Coefficient p at a grid length: ``sum_n R_n[k, j] (j (w_n - w_ref) step / 2)^p / p! exp(...)``.
         """
-        if self.coupling_table is not None:
-            return self.coupling_table
-        n_users = self.coupling.shape[1]
-        sent = np.any(self.coupling, axis=0)
+        if self.gram_table is not None:
+            return self.gram_table
+        n_users = self.symbol_gram.shape[1]
+        sent = np.any(self.symbol_gram, axis=0)
         k, j = np.nonzero(np.triu(sent))
         pair = np.full((n_users, n_users), -1)
         pair[k, j] = np.arange(k.size)
         relative = self.wavenumbers_per_m - self._reference[1]
         argument = 0.5j * self._step * relative
         powers = np.stack([argument**p / factorial(p) for p in range(_TERMS)])
-        sequences = self.coupling[:, k, j].T[:, None, :] * powers
+        sequences = self.symbol_gram[:, k, j].T[:, None, :] * powers
         return pair, np.ascontiguousarray(self._to_lengths(sequences).transpose(0, 2, 1))
 
     @cached_property
@@ -135,11 +137,11 @@ class BlockTables:
         """
         if self.correlation_grid is not None:
             return self.correlation_grid
-        n_users, _, n_antennas = self.correlation.shape
+        n_users, _, n_antennas = self.cross_correlation.shape
         middle, _ = self._reference
         correction = _kernel_response(self.wavenumbers_per_m.size, middle, self._size)
-        grid = np.empty((n_users, self._size, n_antennas), self.correlation.dtype)
-        for k, z in enumerate(self.correlation):
+        grid = np.empty((n_users, self._size, n_antennas), self.cross_correlation.dtype)
+        for k, z in enumerate(self.cross_correlation):
             grid[k] = self._to_lengths(z.T * correction).T
         return grid.view(grid.real.dtype)
 
@@ -148,7 +150,7 @@ class BlockTables:
         return np.asarray(path_gram(*self._pairwise(parameters, paths)))
 
     def _pairwise(self, parameters: PathParameters, paths: Paths) -> tuple[Any, ...]:
-        pair, table = self._coupling_table
+        pair, table = self._gram_table
         shape, slopes = self._array_shape
         reference = self._reference[1]
         return (

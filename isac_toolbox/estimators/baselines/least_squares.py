@@ -51,7 +51,7 @@ class LeastSquares:
         statistics = pilot_statistics(block)
         channel = least_squares_channel(statistics, obs.subcarrier_frequencies_hz)
         noise_variance = _noise_variance(obs, block, statistics, channel)
-        inverse = np.linalg.pinv(statistics.coupling, hermitian=True)
+        inverse = np.linalg.pinv(statistics.symbol_gram, hermitian=True)
         per_user = noise_variance * np.mean(np.real(np.einsum("nkk->kn", inverse)), axis=1)
         variance = np.broadcast_to(per_user[:, None, None], channel.shape)
         return result_from_channel(
@@ -81,4 +81,4 @@ def _noise_variance(
     if freedom > 0:
         return float(np.sum(np.abs(residual) ** 2) / freedom)
     energies = n_antennas * statistics.user_energies
-    return PathSearch.for_observation(obs).user_noise_level(statistics.correlation, energies)
+    return PathSearch.for_observation(obs).user_noise_level(statistics.cross_correlation, energies)

@@ -131,7 +131,7 @@ class OMP:
 
     def _pursue(self, problem: Problem, search: PathSearch, grid: LocationGrid) -> tuple[Problem, Fit]:
         """Choose points until no user's residual exceeds the threshold anywhere on the grid."""
-        problem, threshold = self._threshold(problem, search, problem.statistics.correlation)
+        problem, threshold = self._threshold(problem, search, problem.statistics.cross_correlation)
         offsets, sight = lines_of_sight(problem, threshold)
         points, seen = np.zeros((0, 3)), np.zeros((offsets.size, 0), bool)
         fit = _least_squares(problem, points, offsets, sight, seen)
@@ -226,7 +226,7 @@ def lines_of_sight(problem: Problem, threshold: float) -> tuple[RealArray, BoolA
     direct = evaluate(problem, nominal, seen, np.full(n_users, _WEAK_PRECISION))
     for k in range(n_users):
         atom = direct.atoms.take(np.array([k]))
-        profile = np.sum(problem.statistics.correlation[k] * atom.steering[0, 0].conj(), axis=1)
+        profile = np.sum(problem.statistics.cross_correlation[k] * atom.steering[0, 0].conj(), axis=1)
         offsets[k], power = _offset(problem, k, profile * atom.delay[:, 0].conj())
         sight[k] = power > threshold
     return np.where(sight, offsets, 0.0), sight

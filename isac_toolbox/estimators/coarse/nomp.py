@@ -57,11 +57,11 @@ def newtonised_omp(
     fit : Fit
         Unlocated paths only.
     """
-    n_users = problem.statistics.coupling.shape[1]
+    n_users = problem.statistics.symbol_gram.shape[1]
     groups = _groups(problem)
     spectra: list[Spectrum] = []
     for group in groups:
-        spectra += search.spectra(group.problem.statistics.correlation, group.problem.user_energies)
+        spectra += search.spectra(group.problem.statistics.cross_correlation, group.problem.user_energies)
     for _ in range(max_rounds):
         counts = np.concatenate([group.counts for group in groups])
         found, found_user, noise = search.detect_in(
@@ -134,7 +134,7 @@ class _Group:
 
 def _groups(problem: Problem) -> list[_Group]:
     """Each of many users alone where they decouple, all of them together otherwise; no path yet."""
-    users = np.arange(problem.statistics.coupling.shape[1])
+    users = np.arange(problem.statistics.symbol_gram.shape[1])
     alone = users.size > _FEW_USERS and problem.statistics.users_decouple
     parts = [users[k : k + 1] for k in users] if alone else [users]
     problems = [problem.of_user(int(k)) for k in users] if alone else [problem]

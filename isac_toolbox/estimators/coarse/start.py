@@ -67,7 +67,7 @@ def music_working_set(obs: UplinkObservation, problem: Problem, search: PathSear
     """Return every MUSIC peak as a candidate point of every user."""
     statistics = problem.statistics
     scene = music_scene(MusicModel.from_observation(obs), problem.region_m)
-    noise = search.user_noise_level(statistics.correlation, problem.user_energies)
+    noise = search.user_noise_level(statistics.cross_correlation, problem.user_energies)
     power = statistics.energy / statistics.n_observations
     started = with_noise_precision(problem, 1 / max(noise, 1e-9 * power))
     n_paths = max(len(scene.points_m), 1)

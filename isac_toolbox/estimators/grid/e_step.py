@@ -98,8 +98,8 @@ def make_e_step(inverse: str, region_m: RealArray, grid_points: int, n_users: in
 def full_inverse(problem: Problem, atoms: PathAtoms, energy: RealArray) -> Engine:
     """Return the exact posterior: one inverse of the size of the full set for every sweep."""
     del energy
-    gram = atoms.gram(problem.statistics.coupling)
-    correlation = atoms.correlate(problem.statistics.correlation)
+    gram = atoms.gram(problem.statistics.symbol_gram)
+    correlation = atoms.correlate(problem.statistics.cross_correlation)
 
     def infer(precision: RealArray, start: ComplexArray) -> Posterior:
         del start
@@ -111,8 +111,8 @@ def full_inverse(problem: Problem, atoms: PathAtoms, energy: RealArray) -> Engin
 def inverse_free(problem: Problem, atoms: PathAtoms, energy: RealArray) -> Engine:
     """Return majorised means and factorised variances; the Gram is only ever applied."""
     mean = MajorisedMean(
-        separable_gram(atoms, problem.statistics.coupling, problem.receiver.squint_m > 0),
-        atoms.correlate(problem.statistics.correlation),
+        separable_gram(atoms, problem.statistics.symbol_gram, problem.receiver.squint_m > 0),
+        atoms.correlate(problem.statistics.cross_correlation),
         energy,
         problem.noise_precision,
     )

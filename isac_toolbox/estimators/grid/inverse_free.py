@@ -141,15 +141,15 @@ class MajorisedMean:
 
 
 def separable_gram(
-    atoms: PathAtoms, coupling: ComplexArray, squinted: bool = False
+    atoms: PathAtoms, symbol_gram: ComplexArray, squinted: bool = False
 ) -> Callable[[ComplexArray], ComplexArray]:
-    """Return ``x -> G x`` through the channel: synthesis, coupling, correlation; the Gram is never formed.
+    """Return ``x -> G x`` through the channel: synthesis, symbol Gram, correlation; the Gram is never formed.
 
     Parameters
     ----------
     atoms : PathAtoms
         Of L paths.
-    coupling : ndarray of complex, shape (N, K, K)
+    symbol_gram : ndarray of complex, shape (N, K, K)
         ``R``.
     squinted : bool
         Whether the array responses depend on the subcarrier.
@@ -159,10 +159,10 @@ def separable_gram(
     callable
         Of an array (L,), in ``O(L N M)``.
     """
-    n_users = coupling.shape[1]
+    n_users = symbol_gram.shape[1]
 
     def apply_squinted(x: ComplexArray) -> ComplexArray:
-        return atoms.correlate(_coupled(coupling, atoms.synthesise(x, n_users)))
+        return atoms.correlate(_coupled(symbol_gram, atoms.synthesise(x, n_users)))
 
     if squinted:
         return apply_squinted
@@ -174,7 +174,7 @@ def separable_gram(
         channel = np.stack(
             [(b * x[index]) @ a for index, b, a in zip(of_user, delays, responses, strict=True)]
         )
-        explained = _coupled(coupling, channel)
+        explained = _coupled(symbol_gram, channel)
         product = np.empty(x.shape, complex)
         for k, index in enumerate(of_user):
             product[index] = np.einsum("nl,nl->l", delays[k].conj(), explained[k] @ responses[k].conj().T)
@@ -183,6 +183,6 @@ def separable_gram(
     return apply
 
 
-def _coupled(coupling: ComplexArray, channel: ComplexArray) -> ComplexArray:
+def _coupled(symbol_gram: ComplexArray, channel: ComplexArray) -> ComplexArray:
     """``sum_j R_n[k, j] h_jn``, shape (K, N, M)."""
-    return np.matmul(coupling, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
+    return np.matmul(symbol_gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2)

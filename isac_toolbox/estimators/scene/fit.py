@@ -80,7 +80,7 @@ class Fit:
         hessian.flat[:: len(hessian) + 1] += precision / 2
         slopes = self.slopes
         if slopes is None:
-            slopes = self.atoms.correlate(self.problem.statistics.correlation, derivatives=True)[1:]
+            slopes = self.atoms.correlate(self.problem.statistics.cross_correlation, derivatives=True)[1:]
         slope = np.real(gains.conj() * (slopes - fitted))
         gradient = -gamma * self.parameters.derivatives.pull(slope)
         return hessian, gradient + precision * prior.deviation(self.scene) / 2
@@ -111,8 +111,8 @@ def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray)
     tables = problem.data.tables
     if tables is None:
         atoms = make_atoms(parameters, paths, problem.receiver)
-        gram = atoms.gram(problem.statistics.coupling)
-        correlation, slopes = atoms.correlate(problem.statistics.correlation), None
+        gram = atoms.gram(problem.statistics.symbol_gram)
+        correlation, slopes = atoms.correlate(problem.statistics.cross_correlation), None
     else:
         gram = tables.gram(parameters, paths)
         correlations = tables.correlations(parameters, paths)
@@ -124,9 +124,9 @@ def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray)
 def residual_correlation(fit: Fit) -> ComplexArray:
     """Return ``E_k = Z_k - sum_j R[k, j] H_j``: what the paths leave of the correlations, (K, N, M)."""
     statistics = fit.problem.statistics
-    channel = fit.atoms.synthesise(fit.posterior.mean, statistics.coupling.shape[1])
-    explained = np.matmul(statistics.coupling, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
-    return statistics.correlation - explained
+    channel = fit.atoms.synthesise(fit.posterior.mean, statistics.symbol_gram.shape[1])
+    explained = np.matmul(statistics.symbol_gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
+    return statistics.cross_correlation - explained
 
 
 def scene_blocks(fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:
@@ -135,7 +135,7 @@ def scene_blocks(fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:
     tables = fit.problem.data.tables
     if tables is not None:
         return tables.normal_blocks(fit.parameters, fit.paths, gains)
-    gram = fit.atoms.full_gram(fit.problem.statistics.coupling)
+    gram = fit.atoms.full_gram(fit.problem.statistics.symbol_gram)
     _, gain_scene, scene_scene = fisher_blocks(gram, gains, fit.parameters.jacobian)
     return gain_scene, scene_scene, gram[1:, 0] @ gains
 

@@ -109,7 +109,7 @@ def detect(
     shape = block.pilots.shape
     mean, variance = block.pilots.copy(), np.zeros(shape)
     log_probability = np.zeros((*shape, block.constellation.size))
-    correlation = np.zeros((*shape[1:], block.n_users, block.n_users), complex)
+    error_correlation = np.zeros((*shape[1:], block.n_users, block.n_users), complex)
     gram, matched = _matched_filter(channel.mean, block.received, block.pilots)
     for users, cells in _sender_sets(data):
         symbols = np.flatnonzero(cells.any(axis=0))
@@ -118,10 +118,10 @@ def detect(
         where, inside = (users[:, None], *np.nonzero(cells)), cells[:, symbols]
         mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
         log_probability[where] = posterior.log_probability[:, inside]
-        at_cells = correlation[cells]
-        at_cells[:, users[:, None], users] = posterior.correlation[inside]
-        correlation[cells] = at_cells
-    moments = SymbolMoments(mean, variance, correlation if data.any() else None)
+        at_cells = error_correlation[cells]
+        at_cells[:, users[:, None], users] = posterior.error_correlation[inside]
+        error_correlation[cells] = at_cells
+    moments = SymbolMoments(mean, variance, error_correlation if data.any() else None)
     return Detection(moments, log_probability, block.known)
 
 

@@ -107,14 +107,14 @@ class SymbolPosterior:
         Of every point of the constellation.
     mean : ndarray of complex, shape (U, N, T)
     variance : ndarray, shape (U, N, T)
-    correlation : ndarray of complex, shape (N, T, U, U)
+    error_correlation : ndarray of complex, shape (N, T, U, U)
         Correlation coefficients of the users' errors.
     """
 
     log_probability: RealArray
     mean: ComplexArray
     variance: RealArray
-    correlation: ComplexArray
+    error_correlation: ComplexArray
 
 
 def symbol_posterior(
@@ -125,14 +125,14 @@ def symbol_posterior(
     symbol, variance = likelihood.unbiased()
     log_probability = linear_log_probability(symbol, variance, constellation)
     shape = (n_sub, n_symbols, n_users, n_users)
-    correlation = np.broadcast_to(likelihood.error_correlation[:, None], shape).copy()
+    error_correlation = np.broadcast_to(likelihood.error_correlation[:, None], shape).copy()
     unclear = (linear_error_rate(variance, constellation) > _CLEAR) & joint
     for group in coupled_groups(likelihood.error_correlation, unclear, constellation.size):
         marginal, inside = _enumerated(likelihood.given_gaussian_rest(group), constellation)
         log_probability[group] = marginal
-        correlation[:, :, group[:, None], group] = inside
+        error_correlation[:, :, group[:, None], group] = inside
     mean, spread = normalised_moments(log_probability, constellation)
-    return SymbolPosterior(log_probability, mean, spread, correlation)
+    return SymbolPosterior(log_probability, mean, spread, error_correlation)
 
 
 def linear_error_rate(variance: RealArray, constellation: ComplexArray) -> RealArray:
@@ -161,14 +161,14 @@ def coupled_groups(
     """
     if not unclear.any():
         return []
-    coupling = np.mean(np.abs(error_correlation), axis=0)
-    n_users = len(coupling)
+    symbol_gram = np.mean(np.abs(error_correlation), axis=0)
+    n_users = len(symbol_gram)
     largest = int(np.log(_MAX_COMBINATIONS) / np.log(n_points) + 1e-9)
     group_of = np.arange(n_users)
     first, second = np.triu_indices(n_users, 1)
-    for pair in np.argsort(-coupling[first, second], kind="stable"):
+    for pair in np.argsort(-symbol_gram[first, second], kind="stable"):
         i, j = first[pair], second[pair]
-        if coupling[i, j] <= _COUPLED:
+        if symbol_gram[i, j] <= _COUPLED:
             break
         together = (group_of == group_of[i]) | (group_of == group_of[j])
         if (unclear[i] or unclear[j]) and np.count_nonzero(together) <= largest:
@@ -189,8 +189,8 @@ def _error_correlation(second: ComplexArray, mean: ComplexArray) -> ComplexArray
     covariance = second - mean[..., :, None] * mean.conj()[..., None, :]
     index = np.arange(mean.shape[-1])
     deviation = np.sqrt(np.maximum(np.real(covariance[..., index, index]), _LEAST_PROBABILITY))
-    correlation = covariance / (deviation[..., :, None] * deviation[..., None, :])
-    size = np.abs(correlation)
-    correlation = correlation / np.maximum(size, 1.0)
-    correlation[..., index, index] = 1.0
-    return np.asarray(correlation)
+    error_correlation = covariance / (deviation[..., :, None] * deviation[..., None, :])
+    size = np.abs(error_correlation)
+    error_correlation = error_correlation / np.maximum(size, 1.0)
+    error_correlation[..., index, index] = 1.0
+    return np.asarray(error_correlation)

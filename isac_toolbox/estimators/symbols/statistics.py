@@ -21,7 +21,7 @@ ComplexArray = NDArray[np.complex128]
 
 # Tuned: a cell with a data symbol of a larger posterior variance (of a mean energy of one) is not used.
 _UNCERTAIN = 0.5
-# Guard: of the users' mean pilot energy; a coupling below this is orthogonality up to rounding.
+# Guard: of the largest entry; one of the symbol Gram below this is orthogonality up to rounding.
 _ROUNDING = 1e-12
 
 
@@ -33,13 +33,13 @@ class SymbolMoments:
     ----------
     mean : ndarray of complex, shape (K, N, T)
     variance : ndarray, shape (K, N, T)
-    correlation : ndarray of complex, shape (N, T, K, K), optional
+    error_correlation : ndarray of complex, shape (N, T, K, K), optional
         Correlation coefficients ``corr(u_k, u_j)`` of the users' errors.
     """
 
     mean: ComplexArray
     variance: NDArray[np.float64]
-    correlation: ComplexArray | None = None
+    error_correlation: ComplexArray | None = None
 
 
 def pilot_statistics(block: ReceivedBlock) -> Statistics:
@@ -57,10 +57,10 @@ def pilot_statistics(block: ReceivedBlock) -> Statistics:
         raise ValueError(
             f"pilot_mask: user(s) {silent.tolist()} send no pilot where every user's symbol is known"
         )
-    coupling = _coupling(pilots)
-    size = np.abs(coupling)
-    coupling[size < _ROUNDING * size.max()] = 0
-    return _statistics(block.received, pilots, coupling, used)
+    symbol_gram = _symbol_gram(pilots)
+    size = np.abs(symbol_gram)
+    symbol_gram[size < _ROUNDING * size.max()] = 0
+    return _statistics(block.received, pilots, symbol_gram, used)
 
 
 def data_statistics(received: ComplexArray, moments: SymbolMoments) -> Statistics:
@@ -72,37 +72,37 @@ def data_statistics(received: ComplexArray, moments: SymbolMoments) -> Statistic
     used = np.max(moments.variance, axis=0) < _UNCERTAIN
     spread = np.sqrt(moments.variance * used)
     mean = moments.mean * used
-    coupling = _coupling(mean)
+    symbol_gram = _symbol_gram(mean)
     users = np.arange(len(spread))
-    coupling[:, users, users] += np.sum(spread**2, axis=2).T
-    if moments.correlation is not None:
-        errors = moments.correlation.copy()
+    symbol_gram[:, users, users] += np.sum(spread**2, axis=2).T
+    if moments.error_correlation is not None:
+        errors = moments.error_correlation.copy()
         errors[:, :, users, users] = 0
         scaled = spread.transpose(1, 2, 0)
         errors *= scaled[:, :, :, None] * scaled[:, :, None, :]
-        coupling += errors.sum(axis=1).transpose(0, 2, 1)
-    return _statistics(received, mean, coupling, used)
+        symbol_gram += errors.sum(axis=1).transpose(0, 2, 1)
+    return _statistics(received, mean, symbol_gram, used)
 
 
-def _coupling(mean: ComplexArray) -> ComplexArray:
+def _symbol_gram(mean: ComplexArray) -> ComplexArray:
     """``sum_t conj(u_knt) u_jnt`` of the symbols' means (K, N, T), shape (N, K, K)."""
     by_subcarrier = mean.transpose(1, 0, 2)
     return np.matmul(by_subcarrier.conj(), by_subcarrier.transpose(0, 2, 1))
 
 
 def _statistics(
-    received: ComplexArray, mean: ComplexArray, coupling: ComplexArray, used: NDArray[np.bool_]
+    received: ComplexArray, mean: ComplexArray, symbol_gram: ComplexArray, used: NDArray[np.bool_]
 ) -> Statistics:
     """Statistics with ``Z_kn = sum_t y_nt E[conj(u_knt)]`` over used cells.
 
     The means (K, N, T) are zero in the other cells (N, T).
     """
     samples = received.transpose(0, 2, 1)
-    correlation = np.matmul(mean.transpose(1, 0, 2).conj(), samples).transpose(1, 0, 2)
+    cross_correlation = np.matmul(mean.transpose(1, 0, 2).conj(), samples).transpose(1, 0, 2)
     counted = received if used.all() else samples[used]
     energy = float(np.vdot(counted, counted).real)
     n_observations = int(np.count_nonzero(used)) * received.shape[1]
-    return Statistics(coupling, np.ascontiguousarray(correlation), energy, n_observations)
+    return Statistics(symbol_gram, np.ascontiguousarray(cross_correlation), energy, n_observations)
 
 
 def least_squares_channel(statistics: Statistics, frequencies_hz: NDArray[np.float64]) -> ComplexArray:
@@ -110,9 +110,9 @@ def least_squares_channel(statistics: Statistics, frequencies_hz: NDArray[np.flo
 
     On subcarriers where a user sends nothing (comb) its channel is interpolated linearly over frequency.
     """
-    inverse = np.linalg.pinv(statistics.coupling, hermitian=True)
-    channel = np.matmul(inverse, statistics.correlation.transpose(1, 0, 2)).transpose(1, 0, 2)
-    sounded = np.real(np.einsum("nkk->kn", statistics.coupling)) > 0
+    inverse = np.linalg.pinv(statistics.symbol_gram, hermitian=True)
+    channel = np.matmul(inverse, statistics.cross_correlation.transpose(1, 0, 2)).transpose(1, 0, 2)
+    sounded = np.real(np.einsum("nkk->kn", statistics.symbol_gram)) > 0
     return np.stack([_interpolated(h, s, frequencies_hz) for h, s in zip(channel, sounded, strict=True)])
 
 

@@ -34,11 +34,11 @@ class Case:
         self.n_users = k
         self.atoms = DenseAtoms(rng.integers(0, k, paths), delay, wavenumbers, normal(rng, 3, paths, m))
         mean, variance = normal(rng, k, n, t), rng.random((k, n, t))
-        self.coupling = np.zeros((n, k, k), complex)
+        self.symbol_gram = np.zeros((n, k, k), complex)
         for i, a, b in np.ndindex(n, k, k):
-            self.coupling[i, a, b] = np.sum(mean[a, i].conj() * mean[b, i])
+            self.symbol_gram[i, a, b] = np.sum(mean[a, i].conj() * mean[b, i])
             if a == b:
-                self.coupling[i, a, b] += np.sum(variance[a, i])
+                self.symbol_gram[i, a, b] += np.sum(variance[a, i])
         self.symbols = np.zeros((k, n, t + k * t), complex)
         self.symbols[:, :, :t] = mean
         for a in range(k):
@@ -73,8 +73,8 @@ def test_gram_matrices(seed, sizes):
     design = case.design()
     expected = np.einsum("sri,trj->stij", design.conj(), design)
     assert case.atoms.n_types == 4
-    assert_allclose(case.atoms.gram(case.coupling), expected[0, 0], rtol=1e-9, atol=1e-9)
-    assert_allclose(case.atoms.full_gram(case.coupling), expected, rtol=1e-9, atol=1e-9)
+    assert_allclose(case.atoms.gram(case.symbol_gram), expected[0, 0], rtol=1e-9, atol=1e-9)
+    assert_allclose(case.atoms.full_gram(case.symbol_gram), expected, rtol=1e-9, atol=1e-9)
 
 
 @given(seeds, sizes)
@@ -114,7 +114,7 @@ def test_fisher_blocks(seed, sizes):
     case = Case(seed, sizes)
     design = case.design()
     in_scene = np.einsum("dip,dri,i->rp", case.jacobian, design[1:], case.gains)
-    gg, gs, ss = fisher_blocks(case.atoms.full_gram(case.coupling), case.gains, case.jacobian)
+    gg, gs, ss = fisher_blocks(case.atoms.full_gram(case.symbol_gram), case.gains, case.jacobian)
     size = np.abs(ss).max()
     assert_allclose(gg, design[0].conj().T @ design[0], rtol=1e-9, atol=1e-9)
     assert_allclose(gs, design[0].conj().T @ in_scene, rtol=1e-9, atol=1e-9 * size)
@@ -128,6 +128,8 @@ def test_taking_paths_takes_their_gram(seed, sizes):
     case = Case(seed, sizes)
     index = np.random.default_rng(seed).integers(0, case.gains.size, 3)
     taken = case.atoms.take(index)
-    whole = case.atoms.full_gram(case.coupling)
-    assert_allclose(taken.full_gram(case.coupling), whole[:, :, index[:, None], index], rtol=1e-9, atol=1e-9)
+    whole = case.atoms.full_gram(case.symbol_gram)
+    assert_allclose(
+        taken.full_gram(case.symbol_gram), whole[:, :, index[:, None], index], rtol=1e-9, atol=1e-9
+    )
     assert taken.user.tolist() == case.atoms.user[index].tolist()

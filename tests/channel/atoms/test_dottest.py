@@ -64,8 +64,8 @@ class Tabled:
 
     def correlate(self, correlation: np.ndarray, derivatives: bool = False) -> np.ndarray:
         n_users, n_sub, _ = correlation.shape
-        coupling = np.broadcast_to(np.eye(n_users, dtype=complex), (n_sub, n_users, n_users))
-        data = Measurements(Statistics(np.array(coupling), correlation, 1.0, 1), self.receiver)
+        symbol_gram = np.broadcast_to(np.eye(n_users, dtype=complex), (n_sub, n_users, n_users))
+        data = Measurements(Statistics(np.array(symbol_gram), correlation, 1.0, 1), self.receiver)
         values = data.tables.correlations(self.parameters, self.paths)
         return values if derivatives else values[0]
 

@@ -28,7 +28,7 @@ class Case:
         self.cosines = rng.uniform(-0.7, 0.7, (2, n_paths))
         self.squint = squint
         root = rng.standard_normal((5, 3, 4)) + 1j * rng.standard_normal((5, 3, 4))
-        self.coupling = root @ root.conj().transpose(0, 2, 1)
+        self.symbol_gram = root @ root.conj().transpose(0, 2, 1)
         shape_z = (3, 5, self.array.n_elements)
         self.correlation = rng.standard_normal(shape_z) + 1j * rng.standard_normal(shape_z)
         self.gains = rng.standard_normal(n_paths) + 1j * rng.standard_normal(n_paths)
@@ -52,8 +52,8 @@ class Case:
 
     def expected_gram(self) -> np.ndarray:
         response = self.responses()
-        coupling = self.coupling[:, self.user[:, None], self.user]
-        return np.einsum("sinm,nij,tjnm->stij", response.conj(), coupling, response)
+        symbol_gram = self.symbol_gram[:, self.user[:, None], self.user]
+        return np.einsum("sinm,nij,tjnm->stij", response.conj(), symbol_gram, response)
 
 
 @pytest.mark.parametrize("squint", [0.0, 0.02])
@@ -66,9 +66,11 @@ def test_gram_correlation_and_channel(squint, seed, shape):
     tolerance = 1e-10 if squint == 0 else 2e-4
     expected = case.expected_gram()
     size = np.abs(expected).max(axis=(2, 3), keepdims=True)
-    error = np.abs(atoms.full_gram(case.coupling) - expected)
+    error = np.abs(atoms.full_gram(case.symbol_gram) - expected)
     assert np.all(error < tolerance * size + 1e-12 * size.max())
-    assert_allclose(atoms.gram(case.coupling), atoms.full_gram(case.coupling)[0, 0], atol=1e-9 * size.max())
+    assert_allclose(
+        atoms.gram(case.symbol_gram), atoms.full_gram(case.symbol_gram)[0, 0], atol=1e-9 * size.max()
+    )
 
     expected = np.einsum("sinm,inm->si", response.conj(), case.correlation[case.user])
     found = atoms.correlate(case.correlation, derivatives=True)
@@ -95,7 +97,7 @@ def test_squint_is_as_good_as_the_series_is_long(seed):
         case = Case(seed, (4, 3), squint)
         atoms = case.atoms
         object.__setattr__(atoms, "n_orders", 3)  # fixed, where the default grows with the squint
-        errors.append(np.abs(atoms.gram(case.coupling) - case.expected_gram()[0, 0]).max())
+        errors.append(np.abs(atoms.gram(case.symbol_gram) - case.expected_gram()[0, 0]).max())
     assert errors[1] < errors[0] / 6
 
 
@@ -109,6 +111,6 @@ def test_orders_grow_with_band_and_array():
 def test_taking_paths_takes_their_gram():
     case = Case(3, (3, 2), 0.02)
     index = np.array([4, 0, 2])
-    whole = case.atoms.full_gram(case.coupling)
-    taken = case.atoms.take(index).full_gram(case.coupling)
+    whole = case.atoms.full_gram(case.symbol_gram)
+    taken = case.atoms.take(index).full_gram(case.symbol_gram)
     assert_allclose(taken, whole[:, :, index[:, None], index], rtol=1e-12, atol=1e-9)

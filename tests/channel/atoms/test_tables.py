@@ -31,12 +31,12 @@ class Case:
         self.parameters: PathParameters = path_parameters(scene, self.paths, self.receiver)
         self.atoms = make_atoms(self.parameters, self.paths, self.receiver)
         symbols = normal(rng, 3, n_sub, 4)
-        self.coupling = np.einsum("knt,jnt->nkj", symbols.conj(), symbols)
+        self.symbol_gram = np.einsum("knt,jnt->nkj", symbols.conj(), symbols)
         if not together:
-            self.coupling = self.coupling * np.eye(3)
+            self.symbol_gram = self.symbol_gram * np.eye(3)
         self.correlation = normal(rng, 3, n_sub, array.n_elements)
         self.gains = normal(rng, len(self.paths))
-        tables = BlockTables.of(self.coupling, self.correlation, self.receiver)
+        tables = BlockTables.of(self.symbol_gram, self.correlation, self.receiver)
         assert tables is not None
         self.tables = tables
 
@@ -52,7 +52,7 @@ SIZES = [(24, (6, 4)), (31, (3, 5)), (64, (8, 8)), (17, (1, 2))]
 @pytest.mark.parametrize("together", [True, False])
 def test_gram(n_sub, shape, together):
     case = Case(0, n_sub, shape, together)
-    expected = case.atoms.gram(case.coupling)
+    expected = case.atoms.gram(case.symbol_gram)
     found = case.tables.gram(case.parameters, case.paths)
     assert_allclose(found, expected, atol=1e-11 * np.abs(expected).max())
     assert np.array_equal(found, found.conj().T)
@@ -70,7 +70,7 @@ def test_correlations(n_sub, shape):
 @pytest.mark.parametrize(("n_sub", "shape"), SIZES)
 def test_normal_blocks(n_sub, shape):
     case = Case(2, n_sub, shape)
-    gram = case.atoms.full_gram(case.coupling)
+    gram = case.atoms.full_gram(case.symbol_gram)
     _, gain_scene, scene_scene = fisher_blocks(gram, case.gains, case.parameters.jacobian)
     found = case.tables.normal_blocks(case.parameters, case.paths, case.gains)
     for own, expected in zip(found, (gain_scene, scene_scene, gram[1:, 0] @ case.gains), strict=True):
@@ -97,7 +97,7 @@ def test_one_users_tables_are_those_of_its_own_block():
 
 def test_single_precision_is_good_to_140_db():
     case = Case(4, 64, (8, 8))
-    single = BlockTables.of(case.coupling, case.correlation.astype(np.complex64), case.receiver)
+    single = BlockTables.of(case.symbol_gram, case.correlation.astype(np.complex64), case.receiver)
     assert single is not None
     exact = case.tables.correlations(case.parameters, case.paths)
     error = single.correlations(case.parameters, case.paths) - exact
@@ -114,4 +114,4 @@ def test_no_tables_without_equal_steps_or_planar_waves():
         Receiver(receiver.array, receiver.bs_position_m, receiver.frequencies_hz, "spherical", 3.5e9),
         Receiver(receiver.array, receiver.bs_position_m, receiver.frequencies_hz, "planar", 3.5e9, True),
     ):
-        assert BlockTables.of(case.coupling, case.correlation, other) is None
+        assert BlockTables.of(case.symbol_gram, case.correlation, other) is None

@@ -92,7 +92,7 @@ def test_streamed_choice_equals_a_direct_dictionary(wavefront, kept_bytes, monke
     case = random_case(1, wavefront)
     problem, grid = case.problem, LocationGrid.of_step(REGION_M, 6.0)
     monkeypatch.setattr(LocationGrid, "blocks", lambda self: iter(np.array_split(self.points(), 7)))
-    residual = problem.statistics.correlation
+    residual = problem.statistics.cross_correlation
     scene = Scene(grid.points(), case.scene.users_m, case.scene.offsets_m, np.zeros((0, 3)))
     paths = Paths.build(np.zeros(2, bool), np.ones((2, len(grid)), bool), NO_USER)
     atoms = dense_atoms(problem.receiver, scene, paths)

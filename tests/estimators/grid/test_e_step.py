@@ -74,10 +74,10 @@ def test_the_gram_is_applied_without_being_formed(wavefront, squinted):
         data = Measurements(case.problem.statistics, receiver)
         case.problem = replace(case.problem, data=data)
     fit = case.fit()
-    coupling = case.problem.statistics.coupling
+    symbol_gram = case.problem.statistics.symbol_gram
     x = complex_normal(np.random.default_rng(0), len(case.paths))
     tolerance = 1e-5 if squinted else 1e-9  # the squint's series is cut
-    assert_allclose(separable_gram(fit.atoms, coupling, squinted)(x), fit.gram @ x, rtol=tolerance)
+    assert_allclose(separable_gram(fit.atoms, symbol_gram, squinted)(x), fit.gram @ x, rtol=tolerance)
 
 
 # --- inverse-free posterior --------------------------------------------------------------------------

@@ -95,9 +95,9 @@ def bare_working_set(channel: np.ndarray) -> WorkingSet:
     """Lines of sight alone, and the noise-free statistics (four symbols a user) of a channel (K, N, M)."""
     receiver = Receiver.of(OBSERVATION)
     n_users, n_sub, _ = channel.shape
-    coupling = np.broadcast_to(4.0 * np.eye(n_users, dtype=complex), (n_sub, n_users, n_users))
+    symbol_gram = np.broadcast_to(4.0 * np.eye(n_users, dtype=complex), (n_sub, n_users, n_users))
     energy = 4.0 * float(np.sum(np.abs(channel) ** 2))
-    statistics = Statistics(np.array(coupling), 4.0 * channel, energy, 4 * n_sub * channel.shape[2])
+    statistics = Statistics(np.array(symbol_gram), 4.0 * channel, energy, 4 * n_sub * channel.shape[2])
     prior = ScenePrior.of(OBSERVATION)
     problem = Problem(Measurements(statistics, receiver), prior, REGION_M, NOISE_PRECISION)
     scene = Scene(np.zeros((0, 3)), prior.users_m, np.zeros(n_users), np.zeros((0, 3)))
@@ -217,7 +217,7 @@ def doubled(offset_m: float) -> tuple[WorkingSet, float]:
     paths = Paths.build(np.ones(2, bool), seen, np.zeros(0, np.int64))
     working = WorkingSet.start(problem, scene, np.zeros(0, np.int64), "extrinsic", 1.0, n_cells=768)
     atoms = dense_atoms(problem.receiver, both, paths)
-    gram = dense_inner(atoms, problem.statistics.coupling, atoms)
+    gram = dense_inner(atoms, problem.statistics.symbol_gram, atoms)
     coherence = np.abs(gram[2, 3]) ** 2 / (gram[2, 2].real * gram[3, 3].real)
     return working.adopt(evaluate(problem, both, paths, np.ones(4))), float(coherence)
 

@@ -48,8 +48,8 @@ def case(request) -> Case:
 def test_objective_is_the_explicit_minimum_over_gains(case):
     fit, gamma, statistics = case.fit(), case.problem.noise_precision, case.problem.statistics
     atoms = dense_atoms(case.problem.receiver, case.scene, case.paths)
-    gram = dense_inner(atoms, statistics.coupling, atoms)
-    correlation = np.einsum("lknm,knm->l", atoms.conj(), statistics.correlation)
+    gram = dense_inner(atoms, statistics.symbol_gram, atoms)
+    correlation = np.einsum("lknm,knm->l", atoms.conj(), statistics.cross_correlation)
     assert_allclose(fit.gram, gram, atol=1e-9)
     assert_allclose(fit.correlation, correlation, atol=1e-9)
     precision = gamma * gram + np.diag(case.precision)
@@ -85,11 +85,11 @@ def test_residual_correlation_is_what_the_paths_leave(case):
     atoms = dense_atoms(case.problem.receiver, case.scene, case.paths)
     channel = np.tensordot(fit.posterior.mean, atoms, 1)
     statistics = case.problem.statistics
-    expected = np.array(statistics.correlation)
-    for n in range(statistics.coupling.shape[0]):
+    expected = np.array(statistics.cross_correlation)
+    for n in range(statistics.symbol_gram.shape[0]):
         for k in range(2):
             for j in range(2):
-                expected[k, n] -= statistics.coupling[n, k, j] * channel[j, n]
+                expected[k, n] -= statistics.symbol_gram[n, k, j] * channel[j, n]
     assert_allclose(residual_correlation(fit), expected, atol=1e-9)
 
 
@@ -182,7 +182,7 @@ def test_cells():
     assert problem.length_cell_m == pytest.approx(SPEED_OF_LIGHT_M_S / (n * spacing))
     assert_allclose(problem.cosine_cells, [1 / (3 * 0.5), 1 / (2 * 0.6)])
     atoms = dense_atoms(problem.receiver, random_case(0).scene, random_case(0).paths)
-    energy = dense_inner(atoms, problem.statistics.coupling, atoms).diagonal().real
+    energy = dense_inner(atoms, problem.statistics.symbol_gram, atoms).diagonal().real
     assert_allclose(energy, problem.user_energies[random_case(0).paths.user])
 
 

@@ -100,7 +100,7 @@ def test_the_spike_is_far_below_the_noise():
     swept = working.e_step(1)
     case = random_case(0)
     atoms = dense_atoms(case.problem.receiver, case.scene, case.paths)
-    energy = dense_inner(atoms, case.problem.statistics.coupling, atoms).diagonal().real.max()
+    energy = dense_inner(atoms, case.problem.statistics.symbol_gram, atoms).diagonal().real.max()
     spike = 1e4 * case.problem.noise_precision * energy
     np.testing.assert_allclose(swept.prior.spike_precision, spike, rtol=1e-9)
     weak = started(gain_power=1e-9)

@@ -178,14 +178,14 @@ def test_error_correlations_are_those_of_the_linear_model():
     channel = random_channel(3)
     observation, _, _ = block(channel, 0.4)
     moments = detect(ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), 0.4, joint=False).moments
-    assert moments.correlation.shape == (N_SUB, 5, 3, 3)
-    assert not moments.correlation[:, 0].any()  # pilots have no error
+    assert moments.error_correlation.shape == (N_SUB, 5, 3, 3)
+    assert not moments.error_correlation[:, 0].any()  # pilots have no error
     for n in range(N_SUB):
         h = channel[:, n].T
         covariance = np.linalg.inv(h.conj().T @ h / 0.4 + np.eye(3))
         deviation = np.sqrt(covariance.diagonal().real)
         expected = covariance / np.outer(deviation, deviation)
-        assert_allclose(moments.correlation[n, 1:], np.broadcast_to(expected, (4, 3, 3)), atol=1e-9)
+        assert_allclose(moments.error_correlation[n, 1:], np.broadcast_to(expected, (4, 3, 3)), atol=1e-9)
 
 
 # --- calibration -------------------------------------------------------------------------------------

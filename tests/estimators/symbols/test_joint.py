@@ -68,7 +68,7 @@ def test_coupled_users_have_the_exact_posterior(constellation, seed, noise):
     marginal, covariance = brute_force(channel, received, noise, constellation)
     assert_allclose(np.exp(posterior.log_probability), marginal, atol=1e-9)
     deviation = np.sqrt(np.einsum("ntkk->ntk", covariance).real)
-    found = posterior.correlation * deviation[..., :, None] * deviation[..., None, :]
+    found = posterior.error_correlation * deviation[..., :, None] * deviation[..., None, :]
     assert_allclose(found, covariance, atol=1e-7)
 
 
@@ -106,14 +106,14 @@ def test_marginalising_the_rest_as_gaussian_is_the_linear_receiver():
 
 
 def test_groups_join_by_coupling_and_stay_small():
-    coupling = np.eye(5)
-    coupling[0, 1] = coupling[1, 0] = 0.9
-    coupling[3, 4] = coupling[4, 3] = 0.5
+    symbol_gram = np.eye(5)
+    symbol_gram[0, 1] = symbol_gram[1, 0] = 0.9
+    symbol_gram[3, 4] = symbol_gram[4, 3] = 0.5
     every = np.ones(5, bool)
-    groups = [g.tolist() for g in coupled_groups(coupling[None], every, 4)]
+    groups = [g.tolist() for g in coupled_groups(symbol_gram[None], every, 4)]
     assert groups == [[0, 1], [3, 4]]
-    assert coupled_groups(coupling[None], np.zeros(5, bool), 4) == []
-    only_last = coupled_groups(coupling[None], np.arange(5) == 4, 4)
+    assert coupled_groups(symbol_gram[None], np.zeros(5, bool), 4) == []
+    only_last = coupled_groups(symbol_gram[None], np.arange(5) == 4, 4)
     assert [g.tolist() for g in only_last] == [[3, 4]]
     crowded = np.full((12, 12), 0.6) + 0.4 * np.eye(12)
     sizes = [g.size for g in coupled_groups(crowded[None], np.ones(12, bool), 4)]

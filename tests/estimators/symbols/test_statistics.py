@@ -53,11 +53,11 @@ def test_data_statistics_are_sums_over_symbols(seed):
     for n in range(n_sub):
         for k in range(n_users):
             z = sum(received[n, :, t] * moments.mean[k, n, t].conj() for t in range(n_symbols))
-            assert_allclose(statistics.correlation[k, n], z, rtol=1e-12, atol=1e-13)
+            assert_allclose(statistics.cross_correlation[k, n], z, rtol=1e-12, atol=1e-13)
             for j in range(n_users):
                 r = sum(moments.mean[k, n, t].conj() * moments.mean[j, n, t] for t in range(n_symbols))
                 r += moments.variance[k, n].sum() if j == k else 0
-                assert_allclose(statistics.coupling[n, k, j], r, rtol=1e-12, atol=1e-13)
+                assert_allclose(statistics.symbol_gram[n, k, j], r, rtol=1e-12, atol=1e-13)
     assert statistics.energy == pytest.approx(np.sum(np.abs(received) ** 2))
     assert statistics.n_observations == received.size
 
@@ -68,8 +68,8 @@ def test_pilot_statistics_use_the_cells_known_of_every_user():
     used = observation.known.all(axis=0)
     assert used[:, :2].all() and not used[:, 2:].any()  # symbol 2 and cell (1, 3) are known of one user only
     u, y = observation.pilots[:, :, :2], observation.received[:, :, :2]
-    assert_allclose(statistics.coupling, np.einsum("knt,jnt->nkj", u.conj(), u), atol=1e-13)
-    assert_allclose(statistics.correlation, np.einsum("nmt,knt->knm", y, u.conj()), atol=1e-13)
+    assert_allclose(statistics.symbol_gram, np.einsum("knt,jnt->nkj", u.conj(), u), atol=1e-13)
+    assert_allclose(statistics.cross_correlation, np.einsum("nmt,knt->knm", y, u.conj()), atol=1e-13)
     assert statistics.energy == pytest.approx(np.sum(np.abs(y) ** 2))
     assert statistics.n_observations == y.size
 
@@ -101,8 +101,8 @@ def test_cells_with_an_uncertain_symbol_are_left_out_or_count_fully():
     assert statistics.energy == pytest.approx(np.sum(np.abs(without) ** 2))
     mean[:, 2, 3] = variance[:, 2, 3] = 0
     silent = data_statistics(without, SymbolMoments(mean, variance))
-    assert_allclose(statistics.coupling, silent.coupling, atol=1e-13)
-    assert_allclose(statistics.correlation, silent.correlation, atol=1e-13)
+    assert_allclose(statistics.symbol_gram, silent.symbol_gram, atol=1e-13)
+    assert_allclose(statistics.cross_correlation, silent.cross_correlation, atol=1e-13)
 
 
 def test_correlated_symbol_errors_enter_the_coupling():
@@ -117,10 +117,10 @@ def test_correlated_symbol_errors_enter_the_coupling():
     plain = data_statistics(received, moments)
     full = data_statistics(received, SymbolMoments(moments.mean, moments.variance, correlation))
     deviation = np.sqrt(moments.variance)
-    extra = full.coupling - plain.coupling
+    extra = full.symbol_gram - plain.symbol_gram
     # corr(u_k, u_j) = E[du_k conj(du_j)] / (sd_k sd_j), and R needs E[conj(du_k) du_j]
     assert_allclose(extra[:, 0, 1], np.sum(deviation[0] * deviation[1] * rho.conj(), axis=1), atol=1e-12)
-    assert_allclose(full.coupling, full.coupling.conj().swapaxes(1, 2), atol=1e-12)
+    assert_allclose(full.symbol_gram, full.symbol_gram.conj().swapaxes(1, 2), atol=1e-12)
     assert_allclose(extra[:, [0, 1], [0, 1]], 0, atol=1e-12)
 
 
@@ -131,8 +131,8 @@ def test_expected_squared_residual():
     received, channel = complex_normal(rng, (n_sub, 3, n_symbols)), complex_normal(rng, (n_users, n_sub, 3))
     moments = soft_moments(rng, SHAPE)
     statistics = data_statistics(received, moments)
-    linear = 2 * np.vdot(channel, statistics.correlation).real
-    quadratic = np.einsum("knm,nkj,jnm->", channel.conj(), statistics.coupling, channel).real
+    linear = 2 * np.vdot(channel, statistics.cross_correlation).real
+    quadratic = np.einsum("knm,nkj,jnm->", channel.conj(), statistics.symbol_gram, channel).real
     through_statistics = statistics.energy - linear + quadratic
 
     # symbols that take mean + deviation and mean - deviation: every combination of users' signs, exactly
@@ -158,7 +158,7 @@ def test_orthogonal_pilots_decouple_the_users_exactly(pattern, apart):
     observation = SMALL.replace(n_users=3, pilot_pattern=pattern, n_pilot_symbols=5).simulate(0).observation
     statistics = pilot_statistics(ReceivedBlock.of(observation, 1.0))
     assert statistics.users_decouple == apart
-    assert np.all(np.einsum("nkk->nk", statistics.coupling).real > 4.9)
+    assert np.all(np.einsum("nkk->nk", statistics.symbol_gram).real > 4.9)
 
 
 @pytest.mark.parametrize("pattern", ["orthogonal", "random"])

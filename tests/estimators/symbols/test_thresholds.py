@@ -91,6 +91,6 @@ def test_a_cell_with_one_uncertain_symbol_is_left_out(variance, used):
     cells = slice(0, 2) if used else slice(1, 2)
     expected = np.einsum("kt,jt->kj", mean[:, 0, cells].conj(), mean[:, 0, cells])
     expected = expected + np.diag(spread[:, 0, cells].sum(axis=1))
-    np.testing.assert_allclose(statistics.coupling[0], expected, atol=1e-12)
+    np.testing.assert_allclose(statistics.symbol_gram[0], expected, atol=1e-12)
     energy = np.sum(np.abs(received[..., cells]) ** 2)
     assert statistics.energy == pytest.approx(energy)
