@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = ["read", "write"]
 
-# what NumPy and zipfile raise on a truncated, altered or foreign file
+# what NumPy and zipfile raise on a truncated, altered or unrelated file
 _DAMAGED = (ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
