@@ -270,4 +270,6 @@ def _scores_and_events(
         raise ValueError(f"{name} must not be empty")
     if events.shape != scores.shape:
         raise ValueError(f"outcome must have the shape of {name} {scores.shape}, got {events.shape}")
+    if events.dtype.kind not in "buif" or not np.all((events == 0) | (events == 1)):
+        raise ValueError(f"outcome must hold True and False (or 1 and 0) alone, got {outcome!r}")
     return scores, events.astype(bool)

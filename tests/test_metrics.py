@@ -214,3 +214,12 @@ def test_auroc_is_the_share_of_pairs_in_order():
 def test_calibration_and_ranking_refuse_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("outcome", [[0.3, 1.0], [np.nan, 1.0], ["False", "True"], [None, True], [2, 0]])
+@pytest.mark.parametrize("metric", [isac.metrics.auroc, isac.metrics.expected_calibration_error])
+def test_outcomes_that_are_no_events_are_refused(metric, outcome):
+    """What numpy takes for True because it is not zero."""
+    with pytest.raises(ValueError, match="outcome must hold True and False"):
+        metric([0.2, 0.9], outcome)
+    assert metric([0.2, 0.9], [0, 1]) == metric([0.2, 0.9], [False, True])

@@ -111,7 +111,7 @@ def simulate(
     from isac_toolbox.cli.tables import block_sizes
 
     described = load_scenario(scenario, snr_db, changes)
-    target = npz_path(output or Path(f"{Path(scenario).stem}_seed{seed or 0}"))
+    target = npz_path("--output", output or Path(f"{Path(scenario).stem}_seed{seed or 0}"))
     check_writable("--output", target)
     observation = draw(described, seed or 0).observation
     with bad_input("--output"):

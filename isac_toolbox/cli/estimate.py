@@ -27,6 +27,7 @@ from isac_toolbox.cli.outputs import (
     check_plot,
     check_writable,
     compiling_notice,
+    keep_inputs,
     make_console,
     npz_path,
     print_json,
@@ -78,8 +79,9 @@ def estimate(
     check_plot(plot)
     check_page(page)
     if save is not None:
-        save = npz_path(save)
+        save = npz_path("--save", save)
         check_writable("--save", save)
+    keep_inputs({"--save": save, "--plot": plot, "--html": page}, {"the observation": Path(source)})
     given = {"coarse": coarse, "rule": rule, "m_step": m_step, "inverse": inverse, "max_iter": max_iter}
     entry = CATALOGUE[estimator]
     _check_settings(estimator, entry, given)

@@ -23,6 +23,7 @@ __all__ = [
     "check_plot",
     "check_writable",
     "compiling_notice",
+    "keep_inputs",
     "make_console",
     "npz_path",
     "print_json",
@@ -60,9 +61,22 @@ def print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-def npz_path(path: Path) -> Path:
-    """Return the path that an npz file gets: ``.npz`` is added if missing."""
+def npz_path(option: str, path: Path) -> Path:
+    """Return the path that an npz file gets: ``.npz`` is added if missing; refuse a path without a name."""
+    if not path.name:
+        raise Problem(f"{option}: {str(path)!r} has no file name; give one")
     return path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+
+
+def keep_inputs(outputs: dict[str, Path | None], inputs: dict[str, Path | None]) -> None:
+    """Refuse outputs that would replace a file that is read, or one another."""
+    taken = {path.resolve(): name for name, path in inputs.items() if path is not None}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        other = taken.setdefault(path.resolve(), option)
+        if other != option:
+            raise Problem(f"{option}: {path} is already {other}, which it would replace; choose another name")
 
 
 def check_writable(option: str, path: Path) -> None:

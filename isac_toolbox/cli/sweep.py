@@ -13,7 +13,14 @@ import typer
 
 from isac_toolbox.cli.errors import FAILED, Problem, bad_input
 from isac_toolbox.cli.inputs import JsonOption, ScenarioArgument, SetOption, load_scenario
-from isac_toolbox.cli.outputs import check_writable, compiling_notice, make_console, print_json, say
+from isac_toolbox.cli.outputs import (
+    check_writable,
+    compiling_notice,
+    keep_inputs,
+    make_console,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from isac_toolbox.scenario import Scenario
@@ -69,6 +76,7 @@ def sweep(
     _reject_set_and_vary(changes, values)
     if csv is not None:
         check_writable("--csv", csv)
+        keep_inputs({"--csv": csv}, {"the store": store})
     options = {
         "vary": values,
         "estimators": names,
