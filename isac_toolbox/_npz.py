@@ -54,10 +54,18 @@ def read(path: str | Path, kind: str, required: Iterable[str]) -> dict[str, NDAr
         missing = [name for name in required if name not in archive.files]
         if missing:
             raise ValueError(f"{source} misses the key(s) {', '.join(missing)} of a saved {kind}")
-        data = {}
+        data: dict[str, NDArray[Any]] = {}
         for name in archive.files:
             try:
                 data[name] = archive[name]
             except _DAMAGED as error:
                 raise ValueError(f"{source}: cannot read key {name} ({error})") from None
+    _check_format(source, kind, data)
     return data
+
+
+def _check_format(source: Path, kind: str, data: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse a file that says it is of another kind, or of a version that is not known."""
+    found, wanted = str(data.get("format", "")), f"isac-toolbox {kind} 1"
+    if found.startswith("isac-toolbox ") and found != wanted:
+        raise ValueError(f"{source} has format {found!r}, not {wanted!r}")

@@ -260,3 +260,26 @@ def test_stored_values_are_validated(saved, key, value, error):
     np.savez(saved, **arrays)
     with pytest.raises(error, match=key):
         isac.UplinkObservation.load(saved)
+
+
+@pytest.mark.parametrize("found", ["isac-toolbox estimation-result 1", "isac-toolbox uplink-observation 2"])
+def test_files_of_another_format_are_refused(saved, tmp_path, found):
+    with np.load(saved) as archive:
+        data = dict(archive)
+    np.savez(tmp_path / "other.npz", **{**data, "format": found})
+    with pytest.raises(
+        ValueError, match=r"other.npz has format 'isac-toolbox .*', not 'isac-toolbox uplink-ob"
+    ):
+        isac.UplinkObservation.load(tmp_path / "other.npz")
+    del data["format"]  # as one made by hand may be
+    np.savez(tmp_path / "hand.npz", **data)
+    isac.UplinkObservation.load(tmp_path / "hand.npz")
+
+
+@pytest.mark.parametrize("squint", ["False", 1, [True], np.nan])
+def test_beam_squint_is_true_or_false(saved, tmp_path, squint):
+    with np.load(saved) as archive:
+        data = dict(archive)
+    np.savez(tmp_path / "other.npz", **{**data, "beam_squint": squint})
+    with pytest.raises(ValueError, match="beam_squint must be a single True or False"):
+        isac.UplinkObservation.load(tmp_path / "other.npz")

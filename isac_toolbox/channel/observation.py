@@ -308,7 +308,10 @@ class UplinkObservation:
             values[name] = None if np.isnan(number) else float(number)
         for name in ("wavefront", "link"):
             values[name] = str(values[name])
-        values["beam_squint"] = bool(np.all(data.get("beam_squint", False)))
+        beam_squint = np.asarray(data.get("beam_squint", False))
+        if beam_squint.dtype != bool or beam_squint.shape != ():
+            raise ValueError(f"beam_squint must be a single True or False, got {beam_squint!r}")
+        values["beam_squint"] = bool(beam_squint)
         return cls(array=array, **values)
 
 
