@@ -14,7 +14,7 @@ from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
 from isac_toolbox.estimators.scene import locate
-from isac_toolbox.estimators.scene.fit import evaluate
+from isac_toolbox.estimators.scene.fit import evaluate, scene_covariance
 from isac_toolbox.estimators.scene.locate import (
     arrival_directions,
     coincidence_evidence,
@@ -219,6 +219,31 @@ def test_fusion_never_merges_two_points_of_one_user():
         assert len(fused.points_m) >= 2
         assert fused_seen[0].sum() == 2 and fused_seen[1].sum() == 1
         assert np.all(np.isfinite(fused.vector()))
+
+
+@pytest.mark.parametrize("is_one", [True, False])
+def test_fusion_takes_what_is_more_likely_one_than_two(is_one):
+    """On both sides of an evidence of zero."""
+    problem, scene, _, simulation = true_problem(0, 10.0)
+    seen = np.array([[True, False], [False, True]])
+    paths = Paths.build(simulation.truth.line_of_sight, seen, np.zeros(0, np.int64))
+    log_volume = float(np.sum(np.log(problem.region_m[1] - problem.region_m[0])))
+
+    def apart(distance: float):
+        points = np.vstack([scene.points_m[0], scene.points_m[0] + [0.0, distance, 0.0]])
+        place = Scene(points, scene.users_m, scene.offsets_m, np.zeros((0, 3)))
+        fit = evaluate(problem, place, paths, np.ones(len(paths)))
+        both = coincidence_evidence(place.vector(), scene_covariance(fit), np.arange(2), log_volume)
+        return fit, both[0, 1]
+
+    low, high = 0.0, 20.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if apart(middle)[1] > (0.2 if is_one else -0.2) else (low, middle)
+    fit, evidence = apart(middle)
+    assert evidence == pytest.approx(0.2 if is_one else -0.2, abs=1e-6)
+    fused, fused_seen = fuse_points(fit, seen)
+    assert len(fused.points_m) == fused_seen.shape[1] == (1 if is_one else 2)
 
 
 def test_fusion_leaves_distant_points_and_few_points_alone():

@@ -188,6 +188,35 @@ def test_surfaces_need_not_be_ideal():
         assert wall_reflections(fit, isotropic(fit, 1e-6)).tolist() == [share < 1]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_unlocated_paths_of_walls_within_three_deviations_of_path_clock_and_user(seed):
+    """The rise of the direction times the length, less that of the user; all unknowns are correlated."""
+    rng = np.random.default_rng(seed)
+    paths = [(np.array([rng.uniform(70, 110), *rng.uniform(-0.25, 0.25, 2)]), u, 10.0) for u in (1, 0)]
+    fit = Made([(np.array([40.0, 25.0, 9.0]), 0, 8.0)], paths).fit()
+    _, users, offsets, unlocated = fit.scene.blocks()
+    axes = PROBLEM.receiver.array.axes
+    for i, (parameters, user, _) in enumerate(paths):
+
+        def error(unknowns):
+            length, height = unknowns[0] - unknowns[3], unknowns[4]
+            forward = np.sqrt(1 - unknowns[1] ** 2 - unknowns[2] ** 2)
+            rise = axes[:, 2] @ np.array([forward, unknowns[1], unknowns[2]])
+            return np.array([rise * length - (height - BS_M[2])])
+
+        at = np.array([*parameters, OFFSETS_M[user], USERS_M[user, 2]])
+        own = [*(unlocated.start + 3 * i + np.arange(3)), offsets.start + user, users.start + 3 * user + 2]
+        slope, miss = slope_of(error, at)[0], error(at)[0]
+        weight = np.ones(fit.scene.n_parameters)
+        weight[own] = 1 / np.abs(slope)  # every unknown counts alike
+        shape = random_covariance(weight.size, seed) * np.outer(weight, weight)
+        variance, slack = slope @ shape[np.ix_(own, own)] @ slope, (0.03 * CELL_M) ** 2
+        assert miss**2 > 2 * 9 * slack
+        for factor, within in ((1.03, True), (0.97, False)):
+            covariance = (factor * miss**2 / 9 - slack) / variance * shape
+            assert unlocated_wall_reflections(fit, covariance)[i] == within
+
+
 # --- parallax ----------------------------------------------------------------------------------------
 
 
@@ -291,9 +320,9 @@ def test_doubtful_points_follow_the_mixture_at_its_best_parameters(n_multiple):
         (np.array([28.0, -20.0, 14.0]), 0, 14.0, False),
         (np.array([75.0, 1.0, 14.0]), 1, 5.0, False),
     ]
-    agreed = [(np.array([50.0, -8.0, 12.0]), 7.5, False), (lawful_point(0, 58.0, -20.0), 6.0, True)]
+    agreed = [(lawful_point(0, 50.0, -8.0), 7.5, True), (lawful_point(0, 58.0, -20.0), 6.0, True)]
     ground = np.array([*-ground_error(USERS_M[1])(np.array([0.0, 0.0, 0.0])), 0.0])
-    points = [(p, u, loss) for p, u, loss, _ in lonely] + [(ground, 1, 12.0)]
+    points = [(p, u, loss) for p, u, loss, _ in lonely] + [(ground, 1, 12.0), (ground, 0, 21.0)]
     for place, loss_db, _ in agreed:  # the stronger of the two paths counts
         length = [np.linalg.norm(place - BS_M) + np.linalg.norm(place - u) for u in USERS_M]
         weaker = loss_db + 3 + 20 * np.log10(length[0] / length[1])
