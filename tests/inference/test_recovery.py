@@ -175,17 +175,42 @@ def dense_step(loop, y, is_complex):
     return scale**2 * noise, objective, between / residual
 
 
-@pytest.mark.parametrize(("is_complex", "seed"), [(True, 1), (True, 5), (False, 2)])
-def test_undecided_coefficients_count_as_noise(is_complex, seed):
+@pytest.mark.parametrize(
+    ("is_complex", "seed", "rule"),
+    [(True, 1, "extrinsic"), (True, 5, "extrinsic"), (False, 2, "extrinsic"), (True, 1, "structured")],
+)
+def test_undecided_coefficients_count_as_noise(is_complex, seed, rule):
     """At 3 dB some coefficients stay neither on nor off; what lies between is no part of a Gaussian."""
     A, _, y, _, _ = problem(seed, m=40, n=80, k=6, snr_db=3.0, is_complex=is_complex)
-    loop = SparseRecovery(A, y)
+    loop = SparseRecovery(A, y, rule=rule)
     assert loop.run() == "converged"
     noise, objective, share = dense_step(loop, y, is_complex)
     assert share > 0.005
     loop.step()
     assert loop.noise_variance == pytest.approx(noise, rel=1e-7)
     assert loop.objective == pytest.approx(objective, rel=1e-7)
+
+
+def test_a_known_noise_level_is_approached_from_above():
+    """While the set is empty everything is noise; from the sixth step on the given level holds."""
+    A, _, y, _, variance = problem(0)
+    levels = []
+    sparse_recover(A, y, noise_variance=variance, callback=lambda loop: levels.append(loop.noise_variance))
+    learned = []
+    sparse_recover(A, y, callback=lambda loop: learned.append(loop.noise_variance))
+    assert levels[0] == pytest.approx(learned[0]) and levels[0] > 10 * variance
+    assert np.all(np.array(levels[:5]) >= variance * (1 - 1e-12))
+    np.testing.assert_allclose(levels[5:], variance)
+
+
+def test_before_the_first_step_nothing_is_known():
+    A, _, y, _, _ = problem(0)
+    loop = SparseRecovery(A, y)
+    loop.setup()
+    start = loop.result()
+    assert not start.mean.any()
+    np.testing.assert_allclose(start.variance, start.slab_variance)
+    assert start.noise_variance == pytest.approx(np.mean(np.abs(y) ** 2))
 
 
 @pytest.mark.parametrize("is_complex", [True, False])
