@@ -447,3 +447,14 @@ def test_ready_scenarios_over_seeds(name):
         total += score.hits + score.misses
     assert np.mean(excess) < (6.0 if name == "low_snr" else 1.5)
     assert misses <= 0.1 * total and false_alarms <= 0.15 * total
+
+
+@pytest.mark.parametrize("seed", [13, 14])
+def test_births_from_nothing(seed):
+    """Far below the noise the coarse search finds no path of an echo: births start from an empty scene."""
+    standard = isac.Scenario.load("monostatic_echo").model_dump()
+    small = {"n_subcarriers": 24, "array_shape": (4, 4), "n_scatterers": 1, "snr_db": -26.0}
+    simulation = isac.Scenario(**(standard | small)).simulate(seed)
+    result = isac.EMTurboBiSVBI(coarse="music").estimate(simulation.observation)
+    assert np.isfinite(result.channel).all()
+    assert np.mean(np.abs(result.channel) ** 2) < simulation.truth.noise_variance

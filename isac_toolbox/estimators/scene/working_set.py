@@ -336,14 +336,8 @@ class WorkingSet:
         paths = graph.paths(unlocated_user)
         slab = self.prior.slab_precision[_classes(paths, k)]
         fresh = PriorState.initial(len(source), slab, 0.5)
-        old = self.state.take(np.maximum(source, 0))
-        is_new = source < 0
-        merged = PriorState(
-            *(
-                np.where(is_new, getattr(fresh, name), getattr(old, name))
-                for name in PriorState.__dataclass_fields__
-            )
-        )
+        index = np.where(source < 0, len(self.fit.paths) + np.arange(source.size), source)
+        merged = self.state.append(fresh).take(index)
         return self._assemble(self.problem, scene, unlocated_user, self.prior, graph, merged)
 
     def adopt(self, trial: Fit) -> WorkingSet:
