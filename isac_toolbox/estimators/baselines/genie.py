@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -17,15 +16,13 @@ from isac_toolbox.estimators.result import Candidates, EstimationResult
 from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
-from isac_toolbox.inference.turbo import TurboLoop
+from isac_toolbox.inference.turbo import Callback
 
 if TYPE_CHECKING:
     from isac_toolbox.scenario import Truth
 
 
 __all__ = ["GenieLMMSE"]
-
-Callback = Callable[[TurboLoop], bool | None]
 
 
 @dataclass(frozen=True, eq=False)

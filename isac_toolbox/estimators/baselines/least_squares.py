@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +21,9 @@ from isac_toolbox.estimators.symbols.statistics import (
     least_squares_channel,
     pilot_statistics,
 )
-from isac_toolbox.inference.turbo import TurboLoop
-
-if TYPE_CHECKING:
-    pass
-
+from isac_toolbox.inference.turbo import Callback
 
 __all__ = ["LeastSquares"]
-
-Callback = Callable[[TurboLoop], bool | None]
 
 
 @dataclass(frozen=True)

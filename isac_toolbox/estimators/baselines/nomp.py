@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,15 +24,9 @@ from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
-from isac_toolbox.inference.turbo import TurboLoop
-
-if TYPE_CHECKING:
-    pass
-
+from isac_toolbox.inference.turbo import Callback
 
 __all__ = ["NOMP"]
-
-Callback = Callable[[TurboLoop], bool | None]
 
 
 @dataclass(frozen=True)
