@@ -10,11 +10,73 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Checkpoint"]
+from isac_toolbox._progress import epoch_progress
+
+__all__ = ["Checkpoint", "run_epochs"]
+
+
+class Resumable(Protocol):
+    """A fit whose state can be stored."""
+
+    history: list[Any]
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``restore`` takes."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a stored state."""
+        ...
+
+
+def run_epochs(
+    fit: Resumable,
+    run_epoch: Callable[[int], Any],
+    epochs: int,
+    loader: Any,
+    *,
+    file: Checkpoint | None,
+    resume: bool,
+    callback: Callable[[Any], Any] | None,
+    progress: bool,
+) -> None:
+    """Run the epochs that are left, and store the state after each.
+
+    Parameters
+    ----------
+    fit : Resumable
+        Its history gets the record of every epoch.
+    run_epoch : callable
+        Runs the epoch of the given number and returns its record.
+    epochs : int
+        Number of epochs, those of an interrupted run included.
+    loader : iterable
+        Batches; the state of its generator is stored too.
+    file : Checkpoint, optional
+        Written after every epoch.
+    resume : bool
+        Whether to continue from ``file`` if it exists.
+    callback : callable, optional
+        Called with every record; a true return value stops the run.
+    progress : bool
+        Whether to show progress.
+    """
+    if file is not None and resume:
+        file.resume(fit.restore, loader)
+    first = len(fit.history)
+    with epoch_progress(progress, epochs, first) as show:
+        for epoch in range(first, epochs):
+            record = run_epoch(epoch)
+            fit.history.append(record)
+            show(record)
+            if file is not None:
+                file.write(fit.state(), loader)
+            if callback is not None and callback(record):
+                break
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from isac_toolbox._progress import epoch_progress
 from isac_toolbox._validation import check_integer, check_loader
-from isac_toolbox.nn._checkpoints import Checkpoint
+from isac_toolbox.nn._checkpoints import Checkpoint, run_epochs
 from isac_toolbox.nn._settings import settings_with
 from isac_toolbox.nn.evaluation.metrics import predict_loader, prediction_metrics
 from isac_toolbox.nn.export.report import CompressionReport, make_report
@@ -145,18 +144,16 @@ class SparseClassifier(SparseTraining):
         size = dataset_size_of(train_loader, dataset_size)
         if self.step_count:
             self._start()
-        if file is not None and resume:
-            file.resume(self.restore, train_loader)
-        first = len(self.history)
-        with epoch_progress(progress, epochs, first) as show:
-            for epoch in range(first, epochs):
-                record = self._epoch(train_loader, val_loader, epoch, epochs, size)
-                self.history.append(record)
-                show(record)
-                if file is not None:
-                    file.write(self.state(), train_loader)
-                if callback is not None and callback(record):
-                    break
+        run_epochs(
+            self,
+            lambda epoch: self._epoch(train_loader, val_loader, epoch, epochs, size),
+            epochs,
+            train_loader,
+            file=file,
+            resume=resume,
+            callback=callback,
+            progress=progress,
+        )
         self.model.eval()
         return self
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from isac_toolbox._progress import epoch_progress
 from isac_toolbox._validation import check_fraction, check_integer, check_loader
-from isac_toolbox.nn._checkpoints import Checkpoint
+from isac_toolbox.nn._checkpoints import Checkpoint, run_epochs
 from isac_toolbox.nn._settings import settings_with
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink
@@ -166,18 +166,16 @@ class TurboVBICompressor(SupportBudgets):
         if self.history:
             self.history = []
             self._start_priors()
-        if file is not None and resume:
-            file.resume(self.restore, train_loader)
-        first = len(self.history)
-        with epoch_progress(progress, epochs, first) as show:
-            for epoch in range(first, epochs):
-                record = self._epoch(train_loader, val_loader, epoch, epochs, size)
-                self.history.append(record)
-                show(record)
-                if file is not None:
-                    file.write(self.state(), train_loader)
-                if callback is not None and callback(record):
-                    break
+        run_epochs(
+            self,
+            lambda epoch: self._epoch(train_loader, val_loader, epoch, epochs, size),
+            epochs,
+            train_loader,
+            file=file,
+            resume=resume,
+            callback=callback,
+            progress=progress,
+        )
         self._apply_masks(train_loader)
         return self
 
