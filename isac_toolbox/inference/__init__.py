@@ -4,7 +4,7 @@ It knows no antenna and no network: the channel estimators and the network compr
 mathematics is in docs/theory.md, sections 3 (hierarchy), 4 (support graph) and 5 (working set).
 """
 
-from isac_toolbox.inference.hierarchy import RULES, PriorState, ThreeLayerPrior
+from isac_toolbox.inference.hierarchy import RULES, ThreeLayerPrior
 from isac_toolbox.inference.lattice import Lattice, LatticePosterior
 from isac_toolbox.inference.messages import GaussianMessage, extrinsic_message
 from isac_toolbox.inference.mixture import branch_variances, gaussian_log_ratio, mixture_moments
@@ -15,6 +15,7 @@ from isac_toolbox.inference.posterior import (
     working_set_posterior,
 )
 from isac_toolbox.inference.recovery import SparseRecovery, SparseRecoveryResult, sparse_recover
+from isac_toolbox.inference.state import PriorState
 from isac_toolbox.inference.support import ChainPosterior, GatedChain, IndependentSupport, SupportGraph
 from isac_toolbox.inference.turbo import Callbacks, History, IterationRecord, TurboLoop
 

@@ -12,7 +12,7 @@ from scipy.special import expit
 from isac_toolbox._validation import check_observations, check_positive, check_working_set_limit
 from isac_toolbox.inference._active_columns import ActiveColumns, ProjectedResidual
 from isac_toolbox.inference._dictionary import Dictionary
-from isac_toolbox.inference.hierarchy import RULES, PriorState, Swept, ThreeLayerPrior
+from isac_toolbox.inference.hierarchy import RULES, Swept, ThreeLayerPrior
 from isac_toolbox.inference.messages import GaussianMessage
 from isac_toolbox.inference.mixture import branch_variances, gaussian_log_ratio, mixture_moments
 from isac_toolbox.inference.posterior import (
@@ -21,6 +21,7 @@ from isac_toolbox.inference.posterior import (
     update_noise_precision,
     working_set_posterior,
 )
+from isac_toolbox.inference.state import PriorState
 from isac_toolbox.inference.support import IndependentSupport, SupportGraph
 from isac_toolbox.inference.turbo import CONVERGED, History, TurboLoop
 

@@ -20,9 +20,10 @@ from isac_toolbox.estimators.grid.points import LocationGrid, point_parameters
 from isac_toolbox.estimators.scene.fit import evaluate
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.working_set import ScenePriorGraph, WorkingSet, _classes, _spike_precision
-from isac_toolbox.inference.hierarchy import PriorState, ThreeLayerPrior
+from isac_toolbox.inference.hierarchy import ThreeLayerPrior
 from isac_toolbox.inference.messages import GaussianMessage
 from isac_toolbox.inference.posterior import working_set_posterior
+from isac_toolbox.inference.state import PriorState
 
 __all__ = ["INVERSES", "EStep", "GridEStep", "make_e_step", "subspace_e_step"]
 

@@ -15,12 +15,13 @@ from scipy.special import expit
 from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
-from isac_toolbox.inference.hierarchy import PriorState, ThreeLayerPrior
+from isac_toolbox.inference.hierarchy import ThreeLayerPrior
 from isac_toolbox.inference.posterior import (
     expected_residual,
     unchecked_posterior,
     update_noise_precision,
 )
+from isac_toolbox.inference.state import PriorState
 from isac_toolbox.inference.support import GatedChain, IndependentSupport
 
 __all__ = ["ScenePriorGraph", "WorkingSet", "marginal_objective"]

@@ -12,7 +12,7 @@ from helpers.scenes import dense_atoms, dense_inner, random_case
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.estimators.scene.problem import with_noise_precision
 from isac_toolbox.estimators.scene.working_set import ScenePriorGraph, WorkingSet
-from isac_toolbox.inference.hierarchy import PriorState
+from isac_toolbox.inference.state import PriorState
 
 N_USERS, N_POINTS, N_UNLOCATED, N_CELLS = 2, 3, 2, 50
 
