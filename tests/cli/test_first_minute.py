@@ -80,4 +80,4 @@ def test_a_terminal_shows_that_it_goes_on(tmp_path):
     os.close(main)
     _, notice, after = shown.decode().partition(NOTICE)
     assert notice and NOTICE not in after
-    assert len(set(re.findall(r"\d:\d\d:\d\d", after))) > 1  # the bar's clock goes on
+    assert after.count("coarse stage") > 2  # the bar is drawn again while kernels are compiled
