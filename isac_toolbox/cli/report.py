@@ -136,6 +136,17 @@ def estimation_report(run: Run) -> Report:
     report["missed_scatterers"] = missed
     report["users"] = [_user(run, k) for k in range(run.observation.n_users)]
     report["summary"] = _summary(run, localisation)
+    report["warnings"] = list(result.warnings)
+    report["ambiguities"] = [
+        {
+            "kind": entry.kind,
+            "index": entry.index,
+            "alternatives": entry.alternatives,
+            "weights": entry.weights,
+            "text": entry.in_words(first=1),
+        }
+        for entry in result.ambiguities
+    ]
     return plain(report)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -37,6 +38,16 @@ def print_estimation(console: Console, report: Report) -> None:
     if known:
         _note(console, "bound: hybrid Cramér-Rao bound of the root mean square error, all symbols known")
         _note(console, "std: stated standard deviation; nominal: error of the given position")
+    _print_lines(console, "Ambiguous (weights in brackets)", [a["text"] for a in report["ambiguities"]])
+    _print_lines(console, "Warnings", report["warnings"])
+
+
+def _print_lines(console: Console, title: str, lines: list[str]) -> None:
+    """Print a heading and lines of text below it; nothing if there are none."""
+    if lines:
+        console.print(Text(f"\n{title}", style="bold yellow"))
+    for line in lines:
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
 
 
 def print_bound(console: Console, report: Report) -> None:

@@ -8,11 +8,12 @@ from isac_toolbox.estimators.baselines.omp import OMP
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
 from isac_toolbox.estimators.music_scvbi import MusicSCVBI
 from isac_toolbox.estimators.recorder import SceneRecorder, SceneSnapshot
-from isac_toolbox.estimators.result import Candidates, EstimationResult
+from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult
 
 __all__ = [
     "NOMP",
     "OMP",
+    "Ambiguity",
     "Candidates",
     "EMTurboBiSVBI",
     "EstimationResult",

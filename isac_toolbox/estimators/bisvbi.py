@@ -37,6 +37,11 @@ _STEPS = {"gauss_newton": 2, "gradient": 3}
 # Tuned: deviations by which the misfit of the pilots may rise before the data are given up.
 _CONTRADICTION_STDS = 8.0
 
+_DATA_REFUSED = (
+    "the detected data contradict the pilots, so the scene was estimated from the pilots alone; the channel "
+    "may change within the block (motion, frequency offsets), or the SNR be too low for the constellation"
+)
+
 
 @dataclass(frozen=True)
 class EMTurboBiSVBI:
@@ -182,6 +187,7 @@ class EMTurboBiSVBI:
         result = loop.run_bounded(callback, self.n_threads)
         if self.data_aided and loop.contradicts_pilots():
             again = BiSVBILoop(replace(self, data_aided=False), obs)
+            again.warnings.append(_DATA_REFUSED)
             return again.run_bounded(callback, self.n_threads)
         return result
 

@@ -13,7 +13,7 @@ from isac_toolbox import _npz
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.inference.turbo import History, IterationRecord
 
-__all__ = ["Candidates", "EstimationResult"]
+__all__ = ["Ambiguity", "Candidates", "EstimationResult"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -37,6 +37,42 @@ class Candidates:
     scatterer_positions_m: RealArray
     scatterer_probability: RealArray
     visibility_probability: RealArray
+
+
+@dataclass(frozen=True, eq=False)
+class Ambiguity:
+    """A quantity of which the block allows more than one value: A of them.
+
+    Attributes
+    ----------
+    kind : {"clock", "scatterer"}
+        What is ambiguous: the clock offset of a user, in seconds, or the place of a scatterer, in metres.
+    index : int
+        Which user, or which row of ``scatterer_positions_m``.
+    alternatives : ndarray, shape (A, D)
+        The values, D = 1 for a clock and 3 for a place; the first is the one reported.
+    weights : ndarray, shape (A,)
+        Their posterior probabilities, of sum one.
+    """
+
+    kind: str
+    index: int
+    alternatives: RealArray
+    weights: RealArray
+
+    def __str__(self) -> str:
+        return self.in_words()
+
+    def in_words(self, first: int = 0) -> str:
+        """Return values and weights as a line of text; users and scatterers are counted from ``first``."""
+        of = "clock of user" if self.kind == "clock" else "place of scatterer"
+        values = (self._in_words(*pair) for pair in zip(self.alternatives, self.weights, strict=True))
+        return f"{of} {self.index + first}: {', '.join(values)}"
+
+    def _in_words(self, value: RealArray, weight: float) -> str:
+        if self.kind == "clock":
+            return f"{value[0] * 1e9:.1f} ns ({weight:.2f})"
+        return f"({', '.join(f'{x:.2f}' for x in value)}) m ({weight:.2f})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +112,11 @@ class EstimationResult:
     converged : bool
     n_iter : int
     status : str
-        Why it stopped.
+        Why it stopped; ``"ambiguous"`` where it converged and ``ambiguities`` has entries.
+    warnings : tuple of str
+        What the block contradicts or does not tell, what was done about it, and the remedy.
+    ambiguities : tuple of Ambiguity
+        What has more than one likely value.
     """
 
     estimator: str
@@ -101,12 +141,16 @@ class EstimationResult:
     converged: bool
     n_iter: int
     status: str
+    warnings: tuple[str, ...] = ()
+    ambiguities: tuple[Ambiguity, ...] = ()
 
     def save(self, path: str | Path) -> Path:
         """Write the result as an npz file and return its path.
 
         One key per attribute; ``candidates`` and ``unlocated_paths`` as ``candidates.FIELD`` and
-        ``unlocated_paths.FIELD``, the history as ``history`` of shape (iterations, 4).
+        ``unlocated_paths.FIELD``, the history as ``history`` of shape (iterations, 4). Ambiguities have one
+        row of ``ambiguities`` for every alternative: number of the ambiguity, whether it is a clock, index,
+        weight, and the value in three columns (a clock's in the first, the others NaN).
         """
         stored: dict[str, Any] = {}
         for field in fields(self):
@@ -116,6 +160,10 @@ class EstimationResult:
             elif isinstance(value, History):
                 rows = [[getattr(r, f.name) for f in fields(IterationRecord)] for r in value]
                 stored[field.name] = np.array(rows, dtype=float).reshape(-1, len(fields(IterationRecord)))
+            elif field.name == "ambiguities":
+                stored[field.name] = _ambiguity_rows(value)
+            elif field.name == "warnings":
+                stored[field.name] = np.array(value, dtype=str)
             else:
                 stored[field.name] = value
         return _npz.write(path, _KIND, stored)
@@ -132,7 +180,7 @@ class EstimationResult:
             If it is not an npz file, lacks keys or holds pickled objects.
         """
         nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
-        plain = [f.name for f in fields(cls) if f.name not in nested]
+        plain = [f.name for f in fields(cls) if f.name not in (*nested, "warnings", "ambiguities")]
         keys = plain + [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
         data = _npz.read(path, _KIND, keys)
         values: dict[str, Any] = {name: data[name] for name in plain}
@@ -144,7 +192,29 @@ class EstimationResult:
         for objective, noise_variance, n_active, seconds in values["history"]:
             history.append(IterationRecord(objective, noise_variance, int(n_active), seconds))
         values["history"] = history
+        values["warnings"] = tuple(str(text) for text in data.get("warnings", ()))
+        values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
         return cls(**values)
+
+
+def _ambiguity_rows(ambiguities: tuple[Ambiguity, ...]) -> RealArray:
+    """One row (7,) for every alternative of every ambiguity."""
+    rows = []
+    for number, entry in enumerate(ambiguities):
+        for value, weight in zip(entry.alternatives, entry.weights, strict=True):
+            padded = np.pad(value, (0, 3 - len(value)), constant_values=np.nan)
+            rows.append([number, entry.kind == "clock", entry.index, weight, *padded])
+    return np.array(rows, dtype=float).reshape(-1, 7)
+
+
+def _ambiguities(rows: RealArray) -> tuple[Ambiguity, ...]:
+    """What :func:`_ambiguity_rows` made rows of."""
+    found = []
+    for number in np.unique(rows[:, 0]):
+        own = rows[rows[:, 0] == number]
+        kind, width = ("clock", 1) if own[0, 1] else ("scatterer", 3)
+        found.append(Ambiguity(kind, int(own[0, 2]), own[:, 4 : 4 + width], own[:, 3]))
+    return tuple(found)
 
 
 _SCALARS: dict[str, Any] = {

@@ -10,7 +10,7 @@ import pytest
 
 import isac_toolbox as isac
 from helpers.scenes import SMALL
-from isac_toolbox.estimators import Candidates
+from isac_toolbox.estimators import Ambiguity, Candidates
 from isac_toolbox.inference.turbo import History, IterationRecord
 
 SCALARS = ("estimator", "noise_variance", "converged", "n_iter", "status")
@@ -54,6 +54,8 @@ def test_results_come_back_bit_for_bit(all_results, tmp_path, name):
         elif field.name in ("candidates", "unlocated_paths"):
             for inner in fields(value):
                 assert same_bits(getattr(value, inner.name), getattr(other, inner.name)), inner.name
+        elif field.name in ("warnings", "ambiguities"):
+            assert other == value == ()
         elif field.name in SCALARS:
             assert type(other) is type(value) and other == value, field.name
         else:
@@ -72,6 +74,23 @@ def test_documented_keys_and_nothing_pickled(all_results, tmp_path):
         plain = {f.name for f in fields(isac.EstimationResult)} - {"candidates", "unlocated_paths"}
         assert plain <= set(file.files)
         assert all(file[key].dtype != object for key in file.files)
+
+
+def test_warnings_and_ambiguities_come_back(all_results, tmp_path):
+    clock = Ambiguity("clock", 2, np.array([[3e-9], [-5e-9]]), np.array([0.75, 0.25]))
+    place = Ambiguity("scatterer", 0, np.arange(9.0).reshape(3, 3), np.array([0.5, 0.3, 0.2]))
+    told = replace(all_results["nomp"], warnings=("all is late", "ü"), ambiguities=(clock, place))
+    back = isac.EstimationResult.load(told.save(tmp_path / "told"))
+    assert back.warnings == told.warnings
+    for entry, again in zip(told.ambiguities, back.ambiguities, strict=True):
+        assert (again.kind, again.index, str(again)) == (entry.kind, entry.index, str(entry))
+        assert same_bits(again.alternatives, entry.alternatives) and same_bits(again.weights, entry.weights)
+    assert str(clock) == "clock of user 2: 3.0 ns (0.75), -5.0 ns (0.25)"
+    assert place.in_words(first=1).startswith("place of scatterer 1: (0.00, 1.00, 2.00) m (0.50), (3.00,")
+    without = dict(np.load(tmp_path / "told.npz").items())
+    del without["warnings"], without["ambiguities"]  # as files of earlier versions
+    np.savez(tmp_path / "old.npz", **without)
+    assert isac.EstimationResult.load(tmp_path / "old.npz").warnings == ()
 
 
 def test_a_result_without_iterations_can_be_stored(all_results, tmp_path):

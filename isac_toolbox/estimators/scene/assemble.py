@@ -11,7 +11,7 @@ from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
-from isac_toolbox.estimators.result import Candidates, EstimationResult
+from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
 from isac_toolbox.estimators.symbols.detection import Detection
 from isac_toolbox.inference.turbo import History, IterationRecord
@@ -153,11 +153,15 @@ class Outcome:
     status : str
         Why it stopped.
     converged : bool
+    warnings : tuple of str
+    ambiguities : tuple of Ambiguity
     """
 
     history: History
     status: str
     converged: bool
+    warnings: tuple[str, ...] = ()
+    ambiguities: tuple[Ambiguity, ...] = ()
 
     @classmethod
     def finished(cls, noise_variance: float, n_active: int, seconds: float) -> Outcome:
@@ -187,7 +191,9 @@ def build_result(
         history=outcome.history,
         converged=outcome.converged,
         n_iter=len(outcome.history),
-        status=outcome.status,
+        status="ambiguous" if outcome.converged and outcome.ambiguities else outcome.status,
+        warnings=outcome.warnings,
+        ambiguities=outcome.ambiguities,
     )
 
 

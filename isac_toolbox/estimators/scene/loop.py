@@ -36,6 +36,8 @@ class SceneLoop(TurboLoop):
     search : PathSearch
     working : WorkingSet
         Scene, paths and beliefs; set by ``setup``.
+    warnings : list of str
+        What the result has to say beside its numbers.
     """
 
     name: str
@@ -48,6 +50,7 @@ class SceneLoop(TurboLoop):
         self.obs = obs
         self.block = ReceivedBlock.of(obs)
         self.search = PathSearch.for_observation(obs)
+        self.warnings: list[str] = []
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
 
     def run_bounded(
@@ -113,7 +116,7 @@ class SceneLoop(TurboLoop):
             candidates=self._candidates(probability),
         )
         channel = ChannelEstimate.of_fit(fit, working.n_users, scale)
-        outcome = Outcome(self.history, self.status, self.converged)
+        outcome = Outcome(self.history, self.status, self.converged, tuple(self.warnings))
         return build_result(self.name, channel, scene, self.detect(), outcome)
 
     def _candidates(self, probability: RealArray) -> Candidates:
