@@ -209,11 +209,12 @@ class BiSVBILoop(SceneLoop):
         self._pilot_misfit: float | None = None
         pilots = Problem.on_pilots(self.obs, self.block)
         self._pilots = pilots.with_statistics(pilots.statistics.stored_as(settings.dtype))
+        self.search = self.search.covering(self._pilots.statistics.cross_correlation)
         self._divide_block()
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
         )
-        self.working = coarse_working_set(
+        self.working, warnings = coarse_working_set(
             settings.coarse,
             self.obs,
             self._pilots,
@@ -222,6 +223,7 @@ class BiSVBILoop(SceneLoop):
             settings.unlocated_paths,
             settings.false_alarm_rate,
         )
+        self.warnings += warnings
 
     def step(self) -> None:
         """Do one EM iteration: data, E-step, noise, M-step, structure."""

@@ -45,12 +45,14 @@ class Ambiguity:
 
     Attributes
     ----------
-    kind : {"clock", "scatterer"}
-        What is ambiguous: the clock offset of a user, in seconds, or the place of a scatterer, in metres.
+    kind : {"clock", "scatterer", "path"}
+        What is ambiguous: the clock offset of a user, in seconds; the place of a scatterer, in metres; or the
+        place of the scatterer of an unlocated path, if it is a single bounce in the region.
     index : int
-        Which user, or which row of ``scatterer_positions_m``.
+        Which user, which row of ``scatterer_positions_m``, or which unlocated path.
     alternatives : ndarray, shape (A, D)
-        The values, D = 1 for a clock and 3 for a place; the first is the one reported.
+        The values, D = 1 for a clock and 3 for a place; for clocks and scatterers the first is the one
+        reported.
     weights : ndarray, shape (A,)
         Their posterior probabilities, of sum one.
     """
@@ -65,9 +67,9 @@ class Ambiguity:
 
     def in_words(self, first: int = 0) -> str:
         """Return values and weights as a line of text; users and scatterers are counted from ``first``."""
-        of = "clock of user" if self.kind == "clock" else "place of scatterer"
+        of = {"clock": "clock of user", "scatterer": "place of scatterer", "path": "place of unlocated path"}
         values = (self._in_words(*pair) for pair in zip(self.alternatives, self.weights, strict=True))
-        return f"{of} {self.index + first}: {', '.join(values)}"
+        return f"{of[self.kind]} {self.index + first}: {', '.join(values)}"
 
     def _in_words(self, value: RealArray, weight: float) -> str:
         if self.kind == "clock":
@@ -149,8 +151,8 @@ class EstimationResult:
 
         One key per attribute; ``candidates`` and ``unlocated_paths`` as ``candidates.FIELD`` and
         ``unlocated_paths.FIELD``, the history as ``history`` of shape (iterations, 4). Ambiguities have one
-        row of ``ambiguities`` for every alternative: number of the ambiguity, whether it is a clock, index,
-        weight, and the value in three columns (a clock's in the first, the others NaN).
+        row of ``ambiguities`` for every alternative: number of the ambiguity, kind (0 clock, 1 scatterer, 2
+        path), index, weight, and the value in three columns (a clock's in the first, the others NaN).
         """
         stored: dict[str, Any] = {}
         for field in fields(self):
@@ -197,13 +199,16 @@ class EstimationResult:
         return cls(**values)
 
 
+_AMBIGUITY_KINDS = ("clock", "scatterer", "path")
+
+
 def _ambiguity_rows(ambiguities: tuple[Ambiguity, ...]) -> RealArray:
     """One row (7,) for every alternative of every ambiguity."""
     rows = []
     for number, entry in enumerate(ambiguities):
         for value, weight in zip(entry.alternatives, entry.weights, strict=True):
             padded = np.pad(value, (0, 3 - len(value)), constant_values=np.nan)
-            rows.append([number, entry.kind == "clock", entry.index, weight, *padded])
+            rows.append([number, _AMBIGUITY_KINDS.index(entry.kind), entry.index, weight, *padded])
     return np.array(rows, dtype=float).reshape(-1, 7)
 
 
@@ -212,7 +217,8 @@ def _ambiguities(rows: RealArray) -> tuple[Ambiguity, ...]:
     found = []
     for number in np.unique(rows[:, 0]):
         own = rows[rows[:, 0] == number]
-        kind, width = ("clock", 1) if own[0, 1] else ("scatterer", 3)
+        kind = _AMBIGUITY_KINDS[int(own[0, 1])]
+        width = 1 if kind == "clock" else 3
         found.append(Ambiguity(kind, int(own[0, 2]), own[:, 4 : 4 + width], own[:, 3]))
     return tuple(found)
 

@@ -30,6 +30,14 @@ BIN_VARIANCE = 1 / (12 * _OVERSAMPLING**2)
 _SIDELOBE_FREE = 0.3
 # Tuned: the same where the tones of a user have gaps, relative to their highest sidelobe.
 _SIDELOBE_MARGIN = 1.5
+# Cost cap: antennas whose powers over path length say where paths are.
+_PROFILE_ANTENNAS = 16
+# Guard: power over the median above which there is a path; noise of 16 antennas never reaches it.
+_PROFILE_NOISE = 8.0
+# Guard: share of a user's highest power above which a path is strong; sidelobes of the taper are at -31 dB.
+_PROFILE_STRONG = 3e-3
+# Guard: resolution cells that a window is wider than the strong paths.
+_WINDOW_MARGIN = 3.0
 # Mathematics: median of the exponential distribution of unit mean.
 _EXPONENTIAL_MEDIAN = np.log(2.0)
 # Cost cap: bins that a median is taken of, at least, where there are more; its standard error is then one per
@@ -101,6 +109,45 @@ class PathSearch:
         again = self._period_m - lengths[rising[0]]  # and begins again before a period is over
         outside = response[rising[0] :][lengths[rising[0] :] < again]
         return float((outside.max(initial=0.0) / power.sum()) ** 2)
+
+    def covering(self, correlation: ComplexArray) -> PathSearch:
+        """Return the search with its window widened to all strong paths of the pilots.
+
+        Priors choose the window; where they are wrong, paths arrive outside it and would alias. Powers over
+        path length, tapered against sidelobes and summed over some antennas, tell where paths are.
+
+        Parameters
+        ----------
+        correlation : ndarray of complex, shape (K, N, M)
+            Of the received pilots with those sent.
+        """
+        if not self.receiver.equally_spaced:
+            return self
+        lengths = self._strong_lengths_m(correlation)
+        period, middle = self._period_m, (self.min_length_m + self.max_length_m) / 2
+        lengths = lengths - period * np.rint((lengths - middle) / period)
+        margin = _WINDOW_MARGIN * SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
+        first = float(lengths.min(initial=np.inf)) - margin
+        last = float(lengths.max(initial=-np.inf)) + margin
+        if first >= self.min_length_m - 2 * margin and last <= self.max_length_m + 2 * margin:
+            return self
+        low, high = min(self.min_length_m, first), max(self.max_length_m, last)
+        return replace(self, min_length_m=low, max_length_m=high)
+
+    def _strong_lengths_m(self, correlation: ComplexArray) -> RealArray:
+        """Path lengths, up to periods, at which users have power far above noise and sidelobes, (S,)."""
+        n_tones, n_antennas = correlation.shape[1:]
+        antennas = np.linspace(0, n_antennas - 1, min(n_antennas, _PROFILE_ANTENNAS)).astype(int)
+        tapered = correlation[:, :, antennas] * np.hanning(n_tones + 2)[1:-1, None]
+        profile = np.sum(np.abs(fft.ifft(tapered, axis=1)) ** 2, axis=2)
+        lengths = np.arange(n_tones) * SPEED_OF_LIGHT_M_S / (n_tones * self._spacing_hz)
+        one_period = lengths < self._period_m
+        profile = profile[:, one_period]
+        floor = np.maximum(
+            _PROFILE_NOISE * np.median(profile, axis=1), _PROFILE_STRONG * profile.max(axis=1, initial=0.0)
+        )
+        strong = np.any(profile > floor[:, None], axis=0)
+        return np.asarray(lengths[one_period][strong])
 
     def on_all_tones(self) -> PathSearch:
         """Return the search for statistics that hold every subcarrier."""

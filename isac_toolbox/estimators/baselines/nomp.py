@@ -71,8 +71,9 @@ class NOMP:
         start = perf_counter()
         block = ReceivedBlock.of(obs)
         problem = Problem.on_pilots(obs, block)
+        search = PathSearch.for_observation(obs).covering(problem.statistics.cross_correlation)
         problem, path_fit = newtonised_omp(
-            problem, PathSearch.for_observation(obs), false_alarm_rate=self.false_alarm_rate, prune=False
+            problem, search, false_alarm_rate=self.false_alarm_rate, prune=False
         )
         placed, sight, seen = place_points(path_fit)
         scene, seen = fuse_points(placed, seen)

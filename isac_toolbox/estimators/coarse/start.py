@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from isac_toolbox._choices import COARSE_STAGES
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.coarse.doubts import place_despite_priors, without_refused_noise
 from isac_toolbox.estimators.coarse.music import music_scene
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
 from isac_toolbox.estimators.music import MusicModel
-from isac_toolbox.estimators.scene.locate import fuse_points, place_points
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.structure import remove_rejected
@@ -43,16 +43,16 @@ def coarse_working_set(
     rule: str,
     unlocated_paths: bool,
     false_alarm_rate: float,
-) -> WorkingSet:
-    """Return the first working set of the fine stage, from one of :data:`COARSE_STAGES`."""
+) -> tuple[WorkingSet, list[str]]:
+    """Return the first working set of the fine stage, from one of :data:`COARSE_STAGES`, and warnings."""
     if stage == "music":
-        return _settled(music_working_set(obs, problem, search, rule))
-    start = _nomp_start(problem, search, false_alarm_rate)
+        return _settled(music_working_set(obs, problem, search, rule)), []
+    start, warnings = _nomp_start(problem, search, false_alarm_rate)
     if not unlocated_paths:
         scene = start.scene
         located = Scene(scene.points_m, scene.users_m, scene.offsets_m, np.zeros((0, 3)))
         start = _Start(start.problem, located, np.zeros(0, np.int64), start.gain_power)
-    return _working_set(start, rule)
+    return _working_set(start, rule), warnings
 
 
 def _settled(working: WorkingSet) -> WorkingSet:
@@ -74,13 +74,17 @@ def music_working_set(obs: UplinkObservation, problem: Problem, search: PathSear
     return _working_set(_Start(started, scene, np.zeros(0, np.int64), power / n_paths), rule)
 
 
-def _nomp_start(problem: Problem, search: PathSearch, false_alarm_rate: float) -> _Start:
-    """Paths of every user by Newtonised OMP, located and fused over the users."""
-    problem, fit = newtonised_omp(problem, search, false_alarm_rate=false_alarm_rate)
+def _nomp_start(problem: Problem, search: PathSearch, false_alarm_rate: float) -> tuple[_Start, list[str]]:
+    """Paths of every user by Newtonised OMP, located and fused over the users; and warnings."""
+    found, fit = newtonised_omp(
+        replace(problem, noise_known=False), search, false_alarm_rate=false_alarm_rate
+    )
+    problem, warnings = without_refused_noise(problem, 1 / found.noise_precision)
+    if problem.noise_known:
+        fit = fit.under(problem, fit.posterior.prior_precision)
     power = float(np.mean(np.abs(fit.posterior.mean) ** 2)) if len(fit.paths) else 1.0
-    placed, _, seen = place_points(fit)
-    scene, _ = fuse_points(placed, seen)
-    return _Start(problem, scene, placed.paths.user[placed.paths.is_unlocated], power)
+    placed, refused = place_despite_priors(fit)
+    return _Start(placed.problem, placed.scene, placed.unlocated_user, power), warnings + refused
 
 
 def _working_set(start: _Start, rule: str) -> WorkingSet:

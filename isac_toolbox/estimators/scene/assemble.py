@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +126,15 @@ class SceneEstimate:
             user_position_covariance_m2=_diagonal_blocks(covariance[users, users]),
             time_offsets_s=fit.scene.offsets_m / SPEED_OF_LIGHT_M_S,
             time_offset_std_s=np.sqrt(np.diag(covariance)[offsets]) / SPEED_OF_LIGHT_M_S,
+        )
+
+    def widened(self, clock_variance_m2: RealArray, scatterer_covariance_m2: RealArray) -> SceneEstimate:
+        """Return the scene with further uncertainty of clocks (K,), as lengths, and scatterers (S, 3, 3)."""
+        clock = np.sqrt(self.time_offset_std_s**2 + clock_variance_m2 / SPEED_OF_LIGHT_M_S**2)
+        return replace(
+            self,
+            time_offset_std_s=clock,
+            scatterer_covariance_m2=self.scatterer_covariance_m2 + scatterer_covariance_m2,
         )
 
     @classmethod

@@ -6,6 +6,7 @@ docs/theory.md, section 7.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +15,30 @@ from isac_toolbox.channel.atoms.dense import make_atoms
 from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.channel.geometry import bistatic_point_m, unit_vectors
 from isac_toolbox.estimators._search_kernels import pair_evidence
-from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
+from isac_toolbox.estimators.scene.alternatives import (
+    Alternatives,
+    Lattice,
+    beliefs,
+    joint_points,
+    length_limits_m,
+)
+from isac_toolbox.estimators.scene.fit import Fit, evaluate, residual_correlation, scene_covariance
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
 
 __all__ = [
+    "SightMisfit",
     "arrival_directions",
     "coincidence_evidence",
     "condition_on_coincidence",
     "find_lines_of_sight",
     "fuse_points",
+    "line_of_sight_misfit",
+    "list_alternatives",
     "locate_paths",
     "path_snr",
     "place_points",
+    "weigh_alternatives",
 ]
 
 RealArray = NDArray[np.float64]
@@ -39,6 +51,8 @@ BoolArray = NDArray[np.bool_]
 _LINE_OF_SIGHT_GATE = 25.0
 # Tuned: squared Mahalanobis distance of a path from the border of the region that still explains it.
 _BORDER_GATE = 9.0
+# Guard: nats of likelihood behind the best alternative after which one is not weighed.
+_IMPOSSIBLE = 30.0
 # Mathematics: variance of a parameter in cells at an SNR of one; the main lobe falls as 1 - pi^2 x^2 / 3.
 _MAIN_LOBE_VARIANCE = 3 / (2 * np.pi**2)
 
@@ -46,35 +60,71 @@ _MAIN_LOBE_VARIANCE = 3 / (2 * np.pi**2)
 def find_lines_of_sight(fit: Fit) -> IntArray:
     """Return the unlocated path that is each user's line of sight, -1 where none fits, shape (K,).
 
-    A path fits when its length and direction agree with the user's nominal position and clock within
-    their priors and the path's own uncertainty (chi-square of three); of several the strongest is taken.
+    A path fits when its length and direction, or those of a path that looks the same, agree with the user's
+    nominal position and clock within their priors and the path's own uncertainty (chi-square of three); of
+    several the strongest is taken.
     """
-    problem = fit.problem
-    prior, bs = problem.prior, problem.receiver.bs_position_m
+    problem, lattice = fit.problem, Lattice.of(fit.problem)
+    prior = problem.prior
     chosen = np.full(len(prior.users_m), -1)
     if not prior.has_line_of_sight:
         return chosen
     covariance = scene_covariance(fit)
-    _, _, _, unlocated = fit.scene.blocks()
-    path_covariance = covariance[unlocated, unlocated]
-    direction, distance = unit_vectors(bs, prior.users_m)
-    cosines = np.stack(problem.receiver.array.direction_cosines(direction), axis=1)
     strength = np.abs(fit.posterior.mean) ** 2
-    for k in range(len(prior.users_m)):
-        axes = problem.receiver.array.axes[1:]
-        in_cosines = (axes - cosines[k][:, None] * direction[k]) / distance[k]
-        jacobian = np.vstack([direction[k], in_cosines])
-        spread = jacobian @ np.diag(prior.user_stds_m[k] ** 2) @ jacobian.T
-        spread[0, 0] += prior.offset_stds_m[k] ** 2
-        expected = np.array([distance[k], *cosines[k]])
+    for k in range(len(chosen)):
         best = -1.0
         for i in np.flatnonzero(fit.paths.user == k):
-            columns = slice(3 * fit.paths.unlocated[i], 3 * fit.paths.unlocated[i] + 3)
-            difference = fit.scene.unlocated_m[fit.paths.unlocated[i]] - expected
-            total = spread + path_covariance[columns, columns]
-            if _squared_distance(difference, total) < _LINE_OF_SIGHT_GATE and strength[i] > best:
+            misfit = line_of_sight_misfit(fit, int(i), covariance, lattice)
+            if misfit.squared < _LINE_OF_SIGHT_GATE and strength[i] > best:
                 best, chosen[k] = strength[i], i
     return chosen
+
+
+@dataclass(frozen=True)
+class SightMisfit:
+    """How far an unlocated path is from its user's line of sight.
+
+    Attributes
+    ----------
+    squared, direction_squared : float
+        Squared Mahalanobis distance of length and direction, and of the direction alone.
+    late_m : float
+        Length beyond that of the nominal line of sight.
+    """
+
+    squared: float
+    direction_squared: float
+    late_m: float
+
+
+def line_of_sight_misfit(fit: Fit, path: int, covariance: RealArray, lattice: Lattice) -> SightMisfit:
+    """Return how far an unlocated path of a fit is from the line of sight that the priors say.
+
+    Parameters
+    ----------
+    fit : Fit
+    path : int
+        Index among its paths.
+    covariance : ndarray, shape (P, P)
+        Of the fit's scene.
+    lattice : Lattice
+    """
+    problem, k, row = fit.problem, int(fit.paths.user[path]), int(fit.paths.unlocated[path])
+    prior, array = problem.prior, problem.receiver.array
+    direction, distance = unit_vectors(problem.receiver.bs_position_m, prior.users_m[k])
+    cosines = np.array(array.direction_cosines(direction))
+    in_cosines = (array.axes[1:] - cosines[:, None] * direction) / distance
+    jacobian = np.vstack([direction, in_cosines])
+    spread = jacobian @ np.diag(prior.user_stds_m[k] ** 2) @ jacobian.T
+    spread[0, 0] += prior.offset_stds_m[k] ** 2
+    columns = fit.scene.blocks()[3].start + 3 * row + np.arange(3)
+    total = spread + covariance[np.ix_(columns, columns)]
+    difference = lattice.nearest(fit.scene.unlocated_m[row] - np.array([distance, *cosines]), k)
+    return SightMisfit(
+        _squared_distance(difference, total),
+        _squared_distance(difference[1:], total[1:, 1:]),
+        float(difference[0]),
+    )
 
 
 def _squared_distance(difference: RealArray, covariance: RealArray) -> float:
@@ -188,24 +238,108 @@ def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     n_users = len(problem.prior.users_m)
     sight = find_lines_of_sight(fit)
     has_sight = sight >= 0
-    direct = np.linalg.norm(problem.prior.users_m - problem.receiver.bs_position_m, axis=1)
-    offsets = np.zeros(n_users)
-    offsets[has_sight] = fit.scene.unlocated_m[fit.paths.unlocated[sight[has_sight]], 0] - direct[has_sight]
-    offsets[problem.prior.offset_stds_m == 0] = 0.0
-    scene = Scene(fit.scene.points_m, problem.prior.users_m, offsets, fit.scene.unlocated_m)
-
+    offsets = _offsets_of(fit, sight)
     rest = np.setdiff1d(np.arange(len(fit.paths)), sight)
     user = fit.paths.user[rest]
     parameters = fit.scene.unlocated_m[fit.paths.unlocated[rest]]
-    gains = np.abs(fit.posterior.mean[rest]) ** 2
-    snr = problem.noise_precision * problem.user_energies[user] * gains
-    points, located = locate_paths(problem, scene, parameters, user, snr)
+    start = Scene(fit.scene.points_m, problem.prior.users_m, offsets, parameters)
+    points, located = _likeliest_points(fit, start, has_sight, rest)
     seen = np.zeros((n_users, int(located.sum())), bool)
     seen[user[located], np.arange(seen.shape[1])] = True
-    scene = Scene(points[located], scene.users_m, offsets, parameters[~located])
+    scene = Scene(points[located], start.users_m, offsets, parameters[~located])
     paths = Paths.build(has_sight, seen, user[~located])
     precision = np.full(len(paths), float(fit.posterior.prior_precision.min(initial=1e-9)))
     return refine(evaluate(problem, scene, paths, precision), n_steps=8, tol=0.1), has_sight, seen
+
+
+def _offsets_of(fit: Fit, sight: IntArray) -> RealArray:
+    """Clock offsets (K,) in metres that the lines of sight tell, the smallest of those that look the same."""
+    prior, lattice = fit.problem.prior, Lattice.of(fit.problem)
+    direct = np.linalg.norm(prior.users_m - fit.problem.receiver.bs_position_m, axis=1)
+    offsets = np.zeros(len(direct))
+    for k in np.flatnonzero((sight >= 0) & (prior.offset_stds_m > 0)):
+        late = fit.scene.unlocated_m[fit.paths.unlocated[sight[k]], 0] - direct[k]
+        offsets[k] = lattice.nearest(np.array([late, 0.0, 0.0]), int(k))[0]
+    return offsets
+
+
+def _likeliest_points(
+    fit: Fit, start: Scene, has_sight: BoolArray, rest: IntArray
+) -> tuple[RealArray, BoolArray]:
+    """The point (P, 3) that each of the paths ``rest`` of a fit runs over, and whether there is one.
+
+    Of several that look the same the one more likely than all others together; none if there is none such.
+    """
+    user, problem = fit.paths.user[rest], fit.problem
+    gains = np.abs(fit.posterior.mean[rest]) ** 2
+    snr = problem.noise_precision * problem.user_energies[user] * gains
+    alternatives = list_alternatives(problem, start, start.unlocated_m, user, snr)
+    believed = np.ones(len(alternatives.path))
+    if np.any(alternatives.counts(rest.size) > 1):
+        none_seen = np.zeros((len(has_sight), 0), bool)
+        paths = Paths.build(has_sight, none_seen, user)
+        precision = np.full(len(paths), float(fit.posterior.prior_precision.min(initial=1e-9)))
+        alone = replace(start, points_m=np.zeros((0, 3)))
+        believed = weigh_alternatives(evaluate(problem, alone, paths, precision), alternatives)
+        believed[alternatives.counts(rest.size)[alternatives.path] == 1] = 1.0
+    taken = believed > 0.5
+    points, located = np.zeros((rest.size, 3)), np.zeros(rest.size, bool)
+    points[alternatives.path[taken]] = alternatives.points_m[taken]
+    located[alternatives.path[taken]] = True
+    return points, located
+
+
+def list_alternatives(
+    problem: Problem, scene: Scene, parameters: RealArray, user: IntArray, snr: RealArray, spread: float = 0.0
+) -> Alternatives:
+    """Return all single-bounce points in the region of paths (P,) and of those that look the same.
+
+    Arguments as of :func:`locate_paths`.
+    """
+    limits_m = length_limits_m(problem, scene.users_m) + problem.length_cell_m * np.array([-1.0, 1.0])
+    clock = np.zeros((len(user), 3))
+    clock[:, 0] = scene.offsets_m[user]
+    path, shifted = Lattice.of(problem).shifts(parameters - clock, user, limits_m)
+    observed = shifted + clock[path]
+    observed = np.where((shifted == (parameters - clock)[path]), parameters[path], observed)
+    points, located = locate_paths(problem, scene, observed, user[path], snr[path], spread)
+    return Alternatives(path[located], observed[located], points[located])
+
+
+def weigh_alternatives(fit: Fit, alternatives: Alternatives) -> RealArray:
+    """Return the probability of each alternative of the unlocated paths of a fit, shape (A,)."""
+    likelihood = _log_likelihoods(fit, alternatives)
+    highest = np.full(len(fit.scene.unlocated_m), -np.inf)
+    np.maximum.at(highest, alternatives.path, likelihood)
+    possible = likelihood > highest[alternatives.path] - _IMPOSSIBLE
+    kept = alternatives.only(possible)
+    users = fit.paths.user[fit.paths.is_unlocated][kept.path]
+    covariance, density = joint_points(
+        fit.problem, fit.scene, scene_covariance(fit), kept.points_m, users, kept.path
+    )
+    believed = np.zeros(len(possible))
+    believed[possible] = beliefs(fit.problem, kept, users, covariance, density, likelihood[possible])
+    return believed
+
+
+def _log_likelihoods(fit: Fit, alternatives: Alternatives) -> RealArray:
+    """Log likelihood of every alternative in the place of its path, relative to the path, shape (A,).
+
+    Zero for planar waves without beam squint, up to rounding; curved wavefronts and squint tell more.
+    """
+    problem, own = fit.problem, np.flatnonzero(fit.paths.is_unlocated)
+    n, users = len(alternatives.path), fit.paths.user[own]
+    seen = np.zeros((len(fit.scene.users_m), n), bool)
+    seen[users[alternatives.path], np.arange(n)] = True
+    scene = replace(fit.scene, points_m=alternatives.points_m)
+    paths = Paths.build(np.zeros(len(seen), bool), seen, users)
+    atoms = make_atoms(path_parameters(scene, paths, problem.receiver), paths, problem.receiver)
+    gram = atoms.gram(problem.statistics.symbol_gram)
+    left, gains = atoms.correlate(residual_correlation(fit)), fit.posterior.mean[own]
+    path = np.concatenate([alternatives.path, np.arange(own.size)])
+    matched = left + gram[np.arange(path.size), n + path] * gains[path]
+    power = np.abs(matched) ** 2 / np.real(np.diagonal(gram))
+    return np.asarray(problem.noise_precision * (power[:n] - power[n + alternatives.path]))
 
 
 def fuse_points(fit: Fit, seen: BoolArray) -> tuple[Scene, BoolArray]:

@@ -10,12 +10,19 @@ from numpy.typing import NDArray
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import Candidates, EstimationResult
+from isac_toolbox.estimators.scene.alternatives import Lattice
+from isac_toolbox.estimators.scene.ambiguity import (
+    PlaceBeliefs,
+    clock_ambiguities,
+    clock_periods_m,
+    spread_over,
+)
 from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
 from isac_toolbox.estimators.scene.fit import scene_covariance
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet, marginal_objective
-from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.search import PathSearch, usable_tones
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, Detection, detect
 from isac_toolbox.inference.turbo import TurboLoop
@@ -106,6 +113,9 @@ class SceneLoop(TurboLoop):
         fit, points, _ = working.active_fit()
         probability = working.point_probability.copy()
         probability[points] *= single_bounce_probability(fit, scene_covariance(fit))
+        places = PlaceBeliefs.of(fit)
+        if places is not None:
+            probability[points] *= places.point_weights()
         scene = SceneEstimate.of_fit(
             fit,
             scale,
@@ -115,9 +125,21 @@ class SceneLoop(TurboLoop):
             path_probability=working.state.probability[working.active],
             candidates=self._candidates(probability),
         )
+        ambiguities, clock_variance_m2 = clock_ambiguities(
+            fit.scene.offsets_m, fit.problem.prior.offset_stds_m, self._clock_periods_m()
+        )
+        if places is not None:
+            ambiguities += places.ambiguities(probability[points] >= 0.5)
+        scene = scene.widened(clock_variance_m2, spread_over(ambiguities, len(scene.scatterer_positions_m)))
         channel = ChannelEstimate.of_fit(fit, working.n_users, scale)
-        outcome = Outcome(self.history, self.status, self.converged, tuple(self.warnings))
+        outcome = Outcome(self.history, self.status, self.converged, tuple(self.warnings), ambiguities)
         return build_result(self.name, channel, scene, self.detect(), outcome)
+
+    def _clock_periods_m(self) -> RealArray:
+        """Shift of every user's clock that the data used so far do not see, as a length, shape (K,)."""
+        problem = self.working.problem
+        pilots = Lattice.on_tones(problem.receiver, usable_tones(self.obs))
+        return clock_periods_m(pilots, Lattice.of(problem), self.obs.constellation)
 
     def _candidates(self, probability: RealArray) -> Candidates:
         working = self.working

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
+from isac_toolbox.estimators.scene.alternatives import Alternatives
 from isac_toolbox.estimators.scene.fit import (
     Fit,
     evaluate,
@@ -22,7 +23,7 @@ from isac_toolbox.estimators.scene.fit import (
 from isac_toolbox.estimators.scene.locate import (
     coincidence_evidence,
     condition_on_coincidence,
-    locate_paths,
+    list_alternatives,
     path_snr,
 )
 from isac_toolbox.estimators.scene.refine import refine
@@ -99,7 +100,9 @@ def give_birth(
     if not len(found):
         return None
     snr = path_snr(problem, fit.scene, found, user, residual)
-    points, located = locate_paths(problem, fit.scene, found, user, snr, BIN_VARIANCE)
+    points, located = _only_places(
+        list_alternatives(problem, fit.scene, found, user, snr, BIN_VARIANCE), len(found)
+    )
     unlocated = ~located if unlocated_paths else np.zeros(len(found), bool)
     if not (located.any() or unlocated.any()):
         return None
@@ -113,6 +116,14 @@ def give_birth(
     kept_unlocated = np.concatenate([np.arange(len(fit.scene.unlocated_m)), np.full(unlocated.sum(), -1)])
     unlocated_user = np.concatenate([working.unlocated_user, user[unlocated]])
     return working.restructured(scene, unlocated_user, kept_points, kept_unlocated)
+
+
+def _only_places(alternatives: Alternatives, n_paths: int) -> tuple[RealArray, NDArray[np.bool_]]:
+    """The points (P, 3) of paths that have a single place in the region, and which do."""
+    located = alternatives.counts(n_paths) == 1
+    points = np.zeros((n_paths, 3))
+    points[alternatives.path] = alternatives.points_m
+    return points, located
 
 
 Proposal = Callable[[WorkingSet, Fit], Iterator[Fit]]
