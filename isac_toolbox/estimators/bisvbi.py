@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from isac_toolbox._choices import DTYPES, M_STEPS
+from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_choice, check_flag, check_fraction, check_integer, check_positive
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.baselines.least_squares import LeastSquares
 from isac_toolbox.estimators.coarse.start import COARSE_STAGES, coarse_working_set
+from isac_toolbox.estimators.fallback import better_of
 from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
 from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
@@ -36,6 +39,8 @@ _SWEEPS = 3
 _STEPS = {"gauss_newton": 2, "gradient": 3}
 # Tuned: deviations by which the misfit of the pilots may rise before the data are given up.
 _CONTRADICTION_STDS = 8.0
+# Tuned: noise relative to that of the coarse stage (0.5 dB) above which least squares is tried as well.
+_BAD_FIT = 1.12
 
 _DATA_REFUSED = (
     "the detected data contradict the pilots, so the scene was estimated from the pilots alone; the channel "
@@ -186,9 +191,12 @@ class EMTurboBiSVBI:
         loop = BiSVBILoop(self, obs)
         result = loop.run_bounded(callback, self.n_threads)
         if self.data_aided and loop.contradicts_pilots():
-            again = BiSVBILoop(replace(self, data_aided=False), obs)
-            again.warnings.append(_DATA_REFUSED)
-            return again.run_bounded(callback, self.n_threads)
+            loop = BiSVBILoop(replace(self, data_aided=False), obs)
+            loop.warnings.append(_DATA_REFUSED)
+            result = loop.run_bounded(callback, self.n_threads)
+        if loop.fits_badly():
+            with bounded_threads(self.n_threads or 1):
+                return better_of(obs, result, LeastSquares().estimate(obs))
         return result
 
 
@@ -214,7 +222,7 @@ class BiSVBILoop(SceneLoop):
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
         )
-        self.working, warnings = coarse_working_set(
+        coarse = coarse_working_set(
             settings.coarse,
             self.obs,
             self._pilots,
@@ -223,7 +231,9 @@ class BiSVBILoop(SceneLoop):
             settings.unlocated_paths,
             settings.false_alarm_rate,
         )
-        self.warnings += warnings
+        self.working = coarse.working
+        self.warnings += coarse.warnings
+        self._coarse_noise_variance = self.block.scale**2 * coarse.noise_level
 
     def step(self) -> None:
         """Do one EM iteration: data, E-step, noise, M-step, structure."""
@@ -279,6 +289,10 @@ class BiSVBILoop(SceneLoop):
         n_parameters = 2 * len(fit.paths) + fit.scene.n_parameters
         rise = self.working.problem.noise_precision * (self._misfit_on_pilots() - self._pilot_misfit)
         return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
+
+    def fits_badly(self) -> bool:
+        """Return whether the scene leaves clearly more than the noise that the coarse stage found."""
+        return self.noise_variance > _BAD_FIT * self._coarse_noise_variance
 
     def _m_step(self) -> None:
         n_steps = _STEPS[self.settings.m_step]

@@ -114,7 +114,8 @@ class EstimationResult:
     converged : bool
     n_iter : int
     status : str
-        Why it stopped; ``"ambiguous"`` where it converged and ``ambiguities`` has entries.
+        Why it stopped; ``"ambiguous"`` where it converged and ``ambiguities`` has entries, ``"fell back to
+        least squares"`` where no scene explained the samples as well.
     warnings : tuple of str
         What the block contradicts or does not tell, what was done about it, and the remedy.
     ambiguities : tuple of Ambiguity

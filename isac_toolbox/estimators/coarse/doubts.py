@@ -123,13 +123,17 @@ def place_despite_priors(fit: Fit) -> tuple[Placed, list[str]]:
     warnings : list of str
     """
     placed, warnings = Placed.of(fit), []
+    typical = float(np.median(1 / np.maximum(np.abs(fit.posterior.mean) ** 2, 1e-12)))
+    before = None
     for doubt in _doubts(fit, placed):
+        if np.all(placed.line_of_sight[doubt.users]):
+            continue
+        before = placed.evidence(typical) if before is None else before
         wider = replace(placed.problem, prior=doubt.widen(placed.problem.prior))
         trial = Placed.of(replace(fit, problem=wider))
-        price = _REFUSAL * doubt.users.size
-        typical = float(np.median(1 / np.maximum(np.abs(fit.posterior.mean) ** 2, 1e-12)))
-        if trial.evidence(typical) > placed.evidence(typical) + price:
-            placed = trial
+        after = trial.evidence(typical)
+        if after > before + _REFUSAL * doubt.users.size:
+            placed, before = trial, after
             warnings.append(doubt.warning)
     return placed, warnings
 
@@ -141,6 +145,8 @@ class _Doubt:
     Attributes
     ----------
     users : ndarray of int, shape (U,)
+    places_m : ndarray, shape (U, 3)
+        Where they would be.
     place_factor : ndarray, shape (U,)
         By which the deviations of the places grow.
     offset_std_m : ndarray, shape (U,)
@@ -149,15 +155,18 @@ class _Doubt:
     """
 
     users: IntArray
+    places_m: RealArray
     place_factor: RealArray
     offset_std_m: RealArray
     warning: str
 
     def widen(self, prior: ScenePrior) -> ScenePrior:
+        users_m = prior.users_m.copy()
         places, offsets = prior.user_stds_m.copy(), prior.offset_stds_m.copy()
+        users_m[self.users] = self.places_m
         places[self.users] *= self.place_factor[:, None]
         offsets[self.users] = np.maximum(offsets[self.users], self.offset_std_m)
-        return replace(prior, user_stds_m=places, offset_stds_m=offsets)
+        return replace(prior, users_m=users_m, user_stds_m=places, offset_stds_m=offsets)
 
 
 def _doubts(fit: Fit, placed: Placed) -> Iterator[_Doubt]:
@@ -168,17 +177,17 @@ def _doubts(fit: Fit, placed: Placed) -> Iterator[_Doubt]:
     covariance = scene_covariance(fit)
     late: dict[int, SightMisfit] = {}
     away: dict[int, SightMisfit] = {}
-    for k in np.flatnonzero(~placed.line_of_sight):
-        path = _first_and_strong(fit, int(k))
+    for k in np.flatnonzero(~placed.line_of_sight).tolist():
+        path = _first_and_strong(fit, k)
         if path < 0:
             continue
         misfit = line_of_sight_misfit(fit, path, covariance, lattice)
         if misfit.direction_squared < _DIRECTION_GATE and prior.offset_stds_m[k] > 0:
-            late[int(k)] = misfit
-        elif np.any(prior.user_stds_m[k] > 0) and not _shares_points(placed, int(k)):
-            away[int(k)] = misfit
+            late[k] = misfit
+        elif np.any(prior.user_stds_m[k] > 0) and misfit.place_m is not None:
+            away[k] = misfit
     for group in _together_and_alone(late):
-        yield _clock_doubt(group)
+        yield _clock_doubt(prior, group)
     for group in _together_and_alone(away):
         yield _place_doubt(group)
 
@@ -195,11 +204,6 @@ def _first_and_strong(fit: Fit, user: int) -> int:
     return -1 if np.any(earlier & (power > _WEAK_PATH * power[strongest])) else int(paths[strongest])
 
 
-def _shares_points(placed: Placed, user: int) -> bool:
-    """Whether a user sees a point that another one sees too."""
-    return bool(np.any(placed.seen[user] & (placed.seen.sum(axis=0) > 1)))
-
-
 def _together_and_alone(misfits: dict[int, SightMisfit]) -> Iterator[dict[int, SightMisfit]]:
     """All of them, then each alone where there are several."""
     if misfits:
@@ -209,11 +213,12 @@ def _together_and_alone(misfits: dict[int, SightMisfit]) -> Iterator[dict[int, S
             yield {k: misfit}
 
 
-def _clock_doubt(misfits: dict[int, SightMisfit]) -> _Doubt:
+def _clock_doubt(prior: ScenePrior, misfits: dict[int, SightMisfit]) -> _Doubt:
     late_m = np.array([m.late_m for m in misfits.values()])
     late_ns = ", ".join(f"{x / SPEED_OF_LIGHT_M_S * 1e9:.0f}" for x in late_m)
     return _Doubt(
         np.array(list(misfits)),
+        prior.users_m[list(misfits)],
         np.ones(len(misfits)),
         np.abs(late_m),
         f"time_offset_std_s: the line of sight of user(s) {list(misfits)} comes {late_ns} ns later than its "
@@ -227,6 +232,7 @@ def _place_doubt(misfits: dict[int, SightMisfit]) -> _Doubt:
     in_words = ", ".join(f"{x:.0f}" for x in deviations)
     return _Doubt(
         np.array(list(misfits)),
+        np.array([m.place_m for m in misfits.values()]),
         deviations / np.sqrt(3),
         np.zeros(len(misfits)),
         f"user_position_std_m: the line of sight of user(s) {list(misfits)} is {in_words} standard "

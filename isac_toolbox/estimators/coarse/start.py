@@ -20,7 +20,7 @@ from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import PathSearch
 
-__all__ = ["COARSE_STAGES", "coarse_working_set", "music_working_set"]
+__all__ = ["COARSE_STAGES", "Coarse", "coarse_working_set", "music_working_set"]
 
 
 # Tuned: sweeps in which the candidates of MUSIC settle.
@@ -35,6 +35,24 @@ class _Start:
     gain_power: float
 
 
+@dataclass(frozen=True, eq=False)
+class Coarse:
+    """What a coarse stage found.
+
+    Attributes
+    ----------
+    working : WorkingSet
+        First working set of the fine stage.
+    noise_level : float
+        Noise variance of a scaled sample, from where the pilots' spectra hold no path.
+    warnings : list of str
+    """
+
+    working: WorkingSet
+    noise_level: float
+    warnings: list[str]
+
+
 def coarse_working_set(
     stage: str,
     obs: UplinkObservation,
@@ -43,16 +61,17 @@ def coarse_working_set(
     rule: str,
     unlocated_paths: bool,
     false_alarm_rate: float,
-) -> tuple[WorkingSet, list[str]]:
-    """Return the first working set of the fine stage, from one of :data:`COARSE_STAGES`, and warnings."""
+) -> Coarse:
+    """Return what one of :data:`COARSE_STAGES` finds on the pilots."""
     if stage == "music":
-        return _settled(music_working_set(obs, problem, search, rule)), []
-    start, warnings = _nomp_start(problem, search, false_alarm_rate)
+        working = music_working_set(obs, problem, search, rule)
+        return Coarse(_settled(working), 1 / working.problem.noise_precision, [])
+    start, noise, warnings = _nomp_start(problem, search, false_alarm_rate)
     if not unlocated_paths:
         scene = start.scene
         located = Scene(scene.points_m, scene.users_m, scene.offsets_m, np.zeros((0, 3)))
         start = _Start(start.problem, located, np.zeros(0, np.int64), start.gain_power)
-    return _working_set(start, rule), warnings
+    return Coarse(_working_set(start, rule), noise, warnings)
 
 
 def _settled(working: WorkingSet) -> WorkingSet:
@@ -74,8 +93,10 @@ def music_working_set(obs: UplinkObservation, problem: Problem, search: PathSear
     return _working_set(_Start(started, scene, np.zeros(0, np.int64), power / n_paths), rule)
 
 
-def _nomp_start(problem: Problem, search: PathSearch, false_alarm_rate: float) -> tuple[_Start, list[str]]:
-    """Paths of every user by Newtonised OMP, located and fused over the users; and warnings."""
+def _nomp_start(
+    problem: Problem, search: PathSearch, false_alarm_rate: float
+) -> tuple[_Start, float, list[str]]:
+    """Paths of every user by Newtonised OMP, located and fused over the users; the noise; and warnings."""
     found, fit = newtonised_omp(
         replace(problem, noise_known=False), search, false_alarm_rate=false_alarm_rate
     )
@@ -84,7 +105,8 @@ def _nomp_start(problem: Problem, search: PathSearch, false_alarm_rate: float) -
         fit = fit.under(problem, fit.posterior.prior_precision)
     power = float(np.mean(np.abs(fit.posterior.mean) ** 2)) if len(fit.paths) else 1.0
     placed, refused = place_despite_priors(fit)
-    return _Start(placed.problem, placed.scene, placed.unlocated_user, power), warnings + refused
+    start = _Start(placed.problem, placed.scene, placed.unlocated_user, power)
+    return start, 1 / found.noise_precision, warnings + refused
 
 
 def _working_set(start: _Start, rule: str) -> WorkingSet:

@@ -80,7 +80,7 @@ def find_lines_of_sight(fit: Fit) -> IntArray:
     return chosen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SightMisfit:
     """How far an unlocated path is from its user's line of sight.
 
@@ -90,11 +90,14 @@ class SightMisfit:
         Squared Mahalanobis distance of length and direction, and of the direction alone.
     late_m : float
         Length beyond that of the nominal line of sight.
+    place_m : ndarray, shape (3,), optional
+        Where the user would be if the path were its line of sight and its clock right.
     """
 
     squared: float
     direction_squared: float
     late_m: float
+    place_m: RealArray | None
 
 
 def line_of_sight_misfit(fit: Fit, path: int, covariance: RealArray, lattice: Lattice) -> SightMisfit:
@@ -119,11 +122,15 @@ def line_of_sight_misfit(fit: Fit, path: int, covariance: RealArray, lattice: La
     spread[0, 0] += prior.offset_stds_m[k] ** 2
     columns = fit.scene.blocks()[3].start + 3 * row + np.arange(3)
     total = spread + covariance[np.ix_(columns, columns)]
-    difference = lattice.nearest(fit.scene.unlocated_m[row] - np.array([distance, *cosines]), k)
+    expected = np.array([distance, *cosines])
+    difference = lattice.nearest(fit.scene.unlocated_m[row] - expected, k)
+    length, *found = expected + difference
+    towards, valid = arrival_directions(problem, np.array([found]))
     return SightMisfit(
         _squared_distance(difference, total),
         _squared_distance(difference[1:], total[1:, 1:]),
         float(difference[0]),
+        problem.receiver.bs_position_m + length * towards[0] if valid[0] and length > 0 else None,
     )
 
 

@@ -18,6 +18,7 @@ from isac_toolbox.estimators.scene.ambiguity import (
     spread_over,
 )
 from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
+from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.fit import scene_covariance
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.structure import remove_rejected
@@ -112,7 +113,8 @@ class SceneLoop(TurboLoop):
         working, scale = self.working, self.block.scale
         fit, points, _ = working.active_fit()
         probability = working.point_probability.copy()
-        probability[points] *= single_bounce_probability(fit, scene_covariance(fit))
+        covariance = scene_covariance(fit)
+        probability[points] *= single_bounce_probability(fit, covariance)
         places = PlaceBeliefs.of(fit)
         if places is not None:
             probability[points] *= places.point_weights()
@@ -132,7 +134,8 @@ class SceneLoop(TurboLoop):
             ambiguities += places.ambiguities(probability[points] >= 0.5)
         scene = scene.widened(clock_variance_m2, spread_over(ambiguities, len(scene.scatterer_positions_m)))
         channel = ChannelEstimate.of_fit(fit, working.n_users, scale)
-        outcome = Outcome(self.history, self.status, self.converged, tuple(self.warnings), ambiguities)
+        warnings = (*self.warnings, *contradictions(fit, covariance))
+        outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
         return build_result(self.name, channel, scene, self.detect(), outcome)
 
     def _clock_periods_m(self) -> RealArray:

@@ -1,0 +1,63 @@
+"""The plain receiver's answer where a model explains the data worse than it does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.result import EstimationResult
+
+__all__ = ["FELL_BACK", "better_of"]
+
+FELL_BACK = "fell back to least squares"
+
+_WARNING = (
+    "no scene explains the samples as well as least squares does, whose channel, data and noise these are; "
+    "scatterers, users and clocks are not to be relied on (motion, hardware, diffuse echoes, or wrong "
+    "knowledge of array, frequencies or region)"
+)
+
+
+def better_of(obs: UplinkObservation, result: EstimationResult, plain: EstimationResult) -> EstimationResult:
+    """Return a result, or one with the channel and data of a plain method that explains the samples better.
+
+    Parameters
+    ----------
+    obs : UplinkObservation
+    result : EstimationResult
+        Of a model.
+    plain : EstimationResult
+        Of least squares.
+
+    Returns
+    -------
+    EstimationResult
+        Where the plain one is better, scatterers are at most as likely as not.
+    """
+    if _expected_error(obs, result) <= _expected_error(obs, plain):
+        return result
+    return replace(
+        result,
+        channel=plain.channel,
+        channel_variance=plain.channel_variance,
+        noise_variance=plain.noise_variance,
+        symbol_mean=plain.symbol_mean,
+        symbol_decision=plain.symbol_decision,
+        llr=plain.llr,
+        scatterer_probability=np.minimum(result.scatterer_probability, 0.5),
+        converged=False,
+        status=FELL_BACK,
+        warnings=(*result.warnings, _WARNING),
+    )
+
+
+def _expected_error(obs: UplinkObservation, result: EstimationResult) -> float:
+    """Mean squared residual of the samples with data, or what stands for it where there are none."""
+    data = ~np.all(obs.known, axis=0)
+    if not data.any():
+        return float(np.mean(np.sum(result.channel_variance, axis=0))) + result.noise_variance
+    fitted = np.einsum("knm,knt->nmt", result.channel, result.symbol_mean)
+    squared = np.sum(np.abs(obs.received - fitted) ** 2, axis=1)
+    return float(np.mean(squared[data]))

@@ -1,0 +1,96 @@
+"""What a finished scene says against its priors: users far from their places, paths from elsewhere.
+
+docs/theory.md, section 7.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from isac_toolbox.channel.atoms.scene import ScenePrior
+from isac_toolbox.estimators.scene.fit import Fit
+
+__all__ = ["contradictions", "prior_chi_square"]
+
+RealArray = NDArray[np.float64]
+
+# Guard: probability of a deviation from the priors as large as that seen, below which it is said.
+_IMPROBABLE = 1e-4
+# Mathematics: share of a prior's variance that data must take away for a direction to be compared with it.
+_INFORMED = 0.05
+# Guard: unlocated paths of one block, at least, before their share of the energy is said.
+_MANY_UNLOCATED = 4
+# Guard: that share, at least.
+_MOST_ENERGY = 0.5
+
+
+def contradictions(fit: Fit, covariance: RealArray) -> list[str]:
+    """Return warnings about priors that a scene contradicts.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of the paths that exist.
+    covariance : ndarray, shape (P, P)
+        Of its scene.
+    """
+    return [*_far_users(fit, covariance), *_paths_from_elsewhere(fit)]
+
+
+def prior_chi_square(fit: Fit, covariance: RealArray) -> tuple[RealArray, RealArray]:
+    """Return how far every user's place and clock are from their priors, and the degrees of freedom, (K,).
+
+    A posterior mean lies ``N(0, P_0 - P_1)`` from the prior's, with the covariances before and after the
+    data; directions of which the data say little do not count.
+    """
+    scene, prior = fit.scene, fit.problem.prior
+    squared, freedom = np.zeros((2, len(scene.users_m)))
+    for k in range(len(scene.users_m)):
+        columns, std = _unknowns(fit, prior, k)
+        if not columns.size:
+            continue
+        deviation = prior.deviation(scene)[columns] / std
+        after = covariance[np.ix_(columns, columns)] / np.multiply.outer(std, std)
+        values, vectors = np.linalg.eigh(np.eye(columns.size) - after)
+        informed = values > _INFORMED
+        squared[k] = np.sum((vectors.T @ deviation)[informed] ** 2 / values[informed])
+        freedom[k] = np.count_nonzero(informed)
+    return squared, freedom
+
+
+def _unknowns(fit: Fit, prior: ScenePrior, user: int) -> tuple[NDArray[np.int64], RealArray]:
+    """Columns of a user's place and clock with a prior, and the deviations of those priors."""
+    _, users, offsets, _ = fit.scene.blocks()
+    columns = np.append(users.start + 3 * user + np.arange(3), offsets.start + user)
+    std = np.append(prior.user_stds_m[user], prior.offset_stds_m[user])
+    return columns[std > 0], std[std > 0]
+
+
+def _far_users(fit: Fit, covariance: RealArray) -> list[str]:
+    squared, freedom = prior_chi_square(fit, covariance)
+    if chi2.sf(squared.sum(), max(freedom.sum(), 1)) > _IMPROBABLE:
+        return []
+    typical = np.sqrt(squared / np.maximum(freedom, 1))
+    in_words = ", ".join(f"{x:.1f}" for x in typical)
+    return [
+        f"user_positions_m, time_offset_std_s: users lie {in_words} standard deviations from their stated "
+        "places and clocks on average; check these, the array's orientation and spacing, and the order of "
+        "its elements: scatterers are displaced with them"
+    ]
+
+
+def _paths_from_elsewhere(fit: Fit) -> list[str]:
+    paths = fit.paths
+    scattered, unlocated = ~paths.is_line_of_sight, paths.is_unlocated
+    energy = fit.problem.user_energies[paths.user] * np.abs(fit.posterior.mean) ** 2
+    share = float(energy[unlocated].sum() / max(energy[scattered].sum(), 1e-300))
+    count = int(np.count_nonzero(unlocated))
+    if count < _MANY_UNLOCATED or share < _MOST_ENERGY:
+        return []
+    return [
+        f"region_m: {count} of {np.count_nonzero(scattered)} paths beside the lines of sight "
+        f"({100 * share:.0f} % of their energy) fit no single bounce in the region; they may bounce more "
+        "than once, or region, units, places or the array's orientation be wrong"
+    ]
