@@ -41,6 +41,8 @@ _STEPS = {"gauss_newton": 2, "gradient": 3}
 _CONTRADICTION_STDS = 8.0
 # Tuned: noise relative to that of the coarse stage (0.5 dB) above which least squares is tried as well.
 _BAD_FIT = 1.12
+# Guard: noise relative to the samples' power (-70 dB) below which any fit is good.
+_NEGLIGIBLE_NOISE = 1e-7
 
 _DATA_REFUSED = (
     "the detected data contradict the pilots, so the scene was estimated from the pilots alone; the channel "
@@ -292,7 +294,8 @@ class BiSVBILoop(SceneLoop):
 
     def fits_badly(self) -> bool:
         """Return whether the scene leaves clearly more than the noise that the coarse stage found."""
-        return self.noise_variance > _BAD_FIT * self._coarse_noise_variance
+        negligible = _NEGLIGIBLE_NOISE * float(np.mean(np.abs(self.obs.received) ** 2))
+        return self.noise_variance > max(_BAD_FIT * self._coarse_noise_variance, negligible)
 
     def _m_step(self) -> None:
         n_steps = _STEPS[self.settings.m_step]

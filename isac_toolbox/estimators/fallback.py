@@ -47,6 +47,10 @@ def better_of(obs: UplinkObservation, result: EstimationResult, plain: Estimatio
         symbol_decision=plain.symbol_decision,
         llr=plain.llr,
         scatterer_probability=np.minimum(result.scatterer_probability, 0.5),
+        candidates=replace(
+            result.candidates,
+            scatterer_probability=np.minimum(result.candidates.scatterer_probability, 0.5),
+        ),
         converged=False,
         status=FELL_BACK,
         warnings=(*result.warnings, _WARNING),

@@ -122,7 +122,9 @@ def place_despite_priors(fit: Fit) -> tuple[Placed, list[str]]:
     placed : Placed
     warnings : list of str
     """
-    placed, warnings = Placed.of(fit), []
+    placed, warnings = Placed.of(fit), list[str]()
+    if not len(fit.paths):
+        return placed, warnings
     typical = float(np.median(1 / np.maximum(np.abs(fit.posterior.mean) ** 2, 1e-12)))
     before = None
     for doubt in _doubts(fit, placed):

@@ -181,8 +181,16 @@ def joint_points(
     )
     rows[each[:, 0], :, offsets_block.start + user] = -inverse[:, :, 0]
     rows[each, :, unlocated_block.start + 3 * unlocated[:, None] + xyz] = np.moveaxis(inverse, 2, 1)
+    rows *= _within_region(np.einsum("aip,pq,aiq->ai", rows, covariance, rows), problem.region_m)
     flat = rows.reshape(-1, scene.n_parameters)
     return flat @ covariance @ flat.T, np.abs(np.linalg.det(inverse))
+
+
+def _within_region(variance: RealArray, region_m: RealArray) -> RealArray:
+    """Factor (A, 1, 1) that brings the variances (A, 3) of points down to that of the region."""
+    widest = np.max(region_m[1] - region_m[0]) ** 2 / 12
+    highest = np.maximum(variance.max(axis=1, initial=0.0), 1e-300)
+    return np.minimum(1.0, np.sqrt(widest / highest))[:, None, None]
 
 
 def beliefs(
@@ -235,7 +243,7 @@ def _coincidence_ratios(
     ratio = np.zeros((n, n))
     first, second = np.nonzero(np.triu(user[:, None] != user))
     if first.size:
-        spread = covariance + _LEAST_VARIANCE_M2 * np.eye(len(covariance))
+        spread = covariance + np.diag(_LEAST_VARIANCE_M2 + 1e-9 * np.diag(covariance))
         evidence = pair_evidence(points_m.ravel(), spread, np.arange(n), first, second)
         ratio[first, second] = ratio[second, first] = np.exp(np.minimum(log_volume + evidence, 50.0))
     return ratio
