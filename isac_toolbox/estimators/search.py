@@ -30,6 +30,8 @@ BIN_VARIANCE = 1 / (12 * _OVERSAMPLING**2)
 _SIDELOBE_FREE = 0.3
 # Tuned: the same where the tones of a user have gaps, relative to their highest sidelobe.
 _SIDELOBE_MARGIN = 1.5
+# Guard: coherence of two users' pilots at some length above which their paths are mistaken for each other.
+_COHERENT_CODES = 0.5
 # Cost cap: antennas whose powers over path length say where paths are.
 _PROFILE_ANTENNAS = 16
 # Guard: power over the median above which there is a path; noise of 16 antennas never reaches it.
@@ -66,6 +68,9 @@ class PathSearch:
         Step of the tones that the statistics hold, where it is wider than that of the subcarriers.
     sidelobe : float
         Power of the highest sidelobe in length, relative to the main lobe, of the tones of any user.
+    code_shift_m : float, optional
+        Smallest length by which a path of one user looks like one of another, where users share tones by
+        cyclic shifts; the window is not longer.
     """
 
     receiver: Receiver
@@ -73,6 +78,7 @@ class PathSearch:
     max_length_m: float
     tone_step_hz: float | None = None
     sidelobe: float = 0.0
+    code_shift_m: float | None = None
 
     @classmethod
     def for_observation(cls, obs: UplinkObservation) -> PathSearch:
@@ -91,7 +97,23 @@ class PathSearch:
         to_user = np.linalg.norm(corners[:, None] - obs.user_positions_m, axis=2)
         longest = float(np.max(to_bs[:, None] + to_user))
         search = cls(Receiver.of(obs), float(direct.min()) - margin, 2 * longest + margin)
-        return search._on_tones(usable_tones(obs))
+        search = search._on_tones(usable_tones(obs))
+        return replace(search, code_shift_m=search._code_shift_m(usable_pilots(obs)))
+
+    def _code_shift_m(self, pilots: ComplexArray) -> float | None:
+        """Smallest length at which pilots (K, N, T) of two users are coherent; None where there is none."""
+        gram = np.einsum("knt,jnt->kjn", pilots.conj(), pilots)
+        energy = np.real(np.einsum("kkn->k", gram))
+        gram[np.arange(len(gram)), np.arange(len(gram))] = 0
+        if not (gram.any() and self.receiver.equally_spaced):
+            return None
+        n_tones = gram.shape[2]
+        response = np.abs(fft.fft(gram, axis=2)) / np.sqrt(np.multiply.outer(energy, energy))[:, :, None]
+        shifts = SPEED_OF_LIGHT_M_S * np.arange(n_tones) / (n_tones * self._spacing_hz) % self._period_m
+        distances = np.minimum(shifts, self._period_m - shifts)
+        coherent = distances[np.any(response > _COHERENT_CODES, axis=(0, 1))]
+        cells = coherent[coherent > SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)]
+        return float(cells.min()) if cells.size else None
 
     def _on_tones(self, tones: RealArray) -> PathSearch:
         """The search for statistics of users with power (K, N) on their tones."""
@@ -121,7 +143,7 @@ class PathSearch:
         correlation : ndarray of complex, shape (K, N, M)
             Of the received pilots with those sent.
         """
-        if not self.receiver.equally_spaced:
+        if not self.receiver.equally_spaced or self.code_shift_m is not None:
             return self
         lengths = self._strong_lengths_m(correlation)
         period, middle = self._period_m, (self.min_length_m + self.max_length_m) / 2
@@ -150,15 +172,17 @@ class PathSearch:
         return np.asarray(lengths[one_period][strong])
 
     def on_all_tones(self) -> PathSearch:
-        """Return the search for statistics that hold every subcarrier."""
-        return replace(self, tone_step_hz=None, sidelobe=0.0)
+        """Return the search for statistics that hold every subcarrier and tell the users apart."""
+        free = replace(self, code_shift_m=None)
+        return free._on_tones(np.ones((1, self.receiver.frequencies_hz.size)))
 
     @cached_property
     def lengths_m(self) -> RealArray:
         """Grid of path lengths, shape (G,)."""
         bandwidth = np.ptp(self.receiver.frequencies_hz) + self._spacing_hz
         step = SPEED_OF_LIGHT_M_S / bandwidth / _OVERSAMPLING
-        window = min(self.max_length_m - self.min_length_m, self._period_m - step / 2)
+        longest = self._period_m if self.code_shift_m is None else self.code_shift_m
+        window = min(self.max_length_m - self.min_length_m, longest - step / 2)
         return self.min_length_m + step * np.arange(max(int(window / step) + 1, 1))
 
     @cached_property
@@ -328,10 +352,14 @@ class PathSearch:
         return np.column_stack([self.lengths_m[g], u_h[h], u_v[v]])
 
 
+def usable_pilots(obs: UplinkObservation) -> ComplexArray:
+    """Return every user's pilots (K, N, T) where all users' symbols are known, zero elsewhere."""
+    return np.where(np.all(obs.known, axis=0), obs.pilots, 0)
+
+
 def usable_tones(obs: UplinkObservation) -> RealArray:
-    """Return the power (K, N) of every user's usable pilots, those where all users' symbols are known."""
-    usable = np.all(obs.known, axis=0)
-    return np.sum(np.abs(np.where(usable, obs.pilots, 0)) ** 2, axis=2)
+    """Return the power (K, N) of every user's usable pilots."""
+    return np.asarray(np.sum(np.abs(usable_pilots(obs)) ** 2, axis=2))
 
 
 def tone_step_hz(frequencies_hz: RealArray, used: NDArray[np.bool_]) -> float:
