@@ -4,9 +4,9 @@
 
 All at 20 dB. "within 1 dB" and "3 dB" count blocks by their channel error above the bound of that block,
 which is an expectation, so that single blocks of the best estimator lie on both sides of it; "> LS" counts
-blocks worse than least squares by 0.3 dB. A scatterer is right if it, or an alternative that the result lists,
-is within 2 m of a true one. "covered" is the share of right scatterers, and of clocks, whose 95 % region holds
-the truth, alternatives counted.
+blocks worse than least squares by 0.3 dB. A scatterer is right if it, or an alternative that the result
+lists, is within 2 m of a true one. "covered" is the share of right scatterers, and of clocks, whose 95 %
+region holds the truth, alternatives counted.
 """
 
 from __future__ import annotations
