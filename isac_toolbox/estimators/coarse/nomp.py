@@ -17,6 +17,7 @@ from isac_toolbox.estimators.scene.fit import Fit, evaluate, residual_correlatio
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.search import PathSearch, Spectrum
+from isac_toolbox.inference.turbo import Deadline
 
 __all__ = ["newtonised_omp"]
 
@@ -36,6 +37,7 @@ def newtonised_omp(
     max_paths_per_user: int = 40,
     max_rounds: int = 40,
     prune: bool = True,
+    deadline: Deadline | None = None,
 ) -> tuple[Problem, Fit]:
     """Find unlocated paths of every user in a block's statistics.
 
@@ -49,6 +51,8 @@ def newtonised_omp(
     max_paths_per_user, max_rounds : int
     prune : bool
         Drop paths that the final fit no longer needs, which the published method does not.
+    deadline : Deadline, optional
+        Ends the search after any round.
 
     Returns
     -------
@@ -57,6 +61,7 @@ def newtonised_omp(
     fit : Fit
         Unlocated paths only.
     """
+    deadline = Deadline() if deadline is None else deadline
     n_users = problem.statistics.symbol_gram.shape[1]
     groups = _groups(problem)
     spectra: list[Spectrum] = []
@@ -79,8 +84,10 @@ def newtonised_omp(
                 groups[i] = group.extended(problem, found[in_group], found_user[in_group])
                 for k, spectrum in zip(group.users, groups[i].spectra(search), strict=True):
                     spectra[k] = spectrum
-    finished = [group.finished(problem) for group in groups]
-    if prune:
+        if deadline.reached():
+            break
+    finished = [group.finished(problem, deadline) for group in groups]
+    if prune and not deadline.reached():
         finished = [group.pruned(search, false_alarm_rate) for group in finished]
     return problem, _joined(problem, finished, n_users)
 
@@ -121,11 +128,11 @@ class _Group:
         """Return the spectra of what the paths leave."""
         return search.spectra(residual_correlation(self.fit), self.problem.user_energies)
 
-    def finished(self, problem: Problem) -> _Group:
-        """Return the group refined to the end."""
+    def finished(self, problem: Problem, deadline: Deadline) -> _Group:
+        """Return the group refined to the end, as far as there is time."""
         at_noise = self._at_noise(problem)
         fit = _fit_paths(at_noise, self.fit.scene, self.fit.paths.user)
-        return _Group(self.users, at_noise, refine(fit, n_steps=15))
+        return _Group(self.users, at_noise, fit if deadline.reached() else refine(fit, n_steps=15))
 
     def pruned(self, search: PathSearch, false_alarm_rate: float) -> _Group:
         """Return the group without the paths that it does not need."""

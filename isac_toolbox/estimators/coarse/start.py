@@ -19,6 +19,7 @@ from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.inference.turbo import Deadline
 
 __all__ = ["COARSE_STAGES", "coarse_working_set", "music_working_set"]
 
@@ -43,11 +44,12 @@ def coarse_working_set(
     rule: str,
     unlocated_paths: bool,
     false_alarm_rate: float,
+    deadline: Deadline | None = None,
 ) -> WorkingSet:
     """Return the first working set of the fine stage, from one of :data:`COARSE_STAGES`."""
     if stage == "music":
         return _settled(music_working_set(obs, problem, search, rule))
-    start = _nomp_start(problem, search, false_alarm_rate)
+    start = _nomp_start(problem, search, false_alarm_rate, deadline)
     if not unlocated_paths:
         scene = start.scene
         located = Scene(scene.points_m, scene.users_m, scene.offsets_m, np.zeros((0, 3)))
@@ -74,9 +76,11 @@ def music_working_set(obs: UplinkObservation, problem: Problem, search: PathSear
     return _working_set(_Start(started, scene, np.zeros(0, np.int64), power / n_paths), rule)
 
 
-def _nomp_start(problem: Problem, search: PathSearch, false_alarm_rate: float) -> _Start:
+def _nomp_start(
+    problem: Problem, search: PathSearch, false_alarm_rate: float, deadline: Deadline | None
+) -> _Start:
     """Paths of every user by Newtonised OMP, located and fused over the users."""
-    problem, fit = newtonised_omp(problem, search, false_alarm_rate=false_alarm_rate)
+    problem, fit = newtonised_omp(problem, search, false_alarm_rate=false_alarm_rate, deadline=deadline)
     power = float(np.mean(np.abs(fit.posterior.mean) ** 2)) if len(fit.paths) else 1.0
     placed, _, seen = place_points(fit)
     scene, _ = fuse_points(placed, seen)

@@ -25,7 +25,7 @@ _STEP_CAP_CELLS = 0.7
 _WORTHWHILE = 0.01
 
 
-def refine(fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
+def refine(fit: Fit, n_steps: int, tol: float = 1e-6, goal: float = np.inf) -> Fit:
     """Take Levenberg-Marquardt steps on all unknowns together; the objective never rises.
 
     Parameters
@@ -36,11 +36,13 @@ def refine(fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
         Largest number of accepted steps.
     tol : float
         Stop when a step lowers the objective by less than this (in nats).
+    goal : float
+        Stop when the steps left, each worth as much as the last, would not reach this objective.
     """
     damping, unknown = 1e-6, ~fit.problem.prior.known(fit.scene)
     if not unknown.any():
         return fit
-    for _ in range(n_steps):
+    for steps_left in reversed(range(n_steps)):
         hessian, gradient = fit.normal_equations
         if not unknown.all():
             hessian, gradient = hessian[np.ix_(unknown, unknown)], gradient[unknown]
@@ -48,7 +50,7 @@ def refine(fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
         if trial is None:
             break
         gain, fit = fit.objective - trial.objective, trial
-        if gain < tol:
+        if gain < tol or fit.objective - steps_left * gain > goal:
             break
     return fit
 
