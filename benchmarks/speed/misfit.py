@@ -96,30 +96,36 @@ def transmit_image(seed: int, level_db: float) -> Case:
     return received_through(simulation, simulation.truth.channel, symbols + image, seed)
 
 
-def limited(samples: ComplexArray, level: float) -> ComplexArray:
-    """Amplitudes over time cut at a level; spectra in and out, over the second last axis."""
-    over_time = np.fft.ifft(np.fft.ifftshift(samples, axes=-2), axis=-2, norm="ortho")
-    amplitude = np.maximum(np.abs(over_time), 1e-300)
-    cut = over_time * np.minimum(level / amplitude, 1)
-    return np.fft.fftshift(np.fft.fft(cut, axis=-2, norm="ortho"), axes=-2)
+def over_time(spectra: ComplexArray) -> ComplexArray:
+    """Samples over time of spectra, along the second last axis."""
+    return np.fft.ifft(np.fft.ifftshift(spectra, axes=-2), axis=-2, norm="ortho")
+
+
+def over_frequency(samples: ComplexArray) -> ComplexArray:
+    """The inverse."""
+    return np.fft.fftshift(np.fft.fft(samples, axis=-2, norm="ortho"), axes=-2)
 
 
 def clipped(seed: int, share: float) -> Case:
     """A receiver that clips this share of its samples."""
     simulation = clean(seed)
-    samples = simulation.observation.received.transpose(1, 0, 2)
-    over_time = np.fft.ifft(np.fft.ifftshift(samples, axes=-2), axis=-2, norm="ortho")
-    level = float(np.quantile(np.abs(over_time), 1 - share))
-    observation = replace(simulation.observation, received=limited(samples, level).transpose(1, 0, 2))
+    samples = over_time(simulation.observation.received.transpose(1, 0, 2))
+    amplitude = np.maximum(np.abs(samples), 1e-300)
+    cut = samples * np.minimum(np.quantile(amplitude, 1 - share) / amplitude, 1)
+    observation = replace(simulation.observation, received=over_frequency(cut).transpose(1, 0, 2))
     return Case(observation, simulation.truth.channel, simulation.observation)
 
 
 def saturated(seed: int, back_off_db: float) -> Case:
-    """Users' amplifiers that limit softly this far above the mean power."""
+    """Users' amplifiers that limit softly (Rapp, smoothness one) so far above the mean power."""
     simulation = clean(seed)
     symbols = simulation.truth.symbols
-    level = 10 ** (back_off_db / 20) * float(np.sqrt(np.mean(np.abs(symbols) ** 2)))
-    return received_through(simulation, simulation.truth.channel, limited(symbols, level), seed)
+    samples = over_time(symbols)
+    limit = 10 ** (back_off_db / 10) * np.mean(np.abs(symbols) ** 2)
+    sent = over_frequency(samples / np.sqrt(1 + np.abs(samples) ** 2 / limit))
+    gain = np.vdot(symbols, sent) / np.vdot(symbols, symbols)  # what stays linear belongs to the channel
+    case = received_through(simulation, simulation.truth.channel, sent, seed)
+    return replace(case, channel=gain * case.channel)
 
 
 def diffuse_tail(seed: int, level_db: float, decay_s: float = 50e-9) -> Case:
