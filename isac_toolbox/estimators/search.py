@@ -119,10 +119,20 @@ class PathSearch:
     @cached_property
     def lengths_m(self) -> RealArray:
         """Grid of path lengths, shape (G,)."""
-        bandwidth = np.ptp(self.receiver.frequencies_hz) + self._spacing_hz
-        step = SPEED_OF_LIGHT_M_S / bandwidth / self._bins_per_cell
+        step = self.length_step_m
         window = min(self.max_length_m - self.min_length_m, self._period_m - step / 2)
-        return self.min_length_m + step * np.arange(max(int(window / step) + 1, 1))
+        return np.asarray(self.min_length_m + step * np.arange(max(int(window / step) + 1, 1)))
+
+    @property
+    def length_step_m(self) -> float:
+        """Step of the grid of lengths."""
+        bandwidth = np.ptp(self.receiver.frequencies_hz) + self._spacing_hz
+        return float(SPEED_OF_LIGHT_M_S / bandwidth / self._bins_per_cell)
+
+    @property
+    def has_high_lobes(self) -> bool:
+        """Whether gaps in the band make lobes that compete with the main one."""
+        return self._bins_per_cell > _OVERSAMPLING
 
     @cached_property
     def _bins_per_cell(self) -> int:
@@ -314,8 +324,7 @@ class PathSearch:
     def _nearest_bins(self, parameters: RealArray) -> Bins:
         """Bins of paths (length, u_h, u_v), shape (P, 3)."""
         lengths = self.lengths_m
-        step = lengths[1] - lengths[0] if lengths.size > 1 else 1.0
-        g = np.clip(np.rint((parameters[:, 0] - lengths[0]) / step), 0, lengths.size - 1)
+        g = np.clip(np.rint((parameters[:, 0] - lengths[0]) / self.length_step_m), 0, lengths.size - 1)
         h, v = (
             np.rint(cosines * spacing * grid.size) % grid.size
             for cosines, spacing, grid in zip(

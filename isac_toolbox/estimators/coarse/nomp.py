@@ -25,6 +25,10 @@ RealArray = NDArray[np.float64]
 
 # Guard: prior precision of a path of a unit-power block that leaves its gain free.
 _WEAK_PRECISION = 1e-9
+# Cost cap: lobes are tried so many resolution cells before and behind a path,
+_LOBE_CELLS = 4
+# Cost cap: and so many paths change lobes in a round.
+_MAX_HOPS = 4
 # Cost cap: up to so many users one fit of all costs less than the overhead of a fit for each.
 _FEW_USERS = 4
 
@@ -81,7 +85,8 @@ def newtonised_omp(
         for i, group in enumerate(groups):
             in_group = np.isin(found_user, group.users)
             if in_group.any():
-                groups[i] = group.extended(problem, found[in_group], found_user[in_group])
+                extended = group.extended(problem, found[in_group], found_user[in_group])
+                groups[i] = extended.on_best_lobes(search) if search.has_high_lobes else extended
                 for k, spectrum in zip(group.users, groups[i].spectra(search), strict=True):
                     spectra[k] = spectrum
         if deadline.reached():
@@ -123,6 +128,19 @@ class _Group:
         scene = replace(self.fit.scene, unlocated_m=np.vstack([self.fit.scene.unlocated_m, found]))
         user = np.concatenate([self.fit.paths.user, found_user - self.users[0]])
         return _Group(self.users, at_noise, refine(_fit_paths(at_noise, scene, user), n_steps=4, tol=0.1))
+
+    def on_best_lobes(self, search: PathSearch) -> _Group:
+        """Return the group with paths on other lobes of their own delay response where that fits better."""
+        fit = self.fit
+        for _ in range(_MAX_HOPS):
+            scene = _on_another_lobe(fit, search)
+            if scene is None:
+                break
+            trial = refine(_fit_paths(fit.problem, scene, fit.paths.user), n_steps=4, tol=0.1)
+            if trial.objective >= fit.objective:
+                break
+            fit = trial
+        return replace(self, fit=fit)
 
     def spectra(self, search: PathSearch) -> list[Spectrum]:
         """Return the spectra of what the paths leave."""
@@ -176,6 +194,35 @@ def _prune(fit: Fit, search: PathSearch, false_alarm_rate: float) -> Fit:
         scene = replace(fit.scene, unlocated_m=np.delete(fit.scene.unlocated_m, least, axis=0))
         fit = refine(_fit_paths(fit.problem, scene, np.delete(fit.paths.user, least)), n_steps=4, tol=0.1)
     return fit
+
+
+def _on_another_lobe(fit: Fit, search: PathSearch) -> Scene | None:
+    """The scene with the path that gains most on a lobe nearby, the others as they are; None if none does.
+
+    The matched-filter power of a path with its own part put back, ``|phi_c^H E + phi_c^H phi_i x_i|^2``, over
+    lengths ``c`` around its own.
+    """
+    problem, unlocated_m = fit.problem, fit.scene.unlocated_m
+    step, reach = search.length_step_m, _LOBE_CELLS * problem.length_cell_m
+    shifts = np.concatenate([[0.0], np.arange(step, reach, step), -np.arange(step, reach, step)])
+    residual = residual_correlation(fit)
+    most, chosen = 0.0, None
+    for path, user in enumerate(fit.paths.user):
+        candidates = np.tile(unlocated_m[path], (shifts.size, 1))
+        candidates[:, 0] += shifts
+        scene = replace(fit.scene, unlocated_m=candidates)
+        rivals = _fit_paths(problem, scene, np.full(shifts.size, user))
+        matched = rivals.atoms.correlate(residual) + rivals.gram[:, 0] * fit.posterior.mean[path]
+        power = np.abs(matched) ** 2 / problem.user_energies[user]
+        best = int(np.argmax(power))
+        gain = problem.noise_precision * float(power[best] - power[0])
+        if abs(shifts[best]) > problem.length_cell_m / 2 and gain > most:
+            most, chosen = gain, (path, candidates[best])
+    if chosen is None:
+        return None
+    moved = unlocated_m.copy()
+    moved[chosen[0]] = chosen[1]
+    return replace(fit.scene, unlocated_m=moved)
 
 
 def _fit_paths(problem: Problem, scene: Scene, user: NDArray[np.int64]) -> Fit:
