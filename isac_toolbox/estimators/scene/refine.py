@@ -24,6 +24,9 @@ _STEP_CAP_CELLS = 0.7
 # Cost cap: share of the tolerance below which a promised fall of the objective is not worth a step.
 _WORTHWHILE = 0.01
 
+# Cost cap: so much more than the last step a later one is hoped to bring, of a fit that has a goal.
+_HOPE = 10.0
+
 
 def refine(fit: Fit, n_steps: int, tol: float = 1e-6, goal: float = np.inf) -> Fit:
     """Take Levenberg-Marquardt steps on all unknowns together; the objective never rises.
@@ -37,7 +40,7 @@ def refine(fit: Fit, n_steps: int, tol: float = 1e-6, goal: float = np.inf) -> F
     tol : float
         Stop when a step lowers the objective by less than this (in nats).
     goal : float
-        Stop when the steps left, each worth as much as the last, would not reach this objective.
+        Stop when the steps left, each worth ten times the last, would not reach this objective.
     """
     damping, unknown = 1e-6, ~fit.problem.prior.known(fit.scene)
     if not unknown.any():
@@ -50,7 +53,7 @@ def refine(fit: Fit, n_steps: int, tol: float = 1e-6, goal: float = np.inf) -> F
         if trial is None:
             break
         gain, fit = fit.objective - trial.objective, trial
-        if gain < tol or fit.objective - steps_left * gain > goal:
+        if gain < tol or fit.objective - _HOPE * steps_left * gain > goal:
             break
     return fit
 
