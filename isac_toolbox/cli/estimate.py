@@ -57,6 +57,9 @@ def estimate(
     m_step: Annotated[str | None, one_of(M_STEPS, "Refinement of positions and clocks")] = None,
     inverse: Annotated[str | None, one_of(INVERSES, "E-step, on a working set or on a grid")] = None,
     max_iter: Annotated[int | None, typer.Option(min=1, help="Largest number of iterations.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0.0, help="Time after which the estimate is made of what there is.")
+    ] = None,
     as_json: JsonOption = False,
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the result as an npz file.")
@@ -82,7 +85,14 @@ def estimate(
         save = npz_path("--save", save)
         check_writable("--save", save)
     keep_inputs({"--save": save, "--plot": plot, "--html": page}, {"the observation": Path(source)})
-    given = {"coarse": coarse, "rule": rule, "m_step": m_step, "inverse": inverse, "max_iter": max_iter}
+    given = {
+        "coarse": coarse,
+        "rule": rule,
+        "m_step": m_step,
+        "inverse": inverse,
+        "max_iter": max_iter,
+        "max_seconds": max_seconds,
+    }
     entry = CATALOGUE[estimator]
     _check_settings(estimator, entry, given)
     settings = {key: value for key, value in given.items() if value is not None}

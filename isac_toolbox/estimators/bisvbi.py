@@ -22,6 +22,7 @@ from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
 from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.loop import SceneLoop
+from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
 from isac_toolbox.estimators.scene.schedule import StructureSchedule
@@ -43,10 +44,21 @@ _CONTRADICTION_STDS = 8.0
 _BAD_FIT = 1.12
 # Guard: noise relative to the samples' power (-70 dB) below which any fit is good.
 _NEGLIGIBLE_NOISE = 1e-7
+# Cost cap: iterations after a run has spent its work on structure; paths made by a misfit never rest.
+_LAST_ITERATIONS = 3
 
 _DATA_REFUSED = (
     "the detected data contradict the pilots, so the scene was estimated from the pilots alone; the channel "
     "may change within the block (motion, frequency offsets), or the SNR be too low for the constellation"
+)
+_OUT_OF_TIME = (
+    "the detected data contradict the pilots, and the run ended before the scene was estimated from the "
+    "pilots alone; channel and scene may be wrong"
+)
+_UNEXPLAINED = (
+    "{paths} remain unexplained; the model does not fit: calibration of the array, dead elements or "
+    "subcarriers, order of the subcarriers, wavefront, distortion by amplifiers or converters, motion, or "
+    "diffuse scattering; the stated errors hold for a model that fits"
 )
 
 
@@ -82,6 +94,9 @@ class EMTurboBiSVBI:
         most sizes and right beside other processes.
     max_iter : int
         Largest number of iterations.
+    max_seconds : float, optional
+        Time for the iterations and what precedes them; no limit if not given. When it is over, also inside an
+        iteration, the result is made of what there is, with the status ``"time limit"``.
     burn_in : int
         Pilot-only iterations before data are used.
     tol : float
@@ -123,6 +138,7 @@ class EMTurboBiSVBI:
     tol: float = 1e-4
     n_threads: int | None = None
     false_alarm_rate: float = 1e-2
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         choices = (
@@ -143,6 +159,8 @@ class EMTurboBiSVBI:
         check_fraction("false_alarm_rate", self.false_alarm_rate)
         if self.n_threads is not None:
             check_integer("n_threads", self.n_threads, 1)
+        if self.max_seconds is not None:
+            check_positive("max_seconds", self.max_seconds)
 
     def memory_usage(self, obs: UplinkObservation) -> int:
         """Return the peak memory in bytes of :meth:`estimate` beside the observation, to a factor of two.
@@ -175,8 +193,9 @@ class EMTurboBiSVBI:
         ----------
         obs : UplinkObservation
         callback : callable, optional
-            Called with the loop (:class:`~isac_toolbox.inference.TurboLoop`) after every iteration; a true
-            return value stops.
+            Called with the loop (:class:`~isac_toolbox.inference.TurboLoop`) after every iteration, and once
+            a second inside a longer one, between the changes of structure that it tries (``loop.n_iter`` then
+            counts the iterations completed); a true return value stops.
 
         Returns
         -------
@@ -193,7 +212,10 @@ class EMTurboBiSVBI:
         loop = BiSVBILoop(self, obs)
         result = loop.run_bounded(callback, self.n_threads)
         if self.data_aided and loop.contradicts_pilots():
-            loop = BiSVBILoop(replace(self, data_aided=False), obs)
+            if loop.deadline.reached():
+                return replace(result, warnings=(*result.warnings, _OUT_OF_TIME))
+            left_s = None if self.max_seconds is None else max(loop.deadline.seconds_left, 1e-3)
+            loop = BiSVBILoop(replace(self, data_aided=False, max_seconds=left_s), obs)
             loop.warnings.append(_DATA_REFUSED)
             result = loop.run_bounded(callback, self.n_threads)
         if loop.fits_badly():
@@ -208,7 +230,7 @@ class BiSVBILoop(SceneLoop):
     name = "EM-Turbo-BiSVBI"
 
     def __init__(self, settings: EMTurboBiSVBI, obs: UplinkObservation) -> None:
-        super().__init__(obs, settings.max_iter, settings.tol)
+        super().__init__(obs, settings.max_iter, settings.tol, settings.max_seconds)
         self.settings = settings
 
     def setup(self) -> None:
@@ -216,6 +238,9 @@ class BiSVBILoop(SceneLoop):
         super().setup()
         settings = self.settings
         self.schedule = StructureSchedule()
+        self.max_iter = settings.max_iter
+        self._work = Work(self.deadline)
+        self._n_unexplained = 0
         self._pilot_misfit: float | None = None
         pilots = Problem.on_pilots(self.obs, self.block)
         self._pilots = pilots.with_statistics(pilots.statistics.stored_as(settings.dtype))
@@ -232,6 +257,7 @@ class BiSVBILoop(SceneLoop):
             settings.rule,
             settings.unlocated_paths,
             settings.false_alarm_rate,
+            self.deadline,
         )
         self.working = coarse.working
         self.warnings += coarse.warnings
@@ -248,7 +274,8 @@ class BiSVBILoop(SceneLoop):
             self.schedule = self.schedule.on_all_data()
         self.working = self._e_step(self.working, _SWEEPS).learn_noise()
         before = self.working.fit.scene
-        self._m_step()
+        if not self.deadline.reached():
+            self._m_step()
         self.change = self._largest_move(before)
         self._revise_structure()
         self.record()
@@ -302,6 +329,15 @@ class BiSVBILoop(SceneLoop):
         move = refine if self.settings.m_step == "gauss_newton" else gradient_steps
         self.working = self.working.with_fit(move(self.working.fit, n_steps))
 
+    def result(self) -> EstimationResult:
+        """Return the result at the present state; it says whether paths remain that nothing explains."""
+        if self._n_unexplained or self._work.exhausted:
+            paths = f"at least {self._n_unexplained} paths" if self._n_unexplained else "paths"
+            said = _UNEXPLAINED.format(paths=paths)
+            if said not in self.warnings:
+                self.warnings.append(said)
+        return super().result()
+
     def _largest_move(self, before: Scene) -> float:
         old, new = before.points_m, self.working.fit.scene.points_m
         moved = np.linalg.norm(new - old, axis=1).max(initial=0.0)
@@ -310,7 +346,7 @@ class BiSVBILoop(SceneLoop):
     def _revise_structure(self) -> None:
         """Removal always; search when the schedule says so. The loop stays open until all is settled."""
         self.remove_rejected()
-        if self.schedule.is_due(self.n_iter):
+        if self.schedule.is_due(self.n_iter) and not self.deadline.reached():
             counts = self.working.counts
             if self.schedule.completes_cycle(counts):
                 self.schedule = self.schedule.after_cycle()
@@ -319,20 +355,27 @@ class BiSVBILoop(SceneLoop):
                 if changed:
                     self.working = self._e_step(self.working, 1)
                 self.schedule = self.schedule.after_search(counts, changed)
+        if self._work.exhausted and not self.schedule.settled:
+            self.schedule = self.schedule.after_cycle()
+            self.max_iter = min(self.max_iter, self.n_iter + 1 + _LAST_ITERATIONS)
         if not self.schedule.settled:
             self.change = np.inf
 
     def _search_structure(self) -> bool:
         """Births, splits, merges and duplicates absorbed; whether there was any."""
-        born = give_birth(
-            self.working, self.search, self.settings.false_alarm_rate, self.settings.unlocated_paths
-        )
+        settings, work = self.settings, self._work
+        work.allow(self.obs.received.size, self.working)
+        residual = Residual.of(self.working, self.search)
+        n_before = self.working.n_points + len(self.working.unlocated_user)
+        born = give_birth(self.working, residual, work, settings.false_alarm_rate, settings.unlocated_paths)
         if born is not None:
             placed = born.with_fit(refine(born.fit, n_steps=2))
             self.working = self._e_step(placed, _SWEEPS)
         changed = born is not None
+        n_born = 0 if born is None else len(born.fit.scene.points_m) + len(born.unlocated_user) - n_before
+        self._n_unexplained = max(residual.n_peaks(settings.false_alarm_rate) - n_born, 0)
         for move in (split_points, merge_points, absorb_duplicates):
-            moved = move(self.working)
+            moved = move(self.working, residual, work)
             self.working = moved or self.working
             changed = changed or moved is not None
         return changed

@@ -68,7 +68,7 @@ class SceneRecorder:
         self.snapshots.clear()
 
     def __call__(self, loop: TurboLoop) -> None:
-        """Take a snapshot.
+        """Take a snapshot, unless the loop is still inside an iteration.
 
         Raises
         ------
@@ -77,7 +77,9 @@ class SceneRecorder:
         """
         if not isinstance(loop, SceneLoop):
             raise TypeError(f"loop must be the loop of a scene estimator, got {type(loop).__name__}")
-        self.snapshots.append(_snapshot(loop))
+        seen = self.snapshots[-1].iteration if self.snapshots else 0
+        if loop.n_iter != seen:
+            self.snapshots.append(_snapshot(loop))
 
     def __len__(self) -> int:
         return len(self.snapshots)

@@ -45,6 +45,12 @@ _EXPONENTIAL_MEDIAN = np.log(2.0)
 # Cost cap: bins that a median is taken of, at least, where there are more; its standard error is then one per
 # cent.
 _MEDIAN_SAMPLES = 8192
+# Guard: resolution cells whose median may stand for a level; of fewer a peak's main lobe fills too many.
+_LEAST_CELLS = 32
+# Mathematics: standard errors of a median that chance does not reach in hundreds of them.
+_ELEVATED_STDS = 5.0
+
+Bins = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,11 +185,31 @@ class PathSearch:
     @cached_property
     def lengths_m(self) -> RealArray:
         """Grid of path lengths, shape (G,)."""
-        bandwidth = np.ptp(self.receiver.frequencies_hz) + self._spacing_hz
-        step = SPEED_OF_LIGHT_M_S / bandwidth / _OVERSAMPLING
+        step = self.length_step_m
         longest = self._period_m if self.code_shift_m is None else self.code_shift_m
         window = min(self.max_length_m - self.min_length_m, longest - step / 2)
-        return self.min_length_m + step * np.arange(max(int(window / step) + 1, 1))
+        return np.asarray(self.min_length_m + step * np.arange(max(int(window / step) + 1, 1)))
+
+    @property
+    def length_step_m(self) -> float:
+        """Step of the grid of lengths."""
+        bandwidth = np.ptp(self.receiver.frequencies_hz) + self._spacing_hz
+        return float(SPEED_OF_LIGHT_M_S / bandwidth / self._bins_per_cell)
+
+    @property
+    def has_high_lobes(self) -> bool:
+        """Whether gaps in the band make lobes that compete with the main one."""
+        return self._bins_per_cell > _OVERSAMPLING
+
+    @cached_property
+    def _bins_per_cell(self) -> int:
+        """Bins per resolution cell in length: more by as much as gaps make the lobes more curved.
+
+        Far blocks of tones have many lobes almost as high as the main one, which coarse bins would confuse.
+        """
+        frequencies = self.receiver.frequencies_hz
+        bandwidth = np.ptp(frequencies) + self._spacing_hz
+        return _OVERSAMPLING * max(round(12 * float(np.var(frequencies)) / bandwidth**2), 1)
 
     @cached_property
     def _spacing_hz(self) -> float:
@@ -333,9 +359,46 @@ class PathSearch:
             noise_level = float(np.median([s.noise_level for s in spectra]))
         level = max(noise_level, noise_floor, 1e-300)
         threshold = self.threshold(level, false_alarm_rate)
-        found = [self.peaks(s.power, threshold)[:n] for s, n in zip(spectra, room, strict=True)]
+        found = [self._distinct(s.power, threshold, level)[:n] for s, n in zip(spectra, room, strict=True)]
         user = np.repeat(np.arange(len(found)), [len(f) for f in found])
         return np.concatenate(found), user, level
+
+    def _distinct(self, power: RealArray, threshold: float, level: float) -> RealArray:
+        """Peaks that stand out of their surroundings as far as the threshold does of the noise level."""
+        bins = self._peak_bins(power, threshold)
+        return self._at(bins)[power[bins] > threshold * self._excess_at(power, bins, level)]
+
+    def excess(self, power: RealArray, parameters: RealArray, level: float) -> RealArray:
+        """Return how far the surroundings of paths (P, 3) rise above the noise level, shape (P,), at least 1.
+
+        What a model without calibration errors, distortion or diffuse scattering leaves of a path is spread
+        over all directions at its length or over all lengths in its direction. The medians of a spectrum (G,
+        G_h, G_v) along both show it, as peaks fill few bins; medians that noise explains do not count.
+        """
+        return self._excess_at(power, self._nearest_bins(parameters), level)
+
+    def _excess_at(self, power: RealArray, bins: Bins, level: float) -> RealArray:
+        visible = self._visible_bins
+        over_directions = visible.size / _OVERSAMPLING**2
+        over_lengths = len(power) / self._bins_per_cell
+        excess = np.ones(bins[0].size)
+        for i, (g, h, v) in enumerate(zip(*bins, strict=True)):
+            here = _elevation(power[g].ravel()[visible], over_directions, level)
+            along = _elevation(power[:, h, v], over_lengths, level)
+            excess[i] = max(here, along)
+        return excess
+
+    def _nearest_bins(self, parameters: RealArray) -> Bins:
+        """Bins of paths (length, u_h, u_v), shape (P, 3)."""
+        lengths = self.lengths_m
+        g = np.clip(np.rint((parameters[:, 0] - lengths[0]) / self.length_step_m), 0, lengths.size - 1)
+        h, v = (
+            np.rint(cosines * spacing * grid.size) % grid.size
+            for cosines, spacing, grid in zip(
+                parameters[:, 1:].T, self.receiver.array.spacings, self.cosine_grids, strict=True
+            )
+        )
+        return g.astype(np.int64), h.astype(np.int64), v.astype(np.int64)
 
     def peaks(self, spectrum: RealArray, threshold: float) -> RealArray:
         """Return the local maxima (length, u_h, u_v) above the threshold, highest first, shape (P, 3).
@@ -343,13 +406,30 @@ class PathSearch:
         Maxima below ``_SIDELOBE_FREE`` times the highest may be its sidelobes and are left for another
         round; maxima closer than a resolution cell in every dimension count as one. Directions wrap around.
         """
+        return self._at(self._peak_bins(spectrum, threshold))
+
+    def _peak_bins(self, spectrum: RealArray, threshold: float) -> Bins:
         floor = max(threshold, self._sidelobe_free * float(spectrum.max(initial=0.0)))
         candidates = np.flatnonzero(spectrum >= max(floor, np.finfo(spectrum.dtype).tiny))
         where = candidates[local_maxima(spectrum, candidates, _OVERSAMPLING)]
         order = np.argsort(-spectrum.ravel()[where], kind="stable")
         g, h, v = np.unravel_index(where[order], spectrum.shape)
+        return g, h, v
+
+    def _at(self, bins: Bins) -> RealArray:
+        """(length, u_h, u_v) of bins, shape (P, 3)."""
+        g, h, v = bins
         u_h, u_v = self.cosine_grids
         return np.column_stack([self.lengths_m[g], u_h[h], u_v[v]])
+
+
+def _elevation(power: RealArray, n_cells: float, level: float) -> float:
+    """Median of a spectrum's bins over that of noise of a level; one where noise explains it."""
+    if n_cells < _LEAST_CELLS:
+        return 1.0
+    middle = power.size // 2
+    ratio = float(np.partition(power, middle)[middle]) / (_EXPONENTIAL_MEDIAN * level)
+    return ratio if ratio > 1 + _ELEVATED_STDS / (_EXPONENTIAL_MEDIAN * np.sqrt(n_cells)) else 1.0
 
 
 def usable_pilots(obs: UplinkObservation) -> ComplexArray:

@@ -16,10 +16,14 @@ from isac_toolbox._validation import check_integer, check_positive
 CONVERGED = "converged"
 ITERATION_LIMIT = "iteration limit"
 STOPPED = "stopped by callback"
+TIME_LIMIT = "time limit"
 FAILED = "numerical failure"
 
+# Cost cap: seconds inside a step between two calls of a callback.
+_ASK_EVERY_S = 1.0
 
-#: Called with a loop after every step; a true value stops it. Methods `begin` and `end` are called as well.
+#: Called with a loop after every step, and once a second inside a longer one; a true value stops it. Methods
+#: `begin` and `end` are called as well.
 Callback: TypeAlias = "Callable[[TurboLoop], bool | None]"
 
 
@@ -125,8 +129,51 @@ def _tell(callback: Callback | None, moment: str, loop: TurboLoop) -> None:
         method(loop)
 
 
+class Deadline:
+    """The moment at which a run has to stop; long steps ask for it between their parts.
+
+    Parameters
+    ----------
+    max_seconds : float, optional
+        From now; no limit if not given.
+
+    Attributes
+    ----------
+    status : str
+        Why the run has to stop; empty until then.
+    """
+
+    def __init__(self, max_seconds: float | None = None) -> None:
+        self._end = math.inf if max_seconds is None else time.perf_counter() + max_seconds
+        self._ask: Callable[[], bool] | None = None
+        self._next = math.inf
+        self.status = ""
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the limit; infinite without one, and not below zero."""
+        return max(self._end - time.perf_counter(), 0.0)
+
+    def ask(self, stop: Callable[[], bool] | None) -> None:
+        """From a second on, and then once a second, let `stop` decide as well."""
+        self._ask = stop
+        self._next = math.inf if stop is None else time.perf_counter() + _ASK_EVERY_S
+
+    def reached(self) -> bool:
+        """Return whether the run has to stop."""
+        if self.status:
+            return True
+        now = time.perf_counter()
+        if now >= self._end:
+            self.status = TIME_LIMIT
+        elif now >= self._next and self._ask is not None:
+            self.status = STOPPED if self._ask() else ""
+            self._next = time.perf_counter() + _ASK_EVERY_S
+        return bool(self.status)
+
+
 class TurboLoop(ABC):
-    """Iterate `step` until the change is small, the limit is reached or a callback stops it.
+    """Iterate `step` until the change is small, a limit is reached or a callback stops it.
 
     A subclass implements `setup` and `step`; after each step it has set the attributes `objective`,
     `noise_variance`, `n_active` and `change` (relative change of what it estimates; infinity holds the loop
@@ -138,6 +185,9 @@ class TurboLoop(ABC):
         Largest number of steps, at least 1.
     tol : float
         The loop has converged when `change <= tol` in two successive steps.
+    max_seconds : float, optional
+        Time for set-up and steps; no limit if not given. A subclass whose steps are long asks `deadline`
+        inside them and ends a step early in a state as consistent as after a whole one.
 
     Raises
     ------
@@ -150,9 +200,11 @@ class TurboLoop(ABC):
     n_active: int = 0
     change: float = math.inf
 
-    def __init__(self, max_iter: int = 100, tol: float = 1e-6) -> None:
+    def __init__(self, max_iter: int = 100, tol: float = 1e-6, max_seconds: float | None = None) -> None:
         self.max_iter = check_integer("max_iter", max_iter)
         self.tol = check_positive("tol", tol)
+        self.max_seconds = None if max_seconds is None else check_positive("max_seconds", max_seconds)
+        self.deadline = Deadline()
         self.history = History()
         self.status = ""
 
@@ -180,15 +232,17 @@ class TurboLoop(ABC):
         Parameters
         ----------
         callback : callable, optional
-            Called with the loop after every step; returning a true value stops it. If it has a method
-            ``begin``, that is called with the loop between the set-up and the first step; a method ``end``
-            is called once when no step follows, whatever the reason, also when a step or the callback raises.
+            Called with the loop after every step, and once a second inside a step that lasts longer and asks
+            its deadline (the history has no new row then); returning a true value stops the loop. If it has a
+            method ``begin``, that is called with the loop between the set-up and the first step; a method
+            ``end`` is called once when no step follows, whatever the reason, also when a step or the callback
+            raises.
 
         Returns
         -------
         str
-            `"converged"`, `"iteration limit"`, `"stopped by callback"` or `"numerical failure"` (a singular
-            matrix or a number that is not finite).
+            `"converged"`, `"iteration limit"`, `"time limit"`, `"stopped by callback"` or
+            `"numerical failure"` (a singular matrix or a number that is not finite).
 
         Notes
         -----
@@ -196,6 +250,7 @@ class TurboLoop(ABC):
         """
         self.history = History()
         self.status = ""
+        self.deadline = Deadline(self.max_seconds)
         self.setup()
         _tell(callback, "begin", self)
         try:
@@ -207,7 +262,8 @@ class TurboLoop(ABC):
         """Step until there is a reason to stop, and return it."""
         start = time.perf_counter()
         quiet_steps = 0
-        for _ in range(self.max_iter):
+        while self.n_iter < self.max_iter:
+            self.deadline.ask(None if callback is None else lambda: bool(callback(self)))
             try:
                 self.step()
             except (FloatingPointError, np.linalg.LinAlgError):
@@ -218,13 +274,21 @@ class TurboLoop(ABC):
                 IterationRecord(float(self.objective), float(self.noise_variance), self.n_active, seconds)
             )
             quiet_steps = quiet_steps + 1 if self.change <= self.tol else 0
-            if not (math.isfinite(self.objective) and math.isfinite(self.noise_variance)):
-                self.status = FAILED
-            elif callback is not None and callback(self):
-                self.status = STOPPED
-            elif quiet_steps >= 2:
-                self.status = CONVERGED
+            self.status = self._reason(callback, quiet_steps)
             if self.status:
                 return self.status
         self.status = ITERATION_LIMIT
         return self.status
+
+    def _reason(self, callback: Callback | None, quiet_steps: int) -> str:
+        """Why no step follows; empty where one does."""
+        self.deadline.ask(None)
+        if not (math.isfinite(self.objective) and math.isfinite(self.noise_variance)):
+            return FAILED
+        if callback is not None and callback(self):
+            return STOPPED
+        if self.deadline.status:
+            return self.deadline.status
+        if quiet_steps >= 2:
+            return CONVERGED
+        return TIME_LIMIT if self.deadline.reached() else ""

@@ -241,6 +241,8 @@ def test_snr_given_twice():
         (["estimate", "urban_uplink", "--estimator", "oracle"], "bisvbi"),
         (["estimate", "urban_uplink", "--rule", "golden"], "mean_field"),
         (["estimate", "urban_uplink", "--max-iter", "0"], "--max-iter"),
+        (["estimate", "urban_uplink", "--max-seconds", "-1"], "--max-seconds"),
+        (["estimate", "urban_uplink", "--max-seconds", "soon"], "--max-seconds"),
         (["bound", "urban_uplink", "--seed", "-1"], "--seed"),
         (["bound", "urban_uplink", "--snr-db", "loud"], "--snr-db"),
         (["estimate"], "SCENARIO"),
@@ -252,6 +254,14 @@ def test_snr_given_twice():
 def test_bad_usage(words, expected):
     message = fails(*words)
     assert expected in message and "--help" in message
+
+
+def test_a_time_limit_is_no_failure():
+    report = strict_json(run(*ESTIMATE, "--json", "--max-seconds", "1e-6").stdout)
+    assert report["estimator"]["settings"] == {"max_seconds": 1e-6}
+    assert report["estimator"]["status"] == "time limit"
+    assert "max_seconds must be a positive number" in fails(*ESTIMATE, "--max-seconds", "0")
+    assert "--max-seconds does not fit" in fails(*ESTIMATE, "--max-seconds", "1", "--estimator", "nomp")
 
 
 def test_unreadable_files(tmp_path, saved):

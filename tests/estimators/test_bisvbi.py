@@ -376,6 +376,40 @@ def test_callbacks_see_every_iteration():
         assert np.all(np.diff(seconds) >= 0) and np.all(seconds > 0)
 
 
+def test_a_time_limit_leaves_a_valid_result():
+    """However little time there is: the coarse stage, one E-step, and what they know."""
+    simulation = isac.Scenario.load("traced_munich").simulate(0)
+    limited = isac.EMTurboBiSVBI(max_seconds=1e-6).estimate(simulation.observation)
+    assert (limited.status, limited.converged, limited.n_iter) == ("time limit", False, 1)
+    check_result(limited, simulation.observation)
+    assert isac.metrics.channel_nmse_db(limited.channel, simulation.truth.channel) < -5
+    roomy = isac.EMTurboBiSVBI(max_seconds=1e4).estimate(simulation.observation)
+    free = isac.EMTurboBiSVBI().estimate(simulation.observation)
+    assert roomy.status == free.status
+    np.testing.assert_array_equal(roomy.channel, free.channel)
+
+
+@pytest.mark.parametrize("bad", [0, -2.0, np.nan, True, "3"])
+def test_max_seconds_is_checked(bad):
+    with pytest.raises((TypeError, ValueError), match="max_seconds must be a positive number"):
+        isac.EMTurboBiSVBI(max_seconds=bad)
+
+
+def test_a_callback_stops_inside_an_iteration(monkeypatch):
+    """With no second to wait it is asked between moves: the third iteration searches for structure."""
+    monkeypatch.setattr("isac_toolbox.inference.turbo._ASK_EVERY_S", 0.0)
+    observation = isac.Scenario.load("traced_munich").simulate(0).observation
+    seen: list[int] = []
+
+    def stop(loop):
+        seen.append(loop.n_iter)
+        return seen.count(2) == 4
+
+    result = isac.EMTurboBiSVBI().estimate(observation, callback=stop)
+    assert (result.status, result.n_iter) == ("stopped by callback", 3)
+    check_result(result, observation)
+
+
 def test_a_callback_stops_the_loop():
     observation = SMALL.simulate(0).observation
     for estimator in (isac.EMTurboBiSVBI(), isac.MusicSCVBI()):

@@ -34,3 +34,18 @@ def test_a_run_that_fails_at_once_leaves_nothing(monkeypatch):
     monkeypatch.setattr(BiSVBILoop, "step", fail)
     assert loop.run(recorder) == "numerical failure"
     assert len(recorder) == 0
+
+
+def test_calls_inside_an_iteration_add_nothing(monkeypatch):
+    """Asked between moves, a recorder still keeps one snapshot an iteration."""
+    monkeypatch.setattr("isac_toolbox.inference.turbo._ASK_EVERY_S", 0.0)
+    recorder, calls = SceneRecorder(), []
+
+    def count(loop):
+        calls.append(loop.n_iter)
+
+    observation = isac.Scenario.load("traced_street_canyon").simulate(0).observation
+    both = Callbacks(count, recorder)
+    result = isac.EMTurboBiSVBI(max_iter=4).estimate(observation, callback=both)
+    assert len(calls) > result.n_iter
+    assert [snapshot.iteration for snapshot in recorder] == [1, 2, 3, 4]

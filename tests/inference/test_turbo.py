@@ -167,3 +167,74 @@ def test_sparse_recovery_takes_such_callbacks():
     result = sparse_recover(matrix, matrix[:, 3] + 0.1 * rng.standard_normal(20), callback=Note())
     steps = [("step", i + 1, 40) for i in range(result.n_iter)]
     assert moments == [("begin", 0, 40), *steps, ("end", result.n_iter, 40)]
+
+
+# --- deadlines ---------------------------------------------------------------------------------------
+
+
+class Slow(Countdown):
+    """A loop whose steps have parts; each part takes a tenth of a second of a clock that tests set."""
+
+    def step(self):
+        super().step()
+        for _ in range(40):
+            self.clock[0] += 0.1
+            if self.deadline.reached():
+                self.notes.append("cut")
+                return
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("isac_toolbox.inference.turbo.time.perf_counter", lambda: clock[0])
+
+    def make(**settings):
+        loop = Slow(**settings)
+        loop.clock = clock
+        return loop
+
+    return make
+
+
+@pytest.mark.parametrize(("seconds", "rows", "cut"), [(1.0, 1, 1), (4.5, 2, 1), (7.5, 2, 1), (1e3, 8, 0)])
+def test_a_time_limit_acts_inside_a_step(slow, seconds, rows, cut):
+    loop = slow(max_seconds=seconds)
+    status = loop.run()
+    assert status == ("time limit" if cut else "converged") and loop.converged == (not cut)
+    assert (loop.n_iter, loop.notes.count("cut")) == (rows, cut)
+    assert loop.run() == status  # every run has the whole time
+
+
+def test_a_time_limit_also_counts_the_set_up(slow):
+    loop = slow(max_seconds=3.0)
+    setup = loop.setup
+    loop.setup = lambda: (setup(), loop.clock.__setitem__(0, loop.clock[0] + 5.0))
+    assert loop.run() == "time limit" and loop.n_iter == 1
+
+
+def test_a_callback_is_asked_once_a_second_inside_a_step_and_stops_it(slow):
+    loop = slow()
+    asked = []
+
+    def stop(loop):
+        asked.append((loop.n_iter, round(loop.clock[0], 1)))
+        return loop.clock[0] > 6.5
+
+    assert loop.run(stop) == "stopped by callback"
+    inside_first = [at for n, at in asked if n == 0]
+    np.testing.assert_allclose(inside_first, [1.0, 2.0, 3.0], atol=0.21)
+    assert loop.n_iter == 2 and loop.clock[0] < 7.5
+
+
+def test_a_callback_hears_of_short_steps_once():
+    calls = []
+    loop = Countdown(max_iter=3)
+    loop.run(lambda loop: calls.append(loop.n_iter))
+    assert calls == [1, 2, 3]
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, np.inf, np.nan, True, "1"])
+def test_max_seconds_is_a_positive_number(bad):
+    with pytest.raises((TypeError, ValueError), match="max_seconds"):
+        Countdown(max_seconds=bad)

@@ -17,6 +17,7 @@ from isac_toolbox.estimators.scene.fit import Fit, evaluate, residual_correlatio
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.search import PathSearch, Spectrum
+from isac_toolbox.inference.turbo import Deadline
 
 __all__ = ["newtonised_omp"]
 
@@ -24,6 +25,10 @@ RealArray = NDArray[np.float64]
 
 # Guard: prior precision of a path of a unit-power block that leaves its gain free.
 _WEAK_PRECISION = 1e-9
+# Cost cap: lobes are tried so many resolution cells before and behind a path,
+_LOBE_CELLS = 4
+# Cost cap: and so many paths change lobes in a round.
+_MAX_HOPS = 4
 # Cost cap: up to so many users one fit of all costs less than the overhead of a fit for each.
 _FEW_USERS = 4
 
@@ -36,6 +41,7 @@ def newtonised_omp(
     max_paths_per_user: int = 40,
     max_rounds: int = 40,
     prune: bool = True,
+    deadline: Deadline | None = None,
 ) -> tuple[Problem, Fit]:
     """Find unlocated paths of every user in a block's statistics.
 
@@ -49,6 +55,8 @@ def newtonised_omp(
     max_paths_per_user, max_rounds : int
     prune : bool
         Drop paths that the final fit no longer needs, which the published method does not.
+    deadline : Deadline, optional
+        Ends the search after any round.
 
     Returns
     -------
@@ -57,6 +65,7 @@ def newtonised_omp(
     fit : Fit
         Unlocated paths only.
     """
+    deadline = Deadline() if deadline is None else deadline
     n_users = problem.statistics.symbol_gram.shape[1]
     groups = _groups(problem)
     spectra: list[Spectrum] = []
@@ -76,11 +85,14 @@ def newtonised_omp(
         for i, group in enumerate(groups):
             in_group = np.isin(found_user, group.users)
             if in_group.any():
-                groups[i] = group.extended(problem, found[in_group], found_user[in_group])
+                extended = group.extended(problem, found[in_group], found_user[in_group])
+                groups[i] = extended.on_best_lobes(search) if search.has_high_lobes else extended
                 for k, spectrum in zip(group.users, groups[i].spectra(search), strict=True):
                     spectra[k] = spectrum
-    finished = [group.finished(problem) for group in groups]
-    if prune:
+        if deadline.reached():
+            break
+    finished = [group.finished(problem, deadline) for group in groups]
+    if prune and not deadline.reached():
         finished = [group.pruned(search, false_alarm_rate) for group in finished]
     return problem, _joined(problem, finished, n_users)
 
@@ -117,15 +129,28 @@ class _Group:
         user = np.concatenate([self.fit.paths.user, found_user - self.users[0]])
         return _Group(self.users, at_noise, refine(_fit_paths(at_noise, scene, user), n_steps=4, tol=0.1))
 
+    def on_best_lobes(self, search: PathSearch) -> _Group:
+        """Return the group with paths on other lobes of their own delay response where that fits better."""
+        fit = self.fit
+        for _ in range(_MAX_HOPS):
+            scene = _on_another_lobe(fit, search)
+            if scene is None:
+                break
+            trial = refine(_fit_paths(fit.problem, scene, fit.paths.user), n_steps=4, tol=0.1)
+            if trial.objective >= fit.objective:
+                break
+            fit = trial
+        return replace(self, fit=fit)
+
     def spectra(self, search: PathSearch) -> list[Spectrum]:
         """Return the spectra of what the paths leave."""
         return search.spectra(residual_correlation(self.fit), self.problem.user_energies)
 
-    def finished(self, problem: Problem) -> _Group:
-        """Return the group refined to the end."""
+    def finished(self, problem: Problem, deadline: Deadline) -> _Group:
+        """Return the group refined to the end, as far as there is time."""
         at_noise = self._at_noise(problem)
         fit = _fit_paths(at_noise, self.fit.scene, self.fit.paths.user)
-        return _Group(self.users, at_noise, refine(fit, n_steps=15))
+        return _Group(self.users, at_noise, fit if deadline.reached() else refine(fit, n_steps=15))
 
     def pruned(self, search: PathSearch, false_alarm_rate: float) -> _Group:
         """Return the group without the paths that it does not need."""
@@ -169,6 +194,35 @@ def _prune(fit: Fit, search: PathSearch, false_alarm_rate: float) -> Fit:
         scene = replace(fit.scene, unlocated_m=np.delete(fit.scene.unlocated_m, least, axis=0))
         fit = refine(_fit_paths(fit.problem, scene, np.delete(fit.paths.user, least)), n_steps=4, tol=0.1)
     return fit
+
+
+def _on_another_lobe(fit: Fit, search: PathSearch) -> Scene | None:
+    """The scene with the path that gains most on a lobe nearby, the others as they are; None if none does.
+
+    The matched-filter power of a path with its own part put back, ``|phi_c^H E + phi_c^H phi_i x_i|^2``, over
+    lengths ``c`` around its own.
+    """
+    problem, unlocated_m = fit.problem, fit.scene.unlocated_m
+    step, reach = search.length_step_m, _LOBE_CELLS * problem.length_cell_m
+    shifts = np.concatenate([[0.0], np.arange(step, reach, step), -np.arange(step, reach, step)])
+    residual = residual_correlation(fit)
+    most, chosen = 0.0, None
+    for path, user in enumerate(fit.paths.user):
+        candidates = np.tile(unlocated_m[path], (shifts.size, 1))
+        candidates[:, 0] += shifts
+        scene = replace(fit.scene, unlocated_m=candidates)
+        rivals = _fit_paths(problem, scene, np.full(shifts.size, user))
+        matched = rivals.atoms.correlate(residual) + rivals.gram[:, 0] * fit.posterior.mean[path]
+        power = np.abs(matched) ** 2 / problem.user_energies[user]
+        best = int(np.argmax(power))
+        gain = problem.noise_precision * float(power[best] - power[0])
+        if abs(shifts[best]) > problem.length_cell_m / 2 and gain > most:
+            most, chosen = gain, (path, candidates[best])
+    if chosen is None:
+        return None
+    moved = unlocated_m.copy()
+    moved[chosen[0]] = chosen[1]
+    return replace(fit.scene, unlocated_m=moved)
 
 
 def _fit_paths(problem: Problem, scene: Scene, user: NDArray[np.int64]) -> Fit:

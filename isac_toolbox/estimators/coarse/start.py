@@ -19,6 +19,7 @@ from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.inference.turbo import Deadline
 
 __all__ = ["COARSE_STAGES", "Coarse", "coarse_working_set", "music_working_set"]
 
@@ -61,12 +62,13 @@ def coarse_working_set(
     rule: str,
     unlocated_paths: bool,
     false_alarm_rate: float,
+    deadline: Deadline | None = None,
 ) -> Coarse:
     """Return what one of :data:`COARSE_STAGES` finds on the pilots."""
     if stage == "music":
         working = music_working_set(obs, problem, search, rule)
         return Coarse(_settled(working), 1 / working.problem.noise_precision, [])
-    start, noise, warnings = _nomp_start(problem, search, false_alarm_rate)
+    start, noise, warnings = _nomp_start(problem, search, false_alarm_rate, deadline)
     if not unlocated_paths:
         scene = start.scene
         located = Scene(scene.points_m, scene.users_m, scene.offsets_m, np.zeros((0, 3)))
@@ -94,11 +96,11 @@ def music_working_set(obs: UplinkObservation, problem: Problem, search: PathSear
 
 
 def _nomp_start(
-    problem: Problem, search: PathSearch, false_alarm_rate: float
+    problem: Problem, search: PathSearch, false_alarm_rate: float, deadline: Deadline | None
 ) -> tuple[_Start, float, list[str]]:
     """Paths of every user by Newtonised OMP, located and fused over the users; the noise; and warnings."""
     found, fit = newtonised_omp(
-        replace(problem, noise_known=False), search, false_alarm_rate=false_alarm_rate
+        replace(problem, noise_known=False), search, false_alarm_rate=false_alarm_rate, deadline=deadline
     )
     problem, warnings = without_refused_noise(problem, 1 / found.noise_precision)
     if problem.noise_known:

@@ -51,10 +51,12 @@ class SceneLoop(TurboLoop):
     name: str
     working: WorkingSet
 
-    def __init__(self, obs: UplinkObservation, max_iter: int, tol: float) -> None:
+    def __init__(
+        self, obs: UplinkObservation, max_iter: int, tol: float, max_seconds: float | None = None
+    ) -> None:
         if not isinstance(obs, UplinkObservation):
             raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
-        super().__init__(max_iter, tol)
+        super().__init__(max_iter, tol, max_seconds)
         self.obs = obs
         self.block = ReceivedBlock.of(obs)
         self.search = PathSearch.for_observation(obs)

@@ -24,8 +24,11 @@ _STEP_CAP_CELLS = 0.7
 # Cost cap: share of the tolerance below which a promised fall of the objective is not worth a step.
 _WORTHWHILE = 0.01
 
+# Cost cap: so much more than the last step a later one is hoped to bring, of a fit that has a goal.
+_HOPE = 10.0
 
-def refine(fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
+
+def refine(fit: Fit, n_steps: int, tol: float = 1e-6, goal: float = np.inf) -> Fit:
     """Take Levenberg-Marquardt steps on all unknowns together; the objective never rises.
 
     Parameters
@@ -36,11 +39,13 @@ def refine(fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
         Largest number of accepted steps.
     tol : float
         Stop when a step lowers the objective by less than this (in nats).
+    goal : float
+        Stop when the steps left, each worth ten times the last, would not reach this objective.
     """
     damping, unknown = 1e-6, ~fit.problem.prior.known(fit.scene)
     if not unknown.any():
         return fit
-    for _ in range(n_steps):
+    for steps_left in reversed(range(n_steps)):
         hessian, gradient = fit.normal_equations
         if not unknown.all():
             hessian, gradient = hessian[np.ix_(unknown, unknown)], gradient[unknown]
@@ -48,7 +53,7 @@ def refine(fit: Fit, n_steps: int, tol: float = 1e-6) -> Fit:
         if trial is None:
             break
         gain, fit = fit.objective - trial.objective, trial
-        if gain < tol:
+        if gain < tol or fit.objective - _HOPE * steps_left * gain > goal:
             break
     return fit
 

@@ -6,7 +6,8 @@ docs/theory.md, section 6.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -14,21 +15,17 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.estimators.scene.alternatives import Alternatives
-from isac_toolbox.estimators.scene.fit import (
-    Fit,
-    evaluate,
-    residual_correlation,
-    scene_covariance,
-)
+from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
 from isac_toolbox.estimators.scene.locate import (
     coincidence_evidence,
     condition_on_coincidence,
     list_alternatives,
     path_snr,
 )
+from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.working_set import WorkingSet
-from isac_toolbox.estimators.search import BIN_VARIANCE, PathSearch
+from isac_toolbox.estimators.search import BIN_VARIANCE
 
 __all__ = [
     "absorb_duplicates",
@@ -57,10 +54,8 @@ _PROMISING_EVIDENCE = -10.0
 _COHERENT = 0.4
 # Cost cap: predicted fall of the objective in nats below which splitting a path from its point is not tried.
 _PROMISING_FALL = 5.0
-# Cost cap: moves of one kind in one search.
-_MAX_MOVES = 100
-# Cost cap: refined trials for one move.
-_MAX_TRIALS = 20
+# Cost cap: nats that a move has to gain for every trial it took; a search whose moves gain less is over.
+_PRICE = 1.0
 
 
 def remove_rejected(working: WorkingSet) -> tuple[WorkingSet, IntArray]:
@@ -79,7 +74,7 @@ def remove_rejected(working: WorkingSet) -> tuple[WorkingSet, IntArray]:
 
 
 def give_birth(
-    working: WorkingSet, search: PathSearch, false_alarm_rate: float, unlocated_paths: bool
+    working: WorkingSet, residual: Residual, work: Work, false_alarm_rate: float, unlocated_paths: bool
 ) -> WorkingSet | None:
     """Add what the residual shows above the noise: as points where possible, else as unlocated paths.
 
@@ -87,22 +82,14 @@ def give_birth(
     """
     problem, fit = working.problem, working.fit
     room = min(_MAX_BIRTHS_PER_USER, max(_MAX_PATHS - len(fit.paths), 0) // working.n_users**2)
-    if not room:
-        return None
-    residual = residual_correlation(fit)
-    found, user, _ = search.detect(
-        residual,
-        problem.user_energies,
-        false_alarm_rate,
-        room=np.full(working.n_users, room),
-        noise_floor=1 / problem.noise_precision,
-    )
+    found, user = residual.detect(false_alarm_rate, room)
+    allowed = work.take_births(len(found))
+    found, user = found[:allowed], user[:allowed]
     if not len(found):
         return None
-    snr = path_snr(problem, fit.scene, found, user, residual)
-    points, located = _only_places(
-        list_alternatives(problem, fit.scene, found, user, snr, BIN_VARIANCE), len(found)
-    )
+    snr = path_snr(problem, fit.scene, found, user, residual.correlation)
+    alternatives = list_alternatives(problem, fit.scene, found, user, snr, BIN_VARIANCE)
+    points, located = _only_places(alternatives, len(found))
     unlocated = ~located if unlocated_paths else np.zeros(len(found), bool)
     if not (located.any() or unlocated.any()):
         return None
@@ -126,77 +113,145 @@ def _only_places(alternatives: Alternatives, n_paths: int) -> tuple[RealArray, N
     return points, located
 
 
-Proposal = Callable[[WorkingSet, Fit], Iterator[Fit]]
+#: Paths of the fit that a move concerns, and what makes the trial scene and refines it towards a goal.
+Move = tuple[IntArray, Callable[[Callable[[Fit], float]], Fit]]
+Proposals = Callable[[WorkingSet, Fit, Residual | None], Iterator[Move]]
 
 
-def split_points(working: WorkingSet) -> WorkingSet | None:
+def split_points(
+    working: WorkingSet, residual: Residual | None = None, work: Work | None = None
+) -> WorkingSet | None:
     """Give a user its own point where sharing one contradicts the data; None when nothing is split.
 
     The score test of the tie between a user's path and the shared point predicts how far the objective
     would fall; promising splits are refined, and kept when :func:`log_evidence` rises.
     """
-    return _raise_evidence(working, _splits)
+    return _raise_evidence(working, _splits, residual, work or Work())
 
 
-def merge_points(working: WorkingSet) -> WorkingSet | None:
+def merge_points(
+    working: WorkingSet, residual: Residual | None = None, work: Work | None = None
+) -> WorkingSet | None:
     """Merge the pairs of points that the evidence takes for one; None when there is none.
 
     Pairs come in the order of their Gaussian evidence of coincidence; each is tried by refining the merged
     scene, and kept when :func:`log_evidence` rises.
     """
-    return _raise_evidence(working, _merges)
+    return _raise_evidence(working, _merges, residual, work or Work())
 
 
-def absorb_duplicates(working: WorkingSet) -> WorkingSet | None:
+def absorb_duplicates(
+    working: WorkingSet, residual: Residual | None = None, work: Work | None = None
+) -> WorkingSet | None:
     """Drop points and unlocated paths that only repeat another path of their user; None when none does.
 
     A point of one path, or an unlocated path, is tried when its atom is coherent with another path of its
     user (a point on a line of sight, say); it goes when the scene without it has the greater evidence.
     """
-    return _raise_evidence(working, _absorptions)
+    return _raise_evidence(working, _absorptions, residual, work or Work())
 
 
-def _raise_evidence(working: WorkingSet, propose: Proposal) -> WorkingSet | None:
-    """Adopt proposed scenes as long as one raises the evidence; None when none ever does."""
-    adopted = None
-    for _ in range(_MAX_MOVES):
+def _raise_evidence(
+    working: WorkingSet, propose: Proposals, residual: Residual | None, work: Work
+) -> WorkingSet | None:
+    """Adopt proposed scenes as long as one raises the evidence by its price; None when none ever does."""
+    adopted, n_trials = None, work.patience(propose)
+    pays = True
+    while pays:
         current = working if adopted is None else adopted
         fit, _, _ = current.active_fit()
-        trial = _first_better(fit, propose(current, fit))
-        if trial is None:
-            break
-        adopted = current.adopt(trial)
+        moves = islice(propose(current, fit, residual), n_trials)
+        trial, pays = _first_better(fit, moves, residual, work)
+        adopted = adopted if trial is None else current.adopt(trial)
+    work.learn(propose, adopted is not None)
     return adopted
 
 
-def _first_better(fit: Fit, trials: Iterator[Fit]) -> Fit | None:
+def _first_better(
+    fit: Fit, moves: Iterator[Move], residual: Residual | None, work: Work
+) -> tuple[Fit | None, bool]:
+    """The first trial that raises the evidence, and whether it gains the price of the trials it took.
+
+    The likelihood counts deviations in units of the noise. Where a misfit surrounds the paths of a move, the
+    unit is larger, and what the objective falls or rises counts for less by as much.
+    """
     before = None
-    for trial in islice(trials, _MAX_TRIALS):
-        before = log_evidence(fit) if before is None else before
-        if log_evidence(trial) > before:
-            return trial
-    return None
+    for n_tried, (paths, make) in enumerate(moves, 1):
+        if not work.may_try(len(fit.paths)):
+            break
+        before = _occam_factor(fit) if before is None else before
+        excess = 1.0 if residual is None else residual.excess(fit, paths)
+        aim = _Aim(fit.objective, before, excess)
+        trial = make(aim.break_even)
+        gain = aim.gain(trial)
+        if gain > 0:
+            return trial, gain >= _PRICE * n_tried
+    return None, False
 
 
-def _merges(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
+@dataclass
+class _Aim:
+    """When a trial has more evidence than the fit that it starts from.
+
+    Attributes
+    ----------
+    objective, occam : float
+        Of the fit.
+    excess : float
+        How much larger than the noise the deviations around the paths of the move are.
+    at_start : float
+        Break-even as the trial began.
+    """
+
+    objective: float
+    occam: float
+    excess: float
+    at_start: float = np.inf
+
+    def break_even(self, trial: Fit) -> float:
+        """Return the objective below which a trial that begins has more evidence."""
+        self.at_start = self.objective + self.excess * (_occam_factor(trial) - self.occam)
+        return self.at_start
+
+    def gain(self, trial: Fit) -> float:
+        """Return the gain of evidence in nats; minus infinity where a trial ended far from its break-even."""
+        if trial.objective - self.at_start > abs(self.at_start - self.objective):
+            return -np.inf
+        fall = (self.objective - trial.objective) / self.excess
+        return fall + _occam_factor(trial) - self.occam
+
+
+def _no_goal(trial: Fit) -> float:
+    return np.inf
+
+
+def _merges(working: WorkingSet, fit: Fit, residual: Residual | None) -> Iterator[Move]:
     if len(fit.scene.points_m) < 2:
         return
     covariance = scene_covariance(fit)
     for first, second in _promising_pairs(fit, covariance):
-        yield _merged_fit(working, fit, covariance, first, second)
+        yield _over_points(fit, first, second), partial(_merged_fit, working, fit, covariance, first, second)
 
 
-def _absorptions(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
+def _absorptions(working: WorkingSet, fit: Fit, residual: Residual | None) -> Iterator[Move]:
     for path in _repeating_paths(fit):
-        yield _fit_without(working, fit, path)
+        yield np.array([path]), partial(_fit_without, working, fit, path)
 
 
-def _splits(working: WorkingSet, fit: Fit) -> Iterator[Fit]:
+def _splits(working: WorkingSet, fit: Fit, residual: Residual | None) -> Iterator[Move]:
     fall = _tie_scores(fit)
+    if residual is not None:
+        for path in np.flatnonzero(fall >= _PROMISING_FALL):
+            fall[path] /= residual.excess(fit, _over_points(fit, fit.paths.target[path]))
     for path in np.argsort(-fall, kind="stable"):
         if fall[path] < _PROMISING_FALL:
             return
-        yield _split_fit(working, fit, int(path))
+        yield _over_points(fit, fit.paths.target[path]), partial(_split_fit, working, fit, int(path))
+
+
+def _over_points(fit: Fit, *points: int) -> IntArray:
+    """Paths over some points, of any user."""
+    return np.flatnonzero(fit.paths.is_point & np.isin(fit.paths.target, points))
 
 
 def _tie_scores(fit: Fit) -> RealArray:
@@ -246,7 +301,7 @@ def _tie_matrix(target: IntArray, n_points: int, n_untied: int) -> RealArray:
     return tie
 
 
-def _split_fit(working: WorkingSet, fit: Fit, path: int) -> Fit:
+def _split_fit(working: WorkingSet, fit: Fit, path: int, goal: Callable[[Fit], float] = _no_goal) -> Fit:
     """The active scene with one path on a point of its own, refined."""
     scene, paths = fit.scene, fit.paths
     sight, seen, unlocated_user = paths.membership(working.n_users, len(scene.points_m))
@@ -255,11 +310,14 @@ def _split_fit(working: WorkingSet, fit: Fit, path: int) -> Fit:
     alone[user] = True
     seen[user, target] = False
     split = replace(scene, points_m=np.vstack([scene.points_m, scene.points_m[target]]))
-    return _refined(working, split, Paths.build(sight, np.hstack([seen, alone]), unlocated_user))
+    return _refined(working, split, Paths.build(sight, np.hstack([seen, alone]), unlocated_user), goal)
 
 
 def _repeating_paths(fit: Fit) -> IntArray:
-    """Paths alone on their point, or unlocated, and coherent with a stronger one of their user."""
+    """Paths alone on their point, or unlocated, and coherent with a stronger one of their user.
+
+    In the order of what the objective would rise without them if nothing else moved.
+    """
     paths = fit.paths
     energy = np.real(np.diagonal(fit.gram))
     coherence = np.abs(fit.gram) ** 2 / np.multiply.outer(energy, energy)
@@ -272,10 +330,11 @@ def _repeating_paths(fit: Fit) -> IntArray:
     alone[located] = users_of[paths.target[located]] == 1
     highest = np.max(np.where(rivals, coherence, 0.0), axis=1, initial=0.0)
     suspects = np.flatnonzero(alone & (highest > _COHERENT))
-    return suspects[np.argsort(-highest[suspects], kind="stable")]
+    rise = strength**2 / fit.posterior.variance
+    return suspects[np.argsort(rise[suspects], kind="stable")]
 
 
-def _fit_without(working: WorkingSet, fit: Fit, path: int) -> Fit:
+def _fit_without(working: WorkingSet, fit: Fit, path: int, goal: Callable[[Fit], float] = _no_goal) -> Fit:
     """The active scene without the point or unlocated path of one path, refined."""
     scene, paths = fit.scene, fit.paths
     sight, seen, unlocated_user = paths.membership(working.n_users, len(scene.points_m))
@@ -287,14 +346,14 @@ def _fit_without(working: WorkingSet, fit: Fit, path: int) -> Fit:
         points_m = np.delete(points_m, paths.target[path], axis=0)
         seen = np.delete(seen, paths.target[path], axis=1)
     reduced = Scene(points_m, scene.users_m, scene.offsets_m, unlocated_m)
-    return _refined(working, reduced, Paths.build(sight, seen, unlocated_user))
+    return _refined(working, reduced, Paths.build(sight, seen, unlocated_user), goal)
 
 
-def _refined(working: WorkingSet, scene: Scene, paths: Paths) -> Fit:
-    """A trial scene under the slabs of its paths, refined."""
+def _refined(working: WorkingSet, scene: Scene, paths: Paths, goal: Callable[[Fit], float]) -> Fit:
+    """A trial scene under the slabs of its paths, refined as far as it may still reach its goal."""
     classes = np.where(paths.is_line_of_sight, working.n_users, paths.user)
     start = evaluate(working.problem, scene, paths, working.prior.slab_precision[classes])
-    return refine(start, n_steps=6, tol=1e-2)
+    return refine(start, n_steps=6, tol=1e-2, goal=goal(start))
 
 
 def _promising_pairs(fit: Fit, covariance: RealArray) -> list[tuple[int, int]]:
@@ -308,7 +367,14 @@ def _promising_pairs(fit: Fit, covariance: RealArray) -> list[tuple[int, int]]:
     return list(zip(first.tolist(), second.tolist(), strict=True))
 
 
-def _merged_fit(working: WorkingSet, fit: Fit, covariance: RealArray, first: int, second: int) -> Fit:
+def _merged_fit(
+    working: WorkingSet,
+    fit: Fit,
+    covariance: RealArray,
+    first: int,
+    second: int,
+    goal: Callable[[Fit], float] = _no_goal,
+) -> Fit:
     """The active scene with two points made one, refined."""
     mean, _ = condition_on_coincidence(fit.scene.vector(), covariance, first, second)
     scene = fit.scene.with_vector(mean)
@@ -316,7 +382,8 @@ def _merged_fit(working: WorkingSet, fit: Fit, covariance: RealArray, first: int
     sight, seen, unlocated_user = fit.paths.membership(working.n_users, len(fit.scene.points_m))
     seen[:, first] |= seen[:, second]
     merged = replace(scene, points_m=points)
-    return _refined(working, merged, Paths.build(sight, np.delete(seen, second, axis=1), unlocated_user))
+    paths = Paths.build(sight, np.delete(seen, second, axis=1), unlocated_user)
+    return _refined(working, merged, paths, goal)
 
 
 def log_evidence(fit: Fit) -> float:
@@ -326,6 +393,11 @@ def log_evidence(fit: Fit) -> float:
     that are the same for every scene of these users and data are left out (docs/theory.md, section 6). ``U``
     holds the inverse variances of the uniform priors, so that no direction counts as wider than its prior.
     """
+    return _occam_factor(fit) - fit.objective
+
+
+def _occam_factor(fit: Fit) -> float:
+    """The log evidence without the objective."""
     hessian, _ = fit.normal_equations
     extents = _uniform_extents(fit)
     unknown = ~fit.problem.prior.known(fit.scene)
@@ -338,7 +410,7 @@ def log_evidence(fit: Fit) -> float:
     posterior = fit.posterior
     gains = posterior.log_det + float(np.sum(np.log(posterior.prior_precision)))
     occam = float(np.sum(np.log(extents[np.isfinite(extents)])))
-    return -fit.objective + gains - 0.5 * curvature - occam
+    return gains - 0.5 * curvature - occam
 
 
 def _uniform_extents(fit: Fit) -> RealArray:

@@ -25,6 +25,7 @@ from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.estimators.scene import structure
 from isac_toolbox.estimators.scene.fit import evaluate, residual_correlation
+from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet
@@ -139,7 +140,7 @@ def test_what_is_born_exceeds_the_threshold_at_the_noise_of_the_fit(user, rate, 
     power = np.abs(np.vdot(unit, left)) ** 2 / (4.0 * np.sum(np.abs(unit) ** 2))
     gain = np.sqrt(share * np.log(n_bins / rate) / NOISE_PRECISION / power)
     working = bare_working_set(gain * unit)
-    born = give_birth(working, SEARCH, rate, unlocated_paths=True)
+    born = give_birth(working, Residual.of(working, SEARCH), Work(), rate, unlocated_paths=True)
     assert (born is not None) == is_born
     if born is not None:
         assert born.counts[:2] == (1, 0)
@@ -149,11 +150,11 @@ def test_what_is_born_exceeds_the_threshold_at_the_noise_of_the_fit(user, rate, 
 def test_what_cannot_be_a_point_is_born_as_an_unlocated_path_or_not_at_all():
     high = bin_of(np.array([45.0, 8.0, 50.0]), 1)
     working = bare_working_set(channel_of(high, 1, 0.03))
-    born = give_birth(working, SEARCH, 1e-2, unlocated_paths=True)
+    born = give_birth(working, Residual.of(working, SEARCH), Work(), 1e-2, unlocated_paths=True)
     assert born is not None and born.n_points == 0
     np.testing.assert_allclose(born.fit.scene.unlocated_m[0], high)
     assert born.unlocated_user[0] == 1
-    assert give_birth(working, SEARCH, 1e-2, unlocated_paths=False) is None
+    assert give_birth(working, Residual.of(working, SEARCH), Work(), 1e-2, unlocated_paths=False) is None
 
 
 @pytest.mark.parametrize(("room", "expected"), [(3, None), (4, 1), (7, 1), (8, 2)])
@@ -162,7 +163,7 @@ def test_births_leave_room_for_every_user_at_every_point(room, expected, monkeyp
     channel = sum(channel_of(bin_of(np.array(p), 0), 0, 0.05) for p in ([45, 8, 12], [60, -20, 5]))
     working = bare_working_set(channel)
     monkeypatch.setattr(structure, "_MAX_PATHS", len(working.fit.paths) + room)
-    born = give_birth(working, SEARCH, 1e-2, unlocated_paths=True)
+    born = give_birth(working, Residual.of(working, SEARCH), Work(), 1e-2, unlocated_paths=True)
     assert (None if born is None else born.n_points) == expected
 
 
@@ -229,9 +230,9 @@ def test_coherent_repetitions_are_tried(above, tried, monkeypatch):
 
     def fewer_is_better(fit):
         tries.append(len(fit.paths))
-        return -len(fit.paths)
+        return fit.objective - len(fit.paths)
 
-    monkeypatch.setattr(structure, "log_evidence", fewer_is_better)
+    monkeypatch.setattr(structure, "_occam_factor", fewer_is_better)
     monkeypatch.setattr(structure, "refine", lambda fit, **_: fit)
     low, high = 0.0, 3.0
     for _ in range(25):
