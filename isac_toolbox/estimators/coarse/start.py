@@ -13,15 +13,16 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.coarse.music import music_scene
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
 from isac_toolbox.estimators.music import MusicModel
-from isac_toolbox.estimators.scene.locate import fuse_points, place_points
+from isac_toolbox.estimators.scene.locate import fuse_points, place_points, release_points
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import PathSearch
 
-__all__ = ["COARSE_STAGES", "coarse_working_set", "music_working_set"]
+__all__ = ["COARSE_STAGES", "NO_PEAKS", "coarse_working_set", "music_working_set"]
 
+NO_PEAKS = "the location spectrum of a linear array has ridges where MUSIC needs peaks"
 
 # Tuned: sweeps in which the candidates of MUSIC settle.
 _SWEEPS_AFTER_MUSIC = 5
@@ -44,8 +45,11 @@ def coarse_working_set(
     unlocated_paths: bool,
     false_alarm_rate: float,
 ) -> WorkingSet:
-    """Return the first working set of the fine stage, from one of :data:`COARSE_STAGES`."""
-    if stage == "music":
+    """Return the first working set of the fine stage, from one of :data:`COARSE_STAGES`.
+
+    NOMP takes the place of MUSIC for an array that does not see both direction cosines.
+    """
+    if stage == "music" and all(obs.array.sees_cosines):
         return _settled(music_working_set(obs, problem, search, rule))
     start = _nomp_start(problem, search, false_alarm_rate)
     if not unlocated_paths:
@@ -79,8 +83,10 @@ def _nomp_start(problem: Problem, search: PathSearch, false_alarm_rate: float) -
     problem, fit = newtonised_omp(problem, search, false_alarm_rate=false_alarm_rate)
     power = float(np.mean(np.abs(fit.posterior.mean) ** 2)) if len(fit.paths) else 1.0
     placed, _, seen = place_points(fit)
-    scene, _ = fuse_points(placed, seen)
-    return _Start(problem, scene, placed.paths.user[placed.paths.is_unlocated], power)
+    scene, seen = fuse_points(placed, seen)
+    unlocated_user = placed.paths.user[placed.paths.is_unlocated]
+    scene, _, unlocated_user = release_points(problem, scene, seen, unlocated_user)
+    return _Start(problem, scene, unlocated_user, power)
 
 
 def _working_set(start: _Start, rule: str) -> WorkingSet:

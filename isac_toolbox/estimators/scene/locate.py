@@ -14,6 +14,12 @@ from isac_toolbox.channel.atoms.dense import make_atoms
 from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.channel.geometry import bistatic_point_m, unit_vectors
 from isac_toolbox.estimators._search_kernels import pair_evidence
+from isac_toolbox.estimators.scene.cones import (
+    points_on_cones,
+    prior_length_variance,
+    shared_places,
+    single_bounce,
+)
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
@@ -27,6 +33,7 @@ __all__ = [
     "locate_paths",
     "path_snr",
     "place_points",
+    "release_points",
 ]
 
 RealArray = NDArray[np.float64]
@@ -39,6 +46,8 @@ BoolArray = NDArray[np.bool_]
 _LINE_OF_SIGHT_GATE = 25.0
 # Tuned: squared Mahalanobis distance of a path from the border of the region that still explains it.
 _BORDER_GATE = 9.0
+# Guard: power over the noise of a path that is known exactly.
+_CERTAIN_SNR = 1e9
 # Mathematics: variance of a parameter in cells at an SNR of one; the main lobe falls as 1 - pi^2 x^2 / 3.
 _MAIN_LOBE_VARIANCE = 3 / (2 * np.pi**2)
 
@@ -48,8 +57,10 @@ def find_lines_of_sight(fit: Fit) -> IntArray:
 
     A path fits when its length and direction agree with the user's nominal position and clock within
     their priors and the path's own uncertainty (chi-square of three); of several the strongest is taken.
+    A cosine that the array does not see is not compared.
     """
     problem = fit.problem
+    compared = np.array([True, *problem.receiver.array.sees_cosines])
     prior, bs = problem.prior, problem.receiver.bs_position_m
     chosen = np.full(len(prior.users_m), -1)
     if not prior.has_line_of_sight:
@@ -72,7 +83,8 @@ def find_lines_of_sight(fit: Fit) -> IntArray:
             columns = slice(3 * fit.paths.unlocated[i], 3 * fit.paths.unlocated[i] + 3)
             difference = fit.scene.unlocated_m[fit.paths.unlocated[i]] - expected
             total = spread + path_covariance[columns, columns]
-            if _squared_distance(difference, total) < _LINE_OF_SIGHT_GATE and strength[i] > best:
+            squared = _squared_distance(difference[compared], total[np.ix_(compared, compared)])
+            if squared < _LINE_OF_SIGHT_GATE and strength[i] > best:
                 best, chosen[k] = strength[i], i
     return chosen
 
@@ -94,12 +106,21 @@ def arrival_directions(problem: Problem, cosines: RealArray) -> tuple[RealArray,
 
 
 def locate_paths(
-    problem: Problem, scene: Scene, parameters: RealArray, user: IntArray, snr: RealArray, spread: float = 0.0
+    problem: Problem,
+    scene: Scene,
+    parameters: RealArray,
+    user: IntArray,
+    snr: RealArray,
+    spread: float = 0.0,
+    vague: bool = False,
 ) -> tuple[RealArray, BoolArray]:
     """Return the single-bounce points (P, 3) of observed (length, u_h, u_v), and which lie in the region.
 
     A point outside the region moves onto its border where that explains the path as well: where length and
     direction change by less than their own spread and that of the user's place and clock.
+
+    For a linear array a path is a cone, which meets the ellipsoid of its length in a curve: it is located
+    where the curve has no more than a resolution cell of length in the region. A single antenna locates none.
 
     Parameters
     ----------
@@ -112,22 +133,37 @@ def locate_paths(
         Matched-filter power of the paths over the noise, which says how well their parameters are known.
     spread : float
         Further variance of the parameters, in squared resolution cells.
+    vague : bool
+        Locate a linear array's paths however much of their curves lies in the region, near its middle.
     """
+    if not all(problem.receiver.array.sees_cosines):
+        variance = _path_variance(problem, user, snr, spread)
+        lengths = parameters[:, 0] - scene.offsets_m[user]
+        points, extent = points_on_cones(
+            problem, scene.users_m[user], lengths, parameters[:, 1:], variance, _BORDER_GATE
+        )
+        return points, extent < np.inf if vague else extent <= problem.length_cell_m
     directions, valid = arrival_directions(problem, parameters[:, 1:])
     lengths = parameters[:, 0] - scene.offsets_m[user]
     bs = problem.receiver.bs_position_m
     points, exists = bistatic_point_m(directions, lengths, scene.users_m[user], bs)
-    variance = (_MAIN_LOBE_VARIANCE / np.maximum(snr, 1e-9)[:, None] + spread) * problem.path_cells**2
-    variance[:, 0] += _prior_length_variance(problem)[user]
+    variance = _path_variance(problem, user, snr, spread)
     observed = np.column_stack([lengths, parameters[:, 1:]])
     nearest, distance = points, np.full(len(points), np.inf)
     for candidate in _points_of_region(points, directions, bs, problem.region_m):
-        change = _single_bounce(problem, candidate, scene.users_m[user]) - observed
+        change = single_bounce(problem, candidate, scene.users_m[user]) - observed
         squared = np.sum(change**2 / variance, axis=1)
         closer = squared < distance
         nearest = np.where(closer[:, None], candidate, nearest)
         distance = np.where(closer, squared, distance)
     return nearest, valid & exists & (distance < _BORDER_GATE)
+
+
+def _path_variance(problem: Problem, user: IntArray, snr: RealArray, spread: float) -> RealArray:
+    """Variance (P, 3) of length and direction cosines, that of the users' places and clocks included."""
+    variance = (_MAIN_LOBE_VARIANCE / np.maximum(snr, 1e-9)[:, None] + spread) * problem.path_cells**2
+    variance[:, 0] += prior_length_variance(problem)[user]
+    return np.asarray(variance)
 
 
 def _points_of_region(
@@ -141,25 +177,6 @@ def _points_of_region(
     leave = np.nanmin(np.max(crossings, axis=0), axis=1, initial=np.inf)
     reach = np.clip(np.linalg.norm(points - bs, axis=1), entry, np.maximum(leave, entry))
     yield np.clip(bs + reach[:, None] * directions, *region_m)
-
-
-def _single_bounce(problem: Problem, points: RealArray, users: RealArray) -> RealArray:
-    """Length without the clock and direction cosines (P, 3) of paths over points (P, 3) of users (P, 3)."""
-    receiver = problem.receiver
-    towards, distance = unit_vectors(receiver.bs_position_m, points)
-    length = distance + np.linalg.norm(points - users, axis=1)
-    return np.column_stack([length, *receiver.array.direction_cosines(towards)])
-
-
-def _prior_length_variance(problem: Problem) -> RealArray:
-    """Variance of path lengths from the users' places and clocks, shape (K,).
-
-    A clock is read off the line of sight, which the user's place moves too.
-    """
-    place = np.max(problem.prior.user_stds_m, axis=1) ** 2
-    if not problem.prior.has_line_of_sight:
-        return place + problem.prior.offset_stds_m**2
-    return place + np.minimum(place, problem.prior.offset_stds_m**2)
 
 
 def path_snr(
@@ -176,6 +193,9 @@ def path_snr(
 
 def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     """Turn a fit of unlocated paths into lines of sight, one-user points and the unlocated paths that remain.
+
+    A linear array's points may be vague, for :func:`fuse_points` to find users that agree on one;
+    :func:`release_points` takes back what stays vague.
 
     Returns
     -------
@@ -199,13 +219,43 @@ def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     parameters = fit.scene.unlocated_m[fit.paths.unlocated[rest]]
     gains = np.abs(fit.posterior.mean[rest]) ** 2
     snr = problem.noise_precision * problem.user_energies[user] * gains
-    points, located = locate_paths(problem, scene, parameters, user, snr)
-    seen = np.zeros((n_users, int(located.sum())), bool)
-    seen[user[located], np.arange(seen.shape[1])] = True
-    scene = Scene(points[located], scene.users_m, offsets, parameters[~located])
+    points, located = locate_paths(problem, scene, parameters, user, snr, vague=True)
+    points, of_path = _one_a_place(problem, scene, parameters, user, snr, points, located)
+    seen = np.zeros((n_users, len(points)), bool)
+    seen[user[located], of_path[located]] = True
+    scene = Scene(points, scene.users_m, offsets, parameters[~located])
     paths = Paths.build(has_sight, seen, user[~located])
     precision = np.full(len(paths), float(fit.posterior.prior_precision.min(initial=1e-9)))
     return refine(evaluate(problem, scene, paths, precision), n_steps=8, tol=0.1), has_sight, seen
+
+
+def _one_a_place(
+    problem: Problem,
+    scene: Scene,
+    parameters: RealArray,
+    user: IntArray,
+    snr: RealArray,
+    points: RealArray,
+    located: BoolArray,
+) -> tuple[RealArray, IntArray]:
+    """Points of located paths (P,), and which of them is each path's: its own, or that of a shared place."""
+    own = np.cumsum(located) - 1
+    if all(problem.receiver.array.sees_cosines) or not located.any():
+        return points[located], own
+    variance = _path_variance(problem, user, snr, 0.0)
+    lengths = parameters[:, 0] - scene.offsets_m[user]
+    group = np.full(len(user), -1)
+    group[located], places = shared_places(
+        problem,
+        scene.users_m[user[located]],
+        lengths[located],
+        parameters[located, 1:],
+        variance[located],
+        user[located],
+    )
+    alone = located & (group < 0)
+    of_path = np.where(alone, len(places) + np.cumsum(alone) - 1, group)
+    return np.vstack([places, points[alone]]), of_path
 
 
 def fuse_points(fit: Fit, seen: BoolArray) -> tuple[Scene, BoolArray]:
@@ -239,6 +289,35 @@ def fuse_points(fit: Fit, seen: BoolArray) -> tuple[Scene, BoolArray]:
     scene = fit.scene.with_vector(mean)
     points = np.clip(scene.points_m[alive], *region_m)
     return Scene(points, scene.users_m, scene.offsets_m, scene.unlocated_m), seen[:, alive]
+
+
+def release_points(
+    problem: Problem, scene: Scene, seen: BoolArray, unlocated_user: IntArray
+) -> tuple[Scene, BoolArray, IntArray]:
+    """Turn points of one user (of ``seen``, (K, S)) that a linear array leaves vague into unlocated paths.
+
+    Returns
+    -------
+    scene : Scene
+    seen : ndarray of bool, shape (K, S')
+    unlocated_user : ndarray of int, shape (F',)
+    """
+    sees = problem.receiver.array.sees_cosines
+    if all(sees) or not seen.shape[1]:
+        return scene, seen, unlocated_user
+    user = np.argmax(seen, axis=0)
+    parameters = single_bounce(problem, scene.points_m, scene.users_m[user])
+    parameters = np.where([True, *sees], parameters, 0.0)
+    parameters[:, 0] += scene.offsets_m[user]
+    _, located = locate_paths(problem, scene, parameters, user, np.full(user.size, _CERTAIN_SNR))
+    kept = located | (np.count_nonzero(seen, axis=0) > 1)
+    released = Scene(
+        scene.points_m[kept],
+        scene.users_m,
+        scene.offsets_m,
+        np.vstack([scene.unlocated_m, parameters[~kept]]),
+    )
+    return released, seen[:, kept], np.concatenate([unlocated_user, user[~kept]])
 
 
 def coincidence_evidence(

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import Candidates, EstimationResult
-from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
+from isac_toolbox.estimators.scene.assemble import (
+    ChannelEstimate,
+    Outcome,
+    SceneEstimate,
+    build_result,
+    unseen_cosines,
+)
+from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.fit import scene_covariance
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.structure import remove_rejected
@@ -50,7 +57,7 @@ class SceneLoop(TurboLoop):
         self.obs = obs
         self.block = ReceivedBlock.of(obs)
         self.search = PathSearch.for_observation(obs)
-        self.warnings: list[str] = []
+        self.warnings = list(unseen_cosines(obs.array))
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
 
     def run_bounded(
@@ -104,8 +111,10 @@ class SceneLoop(TurboLoop):
         """Return the result at the present state."""
         working, scale = self.working, self.block.scale
         fit, points, _ = working.active_fit()
-        probability = working.point_probability.copy()
-        probability[points] *= single_bounce_probability(fit, scene_covariance(fit))
+        fit, share, doubt_m2 = best_places(fit)
+        places_m, probability = working.fit.scene.points_m.copy(), working.point_probability.copy()
+        places_m[points] = fit.scene.points_m
+        probability[points] *= share * single_bounce_probability(fit, scene_covariance(fit))
         scene = SceneEstimate.of_fit(
             fit,
             scale,
@@ -113,18 +122,19 @@ class SceneLoop(TurboLoop):
             visibility_probability=working.visibility_probability[:, points],
             line_of_sight_probability=working.line_of_sight_probability,
             path_probability=working.state.probability[working.active],
-            candidates=self._candidates(probability),
+            candidates=self._candidates(places_m, probability),
+            doubt_m2=doubt_m2,
         )
         channel = ChannelEstimate.of_fit(fit, working.n_users, scale)
         outcome = Outcome(self.history, self.status, self.converged, tuple(self.warnings))
         return build_result(self.name, channel, scene, self.detect(), outcome)
 
-    def _candidates(self, probability: RealArray) -> Candidates:
+    def _candidates(self, places_m: RealArray, probability: RealArray) -> Candidates:
         working = self.working
         dropped = [np.array([d[i] for d in self._dropped]) for i in range(3)]
         n = len(self._dropped)
         return Candidates(
-            np.vstack([working.fit.scene.points_m, dropped[0].reshape(n, 3)]),
+            np.vstack([places_m, dropped[0].reshape(n, 3)]),
             np.concatenate([probability, dropped[1].reshape(n)]),
             np.hstack([working.visibility_probability, dropped[2].reshape(n, working.n_users).T]),
         )
