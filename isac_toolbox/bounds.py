@@ -63,7 +63,9 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     -----
     docs/theory.md, section 8. Visibility is known; unlocated paths count with free direction and delay.
     Paths that the block cannot tell apart make the Fisher matrix singular; a tiny ridge then keeps the
-    channel's bound finite and the positions' very large.
+    channel's bound finite and the positions' very large. An array of one row or column does not see one
+    direction cosine: scatterers then have the region as prior, a Gaussian of the variance of a uniform law
+    (extent squared over twelve), as in the estimators. Other arrays have no prior of the scatterers.
 
     Examples
     --------

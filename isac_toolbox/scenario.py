@@ -137,8 +137,8 @@ class Scenario(BaseModel):
     @model_validator(mode="after")
     def _check_together(self) -> Scenario:
         n_elements = self.array_shape[0] * self.array_shape[1]
-        if min(self.array_shape) < 1 or n_elements < 2:
-            raise ValueError(f"array_shape must give at least two antennas, got {self.array_shape}")
+        if min(self.array_shape) < 1:
+            raise ValueError(f"array_shape must have at least one antenna an axis, got {self.array_shape}")
         if self.n_users > n_elements:
             raise ValueError(f"n_users: more users than antennas ({self.n_users} > {n_elements})")
         if self.pilot_pattern == "orthogonal" and self.pilot_symbols < self.n_users:

@@ -238,7 +238,6 @@ def test_arguments_are_copied_and_frozen():
 @pytest.mark.parametrize(
     ("arguments", "error", "name"),
     [
-        ({"shape": (1, 1)}, ValueError, "two antennas"),
         ({"shape": (0, 8)}, ValueError, "shape"),
         ({"shape": (-2, -2)}, ValueError, "shape"),
         ({"shape": (2.0, 2)}, TypeError, "shape"),
@@ -288,7 +287,6 @@ def test_bad_directions(directions, error):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("array_shape", (1, 1)),
         ("array_shape", (0, 8)),
         ("array_shape", (-2, -8)),
         ("array_shape", 8),

@@ -62,6 +62,11 @@ class BruteForce:
         with np.errstate(divide="ignore"):
             self.prior[blocks[3]] = (1 / observation.user_position_stds_m**2).ravel()
             self.prior[self.offsets] = 1 / (SPEED_OF_LIGHT_M_S * observation.time_offset_stds_s) ** 2
+        blind = [n == 1 for n in observation.array.shape]
+        if any(blind):  # the region limits the points; a cosine that is not seen is known
+            extent = observation.region_m[1] - observation.region_m[0]
+            self.prior[blocks[2]] = np.tile(12 / extent**2, len(self.points))
+            self.prior[blocks[5].reshape(-1, 3)[:, 1:][:, blind]] = np.inf
 
     def channel(self, vector: np.ndarray) -> np.ndarray:
         truth, observation = self.simulation.truth, self.simulation.observation
@@ -181,6 +186,46 @@ def test_bound_with_unlocated_paths():
     assert len(simulation.truth.unlocated_paths) == 2
     BruteForce(simulation).check(True)
     BruteForce(simulation).check(False)
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (1, 6), (1, 1)])
+@pytest.mark.parametrize("known_data", [True, False])
+def test_bound_of_a_linear_array_keeps_the_regions_deviation(shape, known_data):
+    n_users = 2 if max(shape) > 1 else 1
+    scenario = TINY.replace(array_shape=shape, n_users=n_users, n_pilot_symbols=n_users)
+    simulation = scenario.simulate(0)
+    BruteForce(simulation).check(known_data)
+    region = simulation.observation.region_m
+    deviation = (region[1] - region[0]) / np.sqrt(12)
+    bound = hybrid_crb(simulation, known_data=known_data)
+    assert np.all(np.diagonal(bound.position_covariance_m2, axis1=1, axis2=2) <= deviation**2)
+    flat = scenario.replace(
+        bs_position_m=(0.0, 0.0, 1.5),
+        user_region_m=((40.0, -30.0, 1.5), (80.0, 30.0, 1.5)),
+        region_m=((20.0, -30.0, 1.4), (80.0, 30.0, 1.6)),
+        snr_db=30.0,
+    )
+    flat_bound = hybrid_crb(flat.simulate(0), known_data=known_data)
+    height = np.sqrt(flat_bound.position_covariance_m2[:, 2, 2])
+    assert np.all(height <= 0.2 / np.sqrt(12) * (1 + 1e-9))
+    if shape == (6, 1):  # in the plane height has no effect
+        assert_allclose(height, 0.2 / np.sqrt(12), rtol=0.01)
+        assert np.all(flat_bound.position_rmse_m < 2.0)
+
+
+def test_unlocated_paths_of_a_linear_array_are_cones_to_the_bound():
+    scenario = TINY.replace(array_shape=(6, 1))
+    base = scenario.simulate(2)
+    array = base.observation.array
+    environment = replace(
+        base.truth.environment,
+        extra_user=np.array([1]),
+        extra_direction=np.array([[0.8, 0.6, 0.0]]) @ array.axes,
+        extra_delay_s=np.array([4e-7]),
+        extra_gain=np.array([0.01 + 0j]),
+    )
+    fixed = scenario.replace(azimuth_rad=array.azimuth_rad)
+    BruteForce(fixed.simulate(2, environment=environment, users=[0, 1])).check(True)
 
 
 def test_known_users_and_clocks_have_no_error():

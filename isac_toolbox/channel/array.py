@@ -29,7 +29,7 @@ class UniformPlanarArray:
     Parameters
     ----------
     shape : tuple of int
-        Number of elements (horizontal, vertical), each at least 1 and at least two in all.
+        Number of elements (horizontal, vertical), each at least 1.
     spacing_wavelengths : float or tuple of float
         Element spacing (horizontal, vertical) in wavelengths.
     azimuth_rad, elevation_rad : float
@@ -37,7 +37,8 @@ class UniformPlanarArray:
 
     Notes
     -----
-    Array response: docs/theory.md, section 1.
+    Array response: docs/theory.md, section 1. A single row or column is a linear array, which does not see
+    the cosine across it (:attr:`sees_cosines`): a path is then a cone around the array's axis (section 7.3).
 
     Examples
     --------
@@ -62,8 +63,6 @@ class UniformPlanarArray:
         except (TypeError, ValueError):
             raise TypeError(f"shape must be a pair (horizontal, vertical), got {self.shape!r}") from None
         n_h, n_v = check_integer("shape[0]", n_h, 1), check_integer("shape[1]", n_v, 1)
-        if n_h * n_v < 2:
-            raise ValueError(f"shape must give at least two antennas, got {self.shape}")
         object.__setattr__(self, "shape", (n_h, n_v))
         spacing = self.spacing_wavelengths
         if isinstance(spacing, (tuple, list)) and len(spacing) != 2:
@@ -82,6 +81,11 @@ class UniformPlanarArray:
     def n_elements(self) -> int:
         """Number of antennas M."""
         return self.shape[0] * self.shape[1]
+
+    @property
+    def sees_cosines(self) -> tuple[bool, bool]:
+        """Whether it sees the direction cosine (horizontal, vertical): one element along an axis does not."""
+        return self.shape[0] > 1, self.shape[1] > 1
 
     @property
     def spacings(self) -> tuple[float, float]:

@@ -19,7 +19,8 @@ class UnlocatedPaths:
     user : ndarray of int, shape (P,)
         User the path belongs to.
     direction_cosines : ndarray, shape (P, 2)
-        Horizontal and vertical direction cosines at the array.
+        Horizontal and vertical direction cosines at the array, a vector no longer than one. An estimate has 0
+        for a cosine that a linear array does not see: the path is a cone around the array's axis.
     delay_s : ndarray, shape (P,)
         Propagation delay, clock offset removed.
     gain : ndarray of complex, shape (P,)

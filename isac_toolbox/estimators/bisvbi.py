@@ -16,7 +16,7 @@ from isac_toolbox._validation import check_choice, check_flag, check_fraction, c
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
-from isac_toolbox.estimators.coarse.start import COARSE_STAGES, coarse_working_set
+from isac_toolbox.estimators.coarse.start import COARSE_STAGES, NO_PEAKS, coarse_working_set
 from isac_toolbox.estimators.fallback import better_of
 from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
 from isac_toolbox.estimators.memory import peak_bytes
@@ -69,7 +69,8 @@ class EMTurboBiSVBI:
     Parameters
     ----------
     coarse : {"nomp", "music"}
-        Coarse stage that finds the starting scene.
+        Coarse stage that finds the starting scene. A linear array's location spectrum has no peaks, so
+        ``"music"`` gives way to ``"nomp"`` there, with a warning.
     rule : {"extrinsic", "structured", "mean_field"}
         Update rule of the sparse prior.
     m_step : {"gauss_newton", "gradient"}
@@ -232,6 +233,8 @@ class BiSVBILoop(SceneLoop):
     def __init__(self, settings: EMTurboBiSVBI, obs: UplinkObservation) -> None:
         super().__init__(obs, settings.max_iter, settings.tol, settings.max_seconds)
         self.settings = settings
+        if settings.coarse == "music" and not all(obs.array.sees_cosines):
+            self.warnings.append(f"{NO_PEAKS}, so NOMP was the coarse stage")
 
     def setup(self) -> None:
         """Run the coarse stage on the pilots and make the first working set."""

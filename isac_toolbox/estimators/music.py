@@ -193,7 +193,8 @@ def music_spectrum(obs: UplinkObservation, points_m: ArrayLike, *, floor: float 
     Returns
     -------
     ndarray, shape (...,)
-        ``sum over users of ln((1 + floor) / (1 - share + floor))``, never negative.
+        ``sum over users of ln((1 + floor) / (1 - share + floor))``, never negative. A linear array sees one
+        direction cosine: a path then gives a ridge, along all points of its cone and length.
 
     Raises
     ------

@@ -12,7 +12,7 @@ import numpy as np
 
 from isac_toolbox._validation import check_integer, check_positive
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.estimators.coarse.start import music_working_set
+from isac_toolbox.estimators.coarse.start import NO_PEAKS, music_working_set
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.problem import Problem
@@ -27,7 +27,8 @@ class MusicSCVBI:
     """Coarse scene, channel and data from pilots: MUSIC peaks pruned by sparse Bayesian inference.
 
     Positions stay where MUSIC put them and users where they are nominally, so the channel's error is
-    that of the grid; it is the start of the fine estimator, and the baseline without refinement.
+    that of the grid; it is the start of the fine estimator, and the baseline without refinement. A linear
+    array's spectrum has ridges instead of peaks: the result then warns that it is rough.
 
     Parameters
     ----------
@@ -77,6 +78,11 @@ class MusicScvbiLoop(SceneLoop):
     def __init__(self, settings: MusicSCVBI, obs: UplinkObservation) -> None:
         super().__init__(obs, settings.max_iter, settings.tol)
         self.settings = settings
+        if not all(obs.array.sees_cosines):
+            self.warnings.append(
+                f"{NO_PEAKS}: points and channel of this estimator are rough there; EMTurboBiSVBI and NOMP "
+                "do not need peaks"
+            )
 
     def setup(self) -> None:
         """Take the peaks of MUSIC as candidates."""

@@ -233,19 +233,23 @@ class PathSearch:
 
     @cached_property
     def cosine_grids(self) -> tuple[RealArray, RealArray]:
-        """Direction cosines of the transform's bins, shapes (G_h,) and (G_v,)."""
-        array = self.receiver.array
+        """Direction cosines of the transform's bins, shapes (G_h,) and (G_v,); zero where none is seen."""
         grids = [
-            np.asarray(np.fft.fftfreq(_OVERSAMPLING * n) / d, dtype=np.float64)
-            for n, d in zip(array.shape, array.spacings, strict=True)
+            np.asarray(np.fft.fftfreq(n) / d, dtype=np.float64)
+            for n, d in zip(self._grid_shape, self.receiver.array.spacings, strict=True)
         ]
         return grids[0], grids[1]
+
+    @property
+    def _grid_shape(self) -> list[int]:
+        """Bins of the transform along columns and rows."""
+        return [_OVERSAMPLING * n if n > 1 else 1 for n in self.receiver.array.shape]
 
     @cached_property
     def _visible(self) -> NDArray[np.bool_]:
         """Bins that are directions in front of the array, with a margin of one bin."""
         u_h, u_v = self.cosine_grids
-        margin = max(1 / u.size for u in (u_h, u_v))
+        margin = max((1 / u.size for u in (u_h, u_v) if u.size > 1), default=0.0)
         return u_h[:, None] ** 2 + u_v**2 <= (1 + margin) ** 2
 
     @cached_property
@@ -260,9 +264,8 @@ class PathSearch:
         In the precision of the residual.
         """
         array = self.receiver.array
-        grid_shape = [_OVERSAMPLING * n for n in array.shape]
         cube = self._over_lengths(residual).reshape(-1, *array.shape)
-        filtered = fft.fft2(cube, s=grid_shape, axes=(1, 2))
+        filtered = fft.fft2(cube, s=self._grid_shape, axes=(1, 2))
         power = filtered.real**2
         power += filtered.imag**2
         power *= self._visible / power.dtype.type(energy)
@@ -420,7 +423,8 @@ class PathSearch:
         """(length, u_h, u_v) of bins, shape (P, 3)."""
         g, h, v = bins
         u_h, u_v = self.cosine_grids
-        return np.column_stack([self.lengths_m[g], u_h[h], u_v[v]])
+        beyond = np.maximum(np.hypot(u_h[h], u_v[v]) * (1 + 1e-15), 1.0)
+        return np.column_stack([self.lengths_m[g], u_h[h] / beyond, u_v[v] / beyond])
 
 
 def _elevation(power: RealArray, n_cells: float, level: float) -> float:

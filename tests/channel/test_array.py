@@ -16,7 +16,7 @@ STEP = 1e-3
 
 @st.composite
 def arrays(draw: st.DrawFn) -> UniformPlanarArray:
-    shape = draw(st.sampled_from([(1, 2), (2, 1), (3, 2), (2, 4), (5, 3)]))
+    shape = draw(st.sampled_from([(1, 1), (1, 2), (2, 1), (3, 2), (2, 4), (5, 3)]))
     spacing = draw(st.tuples(st.floats(0.2, 1.2), st.floats(0.2, 1.2)))
     azimuth, elevation = draw(st.floats(-np.pi, np.pi)), draw(st.floats(-1.5, 1.5))
     return UniformPlanarArray(shape, spacing, azimuth, elevation)
@@ -151,3 +151,16 @@ def test_spherical_response_differs_from_planar_nearby():
     array = UniformPlanarArray((8, 8))
     u = np.array([0.8, 0.6, 0.0])
     assert np.max(np.abs(array.spherical_steering(2 * u, CARRIER_HZ) - array.steering(u))) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("shape", "sees"),
+    [((4, 2), (True, True)), ((4, 1), (True, False)), ((1, 4), (False, True)), ((1, 1), (False, False))],
+)
+def test_a_cosine_that_is_not_seen_changes_nothing(shape, sees):
+    array = UniformPlanarArray(shape)
+    assert array.sees_cosines == sees
+    here, elsewhere = array.steering_from_cosines(0.2, 0.1), array.steering_from_cosines(0.2, -0.3)
+    assert np.allclose(here, elsewhere) == (not sees[1])
+    elsewhere = array.steering_from_cosines(-0.4, 0.1)
+    assert np.allclose(here, elsewhere) == (not sees[0])

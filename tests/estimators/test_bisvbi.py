@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -492,3 +493,85 @@ def test_births_from_nothing(seed):
     result = isac.EMTurboBiSVBI(coarse="music").estimate(simulation.observation)
     assert np.isfinite(result.channel).all()
     assert np.mean(np.abs(result.channel) ** 2) < simulation.truth.noise_variance
+
+
+# --- linear arrays -----------------------------------------------------------------------------------
+
+ROW = URBAN.replace(array_shape=(16, 1), snr_db=20.0)
+#: Base station, users and scatterers at one height, in a region 0.2 m thick.
+FLAT = ROW.replace(bs_position_m=(0.0, 0.0, 1.5), region_m=((20.0, -30.0, 1.4), (80.0, 30.0, 1.6)))
+
+
+def truths_in_ellipsoids(result: isac.EstimationResult, simulation: isac.Simulation) -> tuple[int, int]:
+    """Scatterers inside the 99.9 % ellipsoid of a point, and points without one, ridges of 0.1 mm aside."""
+    truths = simulation.truth.scatterer_positions_m
+    found: set[int] = set()
+    false = 0
+    for point, covariance in zip(result.scatterer_positions_m, result.scatterer_covariance_m2, strict=True):
+        apart = point - truths
+        inverse = np.linalg.inv(covariance + 1e-8 * np.eye(3))
+        squared = np.einsum("si,ij,sj->s", apart, inverse, apart)
+        nearest = int(np.argmin(squared))
+        if squared[nearest] < 16.3 and nearest not in found:
+            found.add(nearest)
+        else:
+            false += 1
+    return len(found), false
+
+
+@pytest.mark.parametrize("n_seeds", [5, pytest.param(20, marks=pytest.mark.slow)], ids=["few", "many"])
+def test_a_row_of_antennas_finds_what_lies_in_a_plane(n_seeds):
+    found = false = wanted = 0
+    excess = []
+    for seed in range(n_seeds):
+        simulation = FLAT.simulate(seed)
+        result = isac.EMTurboBiSVBI().estimate(simulation.observation)
+        bound = isac.bounds.hybrid_crb(simulation)
+        hits, misses = truths_in_ellipsoids(result, simulation)
+        found, false = found + hits, false + misses
+        wanted += len(simulation.truth.scatterer_positions_m)
+        excess.append(excess_db(result, simulation))
+        stated = np.sqrt(np.trace(result.scatterer_covariance_m2, axis1=1, axis2=2))
+        assert np.median(stated) == pytest.approx(np.median(bound.position_rmse_m), rel=0.3)
+        assert len(result.warnings) == 1 and "vertical direction cosine" in result.warnings[0]
+    assert found >= 0.9 * wanted and false <= 0.03 * wanted
+    assert np.mean(excess) < 1.0 and np.mean(np.array(excess) < 1.0) >= 0.8
+
+
+@pytest.mark.parametrize("n_seeds", [5, pytest.param(20, marks=pytest.mark.slow)], ids=["few", "many"])
+def test_a_row_of_antennas_invents_nothing_in_space(n_seeds):
+    """Heights are open but for what users see from different sides; the channel does not suffer."""
+    confident = shown = 0
+    excess = []
+    for seed in range(n_seeds):
+        simulation = ROW.simulate(seed)
+        result = isac.EMTurboBiSVBI(coarse="music").estimate(simulation.observation)
+        hits, misses = truths_in_ellipsoids(result, simulation)
+        shown += hits + misses
+        sure = result.scatterer_probability > 0.9
+        _, wrong = truths_in_ellipsoids(
+            replace(
+                result,
+                scatterer_positions_m=result.scatterer_positions_m[sure],
+                scatterer_covariance_m2=result.scatterer_covariance_m2[sure],
+            ),
+            simulation,
+        )
+        confident += wrong
+        excess.append(excess_db(result, simulation))
+        assert any("MUSIC" in text for text in result.warnings)
+    assert shown >= 2 * n_seeds and confident <= 0.03 * shown
+    assert np.mean(excess) < 1.0
+
+
+def test_one_antenna_keeps_channel_and_data():
+    scenario = URBAN.replace(array_shape=(1, 1), n_users=1, n_pilot_symbols=1, n_scatterers=3, snr_db=20.0)
+    for seed in range(3):
+        simulation = scenario.simulate(seed)
+        result = isac.EMTurboBiSVBI().estimate(simulation.observation)
+        assert excess_db(result, simulation) < 3.0
+        genie = isac.GenieLMMSE(simulation.truth).estimate(
+            simulation.observation
+        )  # fades cost it symbols too
+        assert symbol_error_rate(result, simulation) <= symbol_error_rate(genie, simulation) + 0.005
+        assert not len(result.scatterer_positions_m) and not result.unlocated_paths.direction_cosines.any()

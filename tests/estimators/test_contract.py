@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 import isac_toolbox as isac
 import isac_toolbox.estimators as estimators_room
 from helpers.scenes import SMALL, assert_no_nan, with_arguments
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.inference.turbo import History
 
 ESTIMATORS = {
@@ -472,3 +473,31 @@ def test_many_odd_blocks_give_numbers_or_a_named_error(estimator):
         check_odd_block(observation, estimator)
 
     check()
+
+
+# --- what the array does not see ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (1, 8), (1, 1)])
+@every_estimator
+def test_linear_arrays_and_single_antennas(estimator, shape):
+    """The cosine that is not seen is zero and named; what has a place has it to a resolution cell."""
+    n_users = 2 if max(shape) > 1 else 1
+    scenario = SMALL.replace(array_shape=shape, n_users=n_users, n_pilot_symbols=n_users, snr_db=20.0)
+    simulation = scenario.simulate(1)
+    result = estimator.estimate(simulation.observation)
+    assert_no_nan(result)
+    cosines = result.unlocated_paths.direction_cosines
+    assert np.all(np.hypot(*cosines.T) <= 1)
+    for n, cosine in zip(shape, cosines.T, strict=True):
+        assert n > 1 or not cosine.any()
+    if isinstance(estimator, isac.LeastSquares):
+        return
+    for n, name in zip(shape, ("horizontal", "vertical"), strict=True):
+        told = any(f"the {name}" in text and "does not see" in text for text in result.warnings)
+        assert told == (n == 1)
+    cell = SPEED_OF_LIGHT_M_S / (scenario.n_subcarriers * scenario.subcarrier_spacing_hz)
+    deviation = np.sqrt(np.linalg.eigvalsh(result.scatterer_covariance_m2)[:, -1])
+    slack = 6.0 / np.sqrt(12) if isinstance(estimator, isac.OMP) else 0.0  # of its grid
+    assert np.all(deviation <= np.hypot(cell, slack) * (1 + 1e-9))
+    assert not len(deviation) or max(shape) > 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 from helpers.paths import N_SUB, SPACING_HZ, atoms_of, receiver
 from helpers.scenes import SMALL, complex_normal
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.estimators.search import PathSearch
 
 
@@ -115,3 +117,34 @@ def test_the_noise_floor_raises_the_threshold():
     assert len(many) and level == 0.1
     none, _, level = search.detect(noise, energies, 0.5, np.array([100]), noise_level=0.1, noise_floor=5.0)
     assert len(none) == 0 and level == 5.0
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (1, 6), (1, 1), (6, 4)])
+def test_directions_of_linear_arrays_are_those_of_the_seen_axis(shape):
+    """One bin at zero for a cosine that is not seen; every bin within one of the seen axis is a direction."""
+    known = replace(receiver(), array=UniformPlanarArray(shape))
+    search = PathSearch(known, 40.0, 100.0)
+    for n, grid in zip(shape, search.cosine_grids, strict=True):
+        assert grid.size == (2 * n if n > 1 else 1)
+        assert n > 1 or grid[0] == 0
+    if 1 in shape:
+        assert search._visible.all()  # spacing of half a wavelength
+    rng = np.random.default_rng(0)
+    residual = complex_normal(rng, (N_SUB, shape[0] * shape[1]))
+    spectrum = search.spectrum(residual, energy=1.0)
+    assert spectrum.shape == (search.lengths_m.size, *(g.size for g in search.cosine_grids))
+    found = search.peaks(spectrum, 0.0)
+    assert len(found) and np.all(np.hypot(*found[:, 1:].T) <= 1)
+
+
+def test_a_peak_in_the_margin_becomes_a_direction():
+    """Bins a little beyond the unit disc are searched; what they hold starts on its edge."""
+    search = path_search()
+    u_h, u_v = search.cosine_grids
+    norm = np.hypot.outer(u_h, u_v)
+    h, v = np.argwhere(search._visible & (norm > 1))[0]
+    spectrum = np.zeros((search.lengths_m.size, u_h.size, u_v.size))
+    spectrum[3, h, v] = 1.0
+    (found,) = search.peaks(spectrum, 0.5)
+    assert np.hypot(*found[1:]) <= 1
+    assert_allclose(found[1:], np.array([u_h[h], u_v[v]]) / norm[h, v], atol=1e-12)

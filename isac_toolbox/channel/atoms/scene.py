@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
@@ -80,6 +80,10 @@ class Scene:
 class ScenePrior:
     """Gaussian priors of user positions and clock offsets; a zero deviation means known.
 
+    An array that does not see some direction cosine leaves places open which the region then limits: points
+    have a Gaussian of the mean and variance of a uniform law over it, and the cosine of an unlocated path,
+    which stands for a cone, counts as known. Other arrays need neither.
+
     Attributes
     ----------
     users_m, user_stds_m : ndarray, shape (K, 3)
@@ -87,12 +91,18 @@ class ScenePrior:
         Offsets have zero mean.
     has_line_of_sight : bool
         Whether users may have a line of sight.
+    region_m : ndarray, shape (2, 3), optional
+        Prior of the points; none if not given.
+    sees_cosines : tuple of bool
+        Whether the array sees the direction cosine (horizontal, vertical).
     """
 
     users_m: RealArray
     user_stds_m: RealArray
     offset_stds_m: RealArray
     has_line_of_sight: bool = True
+    region_m: RealArray | None = None
+    sees_cosines: tuple[bool, bool] = (True, True)
 
     @classmethod
     def of(cls, obs: UplinkObservation) -> ScenePrior:
@@ -102,6 +112,8 @@ class ScenePrior:
             obs.user_position_stds_m,
             SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s,
             obs.has_line_of_sight,
+            None if all(obs.array.sees_cosines) else obs.region_m,
+            obs.array.sees_cosines,
         )
 
     @cached_property
@@ -117,36 +129,54 @@ class ScenePrior:
         """Return ``1/2 (theta - theta_0)^T Lambda (theta - theta_0)``."""
         of_users, of_offsets = self._precisions
         users = np.vdot(of_users, (scene.users_m - self.users_m) ** 2)
-        return 0.5 * float(users + of_offsets @ scene.offsets_m**2)
+        points = 0.0
+        if self.region_m is not None:
+            mean, precision = _uniform_moments(self.region_m)
+            points = float(np.sum((scene.points_m - mean) ** 2 @ precision))
+        return 0.5 * float(users + points + of_offsets @ scene.offsets_m**2)
 
     def of_user(self, user: int) -> ScenePrior:
         """Return the prior of one user."""
         alone = slice(user, user + 1)
-        return ScenePrior(
-            self.users_m[alone], self.user_stds_m[alone], self.offset_stds_m[alone], self.has_line_of_sight
+        return replace(
+            self,
+            users_m=self.users_m[alone],
+            user_stds_m=self.user_stds_m[alone],
+            offset_stds_m=self.offset_stds_m[alone],
         )
 
     def known(self, scene: Scene) -> NDArray[np.bool_]:
         """Return the entries of the scene's vector that are known exactly, shape (P,)."""
         known = np.zeros(scene.n_parameters, bool)
-        _, users, offsets, _ = scene.blocks()
+        _, users, offsets, unlocated = scene.blocks()
         known[users], known[offsets] = self.user_stds_m.ravel() == 0, self.offset_stds_m == 0
+        if not all(self.sees_cosines):
+            known[unlocated] = np.tile([False, *np.logical_not(self.sees_cosines)], len(scene.unlocated_m))
         return known
 
     def precision(self, scene: Scene) -> RealArray:
         """Return prior precision of every entry, shape (P,); zero where there is no prior or it is known."""
         precision = np.zeros(scene.n_parameters)
-        _, users, offsets, _ = scene.blocks()
+        points, users, offsets, _ = scene.blocks()
         precision[users], precision[offsets] = self._precisions[0].ravel(), self._precisions[1]
+        if self.region_m is not None:
+            precision[points] = np.tile(_uniform_moments(self.region_m)[1], len(scene.points_m))
         return precision
 
     def deviation(self, scene: Scene) -> RealArray:
         """Return scene's vector less the prior mean where there is a prior, zero elsewhere, shape (P,)."""
         deviation = np.zeros(scene.n_parameters)
-        _, users, offsets, _ = scene.blocks()
+        points, users, offsets, _ = scene.blocks()
         deviation[users] = (scene.users_m - self.users_m).ravel()
         deviation[offsets] = scene.offsets_m
+        if self.region_m is not None:
+            deviation[points] = (scene.points_m - _uniform_moments(self.region_m)[0]).ravel()
         return deviation
+
+
+def _uniform_moments(region_m: RealArray) -> tuple[RealArray, RealArray]:
+    """Mean and inverse variances (3,) of a uniform law over a box."""
+    return region_m.mean(axis=0), 12 / (region_m[1] - region_m[0]) ** 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,16 @@ from isac_toolbox.estimators.baselines.channel_only import (
 )
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
+from isac_toolbox.estimators.scene.assemble import (
+    ChannelEstimate,
+    Outcome,
+    SceneEstimate,
+    build_result,
+    unseen_cosines,
+)
+from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.fit import evaluate
-from isac_toolbox.estimators.scene.locate import fuse_points, place_points
+from isac_toolbox.estimators.scene.locate import fuse_points, place_points, release_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.search import PathSearch
@@ -35,8 +42,9 @@ class NOMP:
 
     The strongest classical baseline: paths are detected user by user and refined together. The channel is
     that of the users' own paths, direction and delay free; points are what fusion makes of them, and every
-    point found is reported with probability one, as the method has no other. The coarse stage of the joint
-    estimator prunes its paths at the end; this is the published method, which does not.
+    point found is reported with probability one, as the method has no other, or that of its place among those
+    that a linear array leaves open. The coarse stage of the joint estimator prunes its paths at the end; this
+    is the published method, which does not.
 
     Parameters
     ----------
@@ -77,14 +85,19 @@ class NOMP:
         )
         placed, sight, seen = place_points(path_fit)
         scene, seen = fuse_points(placed, seen)
-        paths = Paths.build(sight, seen, placed.paths.user[placed.paths.is_unlocated])
+        unlocated_user = placed.paths.user[placed.paths.is_unlocated]
+        scene, seen, unlocated_user = release_points(problem, scene, seen, unlocated_user)
+        paths = Paths.build(sight, seen, unlocated_user)
         weak = np.full(len(paths), float(placed.posterior.prior_precision.min(initial=1e-9)))
-        fit = refine(evaluate(problem, scene, paths, weak), n_steps=10, tol=1e-2)
+        fit, share, doubt_m2 = best_places(
+            refine(evaluate(problem, scene, paths, weak), n_steps=10, tol=1e-2)
+        )
         channel = ChannelKnowledge.from_paths(
             path_fit.atoms, path_fit.posterior.mean, path_fit.posterior.covariance, obs.n_users
         )
         detection = detect(block, channel, 1 / problem.noise_precision, joint=False)
         estimate = ChannelEstimate.of_fit(path_fit, obs.n_users, block.scale)
-        located = SceneEstimate.certain(fit, block.scale, sight, seen)
-        outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), perf_counter() - start)
+        located = SceneEstimate.certain(fit, block.scale, sight, seen, share, doubt_m2)
+        seconds, unseen = perf_counter() - start, unseen_cosines(obs.array)
+        outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), seconds, unseen)
         return build_result("NOMP", estimate, located, detection, outcome)

@@ -17,7 +17,13 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.channel_only import check_observation
 from isac_toolbox.estimators.grid.points import GridAtoms, LocationGrid
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
+from isac_toolbox.estimators.scene.assemble import (
+    ChannelEstimate,
+    Outcome,
+    SceneEstimate,
+    build_result,
+    unseen_cosines,
+)
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, residual_correlation
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.search import PathSearch
@@ -119,7 +125,8 @@ class OMP:
         scene = SceneEstimate.certain(fit, block.scale, sight, seen)
         within_cell = np.diag(grid.step_m**2 / 12)
         scene = replace(scene, scatterer_covariance_m2=scene.scatterer_covariance_m2 + within_cell)
-        outcome = Outcome.finished(estimate.noise_variance, len(fit.paths), perf_counter() - start)
+        seconds, unseen = perf_counter() - start, unseen_cosines(obs.array)
+        outcome = Outcome.finished(estimate.noise_variance, len(fit.paths), seconds, unseen)
         return build_result("OMP", estimate, scene, detection, outcome)
 
     def _grid(self, problem: Problem) -> LocationGrid:

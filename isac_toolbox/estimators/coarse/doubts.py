@@ -21,6 +21,7 @@ from isac_toolbox.estimators.scene.locate import (
     fuse_points,
     line_of_sight_misfit,
     place_points,
+    release_points,
 )
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
@@ -99,7 +100,9 @@ class Placed:
         """Place and fuse the unlocated paths of a fit under the prior of its problem."""
         placed, sight, seen = place_points(fit)
         scene, seen = fuse_points(placed, seen)
-        return cls(scene, sight, seen, placed.paths.user[placed.paths.is_unlocated], fit.problem)
+        unlocated_user = placed.paths.user[placed.paths.is_unlocated]
+        scene, seen, unlocated_user = release_points(fit.problem, scene, seen, unlocated_user)
+        return cls(scene, sight, seen, unlocated_user, fit.problem)
 
     def evidence(self, precision: float) -> float:
         """Return the log evidence of the scene under its prior, that of the users' priors included."""

@@ -21,8 +21,9 @@ from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.inference.turbo import Deadline
 
-__all__ = ["COARSE_STAGES", "Coarse", "coarse_working_set", "music_working_set"]
+__all__ = ["COARSE_STAGES", "NO_PEAKS", "Coarse", "coarse_working_set", "music_working_set"]
 
+NO_PEAKS = "the location spectrum of a linear array has ridges where MUSIC needs peaks"
 
 # Tuned: sweeps in which the candidates of MUSIC settle.
 _SWEEPS_AFTER_MUSIC = 5
@@ -64,8 +65,11 @@ def coarse_working_set(
     false_alarm_rate: float,
     deadline: Deadline | None = None,
 ) -> Coarse:
-    """Return what one of :data:`COARSE_STAGES` finds on the pilots."""
-    if stage == "music":
+    """Return what one of :data:`COARSE_STAGES` finds on the pilots.
+
+    NOMP takes the place of MUSIC for an array that does not see both direction cosines.
+    """
+    if stage == "music" and all(obs.array.sees_cosines):
         working = music_working_set(obs, problem, search, rule)
         return Coarse(_settled(working), 1 / working.problem.noise_precision, [])
     start, noise, warnings = _nomp_start(problem, search, false_alarm_rate, deadline)

@@ -29,6 +29,8 @@ BoolArray = NDArray[np.bool_]
 
 # Prior: share of paths with more than one bounce, or that come from outside the region.
 _ELSEWHERE = 0.1
+# Mathematics: period of a cosine that the array does not see at all; larger than any difference.
+_NO_PERIOD = 1e9
 # Guard: variance of a place, for blocks without noise.
 _LEAST_VARIANCE_M2 = 1e-12
 # Mathematics: rounds of messages between paths; a coincidence of two paths needs one, of three two.
@@ -61,7 +63,8 @@ class Lattice:
         """Return the lattice of users with power (K, N) on their tones."""
         steps = [tone_step_hz(receiver.frequencies_hz, of_user > 0) for of_user in power]
         spacings = np.asarray(receiver.array.spacings, dtype=float)
-        return cls(SPEED_OF_LIGHT_M_S / np.array(steps), 1 / spacings)
+        cosines = np.where(receiver.array.sees_cosines, 1 / spacings, _NO_PERIOD)
+        return cls(SPEED_OF_LIGHT_M_S / np.array(steps), cosines)
 
     def nearest(self, difference: RealArray, user: int) -> RealArray:
         """Return the smallest of the differences (3,) of parameters that look the same."""

@@ -108,6 +108,8 @@ class PlaceBeliefs:
     def of(cls, fit: Fit) -> PlaceBeliefs | None:
         """Return the beliefs, or None where no path could run elsewhere and look the same."""
         paths, scene, problem = fit.paths, fit.scene, fit.problem
+        if not all(problem.receiver.array.sees_cosines):
+            return None  # places of a linear array are weighed along its cones
         index = np.flatnonzero(~paths.is_line_of_sight)
         parameters = np.column_stack([fit.parameters.length_m, *fit.parameters.cosines])[index]
         user = paths.user[index]

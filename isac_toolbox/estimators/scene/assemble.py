@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
@@ -16,10 +16,19 @@ from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covarianc
 from isac_toolbox.estimators.symbols.detection import Detection
 from isac_toolbox.inference.turbo import History, IterationRecord
 
-__all__ = ["ChannelEstimate", "Outcome", "SceneEstimate", "build_result", "channel_variance"]
+__all__ = [
+    "ChannelEstimate",
+    "Outcome",
+    "SceneEstimate",
+    "build_result",
+    "channel_variance",
+    "unseen_cosines",
+]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
+
+_COSINES = ("horizontal", "vertical")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +100,11 @@ class SceneEstimate:
         line_of_sight_probability: RealArray,
         path_probability: RealArray,
         candidates: Candidates | None = None,
+        doubt_m2: RealArray | None = None,
     ) -> SceneEstimate:
         """Return the scene of a fit; points less likely than not are listed as unlocated paths.
+
+        So are those whose place an array that does not see a direction cosine leaves open.
 
         Parameters
         ----------
@@ -108,16 +120,21 @@ class SceneEstimate:
             That each of the fit's paths exists, wherever it runs.
         candidates : Candidates, optional
             Every point considered; the fit's points if not given.
+        doubt_m2 : ndarray, shape (S, 3, 3), optional
+            Covariance to add to that of the fit's points.
         """
         covariance = scene_covariance(fit)
         points, users, offsets, _ = fit.scene.blocks()
-        shown = point_probability >= 0.5
+        of_points = _diagonal_blocks(covariance[points, points])
+        if doubt_m2 is not None:
+            of_points = of_points + doubt_m2
+        shown = (point_probability >= 0.5) & _is_placed(fit, of_points)
         if candidates is None:
             candidates = Candidates(fit.scene.points_m, point_probability, visibility_probability)
         return cls(
             scatterer_positions_m=fit.scene.points_m[shown],
             scatterer_probability=point_probability[shown],
-            scatterer_covariance_m2=_diagonal_blocks(covariance[points, points])[shown],
+            scatterer_covariance_m2=of_points[shown],
             visibility_probability=visibility_probability[:, shown],
             candidates=candidates,
             line_of_sight_probability=line_of_sight_probability,
@@ -139,16 +156,26 @@ class SceneEstimate:
 
     @classmethod
     def certain(
-        cls, fit: Fit, scale: float, line_of_sight: NDArray[np.bool_], seen: NDArray[np.bool_]
+        cls,
+        fit: Fit,
+        scale: float,
+        line_of_sight: NDArray[np.bool_],
+        seen: NDArray[np.bool_],
+        share: RealArray | None = None,
+        doubt_m2: RealArray | None = None,
     ) -> SceneEstimate:
-        """Return the scene of a method without probabilities: all that it found is taken for sure."""
+        """Return the scene of a method without probabilities: all that it found is taken for sure.
+
+        ``share`` (S,) and ``doubt_m2`` (S, 3, 3) are what a linear array leaves open of the places.
+        """
         return cls.of_fit(
             fit,
             scale,
-            point_probability=np.ones(seen.shape[1]),
+            point_probability=np.ones(seen.shape[1]) if share is None else share,
             visibility_probability=seen.astype(float),
             line_of_sight_probability=line_of_sight.astype(float),
             path_probability=np.ones(len(fit.paths)),
+            doubt_m2=doubt_m2,
         )
 
 
@@ -173,11 +200,13 @@ class Outcome:
     ambiguities: tuple[Ambiguity, ...] = ()
 
     @classmethod
-    def finished(cls, noise_variance: float, n_active: int, seconds: float) -> Outcome:
+    def finished(
+        cls, noise_variance: float, n_active: int, seconds: float, warnings: tuple[str, ...] = ()
+    ) -> Outcome:
         """Return the outcome of a method without iterations: one row of history, no objective."""
         history = History()
         history.append(IterationRecord(float("nan"), noise_variance, n_active, seconds))
-        return cls(history, "finished", True)
+        return cls(history, "finished", True, warnings)
 
 
 def build_result(
@@ -206,6 +235,26 @@ def build_result(
     )
 
 
+def unseen_cosines(array: UniformPlanarArray) -> tuple[str, ...]:
+    """Return the warning, if any, that the array does not see some direction cosine."""
+    unseen = [name for name, sees in zip(_COSINES, array.sees_cosines, strict=True) if not sees]
+    if not unseen:
+        return ()
+    form = "a cone around its axis" if len(unseen) == 1 else "a length without a direction"
+    return (
+        f"the array of shape {array.shape} does not see the {' and the '.join(unseen)} direction cosine: a "
+        f"path is {form}; unlocated paths report 0 there, and a scatterer is given a place only where the "
+        "region or several users leave no more than a resolution cell open",
+    )
+
+
+def _is_placed(fit: Fit, covariances_m2: RealArray) -> NDArray[np.bool_]:
+    """Which points (S,) are known to a resolution cell, where the array does not see all cosines."""
+    if all(fit.problem.receiver.array.sees_cosines):
+        return np.ones(len(covariances_m2), bool)
+    return np.asarray(np.linalg.eigvalsh(covariances_m2)[:, -1] <= fit.problem.length_cell_m**2)
+
+
 def _diagonal_blocks(covariance: RealArray) -> RealArray:
     """The 3 x 3 blocks on the diagonal, shape (S, 3, 3)."""
     n = len(covariance) // 3
@@ -224,6 +273,7 @@ def _unlocated(fit: Fit, shown: NDArray[np.bool_], probability: RealArray, scale
     cosines[unlocated] = scene.unlocated_m[paths.unlocated[index[unlocated]], 1:]
     direction, _ = unit_vectors(receiver.bs_position_m, scene.points_m[paths.target[index[~unlocated]]])
     cosines[~unlocated] = np.stack(receiver.array.direction_cosines(direction), axis=-1)
+    cosines[:, np.logical_not(receiver.array.sees_cosines)] = 0.0
     length = fit.parameters.length_m[index] - scene.offsets_m[user]
     return UnlocatedPaths(
         user=user,

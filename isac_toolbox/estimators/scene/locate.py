@@ -22,6 +22,12 @@ from isac_toolbox.estimators.scene.alternatives import (
     joint_points,
     length_limits_m,
 )
+from isac_toolbox.estimators.scene.cones import (
+    points_on_cones,
+    prior_length_variance,
+    shared_places,
+    single_bounce,
+)
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, residual_correlation, scene_covariance
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
@@ -38,6 +44,7 @@ __all__ = [
     "locate_paths",
     "path_snr",
     "place_points",
+    "release_points",
     "weigh_alternatives",
 ]
 
@@ -53,6 +60,8 @@ _LINE_OF_SIGHT_GATE = 25.0
 _BORDER_GATE = 9.0
 # Guard: nats of likelihood behind the best alternative after which one is not weighed.
 _IMPOSSIBLE = 30.0
+# Guard: power over the noise of a path that is known exactly.
+_CERTAIN_SNR = 1e9
 # Mathematics: variance of a parameter in cells at an SNR of one; the main lobe falls as 1 - pi^2 x^2 / 3.
 _MAIN_LOBE_VARIANCE = 3 / (2 * np.pi**2)
 
@@ -62,7 +71,7 @@ def find_lines_of_sight(fit: Fit) -> IntArray:
 
     A path fits when its length and direction, or those of a path that looks the same, agree with the user's
     nominal position and clock within their priors and the path's own uncertainty (chi-square of three); of
-    several the strongest is taken.
+    several the strongest is taken. A cosine that the array does not see is not compared.
     """
     problem, lattice = fit.problem, Lattice.of(fit.problem)
     prior = problem.prior
@@ -126,11 +135,14 @@ def line_of_sight_misfit(fit: Fit, path: int, covariance: RealArray, lattice: La
     difference = lattice.nearest(fit.scene.unlocated_m[row] - expected, k)
     length, *found = expected + difference
     towards, valid = arrival_directions(problem, np.array([found]))
+    compared = np.flatnonzero([True, *array.sees_cosines])
+    directed = compared[1:]
+    tells_place = bool(valid[0]) and length > 0 and compared.size == 3
     return SightMisfit(
-        _squared_distance(difference, total),
-        _squared_distance(difference[1:], total[1:, 1:]),
+        _squared_distance(difference[compared], total[np.ix_(compared, compared)]),
+        _squared_distance(difference[directed], total[np.ix_(directed, directed)]) if directed.size else 0.0,
         float(difference[0]),
-        problem.receiver.bs_position_m + length * towards[0] if valid[0] and length > 0 else None,
+        problem.receiver.bs_position_m + length * towards[0] if tells_place else None,
     )
 
 
@@ -151,12 +163,21 @@ def arrival_directions(problem: Problem, cosines: RealArray) -> tuple[RealArray,
 
 
 def locate_paths(
-    problem: Problem, scene: Scene, parameters: RealArray, user: IntArray, snr: RealArray, spread: float = 0.0
+    problem: Problem,
+    scene: Scene,
+    parameters: RealArray,
+    user: IntArray,
+    snr: RealArray,
+    spread: float = 0.0,
+    vague: bool = False,
 ) -> tuple[RealArray, BoolArray]:
     """Return the single-bounce points (P, 3) of observed (length, u_h, u_v), and which lie in the region.
 
     A point outside the region moves onto its border where that explains the path as well: where length and
     direction change by less than their own spread and that of the user's place and clock.
+
+    For a linear array a path is a cone, which meets the ellipsoid of its length in a curve: it is located
+    where the curve has no more than a resolution cell of length in the region. A single antenna locates none.
 
     Parameters
     ----------
@@ -169,22 +190,37 @@ def locate_paths(
         Matched-filter power of the paths over the noise, which says how well their parameters are known.
     spread : float
         Further variance of the parameters, in squared resolution cells.
+    vague : bool
+        Locate a linear array's paths however much of their curves lies in the region, near its middle.
     """
+    if not all(problem.receiver.array.sees_cosines):
+        variance = _path_variance(problem, user, snr, spread)
+        lengths = parameters[:, 0] - scene.offsets_m[user]
+        points, extent = points_on_cones(
+            problem, scene.users_m[user], lengths, parameters[:, 1:], variance, _BORDER_GATE
+        )
+        return points, extent < np.inf if vague else extent <= problem.length_cell_m
     directions, valid = arrival_directions(problem, parameters[:, 1:])
     lengths = parameters[:, 0] - scene.offsets_m[user]
     bs = problem.receiver.bs_position_m
     points, exists = bistatic_point_m(directions, lengths, scene.users_m[user], bs)
-    variance = (_MAIN_LOBE_VARIANCE / np.maximum(snr, 1e-9)[:, None] + spread) * problem.path_cells**2
-    variance[:, 0] += _prior_length_variance(problem)[user]
+    variance = _path_variance(problem, user, snr, spread)
     observed = np.column_stack([lengths, parameters[:, 1:]])
     nearest, distance = points, np.full(len(points), np.inf)
     for candidate in _points_of_region(points, directions, bs, problem.region_m):
-        change = _single_bounce(problem, candidate, scene.users_m[user]) - observed
+        change = single_bounce(problem, candidate, scene.users_m[user]) - observed
         squared = np.sum(change**2 / variance, axis=1)
         closer = squared < distance
         nearest = np.where(closer[:, None], candidate, nearest)
         distance = np.where(closer, squared, distance)
     return nearest, valid & exists & (distance < _BORDER_GATE)
+
+
+def _path_variance(problem: Problem, user: IntArray, snr: RealArray, spread: float) -> RealArray:
+    """Variance (P, 3) of length and direction cosines, that of the users' places and clocks included."""
+    variance = (_MAIN_LOBE_VARIANCE / np.maximum(snr, 1e-9)[:, None] + spread) * problem.path_cells**2
+    variance[:, 0] += prior_length_variance(problem)[user]
+    return np.asarray(variance)
 
 
 def _points_of_region(
@@ -198,25 +234,6 @@ def _points_of_region(
     leave = np.nanmin(np.max(crossings, axis=0), axis=1, initial=np.inf)
     reach = np.clip(np.linalg.norm(points - bs, axis=1), entry, np.maximum(leave, entry))
     yield np.clip(bs + reach[:, None] * directions, *region_m)
-
-
-def _single_bounce(problem: Problem, points: RealArray, users: RealArray) -> RealArray:
-    """Length without the clock and direction cosines (P, 3) of paths over points (P, 3) of users (P, 3)."""
-    receiver = problem.receiver
-    towards, distance = unit_vectors(receiver.bs_position_m, points)
-    length = distance + np.linalg.norm(points - users, axis=1)
-    return np.column_stack([length, *receiver.array.direction_cosines(towards)])
-
-
-def _prior_length_variance(problem: Problem) -> RealArray:
-    """Variance of path lengths from the users' places and clocks, shape (K,).
-
-    A clock is read off the line of sight, which the user's place moves too.
-    """
-    place = np.max(problem.prior.user_stds_m, axis=1) ** 2
-    if not problem.prior.has_line_of_sight:
-        return place + problem.prior.offset_stds_m**2
-    return place + np.minimum(place, problem.prior.offset_stds_m**2)
 
 
 def path_snr(
@@ -234,6 +251,9 @@ def path_snr(
 def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     """Turn a fit of unlocated paths into lines of sight, one-user points and the unlocated paths that remain.
 
+    A linear array's points may be vague, for :func:`fuse_points` to find users that agree on one;
+    :func:`release_points` takes back what stays vague.
+
     Returns
     -------
     fit : Fit
@@ -250,10 +270,10 @@ def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     user = fit.paths.user[rest]
     parameters = fit.scene.unlocated_m[fit.paths.unlocated[rest]]
     start = Scene(fit.scene.points_m, problem.prior.users_m, offsets, parameters)
-    points, located = _likeliest_points(fit, start, has_sight, rest)
-    seen = np.zeros((n_users, int(located.sum())), bool)
-    seen[user[located], np.arange(seen.shape[1])] = True
-    scene = Scene(points[located], start.users_m, offsets, parameters[~located])
+    points, located, of_path = _likeliest_points(fit, start, has_sight, rest)
+    seen = np.zeros((n_users, len(points)), bool)
+    seen[user[located], of_path[located]] = True
+    scene = Scene(points, start.users_m, offsets, parameters[~located])
     paths = Paths.build(has_sight, seen, user[~located])
     precision = np.full(len(paths), float(fit.posterior.prior_precision.min(initial=1e-9)))
     return refine(evaluate(problem, scene, paths, precision), n_steps=8, tol=0.1), has_sight, seen
@@ -272,14 +292,17 @@ def _offsets_of(fit: Fit, sight: IntArray) -> RealArray:
 
 def _likeliest_points(
     fit: Fit, start: Scene, has_sight: BoolArray, rest: IntArray
-) -> tuple[RealArray, BoolArray]:
-    """The point (P, 3) that each of the paths ``rest`` of a fit runs over, and whether there is one.
+) -> tuple[RealArray, BoolArray, IntArray]:
+    """Points (S, 3), which of the paths ``rest`` of a fit run over one, (P,), and over which, (P,).
 
-    Of several that look the same the one more likely than all others together; none if there is none such.
+    Of several places that look the same that one is taken which is likelier than all others together. Linear
+    arrays share points between paths where they may.
     """
     user, problem = fit.paths.user[rest], fit.problem
     gains = np.abs(fit.posterior.mean[rest]) ** 2
     snr = problem.noise_precision * problem.user_energies[user] * gains
+    if not all(problem.receiver.array.sees_cosines):
+        return _points_of_cones(problem, start, user, snr)
     alternatives = list_alternatives(problem, start, start.unlocated_m, user, snr)
     believed = np.ones(len(alternatives.path))
     if np.any(alternatives.counts(rest.size) > 1):
@@ -290,10 +313,9 @@ def _likeliest_points(
         believed = weigh_alternatives(evaluate(problem, alone, paths, precision), alternatives)
         believed[alternatives.counts(rest.size)[alternatives.path] == 1] = 1.0
     taken = believed > 0.5
-    points, located = np.zeros((rest.size, 3)), np.zeros(rest.size, bool)
-    points[alternatives.path[taken]] = alternatives.points_m[taken]
-    located[alternatives.path[taken]] = True
-    return points, located
+    of_path = np.full(rest.size, -1)
+    of_path[alternatives.path[taken]] = np.arange(np.count_nonzero(taken))
+    return alternatives.points_m[taken], of_path >= 0, of_path
 
 
 def list_alternatives(
@@ -349,6 +371,28 @@ def _log_likelihoods(fit: Fit, alternatives: Alternatives) -> RealArray:
     return np.asarray(problem.noise_precision * (power[:n] - power[n + alternatives.path]))
 
 
+def _points_of_cones(
+    problem: Problem, start: Scene, user: IntArray, snr: RealArray
+) -> tuple[RealArray, BoolArray, IntArray]:
+    """Points, located paths and their points, as :func:`_likeliest_points`, for a linear array."""
+    parameters = start.unlocated_m
+    points, located = locate_paths(problem, start, parameters, user, snr, vague=True)
+    variance = _path_variance(problem, user, snr, 0.0)
+    lengths = parameters[:, 0] - start.offsets_m[user]
+    group = np.full(len(user), -1)
+    group[located], places = shared_places(
+        problem,
+        start.users_m[user[located]],
+        lengths[located],
+        parameters[located, 1:],
+        variance[located],
+        user[located],
+    )
+    alone = located & (group < 0)
+    of_path = np.where(alone, len(places) + np.cumsum(alone) - 1, group)
+    return np.vstack([places, points[alone]]), located, of_path
+
+
 def fuse_points(fit: Fit, seen: BoolArray) -> tuple[Scene, BoolArray]:
     """Merge points of different users where the evidence prefers one point to two.
 
@@ -380,6 +424,35 @@ def fuse_points(fit: Fit, seen: BoolArray) -> tuple[Scene, BoolArray]:
     scene = fit.scene.with_vector(mean)
     points = np.clip(scene.points_m[alive], *region_m)
     return Scene(points, scene.users_m, scene.offsets_m, scene.unlocated_m), seen[:, alive]
+
+
+def release_points(
+    problem: Problem, scene: Scene, seen: BoolArray, unlocated_user: IntArray
+) -> tuple[Scene, BoolArray, IntArray]:
+    """Turn points of one user (of ``seen``, (K, S)) that a linear array leaves vague into unlocated paths.
+
+    Returns
+    -------
+    scene : Scene
+    seen : ndarray of bool, shape (K, S')
+    unlocated_user : ndarray of int, shape (F',)
+    """
+    sees = problem.receiver.array.sees_cosines
+    if all(sees) or not seen.shape[1]:
+        return scene, seen, unlocated_user
+    user = np.argmax(seen, axis=0)
+    parameters = single_bounce(problem, scene.points_m, scene.users_m[user])
+    parameters = np.where([True, *sees], parameters, 0.0)
+    parameters[:, 0] += scene.offsets_m[user]
+    _, located = locate_paths(problem, scene, parameters, user, np.full(user.size, _CERTAIN_SNR))
+    kept = located | (np.count_nonzero(seen, axis=0) > 1)
+    released = Scene(
+        scene.points_m[kept],
+        scene.users_m,
+        scene.offsets_m,
+        np.vstack([scene.unlocated_m, parameters[~kept]]),
+    )
+    return released, seen[:, kept], np.concatenate([unlocated_user, user[~kept]])
 
 
 def coincidence_evidence(

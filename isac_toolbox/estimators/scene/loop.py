@@ -17,7 +17,14 @@ from isac_toolbox.estimators.scene.ambiguity import (
     clock_periods_m,
     spread_over,
 )
-from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
+from isac_toolbox.estimators.scene.assemble import (
+    ChannelEstimate,
+    Outcome,
+    SceneEstimate,
+    build_result,
+    unseen_cosines,
+)
+from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.fit import scene_covariance
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
@@ -60,7 +67,7 @@ class SceneLoop(TurboLoop):
         self.obs = obs
         self.block = ReceivedBlock.of(obs)
         self.search = PathSearch.for_observation(obs)
-        self.warnings: list[str] = []
+        self.warnings = list(unseen_cosines(obs.array))
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
 
     def run_bounded(
@@ -114,9 +121,11 @@ class SceneLoop(TurboLoop):
         """Return the result at the present state."""
         working, scale = self.working, self.block.scale
         fit, points, _ = working.active_fit()
-        probability = working.point_probability.copy()
+        fit, share, doubt_m2 = best_places(fit)
+        places_m, probability = working.fit.scene.points_m.copy(), working.point_probability.copy()
+        places_m[points] = fit.scene.points_m
         covariance = scene_covariance(fit)
-        probability[points] *= single_bounce_probability(fit, covariance)
+        probability[points] *= share * single_bounce_probability(fit, covariance)
         places = PlaceBeliefs.of(fit)
         if places is not None:
             probability[points] *= places.point_weights()
@@ -127,7 +136,8 @@ class SceneLoop(TurboLoop):
             visibility_probability=working.visibility_probability[:, points],
             line_of_sight_probability=working.line_of_sight_probability,
             path_probability=working.state.probability[working.active],
-            candidates=self._candidates(probability),
+            candidates=self._candidates(places_m, probability),
+            doubt_m2=doubt_m2,
         )
         ambiguities, clock_variance_m2 = clock_ambiguities(
             fit.scene.offsets_m, fit.problem.prior.offset_stds_m, self._clock_periods_m()
@@ -146,12 +156,12 @@ class SceneLoop(TurboLoop):
         pilots = Lattice.on_tones(problem.receiver, usable_tones(self.obs))
         return clock_periods_m(pilots, Lattice.of(problem), self.obs.constellation)
 
-    def _candidates(self, probability: RealArray) -> Candidates:
+    def _candidates(self, places_m: RealArray, probability: RealArray) -> Candidates:
         working = self.working
         dropped = [np.array([d[i] for d in self._dropped]) for i in range(3)]
         n = len(self._dropped)
         return Candidates(
-            np.vstack([working.fit.scene.points_m, dropped[0].reshape(n, 3)]),
+            np.vstack([places_m, dropped[0].reshape(n, 3)]),
             np.concatenate([probability, dropped[1].reshape(n)]),
             np.hstack([working.visibility_probability, dropped[2].reshape(n, working.n_users).T]),
         )

@@ -221,7 +221,8 @@ def single_bounce_probability(fit: Fit, covariance: RealArray) -> RealArray:
     single and multiple bounces over the reflection loss and the law of reflection at a wall. Its parameters
     are learned from the block: points with parallax count as single, unlocated paths as multiple. Last comes
     the probability that the point is within a resolution cell's share of its estimate. On a monostatic link
-    nothing can be compared, and every point counts as a single bounce.
+    nothing can be compared, and every point counts as a single bounce. Of a linear array, laws of reflection
+    are not asked, as the slope of a ray is hardly seen, and all points must be within that share.
 
     Notes
     -----
@@ -229,21 +230,27 @@ def single_bounce_probability(fit: Fit, covariance: RealArray) -> RealArray:
     """
     paths = fit.paths
     n_points = len(fit.scene.points_m)
+    sees_all = all(fit.problem.receiver.array.sees_cosines)
+    result = np.ones(n_points)
+    if not sees_all:
+        everything = _strongest_paths(fit, np.arange(n_points))
+        result = _in_place_probability(fit, covariance, everything)
     if not fit.problem.prior.has_line_of_sight:
-        return np.ones(n_points)
+        return result
     loss_db = reflection_loss_db(fit)
-    on_ground = ground_reflections(fit, covariance)
+    on_ground = ground_reflections(fit, covariance) & sees_all
     agreed = _has_parallax(fit, loss_db) & ~on_ground
-    at_wall = wall_reflections(fit, covariance)
+    at_wall = wall_reflections(fit, covariance) & sees_all
     doubtful = _strongest_paths(fit, np.flatnonzero(~(agreed | on_ground)))
     settled = _strongest_paths(fit, np.flatnonzero(agreed))
     probability = _mixture_probability(
         doubtful=_Evidence(loss_db[doubtful], at_wall[paths.target[doubtful]]),
         single=_Evidence(loss_db[settled], at_wall[agreed]),
-        multiple=_Evidence(loss_db[paths.is_unlocated], unlocated_wall_reflections(fit, covariance)),
+        multiple=_Evidence(
+            loss_db[paths.is_unlocated], unlocated_wall_reflections(fit, covariance) & sees_all
+        ),
         n_ground=int(np.count_nonzero(on_ground)),
     )
-    result = np.ones(n_points)
     result[paths.target[doubtful]] = probability * _in_place_probability(fit, covariance, doubtful)
     return result
 

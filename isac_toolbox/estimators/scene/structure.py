@@ -401,7 +401,8 @@ def _occam_factor(fit: Fit) -> float:
     hessian, _ = fit.normal_equations
     extents = _uniform_extents(fit)
     unknown = ~fit.problem.prior.known(fit.scene)
-    inner = 2 * hessian + np.diag(12 / extents**2)
+    bounded = fit.problem.prior.precision(fit.scene) > 0  # these have their prior in the Hessian
+    inner = 2 * hessian + np.diag(np.where(bounded, 0.0, 12 / extents**2))
     inner = inner[np.ix_(unknown, unknown)]
     diagonal = np.maximum(np.diag(inner), 1e-12)
     scaled = inner / np.sqrt(np.multiply.outer(diagonal, diagonal))
@@ -409,7 +410,7 @@ def _occam_factor(fit: Fit) -> float:
     curvature = log_det + float(np.sum(np.log(diagonal / (2 * np.pi))))
     posterior = fit.posterior
     gains = posterior.log_det + float(np.sum(np.log(posterior.prior_precision)))
-    occam = float(np.sum(np.log(extents[np.isfinite(extents)])))
+    occam = float(np.sum(np.log(extents[unknown & np.isfinite(extents)])))
     return gains - 0.5 * curvature - occam
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from helpers.scenes import random_case
+from helpers.scenes import SMALL, random_case, true_problem
 from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
 from isac_toolbox.estimators.scene.locate import find_lines_of_sight, place_points
@@ -101,3 +101,15 @@ def test_the_line_of_sight_starts_the_clock(stds, offsets):
     placed, has_sight, seen = place_points(fit)
     assert has_sight.all() and seen.shape == (2, 0)
     np.testing.assert_allclose(placed.scene.offsets_m, offsets, atol=1e-3)
+
+
+def test_a_linear_array_compares_the_cosine_that_it_sees():
+    """The other one of an unlocated path is zero, wherever the user is."""
+    for shape, seen in (((12, 1), 1), ((1, 12), 2)):
+        problem, *_ = true_problem(0, 20.0, scenario=SMALL.replace(array_shape=shape))
+        sights = [nominal(problem, user) for user in problem.prior.users_m]
+        cones = np.array([np.where(np.isin(np.arange(3), [0, seen]), sight, 0.0) for sight in sights])
+        assert np.all(np.abs(np.array(sights)[:, 3 - seen]) > 0.01)
+        assert find_lines_of_sight(fit_of(problem, cones, [0, 1])).tolist() == [0, 1]
+        cones[:, seen] += 0.3
+        assert find_lines_of_sight(fit_of(problem, cones, [0, 1])).tolist() == [-1, -1]
