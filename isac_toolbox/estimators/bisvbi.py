@@ -22,7 +22,9 @@ from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
 from isac_toolbox.estimators.scene.schedule import StructureSchedule
+from isac_toolbox.estimators.scene.silence import SilenceWatch
 from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
+from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import TurboLoop
@@ -207,13 +209,16 @@ class BiSVBILoop(SceneLoop):
         settings = self.settings
         self.schedule = StructureSchedule()
         self._pilot_misfit: float | None = None
-        pilots = Problem.on_pilots(self.obs, self.block)
-        self._pilots = pilots.with_statistics(pilots.statistics.stored_as(settings.dtype))
+        self.start(self._coarse)
         self._divide_block()
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
         )
-        self.working = coarse_working_set(
+
+    def _coarse(self, pilots: Problem, watch: SilenceWatch | None) -> WorkingSet:
+        settings = self.settings
+        self._pilots = pilots.with_statistics(pilots.statistics.stored_as(settings.dtype))
+        return coarse_working_set(
             settings.coarse,
             self.obs,
             self._pilots,
@@ -221,6 +226,7 @@ class BiSVBILoop(SceneLoop):
             settings.rule,
             settings.unlocated_paths,
             settings.false_alarm_rate,
+            watch,
         )
 
     def step(self) -> None:
@@ -230,6 +236,7 @@ class BiSVBILoop(SceneLoop):
                 self._pilot_misfit = self._misfit_on_pilots()
                 self.search = self.search.on_all_tones()
             self._use_data()
+        self.working = self.working.completed()
         if self._uses_data or not self.settings.data_aided:
             self.schedule = self.schedule.on_all_data()
         self.working = self._e_step(self.working, _SWEEPS).learn_noise()
@@ -246,7 +253,7 @@ class BiSVBILoop(SceneLoop):
     def _use_data(self) -> None:
         """Put the pilots' and the soft data symbols' statistics in the place of the present ones."""
         moments = self.detect(self._with_data).moments
-        statistics = self._known + data_statistics(self._with_data.received, moments)
+        statistics = self._known + data_statistics(self._with_data.received, moments, self._with_data.masks)
         statistics = statistics.stored_as(self.settings.dtype)
         self.working = self.working.with_problem(self.working.problem.with_statistics(statistics))
 
@@ -254,12 +261,15 @@ class BiSVBILoop(SceneLoop):
         """Statistics of the OFDM symbols that hold pilots alone, made once, and the block of the others."""
         pilots, self._with_data = self.block.divided()
         certain = SymbolMoments(pilots.pilots, np.zeros(pilots.pilots.shape))
-        self._known = data_statistics(pilots.received, certain)
+        self._known = data_statistics(pilots.received, certain, pilots.masks)
 
     def _misfit_on_pilots(self) -> float:
         """Squared residual of the pilots under the present channel."""
-        statistics, fit = self._pilots.statistics, self.working.fit
+        fit = self.working.fit
         gains = fit.posterior.mean
+        statistics = self._pilots.statistics
+        if statistics.missing is not None:
+            statistics = statistics.completed(fit.atoms.synthesise(gains, self.working.n_users))
         fitted = 2 * np.vdot(gains, fit.atoms.correlate(statistics.cross_correlation)).real
         return statistics.energy - float(
             fitted - np.vdot(gains, fit.atoms.gram(statistics.symbol_gram) @ gains).real
@@ -305,6 +315,7 @@ class BiSVBILoop(SceneLoop):
 
     def _search_structure(self) -> bool:
         """Births, splits, merges and duplicates absorbed; whether there was any."""
+        self.working = self.working.completed()
         born = give_birth(
             self.working, self.search, self.settings.false_alarm_rate, self.settings.unlocated_paths
         )

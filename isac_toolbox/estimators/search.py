@@ -283,7 +283,7 @@ class PathSearch:
 
 def usable_tones(obs: UplinkObservation) -> RealArray:
     """Return the power (K, N) of every user's usable pilots, those where all users' symbols are known."""
-    usable = np.all(obs.known, axis=0)
+    usable = np.all(obs.known, axis=0) & obs.usable_cells
     return np.sum(np.abs(np.where(usable, obs.pilots, 0)) ** 2, axis=2)
 
 

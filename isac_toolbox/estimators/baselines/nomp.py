@@ -17,10 +17,11 @@ from isac_toolbox.estimators.baselines.channel_only import (
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
-from isac_toolbox.estimators.scene.fit import evaluate
+from isac_toolbox.estimators.scene.fit import Fit, evaluate
 from isac_toolbox.estimators.scene.locate import fuse_points, place_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
@@ -69,11 +70,7 @@ class NOMP:
 
     def _estimate(self, obs: UplinkObservation) -> EstimationResult:
         start = perf_counter()
-        block = ReceivedBlock.of(obs)
-        problem = Problem.on_pilots(obs, block)
-        problem, path_fit = newtonised_omp(
-            problem, PathSearch.for_observation(obs), false_alarm_rate=self.false_alarm_rate, prune=False
-        )
+        problem, path_fit, block, warnings = self._find_paths(obs)
         placed, sight, seen = place_points(path_fit)
         scene, seen = fuse_points(placed, seen)
         paths = Paths.build(sight, seen, placed.paths.user[placed.paths.is_unlocated])
@@ -85,5 +82,26 @@ class NOMP:
         detection = detect(block, channel, 1 / problem.noise_precision, joint=False)
         estimate = ChannelEstimate.of_fit(path_fit, obs.n_users, block.scale)
         located = SceneEstimate.certain(fit, block.scale, sight, seen)
-        outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), perf_counter() - start)
+        outcome = Outcome.finished(
+            estimate.noise_variance, len(path_fit.paths), perf_counter() - start, warnings
+        )
         return build_result("NOMP", estimate, located, detection, outcome)
+
+    def _find_paths(self, obs: UplinkObservation) -> tuple[Problem, Fit, ReceivedBlock, list[str]]:
+        """Paths of all users, in the parts of the block that carry signal, and what was left out."""
+        found: list[tuple[Problem, Fit, ReceivedBlock]] = []
+
+        def first_fit(heard: UplinkObservation, block: ReceivedBlock, watch: SilenceWatch | None) -> Fit:
+            problem, fit = newtonised_omp(
+                Problem.on_pilots(heard, block),
+                PathSearch.for_observation(heard),
+                false_alarm_rate=self.false_alarm_rate,
+                prune=False,
+                watch=watch,
+            )
+            found.append((problem, fit, block))
+            return fit
+
+        heard, block, warnings = without_zeros(obs)
+        warnings += listen(heard, block, first_fit)
+        return *found[-1], warnings

@@ -18,10 +18,10 @@ from isac_toolbox.estimators.baselines.channel_only import check_observation
 from isac_toolbox.estimators.grid.points import GridAtoms, LocationGrid
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
-from isac_toolbox.estimators.scene.fit import Fit, evaluate, residual_correlation
+from isac_toolbox.estimators.scene.fit import Fit, completed, evaluate, residual_correlation
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
+from isac_toolbox.estimators.scene.silence import without_zeros
 from isac_toolbox.estimators.search import PathSearch
-from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -106,7 +106,7 @@ class OMP:
 
     def _estimate(self, obs: UplinkObservation) -> EstimationResult:
         start = perf_counter()
-        block = ReceivedBlock.of(obs)
+        obs, block, warnings = without_zeros(obs)
         problem = Problem.on_pilots(obs, block)
         grid = self._grid(problem)
         problem, fit = self._pursue(problem, PathSearch.for_observation(obs), grid)
@@ -119,7 +119,7 @@ class OMP:
         scene = SceneEstimate.certain(fit, block.scale, sight, seen)
         within_cell = np.diag(grid.step_m**2 / 12)
         scene = replace(scene, scatterer_covariance_m2=scene.scatterer_covariance_m2 + within_cell)
-        outcome = Outcome.finished(estimate.noise_variance, len(fit.paths), perf_counter() - start)
+        outcome = Outcome.finished(estimate.noise_variance, len(fit.paths), perf_counter() - start, warnings)
         return build_result("OMP", estimate, scene, detection, outcome)
 
     def _grid(self, problem: Problem) -> LocationGrid:
@@ -143,8 +143,10 @@ class OMP:
             points, seen, grew = _joined(points, seen, chosen, above)
             if not grew or len(points) > self.max_points:
                 break
-            fit = _least_squares(problem, points, offsets, sight, seen)
-        return problem, evaluate(problem, fit.scene, fit.paths, fit.posterior.prior_precision)
+            fit = completed(_least_squares(problem, points, offsets, sight, seen))
+            problem = fit.problem
+        fit = evaluate(problem, fit.scene, fit.paths, fit.posterior.prior_precision)
+        return problem, completed(fit)
 
     def _threshold(
         self, problem: Problem, search: PathSearch, residual: NDArray[np.complex128]

@@ -16,6 +16,7 @@ from isac_toolbox.estimators.music import MusicModel
 from isac_toolbox.estimators.scene.locate import fuse_points, place_points
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.scene.silence import SilenceWatch
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import PathSearch
@@ -43,11 +44,15 @@ def coarse_working_set(
     rule: str,
     unlocated_paths: bool,
     false_alarm_rate: float,
+    watch: SilenceWatch | None = None,
 ) -> WorkingSet:
-    """Return the first working set of the fine stage, from one of :data:`COARSE_STAGES`."""
+    """Return the first working set of the fine stage, from one of :data:`COARSE_STAGES`.
+
+    Where ``watch`` finds parts without signal on the way, the set is of no use.
+    """
     if stage == "music":
         return _settled(music_working_set(obs, problem, search, rule))
-    start = _nomp_start(problem, search, false_alarm_rate)
+    start = _nomp_start(problem, search, false_alarm_rate, watch)
     if not unlocated_paths:
         scene = start.scene
         located = Scene(scene.points_m, scene.users_m, scene.offsets_m, np.zeros((0, 3)))
@@ -59,7 +64,7 @@ def _settled(working: WorkingSet) -> WorkingSet:
     """Subspace-constrained VBI with a dynamic grid: sweeps between which the candidates move."""
     for _ in range(_SWEEPS_AFTER_MUSIC):
         working = working.with_fit(refine(working.fit, n_steps=2, tol=1.0))
-        working, _ = remove_rejected(working.e_step(1).learn_noise())
+        working, _ = remove_rejected(working.completed().e_step(1).learn_noise())
     return working
 
 
@@ -74,9 +79,11 @@ def music_working_set(obs: UplinkObservation, problem: Problem, search: PathSear
     return _working_set(_Start(started, scene, np.zeros(0, np.int64), power / n_paths), rule)
 
 
-def _nomp_start(problem: Problem, search: PathSearch, false_alarm_rate: float) -> _Start:
+def _nomp_start(
+    problem: Problem, search: PathSearch, false_alarm_rate: float, watch: SilenceWatch | None
+) -> _Start:
     """Paths of every user by Newtonised OMP, located and fused over the users."""
-    problem, fit = newtonised_omp(problem, search, false_alarm_rate=false_alarm_rate)
+    problem, fit = newtonised_omp(problem, search, false_alarm_rate=false_alarm_rate, watch=watch)
     power = float(np.mean(np.abs(fit.posterior.mean) ** 2)) if len(fit.paths) else 1.0
     placed, _, seen = place_points(fit)
     scene, _ = fuse_points(placed, seen)

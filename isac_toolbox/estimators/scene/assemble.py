@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -164,11 +165,13 @@ class Outcome:
     ambiguities: tuple[Ambiguity, ...] = ()
 
     @classmethod
-    def finished(cls, noise_variance: float, n_active: int, seconds: float) -> Outcome:
+    def finished(
+        cls, noise_variance: float, n_active: int, seconds: float, warnings: Sequence[str] = ()
+    ) -> Outcome:
         """Return the outcome of a method without iterations: one row of history, no objective."""
         history = History()
         history.append(IterationRecord(float("nan"), noise_variance, n_active, seconds))
-        return cls(history, "finished", True)
+        return cls(history, "finished", True, tuple(warnings))
 
 
 def build_result(
