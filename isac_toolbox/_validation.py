@@ -30,13 +30,26 @@ __all__ = [
     "check_shape",
     "check_working_set_limit",
     "import_optional",
+    "without_mask",
 ]
+
+
+def without_mask(name: str, value: Any) -> Any:
+    """Return ``value``; a masked array with masked entries is refused, as they would be used unseen."""
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.is_masked(value):
+            raise TypeError(
+                f"{name} must be a plain array, got a masked one with {np.ma.count_masked(value)} masked "
+                f"entries of {value.size}; leave them out or fill them"
+            )
+        return value.data
+    return value
 
 
 def as_array(name: str, value: Any, dtype: type) -> NDArray[Any]:
     """Convert ``value`` to an array of ``dtype``; a failure names the argument."""
     try:
-        raw = np.asarray(value)
+        raw = np.asarray(without_mask(name, value))
     except ValueError:
         raise ValueError(f"{name} must be a regular array, got rows of different lengths") from None
     if raw.dtype == object or raw.dtype.kind in "USV":
@@ -168,7 +181,7 @@ def check_real_vector(name: str, value: Any, size: int | None = None) -> np.ndar
     ValueError
         If it is not one-dimensional, of another length, or not finite.
     """
-    array = np.asarray(value)
+    array = np.asarray(without_mask(name, value))
     if array.dtype.kind not in "buif":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     if array.ndim != 1 or (size is not None and array.size != size):
@@ -189,7 +202,7 @@ def check_probabilities(name: str, value: Any, sizes: tuple[int, ...] = ()) -> f
     ValueError
         If a value lies outside [0, 1] or the length is not allowed.
     """
-    array = np.asarray(value)
+    array = np.asarray(without_mask(name, value))
     if array.dtype.kind not in "buif":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     if array.ndim > 0 and (array.ndim != 1 or array.size not in sizes):
@@ -208,7 +221,7 @@ def check_pseudo_counts(name: str, value: Any) -> tuple[float, float]:
     ValueError
         If `value` is not such a pair.
     """
-    pair = np.asarray(value, dtype=np.float64)
+    pair = np.asarray(without_mask(name, value), dtype=np.float64)
     if pair.shape != (2,) or not np.all(np.isfinite(pair)) or np.any(pair < 0.0):
         raise ValueError(f"{name} must be two finite non-negative numbers, got {value!r}")
     return float(pair[0]), float(pair[1])
@@ -216,7 +229,7 @@ def check_pseudo_counts(name: str, value: Any) -> tuple[float, float]:
 
 def check_group_sizes(value: Sequence[int] | np.ndarray) -> np.ndarray:
     """Validate group sizes: a vector of integers, each at least 1, possibly empty."""
-    sizes = np.asarray(value)
+    sizes = np.asarray(without_mask("group_sizes", value))
     if sizes.size == 0 and sizes.ndim == 1:
         return np.zeros(0, dtype=np.int64)
     if sizes.dtype.kind not in "iu":
@@ -228,7 +241,7 @@ def check_group_sizes(value: Sequence[int] | np.ndarray) -> np.ndarray:
 
 def check_observations(y: Any, m: int) -> np.ndarray:
     """Validate the observations: a finite vector of length m that is not all zero."""
-    data = np.asarray(y)
+    data = np.asarray(without_mask("y", y))
     if data.dtype.kind not in "buifc":
         raise TypeError(f"y must be numeric, got dtype {data.dtype}")
     if data.shape != (m,):
@@ -267,7 +280,7 @@ def check_axis_couplings(name: str, value: Any, n_axes: int, limit: float) -> fl
     ValueError
         If a value lies outside the range or the length is not allowed.
     """
-    array = np.asarray(value)
+    array = np.asarray(without_mask(name, value))
     if array.dtype.kind not in "buif":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     if array.ndim > 0 and array.shape != (n_axes,):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.dense import fisher_blocks, make_atoms
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior, path_parameters
+from isac_toolbox.estimators.symbols.block import Masks
 
 if TYPE_CHECKING:
     from isac_toolbox.scenario import Simulation
@@ -65,7 +66,9 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     Paths that the block cannot tell apart make the Fisher matrix singular; a tiny ridge then keeps the
     channel's bound finite and the positions' very large. An array of one row or column does not see one
     direction cosine: scatterers then have the region as prior, a Gaussian of the variance of a uniform law
-    (extent squared over twelve), as in the estimators. Other arrays have no prior of the scatterers.
+    (extent squared over twelve), as in the estimators. Other arrays have no prior of the scatterers. Masked
+    elements and cells tell nothing, a cell of which single samples are masked as much as the share of its
+    elements that are left; the channel's error counts all entries.
 
     Examples
     --------
@@ -93,6 +96,9 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     gains[paths.is_unlocated] = extra.gain
 
     symbols = truth.symbols if known_data else obs.pilots
+    masks = Masks.of(obs)
+    if masks is not None:
+        symbols = symbols * np.sqrt(masks.share())
     symbol_gram = np.einsum("knt,jnt->nkj", symbols.conj(), symbols, optimize=True)
     parameters = path_parameters(scene, paths, receiver)
     atoms = make_atoms(parameters, paths, receiver)
@@ -107,7 +113,8 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     covariance[np.ix_(keep, keep)] = _inverse(information[np.ix_(keep, keep)])
 
     identity = np.broadcast_to(np.eye(obs.n_users, dtype=complex), symbol_gram.shape)
-    metric = _real_fisher(atoms.full_gram(identity), gains, parameters.jacobian)
+    everywhere = make_atoms(parameters, paths, replace(receiver, element_mask=None))
+    metric = _real_fisher(everywhere.full_gram(identity), gains, parameters.jacobian)
     error = float(np.sum(metric * covariance))
     block = covariance[n_gains:, n_gains:]
     points, users, offsets, _ = scene.blocks()

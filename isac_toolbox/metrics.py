@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
-from isac_toolbox._validation import as_array, check_finite, check_integer, check_positive, check_shape
+from isac_toolbox._validation import (
+    as_array,
+    check_finite,
+    check_integer,
+    check_positive,
+    check_shape,
+    without_mask,
+)
 from isac_toolbox.channel.modulation import bit_labels
 
 if TYPE_CHECKING:
@@ -263,7 +270,7 @@ def auroc(score: ArrayLike, outcome: ArrayLike) -> float:
 def _scores_and_events(
     name: str, score: ArrayLike, outcome: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    scores, events = as_array(name, score, float), np.asarray(outcome)
+    scores, events = as_array(name, score, float), np.asarray(without_mask("outcome", outcome))
     check_shape(name, scores, (None,), "(n,)")
     check_finite(name, scores)
     if not scores.size:

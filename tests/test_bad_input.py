@@ -56,6 +56,10 @@ WRONG_SHAPES = [
     ("received", lambda v: v[:1]),  # fewer than two subcarriers
     ("received", lambda v: v[:, :, :0]),
     ("received", lambda v: v[None]),
+    ("element_mask", lambda v: np.ones(M + 1, bool)),
+    ("element_mask", lambda v: np.ones((1, M), bool)),
+    ("sample_mask", lambda v: np.ones((N, M), bool)),
+    ("sample_mask", lambda v: np.ones((2, N, M, T), bool)),
     ("pilots", lambda v: v[0]),
     ("pilots", lambda v: v[:, :-1]),
     ("pilots", lambda v: v[:, :, :-1]),
@@ -123,6 +127,13 @@ WRONG_VALUES = [
 ]
 
 WRONG_TYPES = [
+    ("element_mask", lambda v: np.ones(M)),
+    ("sample_mask", lambda v: np.ones((N, M, T), int)),
+    ("sample_mask", lambda v: np.ma.masked_array(np.ones(T, bool), np.arange(T) < 1)),
+    *[
+        (name, lambda v: np.ma.masked_array(v, np.ones(np.shape(v), bool)))
+        for name in ("pilots", "pilot_mask", "user_positions_m", "subcarrier_frequencies_hz", "constellation")
+    ],
     *[
         (name, lambda v: np.asarray(v) * 1j)
         for name in (
@@ -170,6 +181,43 @@ def test_wrong_values(name, change, reason):
 def test_wrong_types(name, change):
     with pytest.raises(TypeError, match=f"^{name}"):
         build_with(name, change)
+
+
+@pytest.mark.parametrize("masks", [{"sample_mask": False}, {"element_mask": np.zeros(M, bool)}])
+def test_masks_leave_something(masks):
+    with pytest.raises(ValueError, match="sample_mask and element_mask must leave samples"):
+        isac.UplinkObservation(**good(), **masks)
+
+
+def test_masked_samples_are_kept_as_zero_whatever_they_held():
+    """A mask of the samples' own joins the other; NaN under a mask is no error."""
+    arguments = good()
+    values = arguments.pop("received")
+    own = np.zeros(values.shape, bool)
+    own[0, 1, 2] = True
+    broken = np.array(values)
+    broken[0, 1, 2], broken[:, 3], broken[2, :, 4] = np.nan, 1e9, np.inf
+    observation = isac.UplinkObservation(
+        received=np.ma.masked_array(broken, own),
+        sample_mask=~(np.arange(N)[:, None, None] == 2) | (np.arange(T) < 4),
+        element_mask=np.arange(M) < 3,
+        **arguments,
+    )
+    usable = np.ones(values.shape, bool)
+    usable[0, 1, 2] = usable[:, 3] = usable[2, :, 4] = False
+    assert np.array_equal(observation.usable, usable)
+    assert np.array_equal(observation.received, np.where(usable, values, 0))
+    assert observation.usable_elements.tolist() == [True, True, True, False]
+    assert np.argwhere(~observation.usable_cells).tolist() == [[2, 4]]
+
+
+@pytest.mark.parametrize("mask", [np.ma.nomask, np.zeros((N, M, T), bool)])
+def test_a_mask_that_hides_nothing_changes_nothing(mask):
+    arguments = good()
+    arguments["received"] = np.ma.masked_array(arguments["received"], mask)
+    observation = isac.UplinkObservation(**arguments)
+    assert observation.sample_mask is None and observation.usable is None
+    assert np.array_equal(observation.received, arguments["received"].data)
 
 
 def test_spherical_wavefronts_need_a_carrier():

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 
 import isac_toolbox as isac
 from isac_toolbox import metrics
+from isac_toolbox.inference import sparse_recover
 
 SCENARIO = isac.Scenario(
     array_shape=(2, 2), n_subcarriers=8, n_users=2, n_scatterers=2, n_pilot_symbols=2, n_data_symbols=5
@@ -49,6 +50,32 @@ def test_channel_nmse_pools_users_before_the_ratio():
 def test_channel_nmse_refuses(estimate, truth, name):
     with pytest.raises(ValueError, match=name):
         metrics.channel_nmse_db(estimate, truth)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda hidden: metrics.channel_nmse_db(hidden, np.ones(3)),
+        lambda hidden: metrics.channel_nmse_db(np.ones(3), hidden),
+        lambda hidden: metrics.localisation(hidden[None], np.ones((1, 3))),
+        lambda hidden: metrics.auroc(hidden, [0, 1, 1]),
+        lambda hidden: metrics.auroc([0.1, 0.2, 0.3], hidden),
+        lambda hidden: metrics.expected_calibration_error(hidden, [0, 1, 1]),
+        lambda hidden: sparse_recover(np.eye(3), hidden),
+        lambda hidden: sparse_recover(np.ma.masked_array(np.eye(3), np.eye(3)), np.ones(3)),
+    ],
+)
+def test_masked_entries_are_refused_not_used(call):
+    """Without this a value under a mask, of whatever size, is taken for good."""
+    with pytest.raises(TypeError, match=r"must be a plain array, got a masked one with [13] masked entr"):
+        call(np.ma.masked_array([0.5, 1.0, 1e9], [False, False, True]))
+
+
+def test_arrays_that_mask_nothing_are_plain():
+    plain = np.array([1.0, 2.0, 3.0])
+    assert metrics.channel_nmse_db(np.ma.masked_array(plain), 2 * plain) == metrics.channel_nmse_db(
+        plain, 2 * plain
+    )
 
 
 # --- localisation ------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +123,13 @@ def test_documented_keys_and_nothing_pickled(saved):
         assert str(file["format"]) == "isac-toolbox uplink-observation 1"
         assert np.isnan(file["noise_variance"]) and file["carrier_hz"] == 3.5e9
         assert all(file[key].dtype != object for key in file.files)
+
+
+def test_masks_come_back_and_are_optional(tmp_path):
+    plain = small_observation()
+    masked = replace(plain, element_mask=np.array([True, False, True, True]), sample_mask=np.arange(4) != 2)
+    for observation in (plain, masked, replace(masked, element_mask=None)):
+        assert_same_bits(isac.UplinkObservation.load(observation.save(tmp_path / "block")), observation)
 
 
 # --- foreign and damaged files -----------------------------------------------------------------------
@@ -251,6 +258,8 @@ def test_missing_files_are_named(tmp_path):
         ("carrier_hz", [1.0, 2.0], (ValueError, TypeError)),
         ("carrier_hz", "fast", (ValueError, TypeError)),
         ("noise_variance", 1j, (ValueError, TypeError)),
+        ("element_mask", [True, False], ValueError),
+        ("sample_mask", 1.0, TypeError),
     ],
 )
 def test_stored_values_are_validated(saved, key, value, error):

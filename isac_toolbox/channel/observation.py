@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isac_toolbox import _npz
-from isac_toolbox._validation import as_array, check_finite, check_non_negative, check_positive, check_shape
+from isac_toolbox._validation import (
+    as_array,
+    check_finite,
+    check_non_negative,
+    check_positive,
+    check_shape,
+    without_mask,
+)
 from isac_toolbox.channel.array import UniformPlanarArray
 
 __all__ = ["LINKS", "WAVEFRONTS", "UplinkObservation"]
@@ -29,7 +36,8 @@ class UplinkObservation:
     Parameters
     ----------
     received : array_like of complex, shape (N, M, T)
-        Samples per subcarrier, antenna and OFDM symbol.
+        Samples per subcarrier, antenna and OFDM symbol. Of a ``numpy.ma.MaskedArray`` the mask joins
+        ``sample_mask``. What is masked may hold any value, also NaN, and is kept as zero.
     pilots : array_like of complex, shape (K, N, T)
         Known symbols, zero where data is sent (and where a user is silent).
     pilot_mask : array_like of bool, shape (N, T) or (K, N, T)
@@ -60,6 +68,10 @@ class UplinkObservation:
         Known noise variance per sample; estimated when not given.
     beam_squint : bool
         Whether the array's phase follows the subcarrier's own frequency, planar wavefronts only.
+    sample_mask : array_like of bool, broadcastable to (N, M, T), optional
+        True where a sample can be used, False where it is missing or broken. All can be used if not given.
+    element_mask : array_like of bool, shape (M,), optional
+        True where an element of the array works, False where it is dead. All work if not given.
 
     Raises
     ------
@@ -71,8 +83,11 @@ class UplinkObservation:
     Saved files hold one npz array per field: ``received, pilots, pilot_mask, array_shape,
     array_spacing_wavelengths, array_orientation_rad, subcarrier_frequencies_hz, bs_position_m,
     user_positions_m, user_position_std_m, time_offset_std_s, constellation, region_m, carrier_hz
-    (NaN = none), wavefront, link, noise_variance (NaN = none), beam_squint (False if missing), format``. No
-    pickled objects.
+    (NaN = none), wavefront, link, noise_variance (NaN = none), beam_squint (False if missing), sample_mask,
+    element_mask (both missing = none), format``. No pickled objects.
+
+    What is masked has no influence on any estimate. Channels of masked elements and subcarriers are still
+    estimated, as the paths predict them; data in which every sample is masked keep their prior, LLR 0.
     """
 
     received: NDArray[np.complex128]
@@ -91,16 +106,20 @@ class UplinkObservation:
     link: str = "uplink"
     noise_variance: float | None = None
     beam_squint: bool = False
+    sample_mask: NDArray[np.bool_] | None = None
+    element_mask: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.array, UniformPlanarArray):
             raise TypeError(f"array must be a UniformPlanarArray, got {type(self.array).__name__}")
-        self._set("received", as_array("received", self.received, complex))
+        samples, present = _without_masked(self.received)
+        self._set("received", as_array("received", samples, complex))
         self._set("pilots", as_array("pilots", self.pilots, complex))
         for name in _REAL_FIELDS:
             self._set(name, as_array(name, getattr(self, name), float))
         self._set("constellation", as_array("constellation", self.constellation, complex))
         self._check_options()
+        self._check_samples(present)
         self._check_block()
         self._check_pilots()
         self._check_knowledge()
@@ -111,9 +130,32 @@ class UplinkObservation:
         frozen.setflags(write=False)
         object.__setattr__(self, name, frozen)
 
-    def _check_block(self) -> None:
+    def _check_samples(self, present: NDArray[np.bool_] | None) -> None:
+        """Check shape and masks; ``present`` (N, M, T) are the samples that came without a mask."""
         n_elements = self.array.n_elements
         check_shape("received", self.received, (None, n_elements, None), "(N, M, T) with M of the array")
+        if self.element_mask is not None:
+            working = _as_mask("element_mask", self.element_mask)
+            check_shape("element_mask", working, (n_elements,), "(M,)")
+            self._set("element_mask", working)
+        if self.sample_mask is not None:
+            samples = _as_mask("sample_mask", self.sample_mask)
+            try:
+                np.broadcast_to(samples, self.received.shape)
+            except ValueError:
+                raise ValueError(
+                    f"sample_mask must broadcast to (N, M, T) = {self.received.shape}, got {samples.shape}"
+                ) from None
+            self._set("sample_mask", samples)
+        if present is not None:
+            given = True if self.sample_mask is None else self.sample_mask
+            self._set("sample_mask", present & given)
+        if self.usable is not None:
+            if not self.usable.any():
+                raise ValueError("sample_mask and element_mask must leave samples to use, got all masked")
+            self._set("received", np.where(self.usable, self.received, 0))
+
+    def _check_block(self) -> None:
         if self.received.shape[0] < 2:
             raise ValueError(f"received must have at least two subcarriers, got {self.received.shape[0]}")
         if self.received.shape[2] < 1:
@@ -140,7 +182,7 @@ class UplinkObservation:
                 f"pilots: more users than antennas ({n_users} > {self.array.n_elements}); "
                 "at most M users can be separated"
             )
-        mask = np.asarray(self.pilot_mask)
+        mask = np.asarray(without_mask("pilot_mask", self.pilot_mask))
         if mask.dtype != bool:
             raise TypeError(f"pilot_mask must be boolean, got dtype {mask.dtype}")
         if mask.shape not in ((n_sub, n_symbols), (n_users, n_sub, n_symbols)):
@@ -255,6 +297,32 @@ class UplinkObservation:
         return np.broadcast_to(self.pilot_mask, self.pilots.shape)
 
     @cached_property
+    def usable(self) -> NDArray[np.bool_] | None:
+        """Samples that neither mask takes away, shape (N, M, T); None where nothing is masked."""
+        if self.sample_mask is None and self.element_mask is None:
+            return None
+        usable = np.ones(self.received.shape, bool)
+        if self.sample_mask is not None:
+            usable &= self.sample_mask
+        if self.element_mask is not None:
+            usable &= self.element_mask[:, None]
+        return None if usable.all() else usable
+
+    @cached_property
+    def usable_elements(self) -> NDArray[np.bool_]:
+        """Elements of which some sample is usable, shape (M,)."""
+        if self.usable is None:
+            return np.ones(self.array.n_elements, bool)
+        return np.asarray(self.usable.any(axis=(0, 2)))
+
+    @cached_property
+    def usable_cells(self) -> NDArray[np.bool_]:
+        """Subcarriers and symbols at which some sample is usable, shape (N, T)."""
+        if self.usable is None:
+            return np.ones((self.n_subcarriers, self.n_symbols), bool)
+        return np.asarray(self.usable.any(axis=1))
+
+    @cached_property
     def user_position_stds_m(self) -> NDArray[np.float64]:
         """Standard deviations of the user positions, shape (K, 3)."""
         return np.broadcast_to(self.user_position_std_m, (self.n_users, 3))
@@ -269,7 +337,7 @@ class UplinkObservation:
         stored: dict[str, ArrayLike] = {
             f.name: getattr(self, f.name)
             for f in fields(self)
-            if f.name not in ("array", "carrier_hz", "noise_variance")
+            if f.name not in ("array", "carrier_hz", "noise_variance", *_MASKS)
         }
         stored["array_shape"] = self.array.shape
         stored["array_spacing_wavelengths"] = self.array.spacings
@@ -277,6 +345,7 @@ class UplinkObservation:
         for name in ("carrier_hz", "noise_variance"):
             value = getattr(self, name)
             stored[name] = np.nan if value is None else value
+        stored.update({name: getattr(self, name) for name in _MASKS if getattr(self, name) is not None})
         return _npz.write(path, "uplink-observation", stored)
 
     @classmethod
@@ -290,7 +359,7 @@ class UplinkObservation:
         ValueError
             If it is not an npz file, lacks keys or holds pickled objects.
         """
-        names = [f.name for f in fields(cls) if f.name not in ("array", "beam_squint")]
+        names = [f.name for f in fields(cls) if f.name not in ("array", "beam_squint", *_MASKS)]
         array_keys = ["array_shape", "array_spacing_wavelengths", "array_orientation_rad"]
         data = _npz.read(path, "uplink-observation", names + array_keys)
         check_shape("array_shape", data["array_shape"], (2,), "(2,)")
@@ -312,9 +381,26 @@ class UplinkObservation:
         if beam_squint.dtype != bool or beam_squint.shape != ():
             raise ValueError(f"beam_squint must be a single True or False, got {beam_squint!r}")
         values["beam_squint"] = bool(beam_squint)
+        values.update({name: data.get(name) for name in _MASKS})
         return cls(array=array, **values)
 
 
+def _without_masked(samples: Any) -> tuple[Any, NDArray[np.bool_] | None]:
+    """Return samples as a plain array and, of a masked array, which of them are there."""
+    if not isinstance(samples, np.ma.MaskedArray):
+        return samples, None
+    return samples.data, ~np.ma.getmaskarray(samples) if np.ma.is_masked(samples) else None
+
+
+def _as_mask(name: str, value: Any) -> NDArray[np.bool_]:
+    """Return a boolean array; numbers are refused."""
+    mask = np.asarray(without_mask(name, value))
+    if mask.dtype != bool:
+        raise TypeError(f"{name} must be boolean (True = usable), got dtype {mask.dtype}")
+    return mask
+
+
+_MASKS = ("sample_mask", "element_mask")
 _REAL_FIELDS = (
     "subcarrier_frequencies_hz",
     "bs_position_m",

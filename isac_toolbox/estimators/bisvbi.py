@@ -26,7 +26,9 @@ from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
 from isac_toolbox.estimators.scene.schedule import StructureSchedule
+from isac_toolbox.estimators.scene.silence import SilenceWatch
 from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
+from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import TurboLoop
@@ -245,13 +247,18 @@ class BiSVBILoop(SceneLoop):
         self._work = Work(self.deadline)
         self._n_unexplained = 0
         self._pilot_misfit: float | None = None
-        pilots = Problem.on_pilots(self.obs, self.block)
-        self._pilots = pilots.with_statistics(pilots.statistics.stored_as(settings.dtype))
-        self.search = self.search.covering(self._pilots.statistics.cross_correlation)
+        self.start(self._coarse)
+        self.warnings += self._coarse_warnings
         self._divide_block()
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
         )
+
+    def _coarse(self, pilots: Problem, watch: SilenceWatch | None) -> WorkingSet:
+        """The first working set, by the coarse stage; what it says is kept."""
+        settings = self.settings
+        self._pilots = pilots.with_statistics(pilots.statistics.stored_as(settings.dtype))
+        self.search = self.search.covering(self._pilots.statistics.cross_correlation)
         coarse = coarse_working_set(
             settings.coarse,
             self.obs,
@@ -261,10 +268,11 @@ class BiSVBILoop(SceneLoop):
             settings.unlocated_paths,
             settings.false_alarm_rate,
             self.deadline,
+            watch,
         )
-        self.working = coarse.working
-        self.warnings += coarse.warnings
+        self._coarse_warnings = coarse.warnings
         self._coarse_noise_variance = self.block.scale**2 * coarse.noise_level
+        return coarse.working
 
     def step(self) -> None:
         """Do one EM iteration: data, E-step, noise, M-step, structure."""
@@ -273,6 +281,7 @@ class BiSVBILoop(SceneLoop):
                 self._pilot_misfit = self._misfit_on_pilots()
                 self.search = self.search.on_all_tones()
             self._use_data()
+        self.working = self.working.completed()
         if self._uses_data or not self.settings.data_aided:
             self.schedule = self.schedule.on_all_data()
         self.working = self._e_step(self.working, _SWEEPS).learn_noise()
@@ -290,7 +299,7 @@ class BiSVBILoop(SceneLoop):
     def _use_data(self) -> None:
         """Put the pilots' and the soft data symbols' statistics in the place of the present ones."""
         moments = self.detect(self._with_data).moments
-        statistics = self._known + data_statistics(self._with_data.received, moments)
+        statistics = self._known + data_statistics(self._with_data.received, moments, self._with_data.masks)
         statistics = statistics.stored_as(self.settings.dtype)
         self.working = self.working.with_problem(self.working.problem.with_statistics(statistics))
 
@@ -298,12 +307,15 @@ class BiSVBILoop(SceneLoop):
         """Statistics of the OFDM symbols that hold pilots alone, made once, and the block of the others."""
         pilots, self._with_data = self.block.divided()
         certain = SymbolMoments(pilots.pilots, np.zeros(pilots.pilots.shape))
-        self._known = data_statistics(pilots.received, certain)
+        self._known = data_statistics(pilots.received, certain, pilots.masks)
 
     def _misfit_on_pilots(self) -> float:
         """Squared residual of the pilots under the present channel."""
-        statistics, fit = self._pilots.statistics, self.working.fit
+        fit = self.working.fit
         gains = fit.posterior.mean
+        statistics = self._pilots.statistics
+        if statistics.missing is not None:
+            statistics = statistics.completed(fit.atoms.synthesise(gains, self.working.n_users))
         fitted = 2 * np.vdot(gains, fit.atoms.correlate(statistics.cross_correlation)).real
         return statistics.energy - float(
             fitted - np.vdot(gains, fit.atoms.gram(statistics.symbol_gram) @ gains).real
@@ -368,6 +380,7 @@ class BiSVBILoop(SceneLoop):
         """Births, splits, merges and duplicates absorbed; whether there was any."""
         settings, work = self.settings, self._work
         work.allow(self.obs.received.size, self.working)
+        self.working = self.working.completed()
         residual = Residual.of(self.working, self.search)
         n_before = self.working.n_points + len(self.working.unlocated_user)
         born = give_birth(self.working, residual, work, settings.false_alarm_rate, settings.unlocated_paths)

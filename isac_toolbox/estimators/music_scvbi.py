@@ -16,6 +16,8 @@ from isac_toolbox.estimators.coarse.start import NO_PEAKS, music_working_set
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.scene.silence import SilenceWatch
+from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -87,14 +89,17 @@ class MusicScvbiLoop(SceneLoop):
     def setup(self) -> None:
         """Take the peaks of MUSIC as candidates."""
         super().setup()
-        pilots = Problem.on_pilots(self.obs, self.block)
-        self.working = music_working_set(self.obs, pilots, self.search, self.settings.rule)
+        self.start(self._coarse)
+
+    def _coarse(self, pilots: Problem, watch: SilenceWatch | None) -> WorkingSet:
+        del watch  # it looks at the outcome
+        return music_working_set(self.obs, pilots, self.search, self.settings.rule)
 
     def step(self) -> None:
         """Do one sweep: E-step, noise, removal."""
         before = self.working.fit.posterior.mean
         n_points = self.working.n_points
-        self.working = self.working.e_step(1).learn_noise()
+        self.working = self.working.completed().e_step(1).learn_noise()
         self.remove_rejected()
         after = self.working.fit.posterior.mean
         if self.working.n_points == n_points:

@@ -437,8 +437,8 @@ def _elevation(power: RealArray, n_cells: float, level: float) -> float:
 
 
 def usable_pilots(obs: UplinkObservation) -> ComplexArray:
-    """Return every user's pilots (K, N, T) where all users' symbols are known, zero elsewhere."""
-    return np.where(np.all(obs.known, axis=0), obs.pilots, 0)
+    """Return every user's pilots (K, N, T) in usable cells where all symbols are known, zero elsewhere."""
+    return np.where(np.all(obs.known, axis=0) & obs.usable_cells, obs.pilots, 0)
 
 
 def usable_tones(obs: UplinkObservation) -> RealArray:

@@ -8,6 +8,8 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
+from isac_toolbox._validation import without_mask
+
 #: Cost cap: columns of an operator fetched at a time while their energies are measured.
 BLOCK_COLUMNS = 64
 
@@ -42,7 +44,7 @@ class Dictionary:
         elif issparse(A):
             self._operator = aslinearoperator(A)
         else:
-            self._matrix = np.asarray(A)
+            self._matrix = np.asarray(without_mask("A", A))
             if self._matrix.dtype.kind in "bui":
                 self._matrix = self._matrix.astype(np.float64)
         source = self._matrix if self._operator is None else self._operator

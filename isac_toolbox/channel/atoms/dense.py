@@ -7,7 +7,7 @@ An atom is a delay response times an array response. With the statistics ``R`` (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -47,26 +47,51 @@ class Statistics:
         ``|Y|^2`` over the symbols used.
     n_observations : int
         Number of complex samples used.
+    missing : ndarray of complex, shape (N, M, K, K), optional
+        ``D_nm``, where single samples are missing: what the symbol Gram ``R_n`` of the mean over elements has
+        more than that of element m.
+    completion : ndarray of complex, shape (K, N, M), optional
+        Channel that ``Z`` was completed with (:meth:`completed`).
     """
 
     symbol_gram: ComplexArray
     cross_correlation: ComplexArray
     energy: float
     n_observations: int
+    missing: ComplexArray | None = None
+    completion: ComplexArray | None = None
 
     def __add__(self, other: Statistics) -> Statistics:
-        """Statistics of two parts of a block together."""
+        """Statistics of two parts of a block together, neither of them completed."""
+        parts = [part.missing for part in (self, other) if part.missing is not None]
         return Statistics(
             self.symbol_gram + other.symbol_gram,
             self.cross_correlation + other.cross_correlation,
             self.energy + other.energy,
             self.n_observations + other.n_observations,
+            sum(parts[1:], start=parts[0]) if parts else None,
         )
 
     def stored_as(self, dtype: str) -> Statistics:
         """The same with the correlation, and with it the block's tables, kept in another precision."""
-        cross_correlation = self.cross_correlation.astype(dtype, copy=False)
-        return Statistics(self.symbol_gram, cross_correlation, self.energy, self.n_observations)
+        return replace(self, cross_correlation=self.cross_correlation.astype(dtype, copy=False))
+
+    def completed(self, channel: ComplexArray) -> Statistics:
+        """The same with missing samples as a channel (K, N, M) predicts them.
+
+        ``Z`` and energy become those of a block in which every element has the symbol Gram ``R_n``, in
+        place of ``R_n - D_nm``, and whose residual at that channel is that of the samples that are there.
+        """
+        if self.missing is None:
+            return self
+        before = np.zeros_like(channel) if self.completion is None else self.completion
+        old, new = (np.einsum("nmkj,jnm->knm", self.missing, h) for h in (before, channel))
+        return replace(
+            self,
+            cross_correlation=(self.cross_correlation + (new - old)).astype(self.cross_correlation.dtype),
+            energy=self.energy + float(np.vdot(channel, new).real - np.vdot(before, old).real),
+            completion=channel,
+        )
 
     @cached_property
     def user_energies(self) -> RealArray:
@@ -82,8 +107,12 @@ class Statistics:
     def of_user(self, user: int) -> Statistics:
         """Statistics of one user, for users that decouple."""
         alone = slice(user, user + 1)
-        return Statistics(
-            self.symbol_gram[:, alone, alone], self.cross_correlation[alone], self.energy, self.n_observations
+        return replace(
+            self,
+            symbol_gram=self.symbol_gram[:, alone, alone],
+            cross_correlation=self.cross_correlation[alone],
+            missing=None if self.missing is None else self.missing[:, :, alone, alone],
+            completion=None if self.completion is None else self.completion[alone],
         )
 
 
@@ -114,6 +143,16 @@ class Measurements:
         """Measurements of one user, for users that decouple; the block's tables are shared."""
         tables = None if self.tables is None else self.tables.of_user(user)
         return Measurements(self.statistics.of_user(user), self.receiver, tables)
+
+    def completed(self, channel: ComplexArray) -> Measurements:
+        """The same with missing samples as a channel (K, N, M) predicts them; all the same where none is."""
+        if self.statistics.missing is None:
+            return self
+        statistics = self.statistics.completed(channel)
+        tables = self.tables
+        if tables is not None:
+            tables = tables.with_correlation(statistics.cross_correlation)
+        return Measurements(statistics, self.receiver, tables)
 
 
 class PathAtoms(Protocol):
@@ -175,7 +214,7 @@ class PathAtoms(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DenseAtoms:
-    """Atoms with array responses of any form (spherical wavefronts).
+    """Atoms with array responses of any form: spherical wavefronts, elements left out.
 
     Attributes
     ----------
@@ -183,12 +222,20 @@ class DenseAtoms:
     delay : ndarray of complex, shape (N, L)
     wavenumbers_per_m : ndarray, shape (N,)
     steering : ndarray of complex, shape (1 + D, L, M)
+    element_mask : ndarray of bool, shape (M,), optional
+        Elements that inner products of atoms run over; all if not given.
     """
 
     user: NDArray[np.int64]
     delay: ComplexArray
     wavenumbers_per_m: RealArray
     steering: ComplexArray
+    element_mask: NDArray[np.bool_] | None = None
+
+    @property
+    def _measured(self) -> ComplexArray:
+        """Responses on the elements that take part in inner products, shape (1 + D, L, M')."""
+        return self.steering if self.element_mask is None else self.steering[..., self.element_mask]
 
     @property
     def n_types(self) -> int:
@@ -197,13 +244,13 @@ class DenseAtoms:
 
     def gram(self, symbol_gram: ComplexArray) -> ComplexArray:
         """Gram of the path atoms, shape (L, L)."""
-        a = self.steering[0]
+        a = self._measured[0]
         return (a.conj() @ a.T) * self._delay_moments(symbol_gram, 1)[0]
 
     def full_gram(self, symbol_gram: ComplexArray) -> ComplexArray:
         """Gram of all atom types, shape (2 + D, 2 + D, L, L)."""
-        n_spatial, n_paths, n_antennas = self.steering.shape
-        flat = self.steering.reshape(-1, n_antennas)
+        n_spatial, n_paths, n_antennas = self._measured.shape
+        flat = self._measured.reshape(-1, n_antennas)
         space = (flat.conj() @ flat.T).reshape(n_spatial, n_paths, n_spatial, n_paths).transpose(0, 2, 1, 3)
         zeroth, first, second = self._delay_moments(symbol_gram, 3)
         delay = np.array([[zeroth, -1j * first], [1j * first, second]])
@@ -250,13 +297,17 @@ class DenseAtoms:
 
     def match(self, gains: ComplexArray, users: NDArray[np.int64]) -> ComplexArray:
         """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
-        a = self.steering[0]
+        a = self._measured[0]
         return match_separable(self.delay, self.user, a.conj() @ a.T, gains, users)
 
     def take(self, index: NDArray[np.int64]) -> DenseAtoms:
         """The atoms of some paths."""
         return DenseAtoms(
-            self.user[index], self.delay[:, index], self.wavenumbers_per_m, self.steering[:, index]
+            self.user[index],
+            self.delay[:, index],
+            self.wavenumbers_per_m,
+            self.steering[:, index],
+            self.element_mask,
         )
 
 
@@ -265,8 +316,12 @@ def make_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> 
     wavenumbers = receiver.wavenumbers_per_m
     delay = np.exp(-1j * wavenumbers[:, None] * parameters.length_m)
     if parameters.steering is not None:
-        return DenseAtoms(paths.user, delay, wavenumbers, parameters.steering)
-    return PlanarAtoms(paths.user, delay, wavenumbers, parameters.cosines, receiver.array, receiver.squint_m)
+        return DenseAtoms(paths.user, delay, wavenumbers, parameters.steering, receiver.element_mask)
+    array, cosines = receiver.array, parameters.cosines
+    planar = PlanarAtoms(paths.user, delay, wavenumbers, cosines, array, receiver.squint_m)
+    if receiver.element_mask is None:
+        return planar
+    return DenseAtoms(paths.user, delay, wavenumbers, planar.steering, receiver.element_mask)
 
 
 def dottest(

@@ -163,14 +163,25 @@ def _array_sum(x, slope, n):  # type: ignore[no-untyped-def]
     return value
 
 
+@njit(cache=True, fastmath=True, inline="always")
+def _holes_sum(x_h, x_v, holes):  # type: ignore[no-untyped-def]
+    """``sum exp(j (s_h x_h + s_v x_v))`` over the elements left out, whose phase slopes are ``holes``."""
+    value = 0j
+    for q in range(len(holes)):
+        angle = holes[q, 0] * x_h + holes[q, 1] * x_v
+        value += complex(np.cos(angle), np.sin(angle))
+    return value
+
+
 @njit(cache=True, fastmath=True)
-def path_gram(length, cosines, user, pair, table, step, reference, shape, slopes):  # type: ignore[no-untyped-def]
+def path_gram(length, cosines, user, pair, table, step, reference, shape, slopes, holes):  # type: ignore[no-untyped-def]
     """Return the Gram (L, L) of the path atoms.
 
     ``G_ij = F_{k_i k_j}(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``; ``F`` from its Taylor table
-    (pairs, centres, terms) of grid step ``step``, at the reference wavenumber ``reference``.
+    (pairs, centres, terms) of grid step ``step``, at the reference wavenumber ``reference``. Elements left
+    out, of phase slopes ``holes`` (H, 2), are subtracted from ``D_h D_v``.
     """
-    n, n_centres, n_terms = user.size, table.shape[1], table.shape[2]
+    n, n_centres, n_terms, n_holes = user.size, table.shape[1], table.shape[2], len(holes)
     gram = np.zeros((n, n), np.complex128)
     for i in range(n):
         for j in range(i, n):
@@ -187,8 +198,9 @@ def path_gram(length, cosines, user, pair, table, step, reference, shape, slopes
                 value = value * t + table[p, centre, term]
             turn = reference * (length[a] - length[b])
             value *= complex(np.cos(turn), np.sin(turn))
-            value *= _array_sum(cosines[0, b] - cosines[0, a], slopes[0], shape[0])
-            value *= _array_sum(cosines[1, b] - cosines[1, a], slopes[1], shape[1])
+            x_h, x_v = cosines[0, b] - cosines[0, a], cosines[1, b] - cosines[1, a]
+            over_array = _array_sum(x_h, slopes[0], shape[0]) * _array_sum(x_v, slopes[1], shape[1])
+            value *= over_array - _holes_sum(x_h, x_v, holes) if n_holes else over_array
             gram[a, b] = value
             gram[b, a] = np.conj(value)
         gram[i, i] = gram[i, i].real
@@ -255,13 +267,33 @@ def path_correlations(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, fastmath=True)
+def _subtract_element(g, f0, f1, f2, s_h, s_v, x_h, x_v):  # type: ignore[no-untyped-def]
+    """Take one element of phase slopes ``s_h``, ``s_v`` out of the block (4, 4) of a pair of paths."""
+    angle = s_h * x_h + s_v * x_v
+    a = complex(np.cos(angle), np.sin(angle))
+    g[0, 0] -= f0 * a
+    g[1, 0] -= f1 * a
+    g[0, 1] += f1 * a
+    g[1, 1] += f2 * a
+    slopes = (s_h, s_v)
+    for c in range(2):
+        g[0, 2 + c] -= 1j * slopes[c] * f0 * a
+        g[2 + c, 0] += 1j * slopes[c] * f0 * a
+        g[1, 2 + c] -= 1j * slopes[c] * f1 * a
+        g[2 + c, 1] -= 1j * slopes[c] * f1 * a
+        for d in range(2):
+            g[2 + c, 2 + d] -= slopes[c] * slopes[d] * f0 * a
+
+
+@njit(cache=True, fastmath=True)
 def normal_blocks(  # type: ignore[no-untyped-def]
-    length, cosines, user, pair, table, step, reference, shape, slopes, gains, jacobian, out
+    length, cosines, user, pair, table, step, reference, shape, slopes, holes, gains, jacobian, out
 ):
     """Fill in ``B`` (L, P), ``S`` (P, P) and the fitted slopes ``G^(d,0) x`` (3, L), from zeros.
 
     The block of a pair is ``g_st = d/ds_i d/dt_j F(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``
-    (docs/theory.md, sections 2.2 and 6.1).
+    (docs/theory.md, sections 2.2 and 6.1); elements left out, of phase slopes ``holes`` (H, 2), are
+    subtracted.
     """
     gain_scene, scene_scene, fitted = out
     in_target, target_column, in_user, user_column, offset_column = jacobian
@@ -292,8 +324,9 @@ def normal_blocks(  # type: ignore[no-untyped-def]
             f2 = phase * (f2 + 2j * reference * f1 - reference**2 * f0)
             f1 = phase * (f1 + 1j * reference * f0)
             f0 = phase * f0
-            h0, h1, h2 = _array_sums(cosines[0, b] - cosines[0, a], slopes[0], shape[0])
-            v0, v1, v2 = _array_sums(cosines[1, b] - cosines[1, a], slopes[1], shape[1])
+            x_h, x_v = cosines[0, b] - cosines[0, a], cosines[1, b] - cosines[1, a]
+            h0, h1, h2 = _array_sums(x_h, slopes[0], shape[0])
+            v0, v1, v2 = _array_sums(x_v, slopes[1], shape[1])
             g[0, 0] = f0 * (h0 * v0)
             g[1, 0] = f1 * (h0 * v0)
             g[0, 1] = -g[1, 0]
@@ -310,6 +343,8 @@ def normal_blocks(  # type: ignore[no-untyped-def]
             g[3, 3] = -f0 * (h0 * v2)
             g[2, 3] = -f0 * (h1 * v1)
             g[3, 2] = g[2, 3]
+            for q in range(len(holes)):
+                _subtract_element(g, f0, f1, f2, holes[q, 0], holes[q, 1], x_h, x_v)
             for s in range(3):
                 fitted[s, a] += g[1 + s, 0] * gains[b]
                 if a != b:

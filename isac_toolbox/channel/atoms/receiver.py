@@ -18,7 +18,11 @@ RealArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Receiver:
-    """What the receiver knows about itself: array, position, subcarriers, wavefront model."""
+    """What the receiver knows about itself: array, position, subcarriers, wavefront model, elements in use.
+
+    Elements outside ``element_mask`` (M,) take no part in inner products (their correlations ``Z`` are zero);
+    channels are synthesised for them as well. None: all are in use.
+    """
 
     array: UniformPlanarArray
     bs_position_m: RealArray
@@ -26,6 +30,7 @@ class Receiver:
     wavefront: str = "planar"
     carrier_hz: float | None = None
     beam_squint: bool = False
+    element_mask: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, obs: UplinkObservation) -> Receiver:
@@ -37,7 +42,24 @@ class Receiver:
             wavefront=obs.wavefront,
             carrier_hz=obs.carrier_hz,
             beam_squint=obs.beam_squint,
+            element_mask=_elements_in_use(obs),
         )
+
+    @property
+    def n_elements(self) -> int:
+        """Number of elements in use."""
+        if self.element_mask is None:
+            return self.array.n_elements
+        return int(np.count_nonzero(self.element_mask))
+
+    @cached_property
+    def hole_slopes(self) -> RealArray:
+        """Phase slopes (horizontal, vertical) of the elements left out, shape (H, 2)."""
+        if self.element_mask is None:
+            return np.zeros((0, 2))
+        slope_h, slope_v = self.array.phase_slopes
+        column, row = np.divmod(np.flatnonzero(~self.element_mask), self.array.shape[1])
+        return np.column_stack([slope_h[column], slope_v[row]])
 
     @cached_property
     def wavenumbers_per_m(self) -> RealArray:
@@ -62,3 +84,14 @@ class Receiver:
             return 0.0
         assert self.carrier_hz is not None
         return SPEED_OF_LIGHT_M_S / (2 * np.pi * self.carrier_hz)
+
+
+def _elements_in_use(obs: UplinkObservation) -> NDArray[np.bool_] | None:
+    """Elements with usable samples, None where all are.
+
+    With beam squint an array response is no product that elements can be taken out of; there they count as
+    single missing samples (``Statistics.missing``).
+    """
+    if obs.beam_squint or obs.usable_elements.all():
+        return None
+    return obs.usable_elements

@@ -7,7 +7,7 @@ neither Gram nor correlation of a path depends on the number of subcarriers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import factorial
 from typing import Any
@@ -43,6 +43,8 @@ class BlockTables:
     wavenumbers_per_m : ndarray, shape (N,)
         Equally spaced and ascending.
     array : UniformPlanarArray
+    holes : ndarray, shape (H, 2)
+        Horizontal and vertical phase slopes of the elements left out, where the correlation is zero.
     gram_table : tuple of ndarray, optional
         Row of every pair of users and Taylor coefficients, where they were made for a larger block.
     correlation_grid : ndarray, optional
@@ -53,6 +55,7 @@ class BlockTables:
     cross_correlation: ComplexArray
     wavenumbers_per_m: RealArray
     array: UniformPlanarArray
+    holes: RealArray
     gram_table: tuple[NDArray[np.int64], ComplexArray] | None = None
     correlation_grid: RealArray | None = None
 
@@ -63,7 +66,18 @@ class BlockTables:
         """Return the tables of a block, None where its receiver's atoms have no such tables."""
         if receiver.wavefront != "planar" or receiver.beam_squint or not receiver.equally_spaced:
             return None
-        return cls(symbol_gram, cross_correlation, receiver.wavenumbers_per_m, receiver.array)
+        return cls(
+            symbol_gram, cross_correlation, receiver.wavenumbers_per_m, receiver.array, receiver.hole_slopes
+        )
+
+    def with_correlation(self, cross_correlation: ComplexArray) -> BlockTables:
+        """Return the tables of another correlation (K, N, M); those of the symbol Gram are shared."""
+        return replace(
+            self,
+            cross_correlation=cross_correlation,
+            gram_table=self._gram_table,
+            correlation_grid=None,
+        )
 
     def of_user(self, user: int) -> BlockTables:
         """Return the tables of one user alone; the transforms are shared."""
@@ -75,6 +89,7 @@ class BlockTables:
             self.cross_correlation[alone],
             self.wavenumbers_per_m,
             self.array,
+            self.holes,
             gram_table=(np.zeros((1, 1), np.int64), table[row : row + 1]),
             correlation_grid=self._correlation_grid[alone],
         )
@@ -163,6 +178,7 @@ class BlockTables:
             reference,
             shape,
             slopes,
+            self.holes,
         )
 
     def correlations(self, parameters: PathParameters, paths: Paths) -> ComplexArray:

@@ -9,7 +9,7 @@ from isac_toolbox._validation import as_array, check_finite, check_non_negative,
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
-from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.scene.silence import without_zeros
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
 
 __all__ = ["check_observation", "result_from_channel"]
@@ -39,8 +39,8 @@ def result_from_channel(
     noise_variance : float
         Per sample.
     channel_variance : array_like, shape (K, N, M) or one that broadcasts to it
-        Error variance of the estimate. Detection takes its mean over each user's entries as white noise
-        beside the noise; zero takes the channel for exact.
+        Error variance of the estimate. Detection takes its mean over each user's entries on elements that are
+        not masked as white noise beside the noise; zero takes the channel for exact.
     estimator : str
         Name of the method.
     joint : bool
@@ -93,12 +93,13 @@ def result_from_channel(
         check_finite(name, value)
         check_non_negative(name, value)
 
-    block = ReceivedBlock.of(obs)
+    obs, block, warnings = without_zeros(obs)
     scale = block.scale
-    knowledge = ChannelKnowledge(np.divide(h, scale), white_variance=variance.mean(axis=(1, 2)) / scale**2)
+    white = variance[..., obs.usable_elements].mean(axis=(1, 2))
+    knowledge = ChannelKnowledge(np.divide(h, scale), white_variance=white / scale**2)
     detection = detect(block, knowledge, float(noise) / scale**2, joint)
     estimate = ChannelEstimate(h, variance, float(noise))
-    outcome = Outcome.finished(float(noise), n_users, seconds)
+    outcome = Outcome.finished(float(noise), n_users, seconds, warnings)
     return build_result(estimator, estimate, SceneEstimate.unknown(obs), detection, outcome)
 
 

@@ -14,6 +14,7 @@ from isac_toolbox.estimators.baselines.channel_only import (
 )
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
+from isac_toolbox.estimators.scene.silence import without_zeros
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
 from isac_toolbox.inference.turbo import Callback
@@ -67,6 +68,7 @@ class GenieLMMSE:
                 f"truth.channel must have shape (K, N, M) = {expected}, got {truth.channel.shape}"
             )
         start = perf_counter()
+        obs, _, warnings = without_zeros(obs)
         block = ReceivedBlock.of(obs, scale=1.0)
         detection = detect(block, ChannelKnowledge(truth.channel), truth.noise_variance, joint=False)
         n_points = len(truth.scatterer_positions_m)
@@ -86,5 +88,5 @@ class GenieLMMSE:
         )
         estimate = ChannelEstimate(truth.channel, np.zeros(expected), truth.noise_variance)
         n_paths = int(truth.visibility.sum())
-        outcome = Outcome.finished(truth.noise_variance, n_paths, perf_counter() - start)
+        outcome = Outcome.finished(truth.noise_variance, n_paths, perf_counter() - start, warnings)
         return build_result("GenieLMMSE", estimate, scene, detection, outcome)

@@ -24,10 +24,11 @@ from isac_toolbox.estimators.scene.assemble import (
     unseen_cosines,
 )
 from isac_toolbox.estimators.scene.cones import best_places
-from isac_toolbox.estimators.scene.fit import evaluate
+from isac_toolbox.estimators.scene.fit import Fit, evaluate
 from isac_toolbox.estimators.scene.locate import fuse_points, place_points, release_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
@@ -77,12 +78,7 @@ class NOMP:
 
     def _estimate(self, obs: UplinkObservation) -> EstimationResult:
         start = perf_counter()
-        block = ReceivedBlock.of(obs)
-        problem = Problem.on_pilots(obs, block)
-        search = PathSearch.for_observation(obs).covering(problem.statistics.cross_correlation)
-        problem, path_fit = newtonised_omp(
-            problem, search, false_alarm_rate=self.false_alarm_rate, prune=False
-        )
+        problem, path_fit, block, warnings = self._find_paths(obs)
         placed, sight, seen = place_points(path_fit)
         scene, seen = fuse_points(placed, seen)
         unlocated_user = placed.paths.user[placed.paths.is_unlocated]
@@ -98,6 +94,27 @@ class NOMP:
         detection = detect(block, channel, 1 / problem.noise_precision, joint=False)
         estimate = ChannelEstimate.of_fit(path_fit, obs.n_users, block.scale)
         located = SceneEstimate.certain(fit, block.scale, sight, seen, share, doubt_m2)
-        seconds, unseen = perf_counter() - start, unseen_cosines(obs.array)
-        outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), seconds, unseen)
+        seconds, said = perf_counter() - start, [*warnings, *unseen_cosines(obs.array)]
+        outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), seconds, said)
         return build_result("NOMP", estimate, located, detection, outcome)
+
+    def _find_paths(self, obs: UplinkObservation) -> tuple[Problem, Fit, ReceivedBlock, list[str]]:
+        """Paths of all users, in the parts of the block that carry signal, and what was left out."""
+        found: list[tuple[Problem, Fit, ReceivedBlock]] = []
+
+        def first_fit(heard: UplinkObservation, block: ReceivedBlock, watch: SilenceWatch | None) -> Fit:
+            problem = Problem.on_pilots(heard, block)
+            search = PathSearch.for_observation(heard).covering(problem.statistics.cross_correlation)
+            problem, fit = newtonised_omp(
+                problem,
+                search,
+                false_alarm_rate=self.false_alarm_rate,
+                prune=False,
+                watch=watch,
+            )
+            found.append((problem, fit, block))
+            return fit
+
+        heard, block, warnings = without_zeros(obs)
+        warnings += listen(heard, block, first_fit)
+        return *found[-1], warnings

@@ -24,10 +24,10 @@ from isac_toolbox.estimators.scene.assemble import (
     build_result,
     unseen_cosines,
 )
-from isac_toolbox.estimators.scene.fit import Fit, evaluate, residual_correlation
+from isac_toolbox.estimators.scene.fit import Fit, completed, evaluate, residual_correlation
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
+from isac_toolbox.estimators.scene.silence import without_zeros
 from isac_toolbox.estimators.search import PathSearch
-from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -112,7 +112,7 @@ class OMP:
 
     def _estimate(self, obs: UplinkObservation) -> EstimationResult:
         start = perf_counter()
-        block = ReceivedBlock.of(obs)
+        obs, block, warnings = without_zeros(obs)
         problem = Problem.on_pilots(obs, block)
         grid = self._grid(problem)
         problem, fit = self._pursue(problem, PathSearch.for_observation(obs), grid)
@@ -125,8 +125,8 @@ class OMP:
         scene = SceneEstimate.certain(fit, block.scale, sight, seen)
         within_cell = np.diag(grid.step_m**2 / 12)
         scene = replace(scene, scatterer_covariance_m2=scene.scatterer_covariance_m2 + within_cell)
-        seconds, unseen = perf_counter() - start, unseen_cosines(obs.array)
-        outcome = Outcome.finished(estimate.noise_variance, len(fit.paths), seconds, unseen)
+        seconds, said = perf_counter() - start, [*warnings, *unseen_cosines(obs.array)]
+        outcome = Outcome.finished(estimate.noise_variance, len(fit.paths), seconds, said)
         return build_result("OMP", estimate, scene, detection, outcome)
 
     def _grid(self, problem: Problem) -> LocationGrid:
@@ -150,8 +150,10 @@ class OMP:
             points, seen, grew = _joined(points, seen, chosen, above)
             if not grew or len(points) > self.max_points:
                 break
-            fit = _least_squares(problem, points, offsets, sight, seen)
-        return problem, evaluate(problem, fit.scene, fit.paths, fit.posterior.prior_precision)
+            fit = completed(_least_squares(problem, points, offsets, sight, seen))
+            problem = fit.problem
+        fit = evaluate(problem, fit.scene, fit.paths, fit.posterior.prior_precision)
+        return problem, completed(fit)
 
     def _threshold(
         self, problem: Problem, search: PathSearch, residual: NDArray[np.complex128]

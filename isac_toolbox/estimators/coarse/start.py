@@ -16,6 +16,7 @@ from isac_toolbox.estimators.coarse.nomp import newtonised_omp
 from isac_toolbox.estimators.music import MusicModel
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.scene.silence import SilenceWatch
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import PathSearch
@@ -64,15 +65,17 @@ def coarse_working_set(
     unlocated_paths: bool,
     false_alarm_rate: float,
     deadline: Deadline | None = None,
+    watch: SilenceWatch | None = None,
 ) -> Coarse:
     """Return what one of :data:`COARSE_STAGES` finds on the pilots.
 
-    NOMP takes the place of MUSIC for an array that does not see both direction cosines.
+    NOMP takes the place of MUSIC for an array that does not see both direction cosines. Where ``watch`` finds
+    parts without signal on the way, the set is of no use.
     """
     if stage == "music" and all(obs.array.sees_cosines):
         working = music_working_set(obs, problem, search, rule)
         return Coarse(_settled(working), 1 / working.problem.noise_precision, [])
-    start, noise, warnings = _nomp_start(problem, search, false_alarm_rate, deadline)
+    start, noise, warnings = _nomp_start(problem, search, false_alarm_rate, deadline, watch)
     if not unlocated_paths:
         scene = start.scene
         located = Scene(scene.points_m, scene.users_m, scene.offsets_m, np.zeros((0, 3)))
@@ -84,7 +87,7 @@ def _settled(working: WorkingSet) -> WorkingSet:
     """Subspace-constrained VBI with a dynamic grid: sweeps between which the candidates move."""
     for _ in range(_SWEEPS_AFTER_MUSIC):
         working = working.with_fit(refine(working.fit, n_steps=2, tol=1.0))
-        working, _ = remove_rejected(working.e_step(1).learn_noise())
+        working, _ = remove_rejected(working.completed().e_step(1).learn_noise())
     return working
 
 
@@ -100,19 +103,29 @@ def music_working_set(obs: UplinkObservation, problem: Problem, search: PathSear
 
 
 def _nomp_start(
-    problem: Problem, search: PathSearch, false_alarm_rate: float, deadline: Deadline | None
+    problem: Problem,
+    search: PathSearch,
+    false_alarm_rate: float,
+    deadline: Deadline | None,
+    watch: SilenceWatch | None,
 ) -> tuple[_Start, float, list[str]]:
     """Paths of every user by Newtonised OMP, located and fused over the users; the noise; and warnings."""
     found, fit = newtonised_omp(
-        replace(problem, noise_known=False), search, false_alarm_rate=false_alarm_rate, deadline=deadline
+        replace(problem, noise_known=False),
+        search,
+        false_alarm_rate=false_alarm_rate,
+        deadline=deadline,
+        watch=watch,
     )
-    problem, warnings = without_refused_noise(problem, 1 / found.noise_precision)
-    if problem.noise_known:
-        fit = fit.under(problem, fit.posterior.prior_precision)
+    noise = 1 / found.noise_precision
+    stated = replace(found, noise_precision=problem.noise_precision, noise_known=problem.noise_known)
+    accepted, warnings = without_refused_noise(stated, noise)
+    if accepted.noise_known:
+        fit = fit.under(accepted, fit.posterior.prior_precision)
     power = float(np.mean(np.abs(fit.posterior.mean) ** 2)) if len(fit.paths) else 1.0
     placed, refused = place_despite_priors(fit)
     start = _Start(placed.problem, placed.scene, placed.unlocated_user, power)
-    return start, 1 / found.noise_precision, warnings + refused
+    return start, noise, warnings + refused
 
 
 def _working_set(start: _Start, rule: str) -> WorkingSet:

@@ -112,7 +112,12 @@ def full_inverse(problem: Problem, atoms: PathAtoms, energy: RealArray) -> Engin
 def inverse_free(problem: Problem, atoms: PathAtoms, energy: RealArray) -> Engine:
     """Return majorised means and factorised variances; the Gram is only ever applied."""
     mean = MajorisedMean(
-        separable_gram(atoms, problem.statistics.symbol_gram, problem.receiver.squint_m > 0),
+        separable_gram(
+            atoms,
+            problem.statistics.symbol_gram,
+            problem.receiver.squint_m > 0,
+            problem.receiver.element_mask,
+        ),
         atoms.correlate(problem.statistics.cross_correlation),
         energy,
         problem.noise_precision,

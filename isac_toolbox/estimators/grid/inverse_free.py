@@ -18,6 +18,7 @@ __all__ = ["FactorisedPosterior", "MajorisedMean", "separable_gram"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
+BoolArray = NDArray[np.bool_]
 
 # Guard: relative rounding of the curvature met by a step.
 _ROUNDING = 1e-9
@@ -141,7 +142,7 @@ class MajorisedMean:
 
 
 def separable_gram(
-    atoms: PathAtoms, symbol_gram: ComplexArray, squinted: bool = False
+    atoms: PathAtoms, symbol_gram: ComplexArray, squinted: bool = False, element_mask: BoolArray | None = None
 ) -> Callable[[ComplexArray], ComplexArray]:
     """Return ``x -> G x`` through the channel: synthesis, symbol Gram, correlation; the Gram is never formed.
 
@@ -153,6 +154,8 @@ def separable_gram(
         ``R``.
     squinted : bool
         Whether the array responses depend on the subcarrier.
+    element_mask : ndarray of bool, shape (M,), optional
+        Elements in use; all if not given.
 
     Returns
     -------
@@ -175,6 +178,8 @@ def separable_gram(
             [(b * x[index]) @ a for index, b, a in zip(of_user, delays, responses, strict=True)]
         )
         explained = _coupled(symbol_gram, channel)
+        if element_mask is not None:
+            explained[..., ~element_mask] = 0
         product = np.empty(x.shape, complex)
         for k, index in enumerate(of_user):
             product[index] = np.einsum("nl,nl->l", delays[k].conj(), explained[k] @ responses[k].conj().T)

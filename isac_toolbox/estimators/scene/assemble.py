@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -201,12 +202,12 @@ class Outcome:
 
     @classmethod
     def finished(
-        cls, noise_variance: float, n_active: int, seconds: float, warnings: tuple[str, ...] = ()
+        cls, noise_variance: float, n_active: int, seconds: float, warnings: Sequence[str] = ()
     ) -> Outcome:
         """Return the outcome of a method without iterations: one row of history, no objective."""
         history = History()
         history.append(IterationRecord(float("nan"), noise_variance, n_active, seconds))
-        return cls(history, "finished", True, warnings)
+        return cls(history, "finished", True, tuple(warnings))
 
 
 def build_result(

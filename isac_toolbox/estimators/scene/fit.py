@@ -16,7 +16,7 @@ from isac_toolbox.channel.atoms.scene import PathParameters, Paths, Scene, path_
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.inference.posterior import GaussianPosterior, unchecked_posterior
 
-__all__ = ["Fit", "evaluate", "residual_correlation", "scene_blocks", "scene_covariance"]
+__all__ = ["Fit", "completed", "evaluate", "residual_correlation", "scene_blocks", "scene_covariance"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -121,12 +121,27 @@ def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray)
     return Fit(problem, scene, paths, parameters, gram, correlation, slopes, posterior)
 
 
+def completed(fit: Fit) -> Fit:
+    """Return the fit with missing samples as its own channel predicts them; the same where none is missing.
+
+    Repeated, it ends where the samples that are there are fitted alone (docs/theory.md, section 2.5).
+    """
+    statistics = fit.problem.statistics
+    if statistics.missing is None:
+        return fit
+    channel = fit.atoms.synthesise(fit.posterior.mean, statistics.symbol_gram.shape[1])
+    return evaluate(fit.problem.completed(channel), fit.scene, fit.paths, fit.posterior.prior_precision)
+
+
 def residual_correlation(fit: Fit) -> ComplexArray:
     """Return ``E_k = Z_k - sum_j R[k, j] H_j``: what the paths leave of the correlations, (K, N, M)."""
     statistics = fit.problem.statistics
     channel = fit.atoms.synthesise(fit.posterior.mean, statistics.symbol_gram.shape[1])
     explained = np.matmul(statistics.symbol_gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
-    return statistics.cross_correlation - explained
+    residual = statistics.cross_correlation - explained
+    if fit.problem.receiver.element_mask is not None:
+        residual[..., ~fit.problem.receiver.element_mask] = 0
+    return residual
 
 
 def scene_blocks(fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:

@@ -26,8 +26,10 @@ from isac_toolbox.estimators.scene.assemble import (
 )
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
-from isac_toolbox.estimators.scene.fit import scene_covariance
+from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
+from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet, marginal_objective
 from isac_toolbox.estimators.search import PathSearch, usable_tones
@@ -64,10 +66,9 @@ class SceneLoop(TurboLoop):
         if not isinstance(obs, UplinkObservation):
             raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
         super().__init__(max_iter, tol, max_seconds)
-        self.obs = obs
-        self.block = ReceivedBlock.of(obs)
-        self.search = PathSearch.for_observation(obs)
-        self.warnings = list(unseen_cosines(obs.array))
+        self.obs, self.block, self.warnings = without_zeros(obs)
+        self.warnings += unseen_cosines(obs.array)
+        self.search = PathSearch.for_observation(self.obs)
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
 
     def run_bounded(
@@ -83,6 +84,23 @@ class SceneLoop(TurboLoop):
     def setup(self) -> None:
         """Forget what an earlier run dropped; a subclass makes the first working set."""
         self._dropped = []
+
+    def start(self, coarse: Callable[[Problem, SilenceWatch | None], WorkingSet]) -> None:
+        """Make the first working set from the pilots, without the parts of the block that carry no signal.
+
+        Parameters
+        ----------
+        coarse : callable
+            From the problem on the pilots, and the watch over its suspects, to a working set.
+        """
+
+        def first_fit(obs: UplinkObservation, block: ReceivedBlock, watch: SilenceWatch | None) -> Fit:
+            if obs is not self.obs:
+                self.obs, self.block, self.search = obs, block, PathSearch.for_observation(obs)
+            self.working = coarse(Problem.on_pilots(obs, block), watch)
+            return self.working.fit
+
+        self.warnings += listen(self.obs, self.block, first_fit)
 
     def detect(self, part: ReceivedBlock | None = None) -> Detection:
         """Return the symbols of the block, or of some OFDM symbols of it, under the present channel."""

@@ -67,6 +67,10 @@ class Problem:
         """Return the same problem on other data of the same receiver."""
         return replace(self, data=Measurements(statistics, self.receiver))
 
+    def completed(self, channel: ComplexArray) -> Problem:
+        """Return the same problem with missing samples as a channel (K, N, M) predicts them."""
+        return replace(self, data=self.data.completed(channel))
+
     def of_user(self, user: int) -> Problem:
         """Return the problem of one user, for users that decouple."""
         return replace(self, data=self.data.of_user(user), prior=self.prior.of_user(user))
@@ -81,7 +85,7 @@ class Problem:
     @cached_property
     def user_energies(self) -> RealArray:
         """Squared norm ``M sum_n R_n[k, k]`` of a path atom of every user, shape (K,)."""
-        return self.receiver.array.n_elements * self.statistics.user_energies
+        return self.receiver.n_elements * self.statistics.user_energies
 
     @cached_property
     def cosine_cells(self) -> RealArray:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from isac_toolbox.channel.atoms.scene import Paths, Scene
-from isac_toolbox.estimators.scene.fit import Fit, evaluate
+from isac_toolbox.estimators.scene.fit import Fit, completed, evaluate
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.inference.hierarchy import ThreeLayerPrior
 from isac_toolbox.inference.posterior import (
@@ -280,6 +280,10 @@ class WorkingSet:
         else:
             fit = evaluate(problem, self.fit.scene, self.fit.paths, self.state.precision)
         return replace(self, fit=fit)
+
+    def completed(self) -> WorkingSet:
+        """Return the same beliefs with missing samples as the present channel predicts them."""
+        return self.with_fit(completed(self.fit))
 
     def with_fit(self, fit: Fit) -> WorkingSet:
         """Return the same beliefs at a refined scene."""

@@ -3,15 +3,65 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.observation import UplinkObservation
 
-__all__ = ["ReceivedBlock"]
+__all__ = ["Masks", "ReceivedBlock"]
 
 ComplexArray = NDArray[np.complex128]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Which samples of a block can be used; the others are zero.
+
+    Attributes
+    ----------
+    elements : ndarray of bool, shape (M,)
+        Elements that the receiver's atoms run over.
+    cells : ndarray of bool, shape (N, T)
+        Subcarriers and symbols with some usable sample.
+    samples : ndarray of bool, shape (N, M, T), optional
+        Usable samples, where single ones are missing beside whole elements and cells.
+    """
+
+    elements: BoolArray
+    cells: BoolArray
+    samples: BoolArray | None = None
+
+    @classmethod
+    def of(cls, obs: UplinkObservation) -> Masks | None:
+        """Return an observation's masks, None where nothing is masked."""
+        if obs.usable is None:
+            return None
+        mask = Receiver.of(obs).element_mask
+        elements = np.ones(obs.array.n_elements, bool) if mask is None else mask
+        whole = elements[:, None] & obs.usable_cells[:, None, :]
+        single = None if np.array_equal(whole, obs.usable) else obs.usable
+        return cls(elements, obs.usable_cells, single)
+
+    def take(self, symbols: NDArray[np.int64]) -> Masks:
+        """Return the masks of some OFDM symbols."""
+        samples = None if self.samples is None else self.samples.take(symbols, axis=2)
+        return Masks(self.elements, self.cells[:, symbols], samples)
+
+    def share(self) -> NDArray[np.float64]:
+        """Return the share of the elements whose sample is usable, shape (N, T)."""
+        if self.samples is None:
+            return self.cells.astype(float)
+        return np.sum(self.samples, axis=1) / np.count_nonzero(self.elements)
+
+    def count(self, used: BoolArray) -> int:
+        """Return the number of usable samples in some cells (N, T)."""
+        if self.samples is None:
+            return int(np.count_nonzero(used & self.cells)) * int(np.count_nonzero(self.elements))
+        return int(np.count_nonzero(self.samples & used[:, None, :]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +79,8 @@ class ReceivedBlock:
     constellation : ndarray of complex, shape (Q,)
     scale : float
         Amplitude that the samples were divided by.
+    masks : Masks, optional
+        Of the samples, where some are masked.
     """
 
     received: ComplexArray
@@ -36,17 +88,31 @@ class ReceivedBlock:
     known: NDArray[np.bool_]
     constellation: ComplexArray
     scale: float
+    masks: Masks | None = None
 
     @classmethod
     def of(cls, obs: UplinkObservation, scale: float | None = None) -> ReceivedBlock:
         """Return an observation's block, scaled to unit mean power or by a given amplitude."""
         amplitude = amplitude_scale(obs) if scale is None else scale
-        return cls(obs.received / amplitude, obs.pilots, obs.known, obs.constellation, amplitude)
+        return cls(
+            obs.received / amplitude, obs.pilots, obs.known, obs.constellation, amplitude, Masks.of(obs)
+        )
 
     @property
     def n_users(self) -> int:
         """Number of users K."""
         return int(self.pilots.shape[0])
+
+    @cached_property
+    def energies(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Energy over the symbols (N, M), and over the elements (N, T)."""
+        power = self.received.real**2 + self.received.imag**2
+        return np.einsum("nmt->nm", power), np.einsum("nmt->nt", power)
+
+    @property
+    def has_samples(self) -> BoolArray:
+        """Subcarriers and symbols with some usable sample, shape (N, T)."""
+        return np.ones(self.known.shape[1:], bool) if self.masks is None else self.masks.cells
 
     def take(self, symbols: NDArray[np.int64]) -> ReceivedBlock:
         """Return the block of some OFDM symbols."""
@@ -55,6 +121,7 @@ class ReceivedBlock:
             received=self.received.take(symbols, axis=2),
             pilots=self.pilots[..., symbols],
             known=self.known[..., symbols],
+            masks=None if self.masks is None else self.masks.take(symbols),
         )
 
     def divided(self) -> tuple[ReceivedBlock, ReceivedBlock]:
@@ -64,6 +131,8 @@ class ReceivedBlock:
 
 
 def amplitude_scale(obs: UplinkObservation) -> float:
-    """Return the root mean square of the received block."""
+    """Return the root mean square of the usable samples."""
     peak = float(np.max(np.abs(obs.received)))
-    return peak * float(np.sqrt(np.mean(np.abs(obs.received / peak) ** 2)))
+    parts = (obs.received / peak).view(float).ravel()
+    n_samples = obs.received.size if obs.usable is None else np.count_nonzero(obs.usable)
+    return peak * float(np.sqrt(parts @ parts / n_samples))

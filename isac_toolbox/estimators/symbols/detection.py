@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import PathAtoms
 from isac_toolbox.channel.modulation import bit_labels
-from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.block import Masks, ReceivedBlock
 from isac_toolbox.estimators.symbols.joint import SymbolLikelihood, symbol_posterior
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments
 
@@ -19,6 +19,7 @@ __all__ = ["ChannelKnowledge", "Detection", "detect"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
+IntArray = NDArray[np.int64]
 
 
 # Guard: of the mean noise after matching; keeps silent users and users with one channel from making it
@@ -103,17 +104,92 @@ def detect(
     Known symbols are subtracted. The likelihood of the sending users' symbols takes the channel's uncertainty
     as noise of covariance ``sum_j P_j C_jj P_j^H`` (``P_j`` the user's path atoms); users that a linear
     receiver cannot keep apart are decided jointly, unless ``joint`` is False: then it is the unbiased LMMSE
-    receiver. Cells with the same set of senders share one likelihood.
+    receiver. Cells with the same set of senders share one likelihood. Masked samples are not used; data of
+    which none is left keep their prior.
     """
+    if block.masks is not None and block.masks.samples is not None:
+        return _detect_by_cell(block, channel, noise_variance, joint)
+    gram, matched = _matched_filter(channel.mean, block.received, block.pilots, block.masks)
+
+    def likelihood_of(users: IntArray, symbols: IntArray) -> SymbolLikelihood:
+        error = _error_after_matching(channel, gram[:, users[:, None], users], users)
+        return _likelihood(gram, error, matched[:, :, symbols], users, noise_variance)
+
+    return _decide(block, likelihood_of, joint)
+
+
+def _detect_by_cell(
+    block: ReceivedBlock, channel: ChannelKnowledge, noise_variance: float, joint: bool
+) -> Detection:
+    """Detect where single samples are missing: every cell has a matched filter of its own.
+
+    Cells take the place of subcarriers. The channel's uncertainty is that after matching on all elements,
+    times the squared share of those that have a sample.
+    """
+    assert block.masks is not None and block.masks.samples is not None
+    n_sub, n_antennas, n_symbols = block.received.shape
+    whole, _ = _matched_filter(channel.mean, block.received[:, :, :0], block.pilots[..., :0], block.masks)
+    gram, matched = _matched_by_cell(channel.mean, block)
+    squared_share = block.masks.share().reshape(-1, 1, 1) ** 2
+
+    def likelihood_of(users: IntArray, symbols: IntArray) -> SymbolLikelihood:
+        del symbols
+        error = _error_after_matching(channel, whole[:, users[:, None], users], users)
+        error = np.repeat(error, n_symbols, axis=0) * squared_share
+        return _likelihood(gram, error, matched, users, noise_variance)
+
+    cells = n_sub * n_symbols
+    flat = replace(
+        block,
+        received=block.received.transpose(0, 2, 1).reshape(cells, n_antennas, 1),
+        pilots=block.pilots.reshape(block.n_users, cells, 1),
+        known=block.known.reshape(block.n_users, cells, 1),
+        masks=Masks(block.masks.elements, block.masks.cells.reshape(cells, 1)),
+    )
+    found, shape = _decide(flat, likelihood_of, joint), block.pilots.shape
+    correlation = found.moments.error_correlation
+    if correlation is not None:
+        correlation = correlation.reshape(n_sub, n_symbols, *correlation.shape[2:])
+    moments = SymbolMoments(
+        found.moments.mean.reshape(shape), found.moments.variance.reshape(shape), correlation
+    )
+    return Detection(moments, found.log_probability.reshape(*shape, block.constellation.size), block.known)
+
+
+def _matched_by_cell(channel: ComplexArray, block: ReceivedBlock) -> tuple[ComplexArray, ComplexArray]:
+    """``H^H W H`` (N T, K, K) and ``H^H W (y - H u)`` (N T, K, 1) over the samples ``W`` of every cell.
+
+    Cells without a sample are not decided; they get the Gram of a whole one, so as to unsettle no other.
+    """
+    assert block.masks is not None and block.masks.samples is not None
+    n_users, n_sub, n_antennas = channel.shape
+    by_subcarrier = channel.transpose(1, 2, 0)
+    pairs = by_subcarrier.conj()[..., :, None] * by_subcarrier[..., None, :]
+    samples = (block.masks.samples.transpose(0, 2, 1) | ~block.masks.cells[..., None]).astype(float)
+    gram = np.matmul(samples, pairs.reshape(n_sub, n_antennas, n_users**2))
+    n_cells = samples.shape[0] * samples.shape[1]
+    gram = gram.reshape(n_cells, n_users, n_users)
+    matched = np.matmul(block.received.transpose(0, 2, 1), by_subcarrier.conj())
+    known = np.matmul(gram, block.pilots.transpose(1, 2, 0).reshape(n_cells, n_users, 1))
+    return gram, matched.reshape(n_cells, n_users, 1) - known
+
+
+def _decide(
+    block: ReceivedBlock, likelihood_of: Callable[[IntArray, IntArray], SymbolLikelihood], joint: bool
+) -> Detection:
+    """Posteriors of all data from the likelihood of some users in some OFDM symbols."""
     data = ~block.known
     shape = block.pilots.shape
     mean, variance = block.pilots.copy(), np.zeros(shape)
     log_probability = np.zeros((*shape, block.constellation.size))
     error_correlation = np.zeros((*shape[1:], block.n_users, block.n_users), complex)
-    gram, matched = _matched_filter(channel.mean, block.received, block.pilots)
+    if block.masks is not None:
+        unseen = data & ~block.masks.cells
+        variance[unseen], log_probability[unseen] = 1.0, -np.log(block.constellation.size)
+        data = data & block.masks.cells
     for users, cells in _sender_sets(data):
         symbols = np.flatnonzero(cells.any(axis=0))
-        likelihood = _likelihood(channel, gram, matched[:, :, symbols], users, noise_variance)
+        likelihood = likelihood_of(users, symbols)
         posterior = symbol_posterior(likelihood, block.constellation, joint)
         where, inside = (users[:, None], *np.nonzero(cells)), cells[:, symbols]
         mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
@@ -143,9 +219,11 @@ def _log_sum(logarithms: RealArray) -> RealArray:
 
 
 def _matched_filter(
-    channel: ComplexArray, received: ComplexArray, pilots: ComplexArray
+    channel: ComplexArray, received: ComplexArray, pilots: ComplexArray, masks: Masks | None
 ) -> tuple[ComplexArray, ComplexArray]:
     """``G = H^H H`` (N, K, K) and ``H^H (y - H u)`` (N, K, T), the known symbols ``u`` taken away."""
+    if masks is not None and not masks.elements.all():
+        channel = np.where(masks.elements, channel, 0)
     conjugate = channel.conj().transpose(1, 0, 2)
     gram = np.matmul(conjugate, channel.transpose(1, 2, 0))
     matched = np.matmul(conjugate, received)
@@ -155,18 +233,14 @@ def _matched_filter(
 
 
 def _likelihood(
-    channel: ChannelKnowledge,
-    gram: ComplexArray,
-    matched: ComplexArray,
-    users: NDArray[np.int64],
-    noise_variance: float,
+    gram: ComplexArray, error: ComplexArray, matched: ComplexArray, users: IntArray, noise_variance: float
 ) -> SymbolLikelihood:
     """Likelihood of the symbols of ``users`` in every cell, after matching to their channels.
 
     ``z = H^H y = G s + noise`` of covariance ``s2 G + E``, hence ``A = G (s2 G + E)^-1 G``.
     """
     block = gram[:, users[:, None], users]
-    noise = noise_variance * block + _error_after_matching(channel, block, users)
+    noise = noise_variance * block + error
     least = _LEAST_LOADING * np.real(np.trace(noise, axis1=1, axis2=2)) / users.size
     noise = noise + np.maximum(least, 1e-200)[:, None, None] * np.eye(users.size)
     whitened = np.linalg.solve(noise, block)

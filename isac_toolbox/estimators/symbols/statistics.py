@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import Statistics
-from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.block import Masks, ReceivedBlock
 
 __all__ = [
     "SymbolMoments",
     "data_statistics",
     "least_squares_channel",
     "pilot_statistics",
+    "sounded_entries",
 ]
 
 ComplexArray = NDArray[np.complex128]
+BoolArray = NDArray[np.bool_]
 
 # Tuned: a cell with a data symbol of a larger posterior variance (of a mean energy of one) is not used.
 _UNCERTAIN = 0.5
@@ -50,26 +52,32 @@ def pilot_statistics(block: ReceivedBlock) -> Statistics:
     ValueError
         If a user has no pilot energy in such cells.
     """
-    used = np.all(block.known, axis=0)
+    used = np.all(block.known, axis=0) & block.has_samples
     pilots = np.where(used, block.pilots, 0)
     silent = np.flatnonzero(np.sum(np.abs(pilots) ** 2, axis=(1, 2)) == 0)
     if silent.size:
-        raise ValueError(
-            f"pilot_mask: user(s) {silent.tolist()} send no pilot where every user's symbol is known"
-        )
+        where = "every user's symbol is known" + ("" if block.masks is None else " and samples are usable")
+        raise ValueError(f"pilot_mask: user(s) {silent.tolist()} send no pilot where {where}")
+    if block.masks is not None and block.masks.samples is not None:
+        certain = SymbolMoments(pilots, np.zeros(pilots.shape))
+        return _statistics_of_samples(block.received, certain, used, block.masks)
     symbol_gram = _symbol_gram(pilots)
     size = np.abs(symbol_gram)
     symbol_gram[size < _ROUNDING * size.max()] = 0
-    return _statistics(block.received, pilots, symbol_gram, used)
+    return _statistics(block.received, pilots, symbol_gram, used, block.masks)
 
 
-def data_statistics(received: ComplexArray, moments: SymbolMoments) -> Statistics:
+def data_statistics(received: ComplexArray, moments: SymbolMoments, masks: Masks | None = None) -> Statistics:
     """Return the statistics of a block with soft symbols, cells with an uncertain symbol left out.
 
     The users' symbol errors are correlated where their channels are alike; leaving that out of
     ``E[conj(u_k) u_j]`` would bias the channel towards wrong decisions (docs/theory.md, section 5).
     """
     used = np.max(moments.variance, axis=0) < _UNCERTAIN
+    if masks is not None:
+        used &= masks.cells
+        if masks.samples is not None:
+            return _statistics_of_samples(received, moments, used, masks)
     spread = np.sqrt(moments.variance * used)
     mean = moments.mean * used
     symbol_gram = _symbol_gram(mean)
@@ -81,7 +89,42 @@ def data_statistics(received: ComplexArray, moments: SymbolMoments) -> Statistic
         scaled = spread.transpose(1, 2, 0)
         errors *= scaled[:, :, :, None] * scaled[:, :, None, :]
         symbol_gram += errors.sum(axis=1).transpose(0, 2, 1)
-    return _statistics(received, mean, symbol_gram, used)
+    return _statistics(received, mean, symbol_gram, used, masks)
+
+
+def _statistics_of_samples(
+    received: ComplexArray, moments: SymbolMoments, used: BoolArray, masks: Masks
+) -> Statistics:
+    """Statistics where single samples are missing: the symbol Gram of the mean over elements, and the rest.
+
+    ``R_n = sum_t f_nt S_nt`` with the share ``f_nt`` of elements that have a sample and the second moments
+    ``S_nt`` of the symbols; ``D_nm = R_n - sum_t w_nmt S_nt`` is left to :meth:`Statistics.completed`.
+    """
+    assert masks.samples is not None
+    n_sub, n_antennas, n_symbols = received.shape
+    n_users = len(moments.mean)
+    second = _second_moments(moments, used).reshape(n_sub, n_symbols, n_users**2)
+    share = masks.share()[:, None, :]
+    symbol_gram = np.matmul(share, second)
+    of_elements = np.matmul(masks.samples.astype(float), second)
+    missing = np.where(masks.elements[:, None], symbol_gram - of_elements, 0)
+    statistics = _statistics(
+        received, moments.mean * used, symbol_gram.reshape(n_sub, n_users, n_users), used, masks
+    )
+    return replace(statistics, missing=missing.reshape(n_sub, n_antennas, n_users, n_users))
+
+
+def _second_moments(moments: SymbolMoments, used: BoolArray) -> ComplexArray:
+    """``E[conj(u_knt) u_jnt]`` in the used cells, zero elsewhere, shape (N, T, K, K)."""
+    mean, spread = (x.transpose(1, 2, 0) for x in (moments.mean, np.sqrt(moments.variance)))
+    correlation = np.zeros((*used.shape, mean.shape[2], mean.shape[2]), complex)
+    if moments.error_correlation is not None:
+        correlation += moments.error_correlation.transpose(0, 1, 3, 2)
+    users = np.arange(mean.shape[2])
+    correlation[..., users, users] = 1
+    second = mean.conj()[..., :, None] * mean[..., None, :]
+    second += spread[..., :, None] * spread[..., None, :] * correlation
+    return np.asarray(second * used[..., None, None])
 
 
 def _symbol_gram(mean: ComplexArray) -> ComplexArray:
@@ -91,7 +134,11 @@ def _symbol_gram(mean: ComplexArray) -> ComplexArray:
 
 
 def _statistics(
-    received: ComplexArray, mean: ComplexArray, symbol_gram: ComplexArray, used: NDArray[np.bool_]
+    received: ComplexArray,
+    mean: ComplexArray,
+    symbol_gram: ComplexArray,
+    used: BoolArray,
+    masks: Masks | None,
 ) -> Statistics:
     """Statistics with ``Z_kn = sum_t y_nt E[conj(u_knt)]`` over used cells.
 
@@ -101,28 +148,59 @@ def _statistics(
     cross_correlation = np.matmul(mean.transpose(1, 0, 2).conj(), samples).transpose(1, 0, 2)
     counted = received if used.all() else samples[used]
     energy = float(np.vdot(counted, counted).real)
-    n_observations = int(np.count_nonzero(used)) * received.shape[1]
+    whole = int(np.count_nonzero(used)) * received.shape[1]
+    n_observations = whole if masks is None else masks.count(used)
     return Statistics(symbol_gram, np.ascontiguousarray(cross_correlation), energy, n_observations)
 
 
 def least_squares_channel(statistics: Statistics, frequencies_hz: NDArray[np.float64]) -> ComplexArray:
     """Return the least-squares channel ``H_n = R_n^+ Z_n`` of every user, shape (K, N, M).
 
-    On subcarriers where a user sends nothing (comb) its channel is interpolated linearly over frequency.
+    Where a user cannot be told (a comb's other subcarriers, missing samples) its channel is interpolated
+    linearly over frequency; on an element without any sample it is zero.
     """
-    inverse = np.linalg.pinv(statistics.symbol_gram, hermitian=True)
-    channel = np.matmul(inverse, statistics.cross_correlation.transpose(1, 0, 2)).transpose(1, 0, 2)
-    sounded = np.real(np.einsum("nkk->kn", statistics.symbol_gram)) > 0
+    correlation = statistics.cross_correlation.transpose(1, 0, 2)
+    if statistics.missing is None:
+        inverse = np.linalg.pinv(statistics.symbol_gram, hermitian=True)
+        channel = np.matmul(inverse, correlation).transpose(1, 0, 2)
+    else:
+        inverse = np.linalg.pinv(_element_grams(statistics), hermitian=True)
+        channel = np.einsum("nmkj,njm->knm", inverse, correlation)
+    sounded = sounded_entries(statistics)
     return np.stack([_interpolated(h, s, frequencies_hz) for h, s in zip(channel, sounded, strict=True)])
 
 
+def sounded_entries(statistics: Statistics) -> BoolArray:
+    """Return where least squares tells a user's channel without its neighbours, shape (K, N, M) or (K, N, 1).
+
+    Where samples of an element are missing those left must tell as many users apart as all would.
+    """
+    sent = np.real(np.einsum("nkk->kn", statistics.symbol_gram)) > 0
+    if statistics.missing is None:
+        return sent[..., None]
+    grams = _element_grams(statistics)
+    told = np.linalg.matrix_rank(grams, hermitian=True)
+    wanted = np.linalg.matrix_rank(statistics.symbol_gram, hermitian=True)
+    return np.asarray(sent[..., None] & (told == wanted[:, None]))
+
+
+def _element_grams(statistics: Statistics) -> ComplexArray:
+    """Symbol Grams ``R_n - D_nm`` of the samples that are there, shape (N, M, K, K)."""
+    assert statistics.missing is not None
+    return np.asarray(statistics.symbol_gram[:, None] - statistics.missing)
+
+
 def _interpolated(
-    channel: ComplexArray, sounded: NDArray[np.bool_], frequencies_hz: NDArray[np.float64]
+    channel: ComplexArray, sounded: BoolArray, frequencies_hz: NDArray[np.float64]
 ) -> ComplexArray:
-    """Linear interpolation over frequency from the subcarriers that were sounded, (N, M)."""
+    """Linear interpolation over frequency of a channel (N, M) from where it was sounded, (N, M) or (N, 1)."""
     if sounded.all():
         return channel
     order = np.argsort(frequencies_hz)
-    known = order[sounded[order]]
-    columns = [np.interp(frequencies_hz, frequencies_hz[known], column[known]) for column in channel.T]
+    columns = []
+    for column, there in zip(channel.T, np.broadcast_to(sounded, channel.shape).T, strict=True):
+        known = order[there[order]]
+        columns.append(
+            np.interp(frequencies_hz, frequencies_hz[known], column[known]) if known.size else 0 * column
+        )
     return np.stack(columns, axis=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -115,3 +117,34 @@ def test_no_tables_without_equal_steps_or_planar_waves():
         Receiver(receiver.array, receiver.bs_position_m, receiver.frequencies_hz, "planar", 3.5e9, True),
     ):
         assert BlockTables.of(case.symbol_gram, case.correlation, other) is None
+
+
+@pytest.mark.parametrize(("n_sub", "shape"), SIZES)
+def test_elements_left_out_are_taken_out_of_every_inner_product(n_sub, shape):
+    """Gram and normal equations against sums over the elements in use; the kernels subtract the others."""
+    case = Case(7, n_sub, shape)
+    rng = np.random.default_rng(1)
+    n_elements = shape[0] * shape[1]
+    in_use = np.ones(n_elements, bool)
+    in_use[rng.permutation(n_elements)[: max(n_elements // 4, 1)]] = False
+    receiver = replace(case.receiver, element_mask=in_use)
+    tables = BlockTables.of(case.symbol_gram, case.correlation * in_use, receiver)
+    assert tables is not None
+
+    unit = np.eye(len(case.paths))
+    atoms = np.stack([case.atoms.synthesise(x, 3) for x in unit]) * in_use  # (L, K, N, M)
+    expected = np.einsum("iknm,nkj,ljnm->il", atoms.conj(), case.symbol_gram, atoms, optimize=True)
+    size = 1e-11 * np.abs(expected).max()
+    assert_allclose(tables.gram(case.parameters, case.paths), expected, atol=size)
+    left_out = make_atoms(case.parameters, case.paths, receiver)
+    assert_allclose(left_out.gram(case.symbol_gram), expected, atol=size)
+    matched = np.einsum("iknm,knm->i", atoms.conj(), case.correlation)
+    assert_allclose(tables.correlations(case.parameters, case.paths)[0], matched, atol=size)
+
+    full = left_out.full_gram(case.symbol_gram)
+    _, gain_scene, scene_scene = fisher_blocks(full, case.gains, case.parameters.jacobian)
+    found = tables.normal_blocks(case.parameters, case.paths, case.gains)
+    for value, wanted in zip(found, (gain_scene, scene_scene, full[1:, 0] @ case.gains), strict=True):
+        assert_allclose(value, wanted, atol=1e-10 * np.abs(wanted).max())
+    whole = left_out.synthesise(case.gains, 3)
+    assert_allclose(whole, case.atoms.synthesise(case.gains, 3), atol=1e-12 * np.abs(whole).max())
