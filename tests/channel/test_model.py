@@ -32,7 +32,7 @@ def random_environment(rng: np.random.Generator, n_users: int = 3, n_points: int
         scatterer_gain=gains(n_users, n_points) * (rng.random((n_users, n_points)) < 0.6),
         extra_user=rng.integers(0, n_users, 5),
         extra_direction=directions / np.linalg.norm(directions, axis=1, keepdims=True),
-        extra_delay_s=rng.uniform(1e-7, 1e-6, 5),
+        extra_delay_s=rng.uniform(1e-6, 2e-6, 5),
         extra_gain=gains(5),
         region_m=np.array([[-1.0] * 3, [1.0] * 3]),
     )
