@@ -95,7 +95,7 @@ def result_from_channel(
 
     block = ReceivedBlock.of(obs)
     scale = block.scale
-    knowledge = ChannelKnowledge(np.divide(h, scale), white_variance=variance.mean(axis=(1, 2)) / scale**2)
+    knowledge = ChannelKnowledge(np.divide(h, scale), white_variance=(variance / scale**2).mean(axis=(1, 2)))
     detection = detect(block, knowledge, float(noise) / scale**2, joint)
     estimate = ChannelEstimate(h, variance, float(noise))
     outcome = Outcome.finished(float(noise), n_users, seconds)
