@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from isac_toolbox.cli.errors import Problem, bad_input
+from isac_toolbox.cli.inputs import is_npz
 
 if TYPE_CHECKING:
     from isac_toolbox._compilation import Compilation
@@ -65,7 +66,7 @@ def npz_path(option: str, path: Path) -> Path:
     """Return the path that an npz file gets: ``.npz`` is added if missing; refuse a path without a name."""
     if not path.name:
         raise Problem(f"{option}: {str(path)!r} has no file name; give one")
-    return path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+    return path if is_npz(path.name) else path.with_name(f"{path.name}.npz")
 
 
 def keep_inputs(outputs: dict[str, Path | None], inputs: dict[str, Path | None]) -> None:
