@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import Statistics
+from isac_toolbox.channel.geometry import line_of_sight_delays_s
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.channel_only import (
     check_observation,
@@ -21,6 +22,7 @@ from isac_toolbox.estimators.symbols.statistics import (
     least_squares_channel,
     pilot_statistics,
 )
+from isac_toolbox.estimators.symbols.tones import GroupedChannel, least_squares_over_groups
 from isac_toolbox.inference.turbo import Callback
 
 __all__ = ["LeastSquares"]
@@ -31,22 +33,39 @@ class LeastSquares:
     """Least-squares channel on the pilots, without any model of the paths.
 
     Per subcarrier ``H_n = R_n^+ Z_n``; where a user sends no pilot on a subcarrier (comb) its channel is
-    interpolated linearly between those on which it does. No scatterers are reported.
+    interpolated linearly between those on which it does. Users that share subcarriers by codes over frequency
+    are solved for over groups of neighbouring subcarriers, and a warning of the result says so
+    (docs/theory.md, section 2.1). No scatterers are reported.
     """
 
     def estimate(self, obs: UplinkObservation, *, callback: Callback | None = None) -> EstimationResult:
-        """Estimate from one block; ``callback`` is never called, as there is no loop to watch."""
+        """Estimate from one block; ``callback`` is never called, as there is no loop to watch.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no observation, or if pilots do not keep its users apart.
+        """
         del callback
         check_observation(obs)
         start = perf_counter()
         block = ReceivedBlock.of(obs)
         statistics = pilot_statistics(block)
-        channel = least_squares_channel(statistics, obs.subcarrier_frequencies_hz)
-        noise_variance = _noise_variance(obs, block, statistics, channel)
-        inverse = np.linalg.pinv(statistics.symbol_gram, hermitian=True)
+        frequencies_hz = obs.subcarrier_frequencies_hz
+        timing_s = line_of_sight_delays_s(obs.user_positions_m, obs.bs_position_m)
+        grouped = least_squares_over_groups(statistics, frequencies_hz, timing_s)
+        if grouped is None:
+            channel = least_squares_channel(statistics, frequencies_hz)
+            inverse = np.linalg.pinv(statistics.symbol_gram, hermitian=True)
+            n_estimated = obs.n_subcarriers * obs.n_users
+        else:
+            channel, inverse, n_estimated = grouped.channel, grouped.inverse_gram, grouped.n_estimated
+        noise_variance = _noise_variance(obs, block, statistics, channel, n_estimated)
+        if grouped is not None and obs.noise_variance is None:
+            noise_variance = min(noise_variance, grouped.roughness)
         per_user = noise_variance * np.mean(np.real(np.einsum("nkk->kn", inverse)), axis=1)
         variance = np.broadcast_to(per_user[:, None, None], channel.shape)
-        return result_from_channel(
+        result = result_from_channel(
             obs,
             channel * block.scale,
             noise_variance * block.scale**2,
@@ -54,6 +73,17 @@ class LeastSquares:
             estimator="LeastSquares",
             seconds=perf_counter() - start,
         )
+        return result if grouped is None else replace(result, warnings=(_shared_tones(grouped),))
+
+
+def _shared_tones(grouped: GroupedChannel) -> str:
+    """What was assumed of users that share tones."""
+    return (
+        "pilots of several users share subcarriers by codes over frequency: each user's channel is taken as "
+        f"constant over groups of up to {grouped.span_hz:.4g} Hz, beside one delay; neighbouring groups "
+        f"agree to {100 * grouped.agreement:.0f} %, and far less than 100 % means that delays spread too far "
+        "for that, or loud noise"
+    )
 
 
 def _noise_variance(
@@ -61,15 +91,19 @@ def _noise_variance(
     block: ReceivedBlock,
     statistics: Statistics,
     channel: NDArray[np.complex128],
+    n_estimated: int,
 ) -> float:
-    """Noise variance: as given, from the pilots' residual, or, where the fit is exact, between the paths."""
+    """Noise variance: as given, from the pilots' residual, or, where the fit is exact, between the paths.
+
+    ``n_estimated`` says how many vectors (M,) the channel consists of.
+    """
     if obs.noise_variance is not None:
         return obs.noise_variance / block.scale**2
     used = np.all(block.known, axis=0)
-    n_sub, n_antennas, _ = block.received.shape
+    n_antennas = block.received.shape[1]
     predicted = np.matmul(channel.transpose(1, 2, 0), block.pilots.transpose(1, 0, 2))
     residual = (block.received - predicted) * used[:, None, :]
-    freedom = n_antennas * (int(np.count_nonzero(used)) - n_sub * obs.n_users)
+    freedom = n_antennas * (int(np.count_nonzero(used)) - n_estimated)
     if freedom > 0:
         return float(np.sum(np.abs(residual) ** 2) / freedom)
     energies = n_antennas * statistics.user_energies
