@@ -83,6 +83,7 @@ def assert_same_bits(first: isac.UplinkObservation, second: isac.UplinkObservati
             assert a == b, field.name
 
 
+@pytest.mark.filterwarnings("ignore::isac_toolbox.ImplausibleValueWarning")
 @given(observations())
 @settings(max_examples=50, deadline=None)
 def test_observations_come_back_bit_for_bit(tmp_path_factory, observation):

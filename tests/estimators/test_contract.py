@@ -387,6 +387,7 @@ def test_a_constant_block_without_noise(estimator, n_users):
     check_odd_block(observation, estimator)
 
 
+@pytest.mark.filterwarnings("ignore::isac_toolbox.ImplausibleValueWarning")
 @every_estimator
 @pytest.mark.parametrize("seed", [11, 12])
 def test_a_band_too_narrow_to_tell_lengths_apart(estimator, seed):
@@ -483,6 +484,7 @@ ODD = settings(
 )
 
 
+@pytest.mark.filterwarnings("ignore::isac_toolbox.ImplausibleValueWarning")
 @every_estimator
 def test_odd_blocks_give_numbers_or_a_named_error(estimator):
     if isinstance(estimator, (isac.EMTurboBiSVBI, isac.MusicSCVBI)):
@@ -496,6 +498,7 @@ def test_odd_blocks_give_numbers_or_a_named_error(estimator):
     check()
 
 
+@pytest.mark.filterwarnings("ignore::isac_toolbox.ImplausibleValueWarning")
 @pytest.mark.slow
 @every_estimator
 def test_many_odd_blocks_give_numbers_or_a_named_error(estimator):
