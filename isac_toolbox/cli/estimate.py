@@ -117,6 +117,9 @@ def estimate(
         snr_db=snr,
         recording=recording,
     )
+    if save is not None:
+        with bad_input("--save"):  # before anything is printed, whose reader may be gone
+            result.save(save)
     summary = estimation_report(run)
     summary["estimator"]["settings"] = {**entry.settings, **settings}
     if as_json:

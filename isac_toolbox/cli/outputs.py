@@ -114,9 +114,10 @@ def check_page(path: Path | None) -> None:
 
 
 def write_outputs(run: Run, save: Path | None, plot: Path | None, page: Path | None, quiet: bool) -> None:
-    """Write the result file, the picture and the interactive page."""
+    """Write the picture and the interactive page, and say so, also of the result file, which is there."""
+    if save is not None and not quiet:
+        typer.echo(f"wrote {save}")
     for path, option, write in (
-        (save, "--save", _save),
         (plot, "--plot", _draw_plot),
         (page, "--html", _write_page),
     ):
@@ -126,10 +127,6 @@ def write_outputs(run: Run, save: Path | None, plot: Path | None, page: Path | N
             write(run, path)
         if not quiet:
             typer.echo(f"wrote {path}")
-
-
-def _save(run: Run, path: Path) -> None:
-    run.result.save(path)
 
 
 def _draw_plot(run: Run, path: Path) -> None:

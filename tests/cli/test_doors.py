@@ -145,6 +145,19 @@ def test_a_reader_that_has_gone_is_no_error_to_tell(words):
     assert process.returncode == 1 and errors == ""
 
 
+@pytest.mark.parametrize("mode", [[], ["--json"]])
+def test_a_reader_that_has_gone_loses_no_result(block, mode):
+    """As ``isac estimate ... --save r.npz | head -1`` leaves it."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    saved = block.with_name("r.npz")
+    process = isac_process("estimate", block, "--estimator", "ls", "--save", saved, *mode, stdout=writing)
+    os.close(writing)
+    process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert isac.EstimationResult.load(saved).estimator == "LeastSquares"
+
+
 def test_a_closed_standard_output_is_no_traceback():
     process = isac_process("--version", preexec_fn=lambda: os.close(1))
     _, errors = process.communicate(timeout=120)
