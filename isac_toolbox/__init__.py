@@ -16,6 +16,7 @@ _PUBLIC = {
     "UplinkObservation": "isac_toolbox.channel",
     "Environment": "isac_toolbox.channel",
     "UnlocatedPaths": "isac_toolbox.channel",
+    "ImplausibleValueWarning": "isac_toolbox.channel",
     "load_traced": "isac_toolbox.channel",
     "qam_constellation": "isac_toolbox.channel",
     "EMTurboBiSVBI": "isac_toolbox.estimators",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from isac_toolbox import scenario as scenario
     from isac_toolbox import sweeps as sweeps
     from isac_toolbox.channel import Environment as Environment
+    from isac_toolbox.channel import ImplausibleValueWarning as ImplausibleValueWarning
     from isac_toolbox.channel import UniformPlanarArray as UniformPlanarArray
     from isac_toolbox.channel import UnlocatedPaths as UnlocatedPaths
     from isac_toolbox.channel import UplinkObservation as UplinkObservation

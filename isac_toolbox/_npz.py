@@ -15,12 +15,14 @@ __all__ = ["read", "write"]
 
 # what NumPy and zipfile raise on a truncated, altered or unrelated file
 _DAMAGED = (ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# first bytes of a single array and of an archive
+_ARRAY, _ZIP = b"\x93NUMPY", b"PK"
 
 
 def write(path: str | Path, kind: str, arrays: Mapping[str, Any]) -> Path:
     """Write ``arrays`` and the file's ``format`` to ``path`` (``.npz`` is added if missing)."""
     target = Path(path)
-    if target.suffix != ".npz":
+    if target.suffix.lower() != ".npz":
         target = target.with_name(target.name + ".npz")
     stored = {name: np.asarray(value) for name, value in arrays.items()}
     objects = [name for name, value in stored.items() if value.dtype == object]
@@ -42,15 +44,7 @@ def read(path: str | Path, kind: str, required: Iterable[str]) -> dict[str, NDAr
         If the file is not an npz, misses keys, or holds pickled objects; the message names them.
     """
     source = Path(path)
-    if not source.exists():
-        raise FileNotFoundError(f"no such file: {source}")
-    try:
-        archive = np.load(source, allow_pickle=False)
-    except _DAMAGED as error:
-        raise ValueError(f"{source} is not an npz file: {error}") from None
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError(f"{source} is not an npz file but a single array")
-    with archive:
+    with _open(source) as archive:
         missing = [name for name in required if name not in archive.files]
         if missing:
             raise ValueError(f"{source} misses the key(s) {', '.join(missing)} of a saved {kind}")
@@ -60,8 +54,29 @@ def read(path: str | Path, kind: str, required: Iterable[str]) -> dict[str, NDAr
                 data[name] = archive[name]
             except _DAMAGED as error:
                 raise ValueError(f"{source}: cannot read key {name} ({error})") from None
+            if not isinstance(data[name], np.ndarray):
+                raise ValueError(f"{source}: {name} is no array; an npz file holds arrays alone")
     _check_format(source, kind, data)
     return data
+
+
+def _open(source: Path) -> np.lib.npyio.NpzFile:
+    """Open an npz file; say what another file is, where its first bytes tell."""
+    if not source.exists():
+        raise FileNotFoundError(f"no such file: {source}")
+    if source.is_dir():
+        raise ValueError(f"{source} is not an npz file but a folder")
+    with source.open("rb") as file:
+        start = file.read(8)
+    if start.startswith(_ARRAY):
+        raise ValueError(f"{source} is not an npz file but a single array")
+    if not start.startswith(_ZIP):
+        raise ValueError(f"{source} is not an npz file: it starts with {start!r}, not with {_ZIP!r}")
+    try:
+        archive: np.lib.npyio.NpzFile = np.load(source, allow_pickle=False)
+    except _DAMAGED as error:
+        raise ValueError(f"{source} is not an npz file: {error}") from None
+    return archive
 
 
 def _check_format(source: Path, kind: str, data: Mapping[str, NDArray[Any]]) -> None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 __all__ = [
     "as_array",
+    "as_indices",
+    "as_scalar",
     "check_axis_couplings",
     "check_choice",
     "check_finite",
@@ -18,6 +20,7 @@ __all__ = [
     "check_fraction",
     "check_grid_shape",
     "check_group_sizes",
+    "check_has",
     "check_integer",
     "check_loader",
     "check_names",
@@ -59,6 +62,17 @@ def as_array(name: str, value: Any, dtype: type) -> NDArray[Any]:
     return np.ascontiguousarray(raw, dtype=dtype) if raw.ndim else raw.astype(dtype)
 
 
+def as_indices(name: str, value: Any) -> NDArray[np.int64]:
+    """Convert ``value`` to an array of integers; floats and booleans are refused, nothing is any type."""
+    try:
+        raw = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{name} must be a regular array, got rows of different lengths") from None
+    if raw.size and raw.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers, got dtype {raw.dtype}")
+    return np.ascontiguousarray(raw, dtype=np.int64) if raw.ndim else raw.astype(np.int64)
+
+
 def check_finite(name: str, value: NDArray[Any]) -> None:
     """Raise if any entry is NaN or infinite."""
     bad = int(np.size(value) - np.count_nonzero(np.isfinite(value)))
@@ -78,6 +92,19 @@ def check_non_negative(name: str, value: NDArray[Any] | float) -> None:
     """Raise if any entry is negative."""
     if np.any(np.asarray(value) < 0):
         raise ValueError(f"{name} must be non-negative, got {np.min(value)}")
+
+
+def check_has(name: str, value: Any, kind: str, attributes: Iterable[str]) -> None:
+    """Raise unless ``value`` has what is read of it; ``kind`` says in words what does."""
+    missing = [attribute for attribute in attributes if not hasattr(value, attribute)]
+    if missing:
+        raise TypeError(f"{name} must be {kind}, got {type(value).__name__} without {', '.join(missing)}")
+
+
+def as_scalar(value: Any) -> Any:
+    """Return the number that an array of no dimension holds, as files and reductions give them."""
+    is_scalar = isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0
+    return value.item() if is_scalar else value
 
 
 def check_positive(name: str, value: Any) -> float:

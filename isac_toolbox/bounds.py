@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._validation import check_has
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.dense import fisher_blocks, make_atoms
 from isac_toolbox.channel.atoms.receiver import Receiver
@@ -60,6 +61,11 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     -------
     HybridBound
 
+    Raises
+    ------
+    TypeError
+        If it is no simulation.
+
     Notes
     -----
     docs/theory.md, section 8. Visibility is known; unlocated paths count with free direction and delay.
@@ -78,6 +84,7 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     >>> round(bound.channel_nmse_db, 1), bound.position_rmse_m.shape
     (-47.5, (8,))
     """
+    check_has("simulation", simulation, "a Simulation", ("observation", "truth"))
     obs, truth = simulation.observation, simulation.truth
     receiver = Receiver.of(obs)
     extra = truth.unlocated_paths

@@ -11,7 +11,9 @@ from scipy.optimize import linear_sum_assignment
 
 from isac_toolbox._validation import (
     as_array,
+    as_indices,
     check_finite,
+    check_has,
     check_integer,
     check_positive,
     check_shape,
@@ -164,8 +166,13 @@ def symbol_error_rate(result: EstimationResult, simulation: Simulation) -> float
     Returns
     -------
     float
+
+    Raises
+    ------
+    TypeError, ValueError
+        If result and simulation are something else, or of different blocks.
     """
-    decided, sent = _data_symbols(result, simulation)
+    decided, sent = data_decisions(result, simulation)
     return float(np.mean(decided != sent)) if sent.size else float("nan")
 
 
@@ -181,19 +188,42 @@ def bit_error_rate(result: EstimationResult, simulation: Simulation) -> float:
     Returns
     -------
     float
+
+    Raises
+    ------
+    TypeError, ValueError
+        If result and simulation are something else, or of different blocks.
     """
-    decided, sent = _data_symbols(result, simulation)
+    decided, sent = data_decisions(result, simulation)
     bits = bit_labels(simulation.observation.constellation.size)
     return float(np.mean(bits[decided] != bits[sent])) if sent.size else float("nan")
 
 
-def _data_symbols(
+def data_decisions(
     result: EstimationResult, simulation: Simulation
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Decided and sent constellation indices at the data positions."""
+    """Return decided and sent constellation indices at the data positions.
+
+    Raises
+    ------
+    TypeError
+        If the arguments are no result and no simulation.
+    ValueError
+        If the decisions have another shape than the block, or are no indices of its constellation.
+    """
+    check_has("result", result, "an EstimationResult", ("symbol_decision",))
+    check_has("simulation", simulation, "a Simulation", ("observation", "truth"))
     sent = simulation.truth.symbol_indices
+    decided = as_indices("result.symbol_decision", result.symbol_decision)
+    check_shape("result.symbol_decision", decided, sent.shape, "(K, N, T)")
     data = sent >= 0
-    return result.symbol_decision[data], sent[data]
+    size = simulation.observation.constellation.size
+    if np.any((decided[data] < 0) | (decided[data] >= size)):
+        raise ValueError(
+            f"result.symbol_decision must index the constellation (0..{size - 1}) at data, got "
+            f"{decided[data].min()} to {decided[data].max()}"
+        )
+    return decided[data], sent[data]
 
 
 def expected_calibration_error(probability: ArrayLike, outcome: ArrayLike, n_bins: int = 10) -> float:

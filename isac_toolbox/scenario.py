@@ -12,7 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
@@ -134,6 +143,15 @@ class Scenario(BaseModel):
     burst_size: int = Field(1, ge=1)
     burst_radius_m: float = Field(8.0, gt=0, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_flags_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """True is no 1: pydantic would take it for one."""
+        takes_flags = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
+        if not takes_flags and _holds_flag(value):
+            raise ValueError("must not be true or false")
+        return value
+
     @model_validator(mode="after")
     def _check_together(self) -> Scenario:
         n_elements = self.array_shape[0] * self.array_shape[1]
@@ -173,6 +191,9 @@ class Scenario(BaseModel):
     def load(cls, name_or_path: str | Path) -> Scenario:
         """Load a scenario by name (see :func:`scenario_names`) or from a TOML file.
 
+        A relative path ``traced`` in a file is sought beside that file, then in the current folder, then
+        among the shipped environments.
+
         Raises
         ------
         ValueError
@@ -181,21 +202,23 @@ class Scenario(BaseModel):
         if not isinstance(name_or_path, (str, Path)):
             raise TypeError(f"name_or_path must be a name or a path, got {name_or_path!r}")
         path = Path(name_or_path)
-        if path.suffix == ".toml" or path.is_file():
+        if path.suffix.lower() == ".toml" or path.is_file():
             if not path.is_file():
                 raise ValueError(f"no such scenario file: {path}")
-            content, source = path.read_bytes(), str(path)
+            content, source, folder = path.read_bytes(), str(path), path.parent
         else:
             known = scenario_names()
             if str(name_or_path) not in known:
                 raise ValueError(f"unknown scenario {str(name_or_path)!r}; known are {', '.join(known)}")
             content = (_scenario_folder() / f"{name_or_path}.toml").read_bytes()
-            source = f"scenario {name_or_path}"
+            source, folder = f"scenario {name_or_path}", Path()
         try:
-            values = tomllib.loads(content.decode("utf-8"))
+            values = tomllib.loads(content.decode("utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{source} is not valid TOML: {error}") from None
-        return cls._validated(values, source)
+        scenario = cls._validated(values, source)
+        traced = None if scenario.traced is None else _find_traced(scenario.traced, folder, source)
+        return scenario if traced == scenario.traced else scenario.replace(traced=traced)
 
     @classmethod
     def _validated(cls, values: dict[str, Any], source: str) -> Scenario:
@@ -328,6 +351,25 @@ def _scenario_folder() -> Any:
     return shipped if shipped.is_dir() else Path(__file__).parent.parent / "scenarios"
 
 
+def _find_traced(traced: str, folder: Path, source: str) -> str:
+    """Return where a scenario file's traced environment is: a path, or the name of a shipped one."""
+    beside = folder / traced
+    if beside.is_file():
+        return str(beside)
+    try:
+        load_traced(traced)
+    except FileNotFoundError as error:
+        raise ValueError(f"{source}: traced: {error}, and beside the scenario as {beside}") from None
+    return traced
+
+
+def _holds_flag(value: Any) -> bool:
+    """Whether a value, or an item of a list in it, is a boolean."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_flag, value))
+    return isinstance(value, (bool, np.bool_)) or (isinstance(value, np.ndarray) and value.dtype == bool)
+
+
 def _spawn(seed: int | np.random.SeedSequence, count: int) -> list[np.random.SeedSequence]:
     if isinstance(seed, np.random.SeedSequence):
         return [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i)) for i in range(count)]
@@ -380,7 +422,7 @@ def _readable(error: ValidationError, known: list[str]) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown key {key!r}; known are {', '.join(known)}")
         elif key:
-            lines.append(f"{key}: {problem['msg']}, got {problem['input']!r}")
+            lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}")
         else:
             lines.append(problem["msg"].removeprefix("Value error, "))
     return "; ".join(lines)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -278,6 +281,46 @@ def test_arguments_are_copied_and_frozen():
         observation.received[0, 0, 0] = 0
     with pytest.raises(AttributeError):
         observation.link = "downlink"
+
+
+@pytest.mark.parametrize("order", [(2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1)])
+@pytest.mark.parametrize("name", ["received", "pilots"])
+def test_axes_in_another_order_are_named_with_the_order_that_fits(name, order):
+    """Sizes that all differ, so that one order alone fits."""
+    arguments = isac.Scenario(array_shape=(3, 3), n_subcarriers=8, n_users=2).simulate(0).observation
+    given = getattr(arguments, name)
+    turned = np.ascontiguousarray(given.transpose(order))
+    with pytest.raises(ValueError, match=rf"^{name} must have shape .* got .* looks transposed") as caught:
+        replace(arguments, **{name: turned})
+    back = tuple(map(int, re.search(rf"{name}\.transpose\((\d), (\d), (\d)\)", str(caught.value)).groups()))
+    assert np.array_equal(turned.transpose(back), given)
+
+
+def test_a_block_of_another_size_is_not_called_transposed():
+    with pytest.raises(ValueError, match=r"^received must") as caught:
+        build_with("received", lambda v: v[:, :-1])
+    assert "transposed" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["carrier_hz", "noise_variance", "beam_squint", "user_position_std_m", "time_offset_std_s"]
+)
+def test_arrays_of_no_dimension_are_numbers(name):
+    """As files and reductions give them."""
+    changes = {"carrier_hz": 3.5e9, "noise_variance": 0.1, "beam_squint": True}
+    value = changes.get(name, 0.25)
+    plain = isac.UplinkObservation(**{**good(), "carrier_hz": 3.5e9, name: value})
+    wrapped = isac.UplinkObservation(**{**good(), "carrier_hz": 3.5e9, name: np.array(value)})
+    assert getattr(wrapped, name) == getattr(plain, name)
+    assert type(getattr(wrapped, name)) is type(getattr(plain, name))
+    one, other = isac.UniformPlanarArray(spacing_wavelengths=np.array(0.5)), isac.UniformPlanarArray()
+    assert one == other and hash(one) == hash(other)
+
+
+@pytest.mark.parametrize("value", [np.array("3.5e9"), np.array(True), np.array(1j), np.array([3.5e9])])
+def test_arrays_of_no_dimension_are_checked_like_numbers(value):
+    with pytest.raises(TypeError, match="carrier_hz must be a positive number"):
+        build_with("carrier_hz", lambda _: value)
 
 
 # --- array -------------------------------------------------------------------------------------------

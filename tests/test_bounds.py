@@ -152,6 +152,14 @@ def test_bound_of_a_tiny_scene(known_data, wavefront, pattern):
     BruteForce(simulation).check(known_data)
 
 
+@pytest.mark.parametrize("wrong", ["truth", "observation", None, {}, "urban_uplink"])
+def test_what_is_no_simulation_is_named(wrong):
+    sim = isac.Scenario(array_shape=(2, 2), n_subcarriers=4, n_users=1).simulate(0)
+    given = getattr(sim, wrong) if wrong in ("truth", "observation") else wrong
+    with pytest.raises(TypeError, match=f"simulation must be a Simulation, got {type(given).__name__}"):
+        hybrid_crb(given)
+
+
 def test_bound_with_priors_per_axis_and_user():
     simulation = TINY.simulate(1)
     stds = np.array([[0.2, 1.0, 0.0], [0.5, 0.0, 0.3]])

@@ -80,6 +80,7 @@ def test_simulated_squint_stretches_the_array_phase():
     assert_allclose(truth.channel[0], truth.line_of_sight_gain[0] * expected, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::isac_toolbox.ImplausibleValueWarning")
 def test_squint_vanishes_with_the_bandwidth():
     scenario = isac.Scenario.load("urban_uplink").replace(subcarrier_spacing_hz=1.0)
     narrow = scenario.replace(beam_squint=True).simulate(seed=1).truth.channel

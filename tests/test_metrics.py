@@ -193,6 +193,37 @@ def test_symbol_and_bit_errors_count_data_only(modulation, bits):
     assert metrics.bit_error_rate(decided(wrong), simulation) == pytest.approx(10 / (80 * bits))
 
 
+@pytest.mark.parametrize("metric", [metrics.symbol_error_rate, metrics.bit_error_rate])
+def test_error_rates_of_other_objects_name_them(metric):
+    simulation = SCENARIO.simulate(0)
+    result = decided(simulation.truth.symbol_indices)
+    for wrong in (simulation, simulation.truth.symbol_indices, None):
+        with pytest.raises(
+            TypeError, match=f"result must be an EstimationResult, got {type(wrong).__name__}"
+        ):
+            metric(wrong, simulation)
+    for wrong in (simulation.truth, result, "urban_uplink"):
+        with pytest.raises(TypeError, match=f"simulation must be a Simulation, got {type(wrong).__name__}"):
+            metric(result, wrong)
+
+
+@pytest.mark.parametrize("metric", [metrics.symbol_error_rate, metrics.bit_error_rate])
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda v: v[:1], ValueError),  # of another block: nothing is broadcast
+        (lambda v: v[:, :, :1], ValueError),
+        (lambda v: np.where(v < 0, v, -1), ValueError),  # no decision at data
+        (lambda v: v + 4, ValueError),
+        (lambda v: v.astype(float), TypeError),
+    ],
+)
+def test_decisions_that_do_not_fit_the_block_are_refused(metric, change, error):
+    simulation = SCENARIO.simulate(0)
+    with pytest.raises(error, match=r"result\.symbol_decision must"):
+        metric(decided(change(simulation.truth.symbol_indices)), simulation)
+
+
 def test_all_bits_wrong():
     simulation = SCENARIO.simulate(0)
     sent = simulation.truth.symbol_indices

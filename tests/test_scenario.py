@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import isac_toolbox as isac
+from helpers import ROOT
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.modulation import qam_constellation
 
@@ -315,6 +318,11 @@ def test_traced_scenarios_draw_users_by_seed():
 
 def test_a_traced_path_to_a_file_works(tmp_path):
     source = isac.load_traced("street_canyon")
+    user, station, point = source.user_positions_m[0], source.bs_position_m, source.scatterer_positions_m[0]
+    lengths_m = [
+        np.linalg.norm(user - station),
+        np.linalg.norm(user - point) + np.linalg.norm(point - station),
+    ]
     np.savez(
         tmp_path / "own.npz",
         bs_position_m=source.bs_position_m,
@@ -322,7 +330,7 @@ def test_a_traced_path_to_a_file_works(tmp_path):
         path_ue=[0, 0],
         path_depth=[0, 1],
         path_gain=[1.0, 0.5j],
-        path_delay_s=[1e-7, 2e-7],
+        path_delay_s=np.array(lengths_m) / SPEED_OF_LIGHT_M_S,
         path_first_bounce_m=[[np.nan] * 3, source.scatterer_positions_m[0]],
     )
     truth = SMALL.replace(traced=str(tmp_path / "own.npz"), n_users=1).simulate(0).truth
@@ -336,3 +344,69 @@ def test_a_fixed_environment_keeps_its_scene_over_seeds():
     assert_array_equal(first.truth.scatterer_positions_m, second.truth.scatterer_positions_m)
     assert_array_equal(first.truth.scatterer_positions_m, environment.scatterer_positions_m)
     assert not np.array_equal(first.observation.received, second.observation.received)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n_users", True),
+        ("snr_db", True),
+        ("snr_db", np.True_),
+        ("array_shape", [True, 8]),
+        ("array_shape", np.array([True, True])),
+        ("region_m", [[0, 0, False], [1, 1, 1]]),
+        ("n_pilot_symbols", True),
+        ("azimuth_rad", False),
+        ("traced", True),
+    ],
+)
+def test_true_and_false_are_no_numbers(field, value):
+    with pytest.raises(ValueError, match=f"{field}: must not be true or false, got"):
+        SMALL.replace(**{field: value})
+
+
+@pytest.mark.parametrize("name", ["own.toml", "OWN.TOML"])
+def test_a_byte_order_mark_is_no_content(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbfn_users = 2\n")
+    assert isac.Scenario.load(tmp_path / name).n_users == 2
+
+
+@pytest.fixture
+def own_traced(tmp_path):
+    """A folder with a scenario and, in it, a traced file that the scenario names relative to itself."""
+    folder = tmp_path / "scene"
+    folder.mkdir()
+    (folder / "own.npz").write_bytes((ROOT / "isac_toolbox/data/traced/street_canyon.npz").read_bytes())
+    (folder / "own.toml").write_text("traced = 'own.npz'\nn_users = 1\n")
+    return folder
+
+
+@pytest.mark.parametrize("where", [".", "scene", "/"])
+def test_a_relative_traced_file_is_beside_its_scenario(own_traced, monkeypatch, where):
+    monkeypatch.chdir(own_traced.parent / where)
+    relative = Path(os.path.relpath(own_traced / "own.toml"))
+    for path in (own_traced / "own.toml", relative):
+        scenario = isac.Scenario.load(path)
+        assert scenario.simulate(0).truth.environment.name == "own"
+        copy = isac.Scenario.load(scenario.dump(own_traced / "copy.toml"))
+        assert copy.simulate(0).truth.environment.name == "own"
+
+
+def test_the_file_beside_the_scenario_comes_before_the_current_folder(own_traced, monkeypatch):
+    monkeypatch.chdir(own_traced.parent)
+    other = own_traced.parent / "own.npz"
+    other.write_bytes((ROOT / "isac_toolbox/data/traced/munich.npz").read_bytes())
+    beside = isac.Scenario.load(own_traced / "own.toml").simulate(0).observation.bs_position_m
+    assert_array_equal(beside, isac.load_traced("street_canyon").bs_position_m)
+    (own_traced / "own.npz").unlink()
+    here = isac.Scenario.load(own_traced / "own.toml").simulate(0).observation.bs_position_m
+    assert_array_equal(here, isac.load_traced("munich").bs_position_m)
+
+
+def test_a_missing_traced_file_is_said_where_it_was_sought(own_traced, monkeypatch):
+    monkeypatch.chdir(own_traced.parent)
+    (own_traced / "own.npz").unlink()
+    with pytest.raises(ValueError, match="traced") as caught:
+        isac.Scenario.load(own_traced / "own.toml")
+    for place in (own_traced / "own.npz", own_traced.parent / "own.npz", "munich.npz"):
+        assert str(place) in str(caught.value)

@@ -83,6 +83,7 @@ def assert_same_bits(first: isac.UplinkObservation, second: isac.UplinkObservati
             assert a == b, field.name
 
 
+@pytest.mark.filterwarnings("ignore::isac_toolbox.ImplausibleValueWarning")
 @given(observations())
 @settings(max_examples=50, deadline=None)
 def test_observations_come_back_bit_for_bit(tmp_path_factory, observation):
@@ -235,6 +236,36 @@ def test_single_arrays_and_other_archives_are_refused(tmp_path):
         isac.UplinkObservation.load(tmp_path / "notes.npz")
     with pytest.raises(ValueError, match="is not an npz file"):
         isac.UplinkObservation.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"n_users = 2\n", b"received,pilots\n1,2\n", b"\x89PNG\r\n", b""])
+def test_a_file_that_is_no_npz_is_said_how_it_starts(tmp_path, content):
+    """Not that it might be pickled, which is what NumPy thinks of all that it does not know."""
+    path = tmp_path / "block.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"block\.npz is not an npz file: it starts with b'") as caught:
+        isac.UplinkObservation.load(path)
+    assert "pickle" not in str(caught.value) and repr(content[:8]) in str(caught.value)
+
+
+@pytest.mark.parametrize("member", ["received", "array_shape", "carrier_hz", "beam_squint", "readme.txt"])
+@pytest.mark.parametrize("content", [b"hello", b""])
+def test_members_that_are_no_arrays_are_named(saved, member, content):
+    kept = saved.with_name("changed.npz")
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(kept, "w") as target:
+        for name in source.namelist():
+            if name.removesuffix(".npy") != member:
+                target.writestr(name, source.read(name))
+        target.writestr(member, content)
+    with pytest.raises(ValueError, match=rf"changed\.npz: (cannot read key )?{member}"):
+        isac.UplinkObservation.load(kept)
+
+
+def test_capital_letters_name_an_npz_file(tmp_path):
+    observation = small_observation()
+    path = observation.save(tmp_path / "BLOCK.NPZ")
+    assert path == tmp_path / "BLOCK.NPZ" and path.exists()
+    assert_same_bits(isac.UplinkObservation.load(path), observation)
 
 
 def test_missing_files_are_named(tmp_path):

@@ -5,11 +5,13 @@ from isac_toolbox.channel.environment import Environment, draw_environment, load
 from isac_toolbox.channel.modulation import bit_labels, qam_constellation
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.channel.plausibility import ImplausibleValueWarning
 from isac_toolbox.channel.uplink import noise_variance_for_snr
 
 __all__ = [
     "SPEED_OF_LIGHT_M_S",
     "Environment",
+    "ImplausibleValueWarning",
     "UniformPlanarArray",
     "UnlocatedPaths",
     "UplinkObservation",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from isac_toolbox._validation import as_array, check_finite, check_integer, check_positive
+from isac_toolbox._validation import as_array, as_scalar, check_finite, check_integer, check_positive
 
 __all__ = ["SPEED_OF_LIGHT_M_S", "UniformPlanarArray"]
 
@@ -64,6 +64,8 @@ class UniformPlanarArray:
             raise TypeError(f"shape must be a pair (horizontal, vertical), got {self.shape!r}") from None
         n_h, n_v = check_integer("shape[0]", n_h, 1), check_integer("shape[1]", n_v, 1)
         object.__setattr__(self, "shape", (n_h, n_v))
+        for name in ("spacing_wavelengths", "azimuth_rad", "elevation_rad"):
+            object.__setattr__(self, name, as_scalar(getattr(self, name)))
         spacing = self.spacing_wavelengths
         if isinstance(spacing, (tuple, list)) and len(spacing) != 2:
             raise ValueError(

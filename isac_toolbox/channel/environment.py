@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox import _npz
-from isac_toolbox._validation import as_array, check_finite, check_shape
+from isac_toolbox._validation import as_array, as_indices, check_finite, check_non_negative, check_shape
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delays_s, unit_vectors
+from isac_toolbox.channel.plausibility import check_longest_delay, warn_of_implausible_delays
+from isac_toolbox.channel.traced import TRACED_KEYS, traced_arrays
 
 __all__ = ["DrawSettings", "Environment", "draw_environment", "load_traced"]
 
@@ -22,14 +24,19 @@ RealArray = NDArray[np.float64]
 Point = tuple[float, float, float]
 _SAME_POINT_M = 1e-3
 _MAX_TRIES = 20_000
-_TRACED_KEYS: dict[str, tuple[type, tuple[int | None, ...], str]] = {
-    "bs_position_m": (float, (3,), "(3,)"),
-    "ue_position_m": (float, (None, 3), "(K, 3)"),
-    "path_ue": (float, (None,), "(P,)"),
-    "path_depth": (float, (None,), "(P,)"),
-    "path_gain": (complex, (None,), "(P,)"),
-    "path_delay_s": (float, (None,), "(P,)"),
-    "path_first_bounce_m": (float, (None, 3), "(P, 3)"),
+_UNIT_LENGTH = 1e-6
+# K users, S scatterers, P further paths
+_FIELDS: dict[str, tuple[type, tuple[int | str, ...]]] = {
+    "bs_position_m": (float, (3,)),
+    "user_positions_m": (float, ("K", 3)),
+    "scatterer_positions_m": (float, ("S", 3)),
+    "line_of_sight_gain": (complex, ("K",)),
+    "scatterer_gain": (complex, ("K", "S")),
+    "extra_user": (int, ("P",)),
+    "extra_direction": (float, ("P", 3)),
+    "extra_delay_s": (float, ("P",)),
+    "extra_gain": (complex, ("P",)),
+    "region_m": (float, (2, 3)),
 }
 
 
@@ -55,6 +62,16 @@ class Environment:
     region_m : ndarray, shape (2, 3)
         Box that holds the scatterers.
     name : str
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what came and what is allowed.
+
+    Warns
+    -----
+    ImplausibleValueWarning
+        For delays shorter than the straight line, or out of all proportion to the scene.
     """
 
     bs_position_m: RealArray
@@ -69,6 +86,44 @@ class Environment:
     region_m: RealArray
     name: str = "environment"
 
+    def __post_init__(self) -> None:
+        self._check_fields()
+        self._check_paths()
+
+    def _check_fields(self) -> None:
+        """Convert every array, and check its shape and that it is finite."""
+        sizes: dict[int | str, int] = {}
+        for name, (dtype, axes) in _FIELDS.items():
+            given = getattr(self, name)
+            value = as_indices(name, given) if dtype is int else as_array(name, given, dtype)
+            shape = [axis if isinstance(axis, int) else sizes.get(axis) for axis in axes]
+            check_shape(name, value, shape, f"({', '.join(map(str, axes))}{',' * (len(axes) == 1)})")
+            check_finite(name, value)
+            sizes.update(zip(axes, value.shape))
+            if sizes.get("K") == 0:
+                raise ValueError(f"{name} must hold at least one user, got none")
+            object.__setattr__(self, name, value)
+        if np.any(self.region_m[1] < self.region_m[0]):
+            raise ValueError(f"region_m must have its second corner beyond the first, got {self.region_m}")
+
+    def _check_paths(self) -> None:
+        """Check what further paths may be."""
+        user, delay_s = self.extra_user, self.extra_delay_s
+        if user.size and (user.min() < 0 or user.max() >= self.n_users):
+            raise ValueError(
+                f"extra_user must index user_positions_m (0..{self.n_users - 1}), "
+                f"got {user.min()} to {user.max()}"
+            )
+        length = np.linalg.norm(self.extra_direction, axis=1)
+        if np.any(np.abs(length - 1) > _UNIT_LENGTH):
+            worst = length[np.argmax(np.abs(length - 1))]
+            raise ValueError(f"extra_direction must hold unit vectors, got one of length {worst:.6g}")
+        check_longest_delay("extra_delay_s", delay_s)
+        _, direct_m = unit_vectors(self.bs_position_m, self.user_positions_m)
+        _, reach_m = unit_vectors(self.bs_position_m, self.scatterer_positions_m)
+        scene_m = float(np.max(np.concatenate([direct_m, reach_m])))
+        warn_of_implausible_delays("extra_delay_s", delay_s, direct_m[user], scene_m)
+
     @property
     def n_users(self) -> int:
         """Number of users K."""
@@ -76,8 +131,8 @@ class Environment:
 
     @property
     def path_counts(self) -> NDArray[np.int64]:
-        """Number of paths of every user, shape (K,)."""
-        extra = np.bincount(self.extra_user, minlength=self.n_users)
+        """Number of paths of every user that carry anything, shape (K,)."""
+        extra = np.bincount(self.extra_user[self.extra_gain != 0], minlength=self.n_users)
         return (self.line_of_sight_gain != 0) + np.count_nonzero(self.scatterer_gain, axis=1) + extra
 
     def select_users(self, users: Sequence[int]) -> Environment:
@@ -96,6 +151,7 @@ class Environment:
         ValueError
             If an index does not exist, repeats, or names a user without any path.
         """
+        self.__post_init__()  # arrays may have been changed since
         try:
             chosen = np.asarray(users)
         except ValueError:
@@ -111,7 +167,7 @@ class Environment:
         seen = np.any(gain != 0, axis=0)
         new_index = np.full(self.n_users, -1)
         new_index[chosen] = np.arange(chosen.size)
-        kept = new_index[self.extra_user] >= 0
+        kept = (new_index[self.extra_user] >= 0) & (self.extra_gain != 0)
         return Environment(
             bs_position_m=self.bs_position_m,
             user_positions_m=self.user_positions_m[chosen],
@@ -297,13 +353,22 @@ def load_traced(path: str | Path, *, margin_m: float = 10.0) -> Environment:
     FileNotFoundError
         If there is neither a file nor a shipped environment of that name.
     ValueError
-        If keys are missing, inconsistent or not finite.
+        If keys are missing, inconsistent or not finite, if a user has two lines of sight, or if delays are
+        negative or in another unit than the paths' points.
+    TypeError
+        If indices are no integers.
+
+    Warns
+    -----
+    ImplausibleValueWarning
+        If delays are not those of the paths' points, as when they are relative to a first path.
 
     Notes
     -----
     Keys: ``bs_position_m (3,)``, ``ue_position_m (K, 3)``, ``path_ue (P,)``, ``path_depth (P,)`` (0 = line
     of sight, 1 = single bounce, more = further bounces), ``path_gain (P,)``, ``path_delay_s (P,)``,
-    ``path_first_bounce_m (P, 3)`` (NaN on the line of sight). The shipped files were traced with
+    ``path_first_bounce_m (P, 3)`` (NaN on the line of sight). Paths of zero gain, with which arrays are
+    padded, are left out. The shipped files were traced with
     sionna-rt 2.2.0 (Apache-2.0) at 3.5 GHz, specular reflections, at most two bounces.
 
     Examples
@@ -313,32 +378,29 @@ def load_traced(path: str | Path, *, margin_m: float = 10.0) -> Environment:
     >>> munich.n_users, munich.scatterer_positions_m.shape
     (24, (84, 3))
     """
-    source = Path(path)
+    source, box_margin_m = Path(path), as_array("margin_m", margin_m, float)
+    check_shape("margin_m", box_margin_m, (), "scalar")
+    check_finite("margin_m", box_margin_m)
+    check_non_negative("margin_m", box_margin_m)
     if source.is_file():
-        return _from_traced(_npz.read(source, "traced environment", _TRACED_KEYS), source.stem, margin_m)
+        return _from_traced(_npz.read(source, "traced environment", TRACED_KEYS), source.stem, margin_m)
     shipped = files("isac_toolbox") / "data" / "traced" / f"{source.name.removesuffix('.npz')}.npz"
     if source.name != str(path) or not shipped.is_file():
         known = sorted(
             p.name for p in (files("isac_toolbox") / "data" / "traced").iterdir() if p.name.endswith("npz")
         )
-        raise FileNotFoundError(f"no such traced environment: {path}; shipped are {', '.join(known)}")
+        raise FileNotFoundError(
+            f"no such traced environment: {path} (sought as {source.absolute()}); "
+            f"shipped are {', '.join(known)}"
+        )
     with as_file(shipped) as real:
-        return _from_traced(_npz.read(real, "traced environment", _TRACED_KEYS), source.name, margin_m)
+        return _from_traced(_npz.read(real, "traced environment", TRACED_KEYS), source.name, margin_m)
 
 
 def _from_traced(data: dict[str, NDArray], name: str, margin_m: float) -> Environment:
-    data = {key: _traced_array(name, key, data[key]) for key in _TRACED_KEYS}
+    data = traced_arrays(name, data)
     users, bs, bounce = data["ue_position_m"], data["bs_position_m"], data["path_first_bounce_m"]
-    path_user, depth, gain = data["path_ue"].astype(np.int64), data["path_depth"], data["path_gain"]
-    for key in ("path_depth", "path_gain", "path_delay_s", "path_first_bounce_m"):
-        if len(data[key]) != path_user.size:
-            raise ValueError(
-                f"{name}: {key} must have one entry per path_ue ({path_user.size}), got {len(data[key])}"
-            )
-    if not np.all(np.isfinite(bounce[depth > 0])):
-        raise ValueError(f"{name}: path_first_bounce_m must be finite wherever path_depth is above 0")
-    if path_user.size and (path_user.min() < 0 or path_user.max() >= len(users)):
-        raise ValueError(f"{name}: path_ue must index ue_position_m (0..{len(users) - 1})")
+    path_user, depth, gain = data["path_ue"], data["path_depth"], data["path_gain"]
     los_gain = np.zeros(len(users), complex)
     los_gain[path_user[depth == 0]] = gain[depth == 0]
     single, further = depth == 1, depth > 1
@@ -359,16 +421,6 @@ def _from_traced(data: dict[str, NDArray], name: str, margin_m: float) -> Enviro
         region_m=np.array([box.min(axis=0) - margin_m, box.max(axis=0) + margin_m]),
         name=name.removesuffix(".npz"),
     )
-
-
-def _traced_array(name: str, key: str, value: NDArray) -> NDArray:
-    """One key of a traced file, converted and checked for shape and finite values."""
-    dtype, shape, meaning = _TRACED_KEYS[key]
-    array = as_array(f"{name}: {key}", value, dtype)
-    check_shape(f"{name}: {key}", array, shape, meaning)
-    if key != "path_first_bounce_m":
-        check_finite(f"{name}: {key}", array)
-    return array
 
 
 def _distinct_points(points: RealArray) -> tuple[RealArray, NDArray[np.int64]]:

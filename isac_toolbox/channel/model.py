@@ -97,7 +97,19 @@ def normalise_power(channel: NDArray[np.complex128], power_control: bool) -> NDA
     """Return the amplitude factor of every user, shape (K,), that makes the mean of ``|h|^2`` one.
 
     With ``power_control`` every user's own mean becomes one, otherwise the mean over all users.
+
+    Raises
+    ------
+    ValueError
+        If a user's channel has no power that a float holds.
     """
-    power = np.mean(np.abs(channel) ** 2, axis=(1, 2))
+    with np.errstate(over="ignore"):
+        power = np.mean(np.abs(channel) ** 2, axis=(1, 2))
+    lost = np.flatnonzero(~((power > 0) & np.isfinite(power)))
+    if lost.size:
+        raise ValueError(
+            f"the gains of user(s) {lost.tolist()} must give a channel with power, got paths that are zero, "
+            "cancel, or have squares beyond a float (1e-154 to 1e154)"
+        )
     reference = power if power_control else np.full_like(power, np.mean(power))
     return 1 / np.sqrt(reference)

@@ -13,13 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from isac_toolbox import _npz
 from isac_toolbox._validation import (
     as_array,
+    as_scalar,
     check_finite,
+    check_flag,
     check_non_negative,
     check_positive,
     check_shape,
     without_mask,
 )
 from isac_toolbox.channel.array import UniformPlanarArray
+from isac_toolbox.channel.plausibility import warn_of_implausible_block
 
 __all__ = ["LINKS", "WAVEFRONTS", "UplinkObservation"]
 
@@ -78,6 +81,11 @@ class UplinkObservation:
     TypeError, ValueError
         Naming the argument, what came and what is allowed.
 
+    Warns
+    -----
+    ImplausibleValueWarning
+        For frequencies and positions that look like those in other units (kHz, counted, km).
+
     Notes
     -----
     Saved files hold one npz array per field: ``received, pilots, pilot_mask, array_shape,
@@ -119,16 +127,24 @@ class UplinkObservation:
             self._set(name, as_array(name, getattr(self, name), float))
         self._set("constellation", as_array("constellation", self.constellation, complex))
         self._check_options()
+        self._check_axes()
         self._check_samples(present)
         self._check_block()
         self._check_pilots()
         self._check_knowledge()
         self._check_constellation()
+        self._check_units()
 
     def _set(self, name: str, value: NDArray[Any]) -> None:
         frozen = np.array(value)
         frozen.setflags(write=False)
         object.__setattr__(self, name, frozen)
+
+    def _check_axes(self) -> None:
+        """Refuse a block whose axes are there, but in another order."""
+        n_sub, n_users = self.subcarrier_frequencies_hz.size, len(np.atleast_1d(self.user_positions_m))
+        _check_order("received", self.received, (n_sub, self.array.n_elements), "(N, M, T)")
+        _check_order("pilots", self.pilots, (n_users, n_sub), "(K, N, T)")
 
     def _check_samples(self, present: NDArray[np.bool_] | None) -> None:
         """Check shape and masks; ``present`` (N, M, T) are the samples that came without a mask."""
@@ -193,9 +209,9 @@ class UplinkObservation:
         self._set("pilot_mask", mask)
         if np.any(self.pilots[~self.known]):
             raise ValueError("pilots must be zero wherever pilot_mask is False (data positions)")
-        energy = np.sum(np.abs(self.pilots) ** 2, axis=(1, 2))
-        if np.any(energy == 0):
-            raise ValueError(f"pilots: no pilots for user(s) {np.flatnonzero(energy == 0).tolist()}")
+        peak = np.max(np.abs(self.pilots), axis=(1, 2))
+        if np.any(peak == 0):
+            raise ValueError(f"pilots: no pilots for user(s) {np.flatnonzero(peak == 0).tolist()}")
 
     def _check_knowledge(self) -> None:
         n_users = self.n_users
@@ -245,6 +261,16 @@ class UplinkObservation:
         if np.unique(points).size != points.size:
             raise ValueError("constellation must have distinct points, got repeated ones")
 
+    def _check_units(self) -> None:
+        """Warn of values that look like those in another unit."""
+        warn_of_implausible_block(
+            self.subcarrier_frequencies_hz,
+            self.carrier_hz,
+            self.array,
+            self.bs_position_m,
+            np.vstack([self.user_positions_m, self.region_m]),
+        )
+
     def _check_options(self) -> None:
         if self.wavefront not in WAVEFRONTS:
             raise ValueError(f"wavefront must be one of {WAVEFRONTS}, got {self.wavefront!r}")
@@ -252,13 +278,10 @@ class UplinkObservation:
             raise ValueError(f"link must be one of {LINKS}, got {self.link!r}")
         for name in ("carrier_hz", "noise_variance"):
             if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
-                object.__setattr__(self, name, float(getattr(self, name)))
+                object.__setattr__(self, name, check_positive(name, as_scalar(getattr(self, name))))
         if self.wavefront == "spherical" and self.carrier_hz is None:
             raise ValueError("carrier_hz is needed for wavefront='spherical', got None")
-        if not isinstance(self.beam_squint, (bool, np.bool_)):
-            raise TypeError(f"beam_squint must be True or False, got {self.beam_squint!r}")
-        object.__setattr__(self, "beam_squint", bool(self.beam_squint))
+        object.__setattr__(self, "beam_squint", check_flag("beam_squint", as_scalar(self.beam_squint)))
         if self.beam_squint and self.carrier_hz is None:
             raise ValueError("carrier_hz is needed for beam_squint=True, got None")
         if self.beam_squint and self.wavefront != "planar":
@@ -409,3 +432,16 @@ _REAL_FIELDS = (
     "time_offset_std_s",
     "region_m",
 )
+
+
+def _check_order(name: str, value: NDArray[Any], first: tuple[int, int], meaning: str) -> None:
+    """Raise if the first two axes (of three) have these sizes in another order alone."""
+    shape = value.shape
+    if value.ndim != 3 or shape[:2] == first:
+        return
+    for order in ((2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1)):
+        if (shape[order[0]], shape[order[1]]) == first:
+            raise ValueError(
+                f"{name} must have shape {meaning} = ({first[0]}, {first[1]}, any), got {shape}, which looks "
+                f"transposed; {name}.transpose{order} fits"
+            )

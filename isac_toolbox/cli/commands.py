@@ -5,10 +5,14 @@ Heavy modules are imported inside the commands, so that ``isac --help`` answers 
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
-from io import TextIOWrapper
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from isac_toolbox._version import __version__
-from isac_toolbox.cli.errors import BAD_INPUT, INTERRUPTED, Problem, bad_input
+from isac_toolbox.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, Problem, bad_input
 from isac_toolbox.cli.estimate import estimate
 from isac_toolbox.cli.figure import figure
 from isac_toolbox.cli.inputs import (
@@ -46,12 +50,17 @@ class _Commands(TyperGroup):
         if not standalone:
             return super().main(*args, **extra)
         try:
-            code = super().main(*args, **extra)
+            with _plain_warnings():
+                code = super().main(*args, **extra)
+            if sys.stdout is not None:  # as it is where the shell has closed it
+                sys.stdout.flush()
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
         except Problem as problem:
             say(f"error: {problem}")
             code = problem.code
+        except OSError as error:
+            code = _say_lost(error)
         except Exception as error:
             usage = getattr(error, "format_message", None)
             if usage is None:
@@ -63,6 +72,32 @@ class _Commands(TyperGroup):
         if code == INTERRUPTED:
             say("interrupted")
         sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show warnings of values as a line, without the place in the code."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **rest: Any) -> None:
+            if issubclass(category, UserWarning):
+                say(f"warning: {message}")
+            else:
+                before(message, category, *place, **rest)
+
+        warnings.showwarning = show
+        yield
+
+
+def _say_lost(error: OSError) -> int:
+    """Say which output could not be written, in general standard output, whose reader may be gone."""
+    if error.filename is None:
+        sys.stdout = StringIO()  # what is left in the old one would fail again at the end
+    if error.errno != errno.EPIPE:
+        with suppress(OSError):
+            say(f"error: {error.filename or 'standard output'}: {error.strerror or error}")
+    return FAILED
 
 
 app = typer.Typer(

@@ -17,6 +17,7 @@ from isac_toolbox.cli.inputs import (
     SetOption,
     SnrOption,
     draw,
+    is_npz,
     load_observation,
     load_scenario,
     one_of,
@@ -98,7 +99,7 @@ def estimate(
     settings = {key: value for key, value in given.items() if value is not None}
     snr: float | None = None
     simulation: Simulation | None = None
-    if source.endswith(".npz"):
+    if is_npz(source):
         reject_for_file(seed=seed, snr_db=snr_db, set=changes)
         if entry.needs_truth:
             raise Problem(
@@ -126,6 +127,9 @@ def estimate(
         snr_db=snr,
         recording=recording,
     )
+    if save is not None:
+        with bad_input("--save"):  # before anything is printed, whose reader may be gone
+            result.save(save)
     summary = estimation_report(run)
     summary["estimator"]["settings"] = {**entry.settings, **settings}
     if as_json:

@@ -21,6 +21,7 @@ __all__ = [
     "SetOption",
     "SnrOption",
     "draw",
+    "is_npz",
     "load_observation",
     "load_scenario",
     "one_of",
@@ -58,13 +59,18 @@ def one_of(names: Iterable[str], text: str) -> Any:
     return typer.Option(metavar="NAME", help=f"{text}: {', '.join(known)}.", callback=check)
 
 
+def is_npz(name: str) -> bool:
+    """Return whether a name is that of an npz file, in small or capital letters."""
+    return name.lower().endswith(".npz")
+
+
 def load_scenario(name: str, snr_db: float | None, changes: list[str] | None) -> Scenario:
     """Return the scenario with ``--set`` and ``--snr-db`` applied."""
     from isac_toolbox.scenario import Scenario
 
-    if name.endswith(".npz"):
+    if is_npz(name):
         raise Problem(f"{name} is an observation, not a scenario; use 'isac estimate {name}'")
-    values = dict(map(_parse_change, changes or []))
+    values = _parse_changes(changes or [])
     if snr_db is not None:
         if "snr_db" in values:
             raise Problem("--snr-db and --set snr_db=... are the same field; give one of them")
@@ -73,6 +79,17 @@ def load_scenario(name: str, snr_db: float | None, changes: list[str] | None) ->
         loaded = Scenario.load(name)
     with bad_input("--set" if changes else "--snr-db"):
         return loaded.replace(**values) if values else loaded
+
+
+def _parse_changes(changes: list[str]) -> dict[str, Any]:
+    """Return the changed fields, each given once."""
+    values: dict[str, Any] = {}
+    for text in changes:
+        field, value = _parse_change(text)
+        if field in values:
+            raise Problem(f"--set {field} is given twice, as {values[field]!r} and {value!r}; give it once")
+        values[field] = value
+    return values
 
 
 def _parse_change(text: str) -> tuple[str, Any]:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from isac_toolbox.cli.errors import Problem, bad_input
+from isac_toolbox.cli.inputs import is_npz
 
 if TYPE_CHECKING:
     from isac_toolbox._compilation import Compilation
@@ -65,7 +66,7 @@ def npz_path(option: str, path: Path) -> Path:
     """Return the path that an npz file gets: ``.npz`` is added if missing; refuse a path without a name."""
     if not path.name:
         raise Problem(f"{option}: {str(path)!r} has no file name; give one")
-    return path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+    return path if is_npz(path.name) else path.with_name(f"{path.name}.npz")
 
 
 def keep_inputs(outputs: dict[str, Path | None], inputs: dict[str, Path | None]) -> None:
@@ -113,9 +114,10 @@ def check_page(path: Path | None) -> None:
 
 
 def write_outputs(run: Run, save: Path | None, plot: Path | None, page: Path | None, quiet: bool) -> None:
-    """Write the result file, the picture and the interactive page."""
+    """Write the picture and the interactive page, and say so, also of the result file, which is there."""
+    if save is not None and not quiet:
+        typer.echo(f"wrote {save}")
     for path, option, write in (
-        (save, "--save", _save),
         (plot, "--plot", _draw_plot),
         (page, "--html", _write_page),
     ):
@@ -125,10 +127,6 @@ def write_outputs(run: Run, save: Path | None, plot: Path | None, page: Path | N
             write(run, path)
         if not quiet:
             typer.echo(f"wrote {path}")
-
-
-def _save(run: Run, path: Path) -> None:
-    run.result.save(path)
 
 
 def _draw_plot(run: Run, path: Path) -> None:

@@ -223,7 +223,7 @@ class EMTurboBiSVBI:
             result = loop.run_bounded(callback, self.n_threads)
         if loop.fits_badly():
             with bounded_threads(self.n_threads or 1):
-                return better_of(obs, result, LeastSquares().estimate(obs))
+                return better_of(loop.obs, result, LeastSquares().estimate(loop.obs))
         return result
 
 

@@ -63,5 +63,7 @@ def _expected_error(obs: UplinkObservation, result: EstimationResult) -> float:
     if not data.any():
         return float(np.mean(np.sum(result.channel_variance, axis=0))) + result.noise_variance
     fitted = np.einsum("knm,knt->nmt", result.channel, result.symbol_mean)
-    squared = np.sum(np.abs(obs.received - fitted) ** 2, axis=1)
-    return float(np.mean(squared[data]))
+    squared = np.abs(obs.received - fitted) ** 2
+    if obs.usable is not None:
+        squared *= obs.usable
+    return float(np.mean(np.sum(squared, axis=1)[data]))

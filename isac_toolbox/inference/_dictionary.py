@@ -12,6 +12,8 @@ from isac_toolbox._validation import without_mask
 
 #: Cost cap: columns of an operator fetched at a time while their energies are measured.
 BLOCK_COLUMNS = 64
+#: Guard: relative gap between an operator and its adjoint that single precision does not reach.
+ADJOINT_TOLERANCE = 1e-3
 
 
 class Dictionary:
@@ -32,9 +34,10 @@ class Dictionary:
     Raises
     ------
     TypeError
-        If ``A`` is not numeric.
+        If ``A`` is not numeric, or an operator without ``rmatvec``.
     ValueError
-        If ``A`` is not a matrix, is empty, is not finite or has a column of zeros.
+        If ``A`` is not a matrix, is empty, is not finite or has a column of zeros, or if an operator's
+        ``rmatvec`` is not the adjoint of its ``matvec``.
     """
 
     def __init__(self, A: Any) -> None:
@@ -56,10 +59,34 @@ class Dictionary:
             raise ValueError(f"A must be a matrix (m, n) with m, n >= 1, got shape {self.shape}")
         self.is_complex = kind == "c"
         self.scale = 1.0
+        if self._operator is not None:
+            self._check_adjoint(self._operator)
         self.energies = self._checked_energies()
         mean_energy = float(np.mean(self.energies))
         self.scale = float(np.sqrt(self.shape[0] / mean_energy))
         self.energies = self.energies * (self.shape[0] / mean_energy)
+
+    def _check_adjoint(self, operator: LinearOperator) -> None:
+        """Compare ``<A u, v>`` with ``<u, A^H v>`` for one random pair: a transpose is no adjoint."""
+        rng = np.random.default_rng(0)
+        u, v = (rng.standard_normal(n) for n in self.shape[::-1])
+        if self.is_complex:
+            u, v = (real + 1j * rng.standard_normal(real.size) for real in (u, v))
+        forward = np.asarray(operator.matvec(u)).reshape(-1)
+        try:
+            back = np.asarray(operator.rmatvec(v)).reshape(-1)
+        except NotImplementedError:
+            raise TypeError(
+                "A must have rmatvec, the product with its conjugate transpose, beside matvec: give it to "
+                "LinearOperator, or pass the matrix itself"
+            ) from None
+        size = float(np.linalg.norm(forward))  # what <A u, v> is typically
+        gap = abs(np.vdot(v, forward) - np.vdot(back, u))
+        if 0 < size < np.inf and not gap <= ADJOINT_TOLERANCE * size:
+            raise ValueError(
+                "A must have an rmatvec that is the product with its conjugate transpose, got another one: "
+                f"<A u, v> and <u, A^H v> differ by {gap / size:.2g} of their size"
+            )
 
     def _checked_energies(self) -> np.ndarray:
         """Squared norms of the unscaled columns; all must be finite and positive."""

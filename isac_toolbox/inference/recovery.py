@@ -352,7 +352,8 @@ def sparse_recover(
     ------
     TypeError, ValueError
         If an argument has the wrong type, shape or range, holds NaN or infinity, if ``y`` or a column of
-        ``A`` is all zero, or if ``support`` covers another number of coefficients.
+        ``A`` is all zero, if an operator's ``rmatvec`` is missing or wrong, or if ``support`` covers another
+        number of coefficients.
 
     Examples
     --------

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from isac_toolbox._validation import as_array, check_shape
+from isac_toolbox._validation import as_array, check_has, check_shape
 from isac_toolbox.plotting.style import OKABE_ITO, figure_of
 
 if TYPE_CHECKING:
@@ -48,10 +48,14 @@ def convergence(
 
     Raises
     ------
+    TypeError
+        If it is neither a result nor a history.
     ValueError
         If the history is empty, ``nmse_db`` has another length, or a bound comes without ``nmse_db``.
     """
     history: Any = getattr(result_or_history, "history", result_or_history)
+    wanted = "an EstimationResult or a History"
+    check_has("result_or_history", history, wanted, ("__len__", "objective", "noise_variance"))
     if not len(history):
         raise ValueError("history must hold at least one iteration, got none")
     if bound_db is not None and nmse_db is None:

@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from isac_toolbox._validation import check_has
 from isac_toolbox.metrics import localisation
 from isac_toolbox.plotting.style import OKABE_ITO
 
@@ -54,10 +55,16 @@ def scene_3d(
     ax : ndarray of Axes, shape (2,)
         The view in space (3-D axes) and the view from above, in metres, both with equal scales.
 
+    Raises
+    ------
+    TypeError
+        If an argument is something else.
+
     Notes
     -----
     Thin lines drop from every point to the lowest height of the region.
     """
+    _check_types(result, truth, observation)
     region, station = _surroundings(truth, observation)
     fig = plt.figure(figsize=(11.5, 5.2), layout="constrained")
     panels = fig.add_gridspec(1, 2, width_ratios=(1.35, 1.0), wspace=0.12)
@@ -92,6 +99,17 @@ def scene_3d(
         handles.append(Line2D([], [], color=_GREY, ls="--", lw=1, label="region of the scatterers"))
     fig.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
     return fig, axes
+
+
+def _check_types(result: Any, truth: Any, observation: Any) -> None:
+    read = ("scatterer_positions_m", "scatterer_probability", "user_positions_m", "unlocated_paths")
+    check_has("result", result, "an EstimationResult", read)
+    if truth is not None:
+        read = ("scatterer_positions_m", "user_positions_m", "unlocated_paths", "environment")
+        check_has("truth", truth, "the Truth of a Simulation", read)
+    if observation is not None:
+        read = ("bs_position_m", "region_m", "user_positions_m", "array")
+        check_has("observation", observation, "an UplinkObservation", read)
 
 
 def _surroundings(

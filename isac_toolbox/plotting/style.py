@@ -53,6 +53,8 @@ def figure_of(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]
     """Return given axes with their figure, or new ones."""
     if ax is None:
         return plt.subplots(figsize=size, layout="constrained")
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax must be matplotlib Axes, got {type(ax).__name__}")
     figure = ax.get_figure(root=True)
     if figure is None:
         raise ValueError("ax must belong to a figure")

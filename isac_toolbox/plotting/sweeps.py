@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from isac_toolbox._validation import as_array, check_has, check_shape
 from isac_toolbox.plotting.style import BOUND_STYLE, OKABE_ITO, curve_style, figure_of, readable_log
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def sweep_curves(
 
     Raises
     ------
+    TypeError
+        If it is no result of a sweep, or ``labels`` is no mapping.
     ValueError
         For a metric or field that does not exist; the known ones are listed.
 
@@ -104,6 +107,9 @@ def sweep_curves(
     without a single error is drawn as an arrow downwards from its upper limit at 95 %. Estimators without
     the figure are left out.
     """
+    check_has("result", result, "a SweepResult", ("fields", "summary"))
+    if labels is not None:
+        check_has("labels", labels, "a mapping of estimators to names", ("items", "keys"))
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     if not result.fields or (x is not None and x not in result.fields):
@@ -182,9 +188,13 @@ def reliability(bins: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = No
     fig : Figure
     ax : Axes
     """
+    check_has("bins", bins, "a mapping of cases to bins", ("items", "keys"))
+    pooled_bins = {name: as_array(f"bins[{name!r}]", pooled, float) for name, pooled in bins.items()}
+    for name, pooled in pooled_bins.items():
+        check_shape(f"bins[{name!r}]", pooled, (None, 3), "(bins, 3)")
     fig, ax = _calibration_axes(ax)
-    for number, (name, pooled) in enumerate(bins.items()):
-        count, probability, true = np.asarray(pooled, float).T
+    for number, (name, pooled) in enumerate(pooled_bins.items()):
+        count, probability, true = pooled.T
         some = count > 0
         stated, share = probability[some] / count[some], true[some] / count[some]
         low, high = wilson_interval(true[some], count[some])
@@ -229,9 +239,12 @@ def coverage(levels: Mapping[str, NDArray[np.float64]], *, ax: Axes | None = Non
     fig : Figure
     ax : Axes
     """
+    check_has("levels", levels, "a mapping of cases to counts", ("items", "keys"))
+    pooled = {name: as_array(f"levels[{name!r}]", counts, float) for name, counts in levels.items()}
+    for name, counts in pooled.items():
+        check_shape(f"levels[{name!r}]", counts, (None,), "(bins,)")
     fig, ax = _calibration_axes(ax)
-    for number, (name, counts) in enumerate(levels.items()):
-        counts = np.asarray(counts, float)
+    for number, (name, counts) in enumerate(pooled.items()):
         level = np.arange(len(counts) + 1) / len(counts)
         share = np.concatenate([[0.0], np.cumsum(counts)]) / max(counts.sum(), 1.0)
         colour, marker, line = _CASES[number % len(_CASES)]

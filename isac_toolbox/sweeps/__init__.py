@@ -76,7 +76,7 @@ def sweep(
         The figures depend on it, the point and the trial alone: not on ``jobs``, nor on which other points
         or estimators are swept.
     jobs : int
-        Processes; -1 takes every processor.
+        Processes; -1 takes every processor. More than there are trials or processors are not started.
     store : path, optional
         SQLite file that keeps every finished row. The same call on it runs only what is missing; points,
         estimators and trials may be added, anything else must stay as it was.
@@ -122,7 +122,7 @@ def sweep(
         check_integer("min_errors", min_errors, 1)
     with (
         Store(store, plan) as kept,
-        open_workers(jobs, dask) as workers,
+        open_workers(jobs, dask, len(plan.points) * plan.trials) as workers,
         listener(progress) as listen,
     ):
         if retry_failed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from dataclasses import fields
 from time import perf_counter
 from typing import Any
 
@@ -13,11 +14,12 @@ from scipy.special import gammainc
 
 from isac_toolbox._compilation import watch_compilation
 from isac_toolbox._threads import bounded_threads
+from isac_toolbox._validation import check_has, check_shape
 from isac_toolbox._version import __version__
 from isac_toolbox.bounds import HybridBound, hybrid_crb
 from isac_toolbox.channel.modulation import bit_labels
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.metrics import localisation
+from isac_toolbox.metrics import data_decisions, localisation
 from isac_toolbox.scenario import Simulation
 from isac_toolbox.sweeps._plan import Task, describe_estimator, trial_seed
 from isac_toolbox.sweeps._rows import FAILED, OK, Bins, Levels, Metrics, SweepRow
@@ -110,9 +112,12 @@ def _measure(result: EstimationResult, simulation: Simulation, bound: HybridBoun
 
     Raises
     ------
+    TypeError, ValueError
+        If the estimate is no result, or one of another block: nothing is broadcast.
     FloatingPointError
         If the estimate is not finite or the estimator itself gave up.
     """
+    _check_shapes(result, simulation)
     if result.status == "numerical failure" or not np.all(np.isfinite(result.channel)):
         raise FloatingPointError(f"the estimate failed: {result.status} after {result.n_iter} iterations")
     truth = simulation.truth
@@ -150,20 +155,41 @@ def _measure(result: EstimationResult, simulation: Simulation, bound: HybridBoun
     )
 
 
+def _check_shapes(result: EstimationResult, simulation: Simulation) -> None:
+    """Refuse a result whose arrays do not have the sizes of the block."""
+    obs = simulation.observation
+    n_users, n_sub, n_symbols = obs.pilots.shape
+    check_has("the estimate", result, "an EstimationResult", (f.name for f in fields(EstimationResult)))
+    candidates = result.candidates
+    n_points, n_candidates = len(result.scatterer_positions_m), len(candidates.scatterer_positions_m)
+    for name, value, meaning, shape in (
+        ("channel", result.channel, "(K, N, M)", (n_users, n_sub, obs.array.n_elements)),
+        ("user_positions_m", result.user_positions_m, "(K, 3)", (n_users, 3)),
+        ("user_position_covariance_m2", result.user_position_covariance_m2, "(K, 3, 3)", (n_users, 3, 3)),
+        ("time_offsets_s", result.time_offsets_s, "(K,)", (n_users,)),
+        ("scatterer_positions_m", result.scatterer_positions_m, "(S, 3)", (n_points, 3)),
+        ("scatterer_covariance_m2", result.scatterer_covariance_m2, "(S, 3, 3)", (n_points, 3, 3)),
+        ("candidates.scatterer_positions_m", candidates.scatterer_positions_m, "(C, 3)", (n_candidates, 3)),
+        ("candidates.scatterer_probability", candidates.scatterer_probability, "(C,)", (n_candidates,)),
+        ("llr", result.llr, "(K, N, T, bits)", (n_users, n_sub, n_symbols, obs.bits_per_symbol)),
+    ):
+        check_shape(f"the estimate's {name}", np.asarray(value), shape, meaning)
+
+
 def _rms(values: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
 def _data_errors(result: EstimationResult, simulation: Simulation) -> dict[str, Any]:
     """Count wrong symbols and bits, and bin the bits by their probability."""
-    sent = simulation.truth.symbol_indices
-    data = sent >= 0
+    data = simulation.truth.symbol_indices >= 0
     labels = bit_labels(simulation.observation.constellation.size)
-    decided, bits = result.symbol_decision[data], labels[sent[data]]
+    decided, sent = data_decisions(result, simulation)
+    bits = labels[sent]
     is_one = 1 / (1 + np.exp(np.clip(result.llr[data], -_MAX_LLR, _MAX_LLR)))
     return {
-        "symbol_errors": int(np.count_nonzero(decided != sent[data])),
-        "symbols": int(np.count_nonzero(data)),
+        "symbol_errors": int(np.count_nonzero(decided != sent)),
+        "symbols": int(sent.size),
         "bit_errors": int(np.count_nonzero(labels[decided] != bits)),
         "bits": int(bits.size),
         "bit_bins": _bins(is_one.ravel(), bits.ravel()),

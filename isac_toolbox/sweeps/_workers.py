@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol
 
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from isac_toolbox.sweeps._plan import Task
@@ -36,15 +36,18 @@ class Workers(Protocol):
 
 
 @contextmanager
-def open_workers(jobs: int, dask: str | None) -> Iterator[Workers]:
+def open_workers(jobs: int, dask: str | None, n_tasks: int) -> Iterator[Workers]:
     """Yield workers for one sweep.
 
     Parameters
     ----------
     jobs : int
-        Local processes; 1 runs in this one, -1 takes every processor.
+        Local processes; 1 runs in this one, -1 takes every processor. No more are started than there are
+        tasks or processors, but two if so many are asked for.
     dask : str, optional
         Address of a Dask scheduler instead.
+    n_tasks : int
+        How many tasks there are in all.
 
     Raises
     ------
@@ -58,7 +61,7 @@ def open_workers(jobs: int, dask: str | None) -> Iterator[Workers]:
     if jobs < 1 and jobs != -1:
         raise ValueError(f"jobs must be at least 1, or -1 for every processor, got {jobs}")
     if dask is None:
-        count = effective_n_jobs(jobs)
+        count = min(effective_n_jobs(jobs), max(2, min(n_tasks, cpu_count())))
         yield _ThisProcess() if count == 1 else _LocalProcesses(count)
         return
     client = _connect(dask)

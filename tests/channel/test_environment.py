@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from helpers import ROOT
-from isac_toolbox import Scenario
+from isac_toolbox import ImplausibleValueWarning, Scenario
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
 from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delays_s, unit_vectors
@@ -276,3 +279,169 @@ def test_a_folder_of_the_same_name_does_not_hide_a_shipped_environment(tmp_path,
     (tmp_path / "munich").mkdir()
     monkeypatch.chdir(tmp_path)
     assert load_traced("munich").n_users == 24
+
+
+def changed(key: str, value) -> dict[str, np.ndarray]:
+    arrays = traced_arrays()
+    arrays[key] = value(arrays[key])
+    return arrays
+
+
+def twice_in_sight(depth: np.ndarray) -> np.ndarray:
+    """The first single bounce of a user called a second line of sight."""
+    return np.where(np.arange(depth.size) == np.flatnonzero(depth == 1)[0], 0, depth)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "reason"),
+    [
+        ("path_depth", twice_in_sight, ValueError, "one line of sight .* got 2 of user"),
+        ("path_depth", lambda v: v - 1, ValueError, "path_depth must be non-negative"),
+        ("path_depth", lambda v: v.astype(float), TypeError, "path_depth must hold integers"),
+        ("path_ue", lambda v: v.astype(float), TypeError, "path_ue must hold integers, got dtype float64"),
+        ("path_ue", lambda v: v > 0, TypeError, "path_ue must hold integers, got dtype bool"),
+        ("path_ue", lambda v: v.astype(str), TypeError, "path_ue must hold integers"),
+        ("path_delay_s", lambda v: -v, ValueError, "path_delay_s must be non-negative"),
+        ("path_delay_s", lambda v: v * 1e9, ValueError, "must hold seconds .* of flight"),
+        ("path_delay_s", lambda v: v * 1e6, ValueError, "must hold seconds .* of flight"),
+        ("path_delay_s", lambda v: v * 1e3, ValueError, "must hold seconds .* of flight"),
+        ("ue_position_m", lambda v: v[:0], ValueError, "at least one user"),
+    ],
+)
+def test_traced_files_in_other_units_or_with_doubled_paths_are_refused(tmp_path, key, value, error, reason):
+    arrays = changed(key, value)
+    if key == "ue_position_m":
+        arrays |= {name: arrays[name][:0] for name in arrays if name.startswith("path_")}
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(error, match=f"bad: .*{reason}"):
+        load_traced(tmp_path / "bad.npz")
+
+
+def test_a_traced_scene_in_kilometres_is_refused(tmp_path):
+    arrays = traced_arrays()
+    for key in ("bs_position_m", "ue_position_m", "path_first_bounce_m"):
+        arrays[key] = arrays[key] / 1e3
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(ValueError, match="positions are in metres"):
+        load_traced(tmp_path / "bad.npz")
+
+
+def test_traced_delays_relative_to_the_first_path_are_said(tmp_path):
+    arrays = traced_arrays()
+    first = np.full(len(arrays["ue_position_m"]), np.inf)
+    np.minimum.at(first, arrays["path_ue"], arrays["path_delay_s"])
+    arrays["path_delay_s"] -= first[arrays["path_ue"]]
+    np.savez(tmp_path / "excess.npz", **arrays)
+    with pytest.warns(ImplausibleValueWarning, match="not relative to a first path"):
+        load_traced(tmp_path / "excess.npz")
+
+
+@pytest.mark.parametrize("name", ["munich", "street_canyon"])
+def test_shipped_environments_give_no_warning(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_traced(name)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_paths_of_zero_gain_pad_and_are_left_out(tmp_path, depth):
+    """As ray tracers pad users with fewer paths: no gain, a delay of -1, no points."""
+    arrays = traced_arrays()
+    padding = {"path_ue": 3, "path_depth": depth, "path_gain": 0, "path_delay_s": -1.0}
+    padded = {key: np.append(arrays[key], value) for key, value in padding.items()}
+    bounces = np.vstack([arrays["path_first_bounce_m"], [[np.nan] * 3]])
+    np.savez(tmp_path / "padded.npz", **{**arrays, **padded, "path_first_bounce_m": bounces})
+    found, expected = load_traced(tmp_path / "padded.npz"), load_traced("street_canyon")
+    for field in ("line_of_sight_gain", "scatterer_gain", "extra_user", "extra_delay_s", "region_m"):
+        assert_array_equal(getattr(found, field), getattr(expected, field))
+
+
+def test_a_user_with_padding_alone_has_no_path(tmp_path):
+    arrays = traced_arrays()
+    arrays["path_gain"] = np.where(arrays["path_ue"] == 3, 0, arrays["path_gain"])
+    np.savez(tmp_path / "padded.npz", **arrays)
+    environment = load_traced(tmp_path / "padded.npz")
+    assert environment.path_counts[3] == 0
+    with pytest.raises(ValueError, match=r"user\(s\) \[3\] have no path to the base station"):
+        Scenario(n_users=1).simulate(0, environment=environment, users=[3])
+    assert Scenario(n_users=23).simulate(0, environment=environment).truth.channel.all()
+
+
+@pytest.mark.parametrize("margin_m", [-1.0, np.nan, "wide", [1.0, 2.0]])
+def test_bad_margins_are_refused(margin_m):
+    with pytest.raises((ValueError, TypeError), match="margin_m must"):
+        load_traced("munich", margin_m=margin_m)
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "error", "reason"),
+    [
+        ("extra_direction", lambda v: 2 * v, ValueError, "unit vectors, got one of length 2"),
+        ("extra_direction", lambda v: 0 * v, ValueError, "unit vectors, got one of length 0"),
+        ("extra_direction", lambda v: v[:, :2], ValueError, "shape"),
+        ("extra_delay_s", lambda v: -v, ValueError, "non-negative"),
+        ("extra_delay_s", lambda v: 1e9 * v, ValueError, "in seconds, .* farther than the moon"),
+        ("extra_delay_s", lambda v: v[:-1], ValueError, "shape"),
+        ("extra_delay_s", lambda v: np.full_like(v, np.nan), ValueError, "finite"),
+        ("extra_user", lambda v: v.astype(float), TypeError, "integers, got dtype float64"),
+        ("extra_user", lambda v: v > 0, TypeError, "integers, got dtype bool"),
+        ("extra_user", lambda v: v + 24, ValueError, r"index user_positions_m \(0..23\)"),
+        ("extra_user", lambda v: v - 1, ValueError, "index user_positions_m"),
+        ("extra_gain", lambda v: v * np.nan, ValueError, "finite"),
+        ("extra_gain", lambda v: v.astype(str), TypeError, "numeric"),
+        ("scatterer_gain", lambda v: v.T, ValueError, r"shape \(K, S\)"),
+        ("line_of_sight_gain", lambda v: v[:-1], ValueError, r"shape \(K,\)"),
+        ("user_positions_m", lambda v: v[:, :2], ValueError, r"shape \(K, 3\)"),
+        ("user_positions_m", lambda v: v[:0], ValueError, "at least one user|shape"),
+        ("bs_position_m", lambda v: v * 1j, TypeError, "real"),
+        ("region_m", lambda v: v[::-1], ValueError, "second corner beyond the first"),
+    ],
+)
+def test_environments_filled_by_hand_are_checked_like_loaded_ones(field, change, error, reason):
+    environment = load_traced("street_canyon")
+    with pytest.raises(error, match=f"^{field} .*({reason})"):
+        replace(environment, **{field: change(getattr(environment, field))})
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "reason"),
+    [
+        ("extra_delay_s", lambda v: v - v.min(), "shorter than the straight line"),
+        ("extra_delay_s", lambda v: v * 1e4, "in a scene of"),
+        ("user_positions_m", lambda v: v * 1e3, "shorter than the straight line"),
+    ],
+)
+def test_delays_that_do_not_fit_the_scene_are_said(field, change, reason):
+    environment = load_traced("munich")
+    with pytest.warns(ImplausibleValueWarning, match=f"extra_delay_s.*{reason}"):
+        replace(environment, **{field: change(getattr(environment, field))})
+
+
+def test_lists_make_an_environment():
+    further, region = ([], np.zeros((0, 3)), [], []), [[0] * 3, [60] * 3]
+    environment = Environment([0, 0, 10], [[50, 0, 2]], [[30, 10, 2]], [1], [[0.5j]], *further, region)
+    truth = Scenario(n_users=1).simulate(0, environment=environment).truth
+    assert truth.scatterer_gain[0, 0] / truth.line_of_sight_gain[0] == pytest.approx(0.5j)
+
+
+def test_arrays_changed_in_place_are_checked_when_used():
+    environment = load_traced("munich")
+    environment.extra_direction[...] *= 2
+    with pytest.raises(ValueError, match="extra_direction must hold unit vectors"):
+        Scenario(n_users=2).simulate(0, environment=environment)
+
+
+@pytest.mark.parametrize("gain", [1e-170, 1e160])
+def test_gains_without_power_are_named(gain):
+    environment = load_traced("munich")
+    names = ("line_of_sight_gain", "scatterer_gain", "extra_gain")
+    environment = replace(environment, **{name: getattr(environment, name) * gain for name in names})
+    with pytest.raises(ValueError, match=r"gains of user\(s\) \[0, 1\] must give a channel with power"):
+        Scenario(n_users=2).simulate(0, environment=environment)
+
+
+@pytest.mark.parametrize("path", ["nowhere.npz", "traced/nowhere.npz"])
+def test_a_missing_traced_file_is_said_where_it_was_sought(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"sought as {tmp_path / path}"):
+        load_traced(path)

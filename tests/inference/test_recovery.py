@@ -134,6 +134,39 @@ def test_operator_and_sparse_matrix_equal_the_array(is_complex):
     assert 0 < counting.widest <= BLOCK_COLUMNS < A.shape[1]
 
 
+def operator_of(A, rmatvec):
+    return LinearOperator(A.shape, matvec=lambda x: A @ x, rmatvec=rmatvec, dtype=A.dtype)
+
+
+@pytest.mark.parametrize("is_complex", [True, False])
+def test_an_operator_without_its_adjoint_is_told_what_it_lacks(is_complex):
+    A, _, y, _, _ = problem(1, is_complex=is_complex)
+    with pytest.raises(TypeError, match="A must have rmatvec"):
+        sparse_recover(operator_of(A, None), y)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda A, v: A.T @ v,  # not conjugated
+        lambda A, v: 2 * A.conj().T @ v,
+        lambda A, v: np.roll(A.conj().T @ v, 1),
+        lambda A, v: np.full(A.shape[1], np.nan),
+    ],
+)
+def test_an_operator_with_another_adjoint_is_refused(wrong):
+    A, _, y, _, _ = problem(1)
+    with pytest.raises(ValueError, match="A must have an rmatvec that is the product with its conjugate"):
+        sparse_recover(operator_of(A, lambda v: wrong(A, v)), y)
+
+
+def test_an_operator_in_single_precision_is_taken():
+    A, _, y, true, _ = problem(1)
+    single = A.astype(np.complex64)
+    result = sparse_recover(operator_of(single, lambda v: single.conj().T @ v), y)
+    np.testing.assert_array_equal(found(result), true)
+
+
 def test_amplitude_scales_do_not_matter():
     A, _, y, _, variance = problem(2)
     plain, known = sparse_recover(A, y), sparse_recover(A, y, noise_variance=variance)

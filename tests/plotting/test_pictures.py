@@ -266,6 +266,35 @@ def test_convergence_refuses(result):
         plotting.convergence(result, bound_db=-40.0)
 
 
+@pytest.mark.parametrize(
+    ("draw", "named"),
+    [
+        (lambda s, r: plotting.convergence(s), "result_or_history must be .* got Simulation"),
+        (lambda s, r: plotting.convergence([1.0]), "result_or_history must be .* got list"),
+        (lambda s, r: plotting.convergence(r, ax="here"), "ax must be matplotlib Axes, got str"),
+        (lambda s, r: plotting.scene_3d(s), "result must be an EstimationResult, got Simulation"),
+        (lambda s, r: plotting.scene_3d(r, s), "truth must be the Truth of a Simulation, got Simulation"),
+        (lambda s, r: plotting.scene_3d(r, observation=s), "observation must be .* got Simulation"),
+        (lambda s, r: plotting.sweep_curves(r, "nmse_db"), "result must be a SweepResult, got Estimation"),
+        (lambda s, r: plotting.sweep_curves([], "nmse_db"), "result must be a SweepResult, got list"),
+        (lambda s, r: plotting.reliability([[1, 0.5, 0]]), "bins must be a mapping .* got list"),
+        (lambda s, r: plotting.coverage(np.ones(20)), "levels must be a mapping .* got ndarray"),
+        (lambda s, r: plotting.reliability({"a": ["x"]}), r"bins\['a'\] must be numeric"),
+    ],
+)
+def test_other_objects_are_named(sim, result, draw, named):
+    with pytest.raises(TypeError, match=named):
+        draw(sim, result)
+    assert not plt.get_fignums()
+
+
+def test_bins_of_another_shape_are_named():
+    with pytest.raises(ValueError, match=r"bins\['a'\] must have shape \(bins, 3\)"):
+        plotting.reliability({"a": np.ones((10, 2))})
+    with pytest.raises(ValueError, match=r"levels\['a'\] must have shape \(bins,\)"):
+        plotting.coverage({"a": np.ones((10, 2))})
+
+
 def test_nothing_is_shown(sim, result, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda *a, **k: pytest.fail("plt.show was called"))
     plotting.scene_3d(result, sim.truth)

@@ -18,6 +18,7 @@ from helpers.sweeps import FAST, TINY, Plugin, counting, metrics_of
 from isac_toolbox import sweeps
 from isac_toolbox.sweeps import _plan as _sweep_plan
 from isac_toolbox.sweeps import _trial as _sweep_trial
+from isac_toolbox.sweeps import _workers as _sweep_workers
 from isac_toolbox.sweeps._plan import point_key, trial_seed
 
 
@@ -165,6 +166,71 @@ def test_an_estimate_that_is_no_estimate_is_a_failure(scenario, how):
 
     result = isac.sweep(scenario, None, {"plugin": Plugin(spoil)}, trials=1)
     assert "FloatingPointError: the estimate failed" in result.failures[0].error
+
+
+def only_first_user(value):
+    return value[:1]
+
+
+def only_first_subcarrier(value):
+    return value[:, :1]
+
+
+def turned(value):
+    return np.ascontiguousarray(np.swapaxes(value, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("channel", only_first_user),
+        ("channel", only_first_subcarrier),
+        ("channel", turned),
+        ("channel", lambda v: v[0, 0, 0]),
+        ("user_positions_m", only_first_user),
+        ("time_offsets_s", lambda v: v[0]),
+        ("time_offsets_s", lambda v: v[:, None]),
+        ("user_position_covariance_m2", only_first_user),
+        ("symbol_decision", only_first_user),
+        ("symbol_decision", only_first_subcarrier),
+        ("symbol_decision", lambda v: np.full_like(v, -1)),
+        ("symbol_decision", lambda v: v.astype(float)),
+        ("llr", lambda v: v[..., :1]),
+        ("scatterer_positions_m", lambda v: np.zeros((2, 2))),
+    ],
+)
+def test_an_estimate_of_another_shape_is_a_failure_and_not_broadcast(scenario, name, change):
+    def reshape(result):
+        return dataclasses.replace(result, **{name: change(getattr(result, name))})
+
+    result = isac.sweep(scenario, None, {"plugin": Plugin(reshape), "ls": isac.LeastSquares()}, trials=1)
+    assert [row.estimator for row in result.failures] == ["plugin"]
+    last = result.failures[0].error.rstrip().splitlines()[-1]
+    assert last.startswith(("ValueError: ", "TypeError: ")) and f"{name} must" in last
+
+
+@pytest.mark.parametrize("made", [None, np.zeros((2, 16, 16)), {"channel": 0}])
+def test_an_estimate_that_is_no_result_is_a_failure(scenario, made):
+    result = isac.sweep(scenario, None, {"plugin": Plugin(lambda _: made)}, trials=1)
+    last = result.failures[0].error.rstrip().splitlines()[-1]
+    assert last.startswith(f"TypeError: the estimate must be an EstimationResult, got {type(made).__name__}")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "n_tasks", "most"), [(1000, 1, 2), (1000, 2, 2), (1000, 1000, 64), (3, 1, 2)]
+)
+def test_no_more_processes_than_trials_and_processors(jobs, n_tasks, most, monkeypatch):
+    monkeypatch.setattr(_sweep_workers, "cpu_count", lambda: 64)
+    with _sweep_workers.open_workers(jobs, None, n_tasks) as workers:
+        assert workers._jobs == most
+    monkeypatch.setattr(_sweep_workers, "cpu_count", lambda: 1)
+    with _sweep_workers.open_workers(jobs, None, n_tasks) as workers:
+        assert workers._jobs == 2  # a trial that dies must not take the sweep along
+
+
+def test_a_thousand_jobs_for_one_trial_end(scenario):
+    one = isac.sweep(scenario, None, ["ls"], trials=1)
+    assert metrics_of(isac.sweep(scenario, None, ["ls"], trials=1, jobs=1000)) == metrics_of(one)
 
 
 def test_a_scene_that_cannot_be_drawn_fails_every_estimator(scenario):

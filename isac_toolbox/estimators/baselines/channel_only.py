@@ -95,8 +95,8 @@ def result_from_channel(
 
     obs, block, warnings = without_zeros(obs)
     scale = block.scale
-    white = variance[..., obs.usable_elements].mean(axis=(1, 2))
-    knowledge = ChannelKnowledge(np.divide(h, scale), white_variance=white / scale**2)
+    white = (variance[..., obs.usable_elements] / scale**2).mean(axis=(1, 2))
+    knowledge = ChannelKnowledge(np.divide(h, scale), white_variance=white)
     detection = detect(block, knowledge, float(noise) / scale**2, joint)
     estimate = ChannelEstimate(h, variance, float(noise))
     outcome = Outcome.finished(float(noise), n_users, seconds, warnings)

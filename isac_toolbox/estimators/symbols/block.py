@@ -64,6 +64,10 @@ class Masks:
         return int(np.count_nonzero(self.samples & used[:, None, :]))
 
 
+# Guard: peaks of samples, and of pilots in single precision, whose squares and sums of them floats hold.
+_SAMPLES, _PILOTS = (1e-160, 1e154), (1e-6, 1e12)
+
+
 @dataclass(frozen=True, eq=False)
 class ReceivedBlock:
     """Samples and known symbols of a block, or of some of its OFDM symbols.
@@ -92,7 +96,16 @@ class ReceivedBlock:
 
     @classmethod
     def of(cls, obs: UplinkObservation, scale: float | None = None) -> ReceivedBlock:
-        """Return an observation's block, scaled to unit mean power or by a given amplitude."""
+        """Return an observation's block, scaled to unit mean power or by a given amplitude.
+
+        Raises
+        ------
+        ValueError
+            If squares of samples or pilots would leave the range of floats.
+        """
+        _check_peak("received", float(np.max(np.abs(obs.received))), _SAMPLES)
+        for peak in np.max(np.abs(obs.pilots), axis=(1, 2)):
+            _check_peak("pilots", float(peak), _PILOTS)
         amplitude = amplitude_scale(obs) if scale is None else scale
         return cls(
             obs.received / amplitude, obs.pilots, obs.known, obs.constellation, amplitude, Masks.of(obs)
@@ -128,6 +141,15 @@ class ReceivedBlock:
         """Return the OFDM symbols that hold pilots alone, and those with data of some user."""
         has_data = np.any(~self.known, axis=(0, 1))
         return self.take(np.flatnonzero(~has_data)), self.take(np.flatnonzero(has_data))
+
+
+def _check_peak(name: str, peak: float, limits: tuple[float, float]) -> None:
+    low, high = limits
+    if not 0.99 * low <= peak <= 1.01 * high:  # a rounding more or less
+        raise ValueError(
+            f"{name} must have a largest magnitude between {low:g} and {high:g} to estimate from, as sums of "
+            f"squares leave the range of floats otherwise, got {peak:.4g}; scale it"
+        )
 
 
 def amplitude_scale(obs: UplinkObservation) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -87,11 +88,59 @@ def test_one_user_with_a_known_channel_is_exact(modulation, noise_variance):
     assert_allclose(detection.moments.mean[0][data], mean[data], atol=1e-10)
     assert_allclose(detection.moments.variance[0][data], variance[data], atol=1e-10)
     assert np.array_equal(detection.decision[0][data], exact.argmax(axis=2)[data])
-    bits = bit_labels(points.size)
+    assert_exact_llrs(detection.llr[0], exact, data)
+
+
+def assert_exact_llrs(llr: np.ndarray, exact: np.ndarray, data: np.ndarray) -> None:
+    """``ln P(bit = 0) / P(bit = 1)`` of the posterior (N, T, Q), most significant bit of the index first."""
+    bits = bit_labels(exact.shape[2])
     for b in range(bits.shape[1]):
         zero, one = exact[:, :, ~bits[:, b]].sum(axis=2), exact[:, :, bits[:, b]].sum(axis=2)
         resolved = data & (zero > 1e-200) & (one > 1e-200)
-        assert_allclose(detection.llr[0, :, :, b][resolved], np.log(zero / one)[resolved], atol=1e-8)
+        assert resolved.any()
+        assert_allclose(llr[:, :, b][resolved], np.log(zero / one)[resolved], atol=1e-8)
+
+
+def circle(n_points: int, turn: float = 0.0) -> np.ndarray:
+    return np.exp(1j * (2 * np.pi * np.arange(n_points) / n_points + turn))
+
+
+def two_rings() -> np.ndarray:
+    points = np.concatenate([circle(4, np.pi / 4), 2.5 * circle(12)])
+    return points / np.sqrt(np.mean(np.abs(points) ** 2))
+
+
+CONSTELLATIONS = {
+    "bpsk": np.array([1.0, -1.0]),
+    "turned bpsk": circle(2, np.pi / 4),
+    "qpsk": isac.qam_constellation("qpsk"),
+    "qpsk of another labelling": circle(4, np.pi / 4),
+    "8psk": circle(8),
+    "16qam": isac.qam_constellation("16qam"),
+    "16apsk": two_rings(),
+    "64qam": isac.qam_constellation("64qam"),
+    "64qam of a random labelling": np.random.default_rng(0).permutation(isac.qam_constellation("64qam")),
+}
+
+
+@pytest.mark.parametrize("points", CONSTELLATIONS.values(), ids=CONSTELLATIONS.keys())
+@pytest.mark.parametrize("noise_variance", [0.05, 2.0])
+def test_llrs_of_any_constellation_are_exact_in_sign_order_and_scale(points, noise_variance):
+    """Through the public door, against the posterior by enumeration."""
+    channel = random_channel(1, seed=3)
+    template, _, _ = block(channel, noise_variance, n_symbols=8)
+    rng = np.random.default_rng(4)
+    data = ~template.known[0]
+    index = rng.integers(0, points.size, data.shape)
+    symbols = np.where(data, points[index], template.pilots[0])
+    received = channel[0][:, :, None] * symbols[:, None, :]
+    received = received + np.sqrt(noise_variance) * complex_normal(rng, received.shape)
+    observation = replace(template, received=received, constellation=points)
+    result = isac.estimators.result_from_channel(observation, channel, noise_variance)
+    exact = posterior(observation, channel, noise_variance)
+    assert_exact_llrs(result.llr[0], exact, data)
+    assert np.array_equal(result.symbol_decision[0][data], exact.argmax(axis=2)[data])
+    assert not result.llr[0][~data].any()
 
 
 def test_orthogonal_users_are_exact():
