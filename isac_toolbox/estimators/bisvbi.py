@@ -31,7 +31,7 @@ from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birt
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics
 from isac_toolbox.inference.hierarchy import RULES
-from isac_toolbox.inference.turbo import TurboLoop
+from isac_toolbox.inference.turbo import STOPPED, TurboLoop
 
 __all__ = ["M_STEPS", "BiSVBILoop", "EMTurboBiSVBI"]
 
@@ -335,7 +335,9 @@ class BiSVBILoop(SceneLoop):
         return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
 
     def fits_badly(self) -> bool:
-        """Return whether the scene leaves clearly more than the noise that the coarse stage found."""
+        """Return whether a finished scene leaves clearly more than the noise that the coarse stage found."""
+        if self.status == STOPPED:
+            return False
         negligible = _NEGLIGIBLE_NOISE * float(np.mean(np.abs(self.obs.received) ** 2))
         return self.noise_variance > max(_BAD_FIT * self._coarse_noise_variance, negligible)
 

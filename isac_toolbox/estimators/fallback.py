@@ -8,6 +8,7 @@ import numpy as np
 
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.inference.turbo import TIME_LIMIT
 
 __all__ = ["FELL_BACK", "better_of"]
 
@@ -52,7 +53,7 @@ def better_of(obs: UplinkObservation, result: EstimationResult, plain: Estimatio
             scatterer_probability=np.minimum(result.candidates.scatterer_probability, 0.5),
         ),
         converged=False,
-        status=FELL_BACK,
+        status=result.status if result.status == TIME_LIMIT else FELL_BACK,
         warnings=(*result.warnings, _WARNING),
     )
 

@@ -258,7 +258,8 @@ def test_deep_fades_are_not_taken_for_dead_elements(gain):
     observation = faded(gain)
     power = np.mean(np.abs(observation.received) ** 2, axis=(0, 2))
     assert power[6] < 0.02 * np.median(power)
-    assert not isac.EMTurboBiSVBI().estimate(observation).warnings
+    warnings = isac.EMTurboBiSVBI().estimate(observation).warnings
+    assert not any("signal" in text for text in warnings)
 
 
 def test_weak_elements_are_not_silent():

@@ -36,9 +36,9 @@ class LeastSquares:
 
     Per subcarrier ``H_n = R_n^+ Z_n``; where a user sends no pilot on a subcarrier (comb) its channel is
     interpolated linearly between those on which it does, and so it is on an element that misses samples. On a
-    dead element it is zero, with the user's mean power for its variance. Users that share subcarriers by codes
-    over frequency are solved for over groups of neighbouring subcarriers, and a warning of the result says so
-    (docs/theory.md, section 2.1). No scatterers are reported.
+    dead element it is zero, with the user's mean power for its variance. Users that share subcarriers by
+    codes over frequency are solved for over groups of neighbouring subcarriers, and a warning of the result
+    says so (docs/theory.md, section 2.1). No scatterers are reported.
     """
 
     def estimate(self, obs: UplinkObservation, *, callback: Callback | None = None) -> EstimationResult:

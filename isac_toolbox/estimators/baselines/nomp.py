@@ -25,7 +25,8 @@ from isac_toolbox.estimators.scene.assemble import (
 )
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
-from isac_toolbox.estimators.scene.locate import fuse_points, place_points, release_points
+from isac_toolbox.estimators.scene.locate import fuse_points
+from isac_toolbox.estimators.scene.place import place_points, release_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros

@@ -16,13 +16,8 @@ from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior
 from isac_toolbox.estimators.scene.alternatives import Lattice
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
-from isac_toolbox.estimators.scene.locate import (
-    SightMisfit,
-    fuse_points,
-    line_of_sight_misfit,
-    place_points,
-    release_points,
-)
+from isac_toolbox.estimators.scene.locate import SightMisfit, fuse_points, line_of_sight_misfit
+from isac_toolbox.estimators.scene.place import place_points, release_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.structure import log_evidence

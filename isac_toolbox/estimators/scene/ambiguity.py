@@ -15,8 +15,9 @@ from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.scene import Paths
 from isac_toolbox.estimators.result import Ambiguity
 from isac_toolbox.estimators.scene.alternatives import Alternatives, Lattice
+from isac_toolbox.estimators.scene.clocks import users_without_clock
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
-from isac_toolbox.estimators.scene.locate import list_alternatives, weigh_alternatives
+from isac_toolbox.estimators.scene.place import list_alternatives, weigh_alternatives
 
 __all__ = ["PlaceBeliefs", "clock_ambiguities", "clock_periods_m", "spread_over"]
 
@@ -115,10 +116,12 @@ class PlaceBeliefs:
         user = paths.user[index]
         snr = problem.noise_precision * problem.user_energies[user] * np.abs(fit.posterior.mean[index]) ** 2
         alternatives = list_alternatives(problem, scene, parameters, user, snr)
+        sight, seen, _ = paths.membership(len(scene.users_m), len(scene.points_m))
+        lost = users_without_clock(problem, sight, seen.sum(axis=1))
+        alternatives = alternatives.only(~lost[user[alternatives.path]])
         several = alternatives.counts(index.size) > 1
         if not several.any():
             return None
-        sight, seen, _ = paths.membership(len(scene.users_m), len(scene.points_m))
         untied = replace(scene, points_m=np.zeros((0, 3)), unlocated_m=parameters)
         order = np.concatenate([np.flatnonzero(paths.is_line_of_sight), index])
         alone = evaluate(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from isac_toolbox.channel.atoms.scene import ScenePrior
 from isac_toolbox.estimators.scene.fit import Fit
@@ -70,7 +70,7 @@ def _unknowns(fit: Fit, prior: ScenePrior, user: int) -> tuple[NDArray[np.int64]
 
 def _far_users(fit: Fit, covariance: RealArray) -> list[str]:
     squared, freedom = prior_chi_square(fit, covariance)
-    if chi2.sf(squared.sum(), max(freedom.sum(), 1)) > _IMPROBABLE:
+    if chdtrc(max(freedom.sum(), 1), squared.sum()) > _IMPROBABLE:
         return []
     typical = np.sqrt(squared / np.maximum(freedom, 1))
     in_words = ", ".join(f"{x:.1f}" for x in typical)

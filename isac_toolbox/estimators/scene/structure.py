@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.estimators.scene.alternatives import Alternatives
+from isac_toolbox.estimators.scene.clocks import users_without_clock
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
-from isac_toolbox.estimators.scene.locate import (
-    coincidence_evidence,
-    condition_on_coincidence,
-    list_alternatives,
-    path_snr,
-)
+from isac_toolbox.estimators.scene.locate import coincidence_evidence, condition_on_coincidence, path_snr
 from isac_toolbox.estimators.scene.misfit import Residual, Work
+from isac_toolbox.estimators.scene.place import list_alternatives
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import BIN_VARIANCE
@@ -89,7 +86,10 @@ def give_birth(
         return None
     snr = path_snr(problem, fit.scene, found, user, residual.correlation)
     alternatives = list_alternatives(problem, fit.scene, found, user, snr, BIN_VARIANCE)
-    points, located = _only_places(alternatives, len(found))
+    lost = users_without_clock(
+        problem, working.line_of_sight_probability > 0.5, np.sum(working.visibility_probability > 0.5, axis=1)
+    )
+    points, located = _only_places(alternatives.only(~lost[user[alternatives.path]]), len(found))
     unlocated = ~located if unlocated_paths else np.zeros(len(found), bool)
     if not (located.any() or unlocated.any()):
         return None

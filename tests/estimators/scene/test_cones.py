@@ -19,7 +19,8 @@ from isac_toolbox.estimators.scene.cones import (
     single_bounce,
 )
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
-from isac_toolbox.estimators.scene.locate import locate_paths, release_points
+from isac_toolbox.estimators.scene.locate import locate_paths
+from isac_toolbox.estimators.scene.place import release_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
 

@@ -11,7 +11,8 @@ from scipy.optimize import brentq
 from helpers.scenes import SMALL, random_case, true_problem
 from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
-from isac_toolbox.estimators.scene.locate import find_lines_of_sight, place_points
+from isac_toolbox.estimators.scene.locate import find_lines_of_sight
+from isac_toolbox.estimators.scene.place import place_points
 from isac_toolbox.estimators.scene.problem import with_noise_precision
 
 USER_STDS_M = np.array([[0.8, 0.3, 0.5], [0.2, 0.9, 0.4]])

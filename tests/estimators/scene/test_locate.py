@@ -22,8 +22,8 @@ from isac_toolbox.estimators.scene.locate import (
     find_lines_of_sight,
     fuse_points,
     locate_paths,
-    place_points,
 )
+from isac_toolbox.estimators.scene.place import place_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.structure import log_evidence

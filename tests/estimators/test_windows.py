@@ -1,0 +1,84 @@
+"""Windows of the path search: widened to what arrives, no longer than what the pilots tell apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import isac_toolbox as isac
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.search import PathSearch, usable_pilots
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
+
+NARROW = isac.Scenario.load("urban_uplink").replace(snr_db=20, n_subcarriers=264, subcarrier_spacing_hz=360e3)
+
+
+def searches(observation) -> tuple[PathSearch, PathSearch]:
+    """The search by priors alone, and the one that has seen the pilots."""
+    search = PathSearch.for_observation(observation)
+    problem = Problem.on_pilots(observation, ReceivedBlock.of(observation))
+    return search, search.covering(problem.statistics.cross_correlation)
+
+
+def delayed(observation, seconds: float):
+    turn = np.exp(-2j * np.pi * observation.subcarrier_frequencies_hz * seconds)
+    return replace(observation, received=observation.received * turn[:, None, None])
+
+
+@pytest.mark.parametrize("name", ["urban_uplink", "low_snr", "rich_scattering", "traced_munich"])
+def test_a_window_that_holds_all_paths_stays(name):
+    for seed in range(3):
+        search, seen = searches(isac.Scenario.load(name).simulate(seed).observation)
+        assert seen is search
+
+
+@pytest.mark.parametrize("delay_ns", [-400, -100, 600, 1500])
+def test_a_window_grows_to_paths_outside(delay_ns):
+    simulation = NARROW.simulate(0)
+    search, seen = searches(delayed(simulation.observation, delay_ns * 1e-9))
+    lines = np.linalg.norm(simulation.truth.user_positions_m - simulation.observation.bs_position_m, axis=1)
+    arrivals = lines + SPEED_OF_LIGHT_M_S * (simulation.truth.time_offsets_s + delay_ns * 1e-9)
+    assert seen.min_length_m < arrivals.min() and arrivals.max() < seen.max_length_m
+    if delay_ns < 0:
+        assert search.min_length_m > arrivals.min()
+
+
+def test_noise_alone_widens_nothing():
+    observation = NARROW.simulate(0).observation
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        noise = rng.standard_normal((*observation.received.shape, 2)) @ [1, 1j]
+        search, seen = searches(replace(observation, received=noise))
+        assert seen is search
+
+
+def cyclic_shifts(observation, n_shifts: int):
+    """Pilots of all users on the same comb of four, told apart by cyclic shifts."""
+    n_users, n_sub, n_symbols = observation.pilots.shape
+    tone = np.arange(n_sub)
+    turns = np.multiply.outer(np.arange(n_users) / n_shifts, tone // 4)
+    pilots = np.zeros((n_users, n_sub, n_symbols), complex)
+    pilots[:, ::4, 0] = 2 * np.exp(2j * np.pi * turns)[:, ::4]
+    known = np.zeros((n_sub, n_symbols), bool)
+    known[:, 0] = True
+    return replace(observation, pilots=pilots, pilot_mask=known)
+
+
+@pytest.mark.parametrize("n_shifts", [3, 4, 8])
+def test_users_that_share_tones_by_cyclic_shifts_limit_the_window(n_shifts):
+    observation = cyclic_shifts(NARROW.simulate(0).observation, n_shifts)
+    search = PathSearch.for_observation(observation)
+    period = SPEED_OF_LIGHT_M_S / (4 * 360e3)
+    assert search.code_shift_m == pytest.approx(period / n_shifts, abs=4.0)
+    assert np.ptp(search.lengths_m) <= search.code_shift_m
+    assert search.on_all_tones().code_shift_m is None
+
+
+@pytest.mark.parametrize("pattern", ["orthogonal", "comb", "random"])
+def test_other_pilots_do_not(pattern):
+    observation = NARROW.replace(pilot_pattern=pattern, n_pilot_symbols=3).simulate(0).observation
+    assert PathSearch.for_observation(observation).code_shift_m is None
+    assert np.all(usable_pilots(observation) == np.where(observation.known, observation.pilots, 0))
