@@ -19,6 +19,7 @@ from isac_toolbox.estimators.scene.alternatives import (
     joint_points,
     length_limits_m,
 )
+from isac_toolbox.estimators.scene.clocks import clocks_from_shared, users_without_clock
 from isac_toolbox.estimators.scene.cones import shared_places, single_bounce
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, residual_correlation, scene_covariance
 from isac_toolbox.estimators.scene.locate import find_lines_of_sight, locate_paths, path_variance
