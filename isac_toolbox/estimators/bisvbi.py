@@ -5,7 +5,6 @@ After Liu, Xu, Xu and Caire, arXiv:2502.00811; docs/theory.md, sections 3 to 7.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from isac_toolbox._choices import DTYPES, M_STEPS
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_choice, check_flag, check_fraction, check_integer, check_positive
+from isac_toolbox.channel.atoms.dense import Measurements
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
@@ -21,6 +21,7 @@ from isac_toolbox.estimators.fallback import better_of
 from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
 from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.fit import evaluate
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.problem import Problem
@@ -31,7 +32,7 @@ from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birt
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics
 from isac_toolbox.inference.hierarchy import RULES
-from isac_toolbox.inference.turbo import STOPPED, TurboLoop
+from isac_toolbox.inference.turbo import STOPPED, TIME_LIMIT, Callback, Deadline
 
 __all__ = ["M_STEPS", "BiSVBILoop", "EMTurboBiSVBI"]
 
@@ -49,6 +50,10 @@ _NEGLIGIBLE_NOISE = 1e-7
 # Cost cap: iterations after a run has spent its work on structure; paths made by a misfit never rest.
 _LAST_ITERATIONS = 3
 
+# Guard: nats by which beam squint must explain the samples better.
+_SQUINT_NATS = 30.0
+
+_SQUINT = "the samples show beam squint, which was taken into account; pass beam_squint=True"
 _DATA_REFUSED = (
     "the detected data contradict the pilots, so the scene was estimated from the pilots alone; the channel "
     "may change within the block (motion, frequency offsets), or the SNR be too low for the constellation"
@@ -187,9 +192,7 @@ class EMTurboBiSVBI:
             raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
         return peak_bytes(obs, self.dtype, self.inverse, self.grid_points)
 
-    def estimate(
-        self, obs: UplinkObservation, *, callback: Callable[[TurboLoop], bool | None] | None = None
-    ) -> EstimationResult:
+    def estimate(self, obs: UplinkObservation, *, callback: Callback | None = None) -> EstimationResult:
         """Estimate everything from one block.
 
         Parameters
@@ -212,19 +215,34 @@ class EMTurboBiSVBI:
         ValueError
             If a user has no usable pilot, or ``grid_points`` are too many for a full inverse.
         """
-        loop = BiSVBILoop(self, obs)
-        result = loop.run_bounded(callback, self.n_threads)
-        if self.data_aided and loop.contradicts_pilots():
-            if loop.deadline.reached():
-                return replace(result, warnings=(*result.warnings, _OUT_OF_TIME))
-            left_s = None if self.max_seconds is None else max(loop.deadline.seconds_left, 1e-3)
-            loop = BiSVBILoop(replace(self, data_aided=False, max_seconds=left_s), obs)
-            loop.warnings.append(_DATA_REFUSED)
-            result = loop.run_bounded(callback, self.n_threads)
+        loop, result = self._run(obs, callback)
+        if loop.shows_squint():
+            squinted = replace(loop.obs, beam_squint=True)
+            loop, result = self._within(loop.deadline)._run(squinted, callback)
+            result = replace(result, warnings=(_SQUINT, *result.warnings))
         if loop.fits_badly():
             with bounded_threads(self.n_threads or 1):
                 return better_of(loop.obs, result, LeastSquares().estimate(loop.obs))
         return result
+
+    def _run(self, obs: UplinkObservation, callback: Callback | None) -> tuple[BiSVBILoop, EstimationResult]:
+        """Run on pilots and data, and where these contradict each other once more on the pilots alone."""
+        loop = BiSVBILoop(self, obs)
+        result = loop.run_bounded(callback, self.n_threads)
+        if loop.status == STOPPED or not (self.data_aided and loop.contradicts_pilots()):
+            return loop, result
+        if loop.deadline.reached():
+            return loop, replace(result, warnings=(*result.warnings, _OUT_OF_TIME))
+        alone = BiSVBILoop(replace(self._within(loop.deadline), data_aided=False), obs)
+        alone.warnings.append(_DATA_REFUSED)
+        alone.doubts_data = True
+        return alone, alone.run_bounded(callback, self.n_threads)
+
+    def _within(self, deadline: Deadline) -> EMTurboBiSVBI:
+        """The same estimator with the time that is left."""
+        if self.max_seconds is None:
+            return self
+        return replace(self, max_seconds=max(deadline.seconds_left, 1e-3))
 
 
 class BiSVBILoop(SceneLoop):
@@ -333,6 +351,18 @@ class BiSVBILoop(SceneLoop):
         n_parameters = 2 * len(fit.paths) + fit.scene.n_parameters
         rise = self.working.problem.noise_precision * (self._misfit_on_pilots() - self._pilot_misfit)
         return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
+
+    def shows_squint(self) -> bool:
+        """Return whether beam squint, which the observation does not ask for, explains the samples better."""
+        fit, problem = self.working.fit, self.working.problem
+        receiver = problem.receiver
+        possible = receiver.carrier_hz is not None and receiver.wavefront == "planar"
+        suspect = bool(np.any(fit.paths.is_unlocated)) and self.status not in (STOPPED, TIME_LIMIT)
+        if receiver.beam_squint or not (possible and suspect):
+            return False
+        data = Measurements(problem.statistics, replace(receiver, beam_squint=True))
+        squinted = evaluate(replace(problem, data=data), fit.scene, fit.paths, fit.posterior.prior_precision)
+        return squinted.objective < fit.objective - _SQUINT_NATS
 
     def fits_badly(self) -> bool:
         """Return whether a finished scene leaves clearly more than the noise that the coarse stage found."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior
 from isac_toolbox.estimators.scene.alternatives import Lattice
+from isac_toolbox.estimators.scene.clocks import users_without_clock
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
 from isac_toolbox.estimators.scene.locate import SightMisfit, fuse_points, line_of_sight_misfit
 from isac_toolbox.estimators.scene.place import place_points, release_points
@@ -175,6 +176,7 @@ def _doubts(fit: Fit, placed: Placed) -> Iterator[_Doubt]:
     if not prior.has_line_of_sight:
         return
     covariance = scene_covariance(fit)
+    lost = users_without_clock(fit.problem, placed.line_of_sight, np.zeros(len(prior.users_m), np.int64))
     late: dict[int, SightMisfit] = {}
     away: dict[int, SightMisfit] = {}
     for k in np.flatnonzero(~placed.line_of_sight).tolist():
@@ -184,7 +186,7 @@ def _doubts(fit: Fit, placed: Placed) -> Iterator[_Doubt]:
         misfit = line_of_sight_misfit(fit, path, covariance, lattice)
         if misfit.direction_squared < _DIRECTION_GATE and prior.offset_stds_m[k] > 0:
             late[k] = misfit
-        elif np.any(prior.user_stds_m[k] > 0) and misfit.place_m is not None:
+        elif np.any(prior.user_stds_m[k] > 0) and misfit.place_m is not None and not lost[k]:
             away[k] = misfit
     for group in _together_and_alone(late):
         yield _clock_doubt(prior, group)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc
 
 from isac_toolbox.channel.atoms.scene import ScenePrior
+from isac_toolbox.estimators.scene.clocks import users_without_clock
 from isac_toolbox.estimators.scene.fit import Fit
 
 __all__ = ["contradictions", "prior_chi_square"]
@@ -36,7 +37,9 @@ def contradictions(fit: Fit, covariance: RealArray) -> list[str]:
     covariance : ndarray, shape (P, P)
         Of its scene.
     """
-    return [*_far_users(fit, covariance), *_paths_from_elsewhere(fit)]
+    sight, seen, _ = fit.paths.membership(len(fit.scene.users_m), len(fit.scene.points_m))
+    lost = users_without_clock(fit.problem, sight, seen.sum(axis=1))
+    return [*_far_users(fit, covariance), *_lost_users(lost), *_paths_from_elsewhere(fit, lost)]
 
 
 def prior_chi_square(fit: Fit, covariance: RealArray) -> tuple[RealArray, RealArray]:
@@ -81,9 +84,20 @@ def _far_users(fit: Fit, covariance: RealArray) -> list[str]:
     ]
 
 
-def _paths_from_elsewhere(fit: Fit) -> list[str]:
+def _lost_users(lost: NDArray[np.bool_]) -> list[str]:
+    if not lost.any():
+        return []
+    return [
+        f"time_offset_std_s: the clocks of user(s) {np.flatnonzero(lost).tolist()} are not known, as they "
+        "have no line of sight, share too few scatterers with others, and their prior is wide; their paths "
+        "are not located"
+    ]
+
+
+def _paths_from_elsewhere(fit: Fit, lost: NDArray[np.bool_]) -> list[str]:
     paths = fit.paths
-    scattered, unlocated = ~paths.is_line_of_sight, paths.is_unlocated
+    scattered = ~paths.is_line_of_sight & ~lost[paths.user]
+    unlocated = paths.is_unlocated & scattered
     energy = fit.problem.user_energies[paths.user] * np.abs(fit.posterior.mean) ** 2
     share = float(energy[unlocated].sum() / max(energy[scattered].sum(), 1e-300))
     count = int(np.count_nonzero(unlocated))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox.channel.observation import UplinkObservation
@@ -55,6 +57,8 @@ class SceneLoop(TurboLoop):
         Scene, paths and beliefs; set by ``setup``.
     warnings : list of str
         What the result has to say beside its numbers.
+    doubts_data : bool
+        Whether the data contradict the pilots, so that LLRs have to allow for more than noise.
     """
 
     name: str
@@ -69,6 +73,7 @@ class SceneLoop(TurboLoop):
         self.obs, self.block, self.warnings = without_zeros(obs)
         self.warnings += unseen_cosines(obs.array)
         self.search = PathSearch.for_observation(self.obs)
+        self.doubts_data = False
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
 
     def run_bounded(
@@ -102,13 +107,37 @@ class SceneLoop(TurboLoop):
 
         self.warnings += listen(self.obs, self.block, first_fit)
 
-    def detect(self, part: ReceivedBlock | None = None) -> Detection:
-        """Return the symbols of the block, or of some OFDM symbols of it, under the present channel."""
+    def detect(self, part: ReceivedBlock | None = None, noise_variance: float | None = None) -> Detection:
+        """Return the symbols of the block, or of some OFDM symbols of it, under the present channel.
+
+        The noise of a scaled sample is at least that found; more may be given.
+        """
         fit = self.working.fit
         channel = ChannelKnowledge.from_paths(
             fit.atoms, fit.posterior.mean, fit.posterior.covariance, self.working.n_users
         )
         return detect(self.block if part is None else part, channel, 1 / fit.problem.noise_precision)
+
+    def _final_detection(self) -> Detection:
+        """The symbols of the block; where data contradict the model, what it leaves of them tempers them.
+
+        The error of matched filtering against the decisions, over what noise makes of it, for every user and
+        OFDM symbol.
+        """
+        detection = self.detect()
+        if not self.doubts_data:
+            return detection
+        channel, block = self.channel() / self.block.scale, self.block
+        fitted = np.einsum("knm,knt->nmt", channel, detection.moments.mean)
+        gain = np.sum(np.abs(channel) ** 2, axis=2)
+        error = np.einsum("knm,nmt->knt", channel.conj(), block.received - fitted)
+        noise = gain[:, :, None] / self.working.problem.noise_precision
+        data = ~block.known & block.has_samples
+        excess = np.sum(np.abs(error) ** 2 * data, axis=1) / np.maximum(np.sum(noise * data, axis=1), 1e-300)
+        tempered = detection.log_probability / np.maximum(excess, 1.0)[:, None, :, None]
+        total = logsumexp(tempered, axis=3, keepdims=True)
+        log_probability = np.where(block.known[..., None], detection.log_probability, tempered - total)
+        return replace(detection, log_probability=log_probability)
 
     def remove_rejected(self) -> None:
         """Drop what the posterior rejects, remembering dropped points as candidates."""
@@ -166,7 +195,7 @@ class SceneLoop(TurboLoop):
         channel = ChannelEstimate.of_fit(fit, working.n_users, scale)
         warnings = (*self.warnings, *contradictions(fit, covariance))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
-        return build_result(self.name, channel, scene, self.detect(), outcome)
+        return build_result(self.name, channel, scene, self._final_detection(), outcome)
 
     def _clock_periods_m(self) -> RealArray:
         """Shift of every user's clock that the data used so far do not see, as a length, shape (K,)."""
