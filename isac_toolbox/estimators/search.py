@@ -423,8 +423,7 @@ class PathSearch:
         """(length, u_h, u_v) of bins, shape (P, 3)."""
         g, h, v = bins
         u_h, u_v = self.cosine_grids
-        beyond = np.maximum(np.hypot(u_h[h], u_v[v]) * (1 + 1e-15), 1.0)
-        return np.column_stack([self.lengths_m[g], u_h[h] / beyond, u_v[v] / beyond])
+        return np.column_stack([self.lengths_m[g], u_h[h], u_v[v]])
 
 
 def _elevation(power: RealArray, n_cells: float, level: float) -> float:

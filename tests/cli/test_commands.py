@@ -125,6 +125,26 @@ def test_json_has_the_numbers_of_the_metrics():
     )
 
 
+def test_warnings_and_ambiguities_are_printed_and_in_json(tmp_path, simulation):
+    period_s = 1 / np.diff(simulation.observation.subcarrier_frequencies_hz)[0]
+    vague = dataclasses.replace(
+        simulation.observation,
+        time_offset_std_s=0.6 * period_s,
+        noise_variance=simulation.truth.noise_variance * 50,
+    )
+    path = vague.save(tmp_path / "vague.npz")
+    outcome = run("estimate", path)
+    assert "Ambiguous (weights in brackets)" in outcome.stdout and "clock of user 1:" in outcome.stdout
+    assert "Warnings" in outcome.stdout and "noise_variance: the samples hold noise" in outcome.stdout
+    assert max(map(len, outcome.stdout.splitlines())) <= 80
+    report = strict_json(run("estimate", path, "--json").stdout)
+    assert report["estimator"]["status"] == "ambiguous"
+    assert [text.split(":")[0] for text in report["warnings"]] == ["noise_variance"]
+    clocks = [entry for entry in report["ambiguities"] if entry["kind"] == "clock"]
+    assert clocks and all(abs(sum(entry["weights"]) - 1) < 1e-9 for entry in clocks)
+    assert clocks[0]["text"].startswith(f"clock of user {clocks[0]['index'] + 1}:")
+
+
 def test_simulate_then_estimate_from_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outcome = run("simulate", "urban_uplink", "--seed", "3", *SMALL_OPTIONS, "--snr-db", "5")

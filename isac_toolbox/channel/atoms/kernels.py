@@ -21,8 +21,6 @@ __all__ = [
 ]
 
 _LINE_OF_SIGHT = -1
-# Rounding that a norm scaled to one may keep.
-_BEYOND_ONE = 1 + 1e-15
 
 
 @njit(cache=True)
@@ -91,7 +89,7 @@ def capped_step(scene, step, largest_move, path_cells, region):  # type: ignore[
     """Return the points, users, offsets and unlocated paths after a step of the scene's vector.
 
     A point moves by at most ``largest_move`` and stays in the region; an unlocated path by at most
-    ``path_cells`` (3,) in each of its parameters, all three scaled alike, and its cosines stay a direction.
+    ``path_cells`` (3,) in each of its parameters, all three scaled alike.
     """
     points, users, offsets, unlocated_paths = (
         scene[0].copy(),
@@ -120,10 +118,6 @@ def capped_step(scene, step, largest_move, path_cells, region):  # type: ignore[
             excess = max(excess, abs(step[at + x]) / path_cells[x])
         for x in range(3):
             unlocated_paths[f, x] += step[at + x] / excess
-        norm = np.sqrt(unlocated_paths[f, 1] ** 2 + unlocated_paths[f, 2] ** 2)
-        if norm > 1:
-            unlocated_paths[f, 1] /= norm * _BEYOND_ONE
-            unlocated_paths[f, 2] /= norm * _BEYOND_ONE
         at += 3
     return points, users, offsets, unlocated_paths
 

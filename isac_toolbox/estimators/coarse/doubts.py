@@ -230,7 +230,7 @@ def _clock_doubt(prior: ScenePrior, misfits: dict[int, SightMisfit]) -> _Doubt:
 
 
 def _place_doubt(misfits: dict[int, SightMisfit]) -> _Doubt:
-    deviations = np.sqrt(np.array([m.squared for m in misfits.values()]))
+    deviations = np.sqrt(np.array([misfit.squared for misfit in misfits.values()]))
     in_words = ", ".join(f"{x:.0f}" for x in deviations)
     return _Doubt(
         np.array(list(misfits)),

@@ -275,6 +275,8 @@ def _unlocated(fit: Fit, shown: NDArray[np.bool_], probability: RealArray, scale
     direction, _ = unit_vectors(receiver.bs_position_m, scene.points_m[paths.target[index[~unlocated]]])
     cosines[~unlocated] = np.stack(receiver.array.direction_cosines(direction), axis=-1)
     cosines[:, np.logical_not(receiver.array.sees_cosines)] = 0.0
+    # noise may carry a path near the edge out of the unit disc; what is reported is a direction
+    cosines /= np.maximum(np.linalg.norm(cosines, axis=1, keepdims=True) * (1 + 1e-15), 1.0)
     length = fit.parameters.length_m[index] - scene.offsets_m[user]
     return UnlocatedPaths(
         user=user,

@@ -82,18 +82,51 @@ class SightMisfit:
 
     Attributes
     ----------
-    squared, direction_squared : float
-        Squared Mahalanobis distance of length and direction, and of the direction alone.
-    late_m : float
-        Length beyond that of the nominal line of sight.
-    place_m : ndarray, shape (3,), optional
-        Where the user would be if the path were its line of sight and its clock right.
+    problem : Problem
+    expected, difference : ndarray, shape (3,)
+        Length and direction cosines of the line of sight, and what the path, or one that looks the same, has
+        beyond them.
+    spread : ndarray, shape (3, 3)
+        Covariance of the difference.
     """
 
-    squared: float
-    direction_squared: float
-    late_m: float
-    place_m: RealArray | None
+    problem: Problem
+    expected: RealArray
+    difference: RealArray
+    spread: RealArray
+
+    @property
+    def _compared(self) -> IntArray:
+        return np.flatnonzero([True, *self.problem.receiver.array.sees_cosines])
+
+    @property
+    def squared(self) -> float:
+        """Squared Mahalanobis distance of length and direction."""
+        return self._distance(self._compared)
+
+    @property
+    def direction_squared(self) -> float:
+        """Squared Mahalanobis distance of the direction alone."""
+        return self._distance(self._compared[1:])
+
+    def _distance(self, which: IntArray) -> float:
+        if not which.size:
+            return 0.0
+        return _squared_distance(self.difference[which], self.spread[np.ix_(which, which)])
+
+    @property
+    def late_m(self) -> float:
+        """Length beyond that of the nominal line of sight."""
+        return float(self.difference[0])
+
+    @property
+    def place_m(self) -> RealArray | None:
+        """Where the user would be if the path were its line of sight and its clock right, shape (3,)."""
+        length, *cosines = self.expected + self.difference
+        towards, valid = arrival_directions(self.problem, np.array([cosines]))
+        if not (valid[0] and length > 0 and self._compared.size == 3):
+            return None
+        return np.asarray(self.problem.receiver.bs_position_m + length * towards[0])
 
 
 def line_of_sight_misfit(fit: Fit, path: int, covariance: RealArray, lattice: Lattice) -> SightMisfit:
@@ -120,17 +153,7 @@ def line_of_sight_misfit(fit: Fit, path: int, covariance: RealArray, lattice: La
     total = spread + covariance[np.ix_(columns, columns)]
     expected = np.array([distance, *cosines])
     difference = lattice.nearest(fit.scene.unlocated_m[row] - expected, k)
-    length, *found = expected + difference
-    towards, valid = arrival_directions(problem, np.array([found]))
-    compared = np.flatnonzero([True, *array.sees_cosines])
-    directed = compared[1:]
-    tells_place = bool(valid[0]) and length > 0 and compared.size == 3
-    return SightMisfit(
-        _squared_distance(difference[compared], total[np.ix_(compared, compared)]),
-        _squared_distance(difference[directed], total[np.ix_(directed, directed)]) if directed.size else 0.0,
-        float(difference[0]),
-        problem.receiver.bs_position_m + length * towards[0] if tells_place else None,
-    )
+    return SightMisfit(problem, expected, difference, total)
 
 
 def _squared_distance(difference: RealArray, covariance: RealArray) -> float:
