@@ -368,8 +368,9 @@ class BiSVBILoop(SceneLoop):
         """Return whether a finished scene leaves clearly more than the noise that the coarse stage found."""
         if self.status == STOPPED:
             return False
-        negligible = _NEGLIGIBLE_NOISE * float(np.mean(np.abs(self.obs.received) ** 2))
-        return self.noise_variance > max(_BAD_FIT * self._coarse_noise_variance, negligible)
+        if self.noise_variance <= _BAD_FIT * self._coarse_noise_variance:
+            return False
+        return self.noise_variance > _NEGLIGIBLE_NOISE * float(np.mean(np.abs(self.obs.received) ** 2))
 
     def _m_step(self) -> None:
         n_steps = _STEPS[self.settings.m_step]

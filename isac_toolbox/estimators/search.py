@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators._search_kernels import local_maxima
 
@@ -179,7 +179,9 @@ class PathSearch:
 
     def on_all_tones(self) -> PathSearch:
         """Return the search for statistics that hold every subcarrier and tell the users apart."""
-        free = replace(self, code_shift_m=None)
+        free = replace(self, code_shift_m=None, tone_step_hz=None, sidelobe=0.0)
+        if self.receiver.equally_spaced:
+            return free
         return free._on_tones(np.ones((1, self.receiver.frequencies_hz.size)))
 
     @cached_property
@@ -443,13 +445,3 @@ def usable_pilots(obs: UplinkObservation) -> ComplexArray:
 def usable_tones(obs: UplinkObservation) -> RealArray:
     """Return the power (K, N) of every user's usable pilots."""
     return np.asarray(np.sum(np.abs(usable_pilots(obs)) ** 2, axis=2))
-
-
-def tone_step_hz(frequencies_hz: RealArray, used: NDArray[np.bool_]) -> float:
-    """Return the largest step of which all distances of the used tones (N,) are multiples.
-
-    Delays that differ by its inverse look the same on these tones. A single tone has the step of all.
-    """
-    spacing = float(np.min(np.diff(np.sort(frequencies_hz))))
-    distances = np.rint((frequencies_hz[used] - frequencies_hz[used][:1]) / spacing).astype(int)
-    return spacing * max(int(np.gcd.reduce(distances)), 1)

@@ -14,8 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.planar import PlanarAtoms, delay_moments, match_separable
-from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
 from isac_toolbox.channel.atoms.scene import PathParameters, Paths
 from isac_toolbox.channel.atoms.tables import BlockTables
 
@@ -138,6 +139,13 @@ class Measurements:
         if self.shared_tables is not None:
             return self.shared_tables
         return BlockTables.of(self.statistics.symbol_gram, self.statistics.cross_correlation, self.receiver)
+
+    @cached_property
+    def length_periods_m(self) -> RealArray:
+        """Path length by which paths of every user look the same on its tones, shape (K,)."""
+        sent = np.einsum("nkk->kn", self.statistics.symbol_gram).real > 0
+        steps = [tone_step_hz(self.receiver.frequencies_hz, used) for used in sent]
+        return SPEED_OF_LIGHT_M_S / np.array(steps)
 
     def of_user(self, user: int) -> Measurements:
         """Measurements of one user, for users that decouple; the block's tables are shared."""

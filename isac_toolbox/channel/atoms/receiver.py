@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.observation import UplinkObservation
 
-__all__ = ["Receiver"]
+__all__ = ["Receiver", "tone_step_hz"]
 
 RealArray = NDArray[np.float64]
 
@@ -95,3 +95,13 @@ def _elements_in_use(obs: UplinkObservation) -> NDArray[np.bool_] | None:
     if obs.beam_squint or obs.usable_elements.all():
         return None
     return obs.usable_elements
+
+
+def tone_step_hz(frequencies_hz: RealArray, used: NDArray[np.bool_]) -> float:
+    """Return the largest step of which all distances of the used tones (N,) are multiples.
+
+    Delays that differ by its inverse look the same on these tones. A single tone has the step of all.
+    """
+    spacing = float(np.min(np.diff(np.sort(frequencies_hz))))
+    distances = np.rint((frequencies_hz[used] - frequencies_hz[used][:1]) / spacing).astype(int)
+    return spacing * max(int(np.gcd.reduce(distances)), 1)

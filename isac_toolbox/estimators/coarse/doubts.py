@@ -17,7 +17,7 @@ from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior
 from isac_toolbox.estimators.scene.alternatives import Lattice
 from isac_toolbox.estimators.scene.clocks import users_without_clock
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
-from isac_toolbox.estimators.scene.locate import SightMisfit, fuse_points, line_of_sight_misfit
+from isac_toolbox.estimators.scene.locate import NominalSight, SightMisfit, fuse_points
 from isac_toolbox.estimators.scene.place import place_points, release_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
@@ -173,7 +173,7 @@ class _Doubt:
 def _doubts(fit: Fit, placed: Placed) -> Iterator[_Doubt]:
     """Doubts worth a trial: of clocks first, then of places, of all users together and of each alone."""
     prior, lattice = fit.problem.prior, Lattice.of(fit.problem)
-    if not prior.has_line_of_sight:
+    if not prior.has_line_of_sight or placed.line_of_sight.all():
         return
     covariance = scene_covariance(fit)
     lost = users_without_clock(fit.problem, placed.line_of_sight, np.zeros(len(prior.users_m), np.int64))
@@ -183,7 +183,7 @@ def _doubts(fit: Fit, placed: Placed) -> Iterator[_Doubt]:
         path = _first_and_strong(fit, k)
         if path < 0:
             continue
-        misfit = line_of_sight_misfit(fit, path, covariance, lattice)
+        misfit = NominalSight.of(fit.problem, k).misfit(fit, path, covariance, lattice)
         if misfit.direction_squared < _DIRECTION_GATE and prior.offset_stds_m[k] > 0:
             late[k] = misfit
         elif np.any(prior.user_stds_m[k] > 0) and misfit.place_m is not None and not lost[k]:

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.estimators._search_kernels import pair_evidence
 from isac_toolbox.estimators.scene.problem import Problem
-from isac_toolbox.estimators.search import tone_step_hz
 
 __all__ = ["Alternatives", "Lattice", "beliefs", "joint_points", "length_limits_m"]
 
@@ -55,16 +54,19 @@ class Lattice:
     @classmethod
     def of(cls, problem: Problem) -> Lattice:
         """Return the lattice of the tones and the array of a problem."""
-        power = np.real(np.einsum("nkk->kn", problem.statistics.symbol_gram))
-        return cls.on_tones(problem.receiver, power)
+        return cls(problem.data.length_periods_m, _cosine_periods(problem.receiver))
 
     @classmethod
     def on_tones(cls, receiver: Receiver, power: RealArray) -> Lattice:
         """Return the lattice of users with power (K, N) on their tones."""
         steps = [tone_step_hz(receiver.frequencies_hz, of_user > 0) for of_user in power]
-        spacings = np.asarray(receiver.array.spacings, dtype=float)
-        cosines = np.where(receiver.array.sees_cosines, 1 / spacings, _NO_PERIOD)
-        return cls(SPEED_OF_LIGHT_M_S / np.array(steps), cosines)
+        return cls(SPEED_OF_LIGHT_M_S / np.array(steps), _cosine_periods(receiver))
+
+    def has_none(self, limits_m: RealArray) -> bool:
+        """Return whether no two paths within limits (K, 2) of length look the same."""
+        return bool(
+            np.all(self.cosine_periods >= 2) and np.all(self.length_periods_m > np.ptp(limits_m, axis=1))
+        )
 
     def nearest(self, difference: RealArray, user: int) -> RealArray:
         """Return the smallest of the differences (3,) of parameters that look the same."""
@@ -105,6 +107,12 @@ class Lattice:
         possible[:, 0] = True
         path, which = np.nonzero(possible)
         return path, shifted[path, which]
+
+
+def _cosine_periods(receiver: Receiver) -> RealArray:
+    """Periods of both cosines; beyond any difference for one that the array does not see."""
+    spacings = np.asarray(receiver.array.spacings, dtype=float)
+    return np.where(receiver.array.sees_cosines, 1 / spacings, _NO_PERIOD)
 
 
 def length_limits_m(problem: Problem, users_m: RealArray) -> RealArray:

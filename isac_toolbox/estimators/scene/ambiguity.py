@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.scene import Paths
 from isac_toolbox.estimators.result import Ambiguity
-from isac_toolbox.estimators.scene.alternatives import Alternatives, Lattice
+from isac_toolbox.estimators.scene.alternatives import Alternatives, Lattice, length_limits_m
 from isac_toolbox.estimators.scene.clocks import users_without_clock
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
 from isac_toolbox.estimators.scene.place import list_alternatives, weigh_alternatives
@@ -111,6 +111,8 @@ class PlaceBeliefs:
         paths, scene, problem = fit.paths, fit.scene, fit.problem
         if not all(problem.receiver.array.sees_cosines):
             return None  # places of a linear array are weighed along its cones
+        if Lattice.of(problem).has_none(length_limits_m(problem, scene.users_m)):
+            return None
         index = np.flatnonzero(~paths.is_line_of_sight)
         parameters = np.column_stack([fit.parameters.length_m, *fit.parameters.cosines])[index]
         user = paths.user[index]

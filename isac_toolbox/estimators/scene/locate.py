@@ -27,13 +27,13 @@ from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.problem import Problem
 
 __all__ = [
+    "NominalSight",
     "SightMisfit",
     "arrival_directions",
     "coincidence_evidence",
     "condition_on_coincidence",
     "find_lines_of_sight",
     "fuse_points",
-    "line_of_sight_misfit",
     "locate_paths",
     "path_snr",
     "path_variance",
@@ -68,10 +68,12 @@ def find_lines_of_sight(fit: Fit) -> IntArray:
     covariance = scene_covariance(fit)
     strength = np.abs(fit.posterior.mean) ** 2
     for k in range(len(chosen)):
+        line = NominalSight.of(problem, k)
         best = -1.0
         for i in np.flatnonzero(fit.paths.user == k):
-            misfit = line_of_sight_misfit(fit, int(i), covariance, lattice)
-            if misfit.squared < _LINE_OF_SIGHT_GATE and strength[i] > best:
+            if strength[i] <= best:
+                continue
+            if line.misfit(fit, int(i), covariance, lattice).squared < _LINE_OF_SIGHT_GATE:
                 best, chosen[k] = strength[i], i
     return chosen
 
@@ -129,31 +131,54 @@ class SightMisfit:
         return np.asarray(self.problem.receiver.bs_position_m + length * towards[0])
 
 
-def line_of_sight_misfit(fit: Fit, path: int, covariance: RealArray, lattice: Lattice) -> SightMisfit:
-    """Return how far an unlocated path of a fit is from the line of sight that the priors say.
+@dataclass(frozen=True, eq=False)
+class NominalSight:
+    """Where the priors say that a user's line of sight is.
 
-    Parameters
+    Attributes
     ----------
-    fit : Fit
-    path : int
-        Index among its paths.
-    covariance : ndarray, shape (P, P)
-        Of the fit's scene.
-    lattice : Lattice
+    problem : Problem
+    user : int
+    expected : ndarray, shape (3,)
+        Length and direction cosines.
+    spread : ndarray, shape (3, 3)
+        Their covariance by the priors of place and clock.
     """
-    problem, k, row = fit.problem, int(fit.paths.user[path]), int(fit.paths.unlocated[path])
-    prior, array = problem.prior, problem.receiver.array
-    direction, distance = unit_vectors(problem.receiver.bs_position_m, prior.users_m[k])
-    cosines = np.array(array.direction_cosines(direction))
-    in_cosines = (array.axes[1:] - cosines[:, None] * direction) / distance
-    jacobian = np.vstack([direction, in_cosines])
-    spread = jacobian @ np.diag(prior.user_stds_m[k] ** 2) @ jacobian.T
-    spread[0, 0] += prior.offset_stds_m[k] ** 2
-    columns = fit.scene.blocks()[3].start + 3 * row + np.arange(3)
-    total = spread + covariance[np.ix_(columns, columns)]
-    expected = np.array([distance, *cosines])
-    difference = lattice.nearest(fit.scene.unlocated_m[row] - expected, k)
-    return SightMisfit(problem, expected, difference, total)
+
+    problem: Problem
+    user: int
+    expected: RealArray
+    spread: RealArray
+
+    @classmethod
+    def of(cls, problem: Problem, user: int) -> NominalSight:
+        """Return the line of sight of a user by its priors."""
+        prior, array = problem.prior, problem.receiver.array
+        direction, distance = unit_vectors(problem.receiver.bs_position_m, prior.users_m[user])
+        cosines = np.array(array.direction_cosines(direction))
+        in_cosines = (array.axes[1:] - cosines[:, None] * direction) / distance
+        jacobian = np.vstack([direction, in_cosines])
+        spread = jacobian @ np.diag(prior.user_stds_m[user] ** 2) @ jacobian.T
+        spread[0, 0] += prior.offset_stds_m[user] ** 2
+        return cls(problem, user, np.array([distance, *cosines]), spread)
+
+    def misfit(self, fit: Fit, path: int, covariance: RealArray, lattice: Lattice) -> SightMisfit:
+        """Return how far an unlocated path of a fit is from this line of sight.
+
+        Parameters
+        ----------
+        fit : Fit
+        path : int
+            Index among its paths.
+        covariance : ndarray, shape (P, P)
+            Of the fit's scene.
+        lattice : Lattice
+        """
+        row = int(fit.paths.unlocated[path])
+        first = fit.scene.blocks()[3].start + 3 * row
+        own = covariance[first : first + 3, first : first + 3]
+        difference = lattice.nearest(fit.scene.unlocated_m[row] - self.expected, self.user)
+        return SightMisfit(self.problem, self.expected, difference, self.spread + own)
 
 
 def _squared_distance(difference: RealArray, covariance: RealArray) -> float:

@@ -130,9 +130,13 @@ def list_alternatives(
     Arguments as of :func:`locate_paths`.
     """
     limits_m = length_limits_m(problem, scene.users_m) + problem.length_cell_m * np.array([-1.0, 1.0])
+    lattice = Lattice.of(problem)
+    if lattice.has_none(limits_m):
+        points, located = locate_paths(problem, scene, parameters, user, snr, spread)
+        return Alternatives(np.flatnonzero(located), parameters[located], points[located])
     clock = np.zeros((len(user), 3))
     clock[:, 0] = scene.offsets_m[user]
-    path, shifted = Lattice.of(problem).shifts(parameters - clock, user, limits_m)
+    path, shifted = lattice.shifts(parameters - clock, user, limits_m)
     observed = shifted + clock[path]
     observed = np.where((shifted == (parameters - clock)[path]), parameters[path], observed)
     points, located = locate_paths(problem, scene, observed, user[path], snr[path], spread)
