@@ -130,8 +130,9 @@ def list_alternatives(
     Arguments as of :func:`locate_paths`.
     """
     limits_m = length_limits_m(problem, scene.users_m) + problem.length_cell_m * np.array([-1.0, 1.0])
-    lattice = Lattice.of(problem)
-    if lattice.has_none(limits_m):
+    lattice, lengths = Lattice.of(problem), parameters[:, 0] - scene.offsets_m[user]
+    within = (limits_m[user, 0] <= lengths) & (lengths <= limits_m[user, 1])
+    if within.all() and lattice.has_none(limits_m):
         points, located = locate_paths(problem, scene, parameters, user, snr, spread)
         return Alternatives(np.flatnonzero(located), parameters[located], points[located])
     clock = np.zeros((len(user), 3))
