@@ -154,11 +154,15 @@ def _scatterers(run: Run) -> tuple[list[Report], list[Report], metrics.Localisat
     """Return the located scatterers, the missed ones, and the match with the truth."""
     result = run.result
     spread = np.sqrt(np.maximum(np.trace(result.scatterer_covariance_m2, axis1=1, axis2=2), 0.0))
+    extent = np.zeros(len(spread))
+    if len(result.scatterer_extent_m2):
+        extent = np.sqrt(np.maximum(np.trace(result.scatterer_extent_m2, axis1=1, axis2=2), 0.0))
     found: list[Report] = [
         {
             "position_m": position,
             "probability": result.scatterer_probability[s],
             "position_std_m": spread[s],
+            "extent_m": extent[s],
             "visibility_probability": result.visibility_probability[:, s],
         }
         for s, position in enumerate(result.scatterer_positions_m)

@@ -144,6 +144,9 @@ def _print_scatterers(console: Console, report: Report, known: bool) -> None:
         table.add_row(*row, "-", "missed", _number(entry["bound_m"], 3), style="red")
     _show(console, "Scatterers", table)
     _note(console, marks.legend(known))
+    bodies = [f"{n} ({e['extent_m']:.2f} m)" for n, e in enumerate(found, start=1) if e["extent_m"]]
+    if bodies:
+        _note(console, f"with an extent (root mean square): {', '.join(bodies)}")
 
 
 def _print_user_positions(console: Console, users: list[Report], known: bool) -> None:

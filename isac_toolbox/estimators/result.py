@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,8 @@ class EstimationResult:
         What the block contradicts or does not tell, what was done about it, and the remedy.
     ambiguities : tuple of Ambiguity
         What has more than one likely value.
+    scatterer_extent_m2 : ndarray, shape (S_hat, 3, 3)
+        Covariance of the body that a scatterer is, beside that of its centre; zero for a point.
     """
 
     estimator: str
@@ -146,6 +148,7 @@ class EstimationResult:
     status: str
     warnings: tuple[str, ...] = ()
     ambiguities: tuple[Ambiguity, ...] = ()
+    scatterer_extent_m2: RealArray = field(default_factory=lambda: np.zeros((0, 3, 3)))
 
     def save(self, path: str | Path) -> Path:
         """Write the result as an npz file and return its path.
@@ -156,19 +159,19 @@ class EstimationResult:
         path), index, weight, and the value in three columns (a clock's in the first, the others NaN).
         """
         stored: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
             if isinstance(value, (Candidates, UnlocatedPaths)):
-                stored.update({f"{field.name}.{f.name}": getattr(value, f.name) for f in fields(value)})
+                stored.update({f"{name}.{f.name}": getattr(value, f.name) for f in fields(value)})
             elif isinstance(value, History):
                 rows = [[getattr(r, f.name) for f in fields(IterationRecord)] for r in value]
-                stored[field.name] = np.array(rows, dtype=float).reshape(-1, len(fields(IterationRecord)))
-            elif field.name == "ambiguities":
-                stored[field.name] = _ambiguity_rows(value)
-            elif field.name == "warnings":
-                stored[field.name] = np.array(value, dtype=str)
+                stored[name] = np.array(rows, dtype=float).reshape(-1, len(fields(IterationRecord)))
+            elif name == "ambiguities":
+                stored[name] = _ambiguity_rows(value)
+            elif name == "warnings":
+                stored[name] = np.array(value, dtype=str)
             else:
-                stored[field.name] = value
+                stored[name] = value
         return _npz.write(path, _KIND, stored)
 
     @classmethod
@@ -183,7 +186,7 @@ class EstimationResult:
             If it is not an npz file, lacks keys or holds pickled objects.
         """
         nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
-        plain = [f.name for f in fields(cls) if f.name not in (*nested, "warnings", "ambiguities")]
+        plain = [f.name for f in fields(cls) if f.name not in (*nested, *_OPTIONAL)]
         keys = plain + [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
         data = _npz.read(path, _KIND, keys)
         values: dict[str, Any] = {name: data[name] for name in plain}
@@ -197,8 +200,13 @@ class EstimationResult:
         values["history"] = history
         values["warnings"] = tuple(str(text) for text in data.get("warnings", ()))
         values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
+        no_extent = np.zeros((len(values["scatterer_positions_m"]), 3, 3))
+        values["scatterer_extent_m2"] = data.get("scatterer_extent_m2", no_extent)
         return cls(**values)
 
+
+#: Fields that files of earlier versions do not have.
+_OPTIONAL = ("warnings", "ambiguities", "scatterer_extent_m2")
 
 _AMBIGUITY_KINDS = ("clock", "scatterer", "path")
 

@@ -77,6 +77,7 @@ class GenieLMMSE:
             scatterer_positions_m=truth.scatterer_positions_m,
             scatterer_probability=probability,
             scatterer_covariance_m2=np.zeros((n_points, 3, 3)),
+            scatterer_extent_m2=np.zeros((n_points, 3, 3)),
             visibility_probability=seen,
             candidates=Candidates(truth.scatterer_positions_m, probability, seen),
             line_of_sight_probability=truth.line_of_sight.astype(float),

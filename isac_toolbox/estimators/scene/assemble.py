@@ -63,6 +63,7 @@ class SceneEstimate:
     scatterer_positions_m: RealArray
     scatterer_probability: RealArray
     scatterer_covariance_m2: RealArray
+    scatterer_extent_m2: RealArray
     visibility_probability: RealArray
     candidates: Candidates
     line_of_sight_probability: RealArray
@@ -81,6 +82,7 @@ class SceneEstimate:
             scatterer_positions_m=nothing.scatterer_positions_m,
             scatterer_probability=nothing.scatterer_probability,
             scatterer_covariance_m2=np.zeros((0, 3, 3)),
+            scatterer_extent_m2=np.zeros((0, 3, 3)),
             visibility_probability=nothing.visibility_probability,
             candidates=nothing,
             line_of_sight_probability=np.full(n_users, 0.5),
@@ -136,6 +138,7 @@ class SceneEstimate:
             scatterer_positions_m=fit.scene.points_m[shown],
             scatterer_probability=point_probability[shown],
             scatterer_covariance_m2=of_points[shown],
+            scatterer_extent_m2=np.zeros((np.count_nonzero(shown), 3, 3)),
             visibility_probability=visibility_probability[:, shown],
             candidates=candidates,
             line_of_sight_probability=line_of_sight_probability,

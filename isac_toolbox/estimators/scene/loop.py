@@ -26,6 +26,7 @@ from isac_toolbox.estimators.scene.assemble import (
     build_result,
     unseen_cosines,
 )
+from isac_toolbox.estimators.scene.bodies import join_bodies, point_energies
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
@@ -192,6 +193,10 @@ class SceneLoop(TurboLoop):
         if places is not None:
             ambiguities += places.ambiguities(probability[points] >= 0.5)
         scene = scene.widened(clock_variance_m2, spread_over(ambiguities, len(scene.scatterer_positions_m)))
+        shown = np.flatnonzero(probability[points] >= 0.5)
+        if len(shown) == len(scene.scatterer_positions_m):
+            energy = point_energies(fit)[shown]
+            scene, ambiguities = join_bodies(scene, ambiguities, energy, fit.problem.length_cell_m)
         channel = ChannelEstimate.of_fit(fit, working.n_users, scale)
         warnings = (*self.warnings, *contradictions(fit, covariance))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
