@@ -20,6 +20,8 @@ __all__ = ["join_bodies", "point_energies"]
 RealArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+# Prior: size of a car, a tree or a piece of a wall; what is farther apart is more than one of them.
+_BODY_SIZE_M = 3.0
 # Prior: weight of a ball against the found shape of a body, in points.
 _BALL_POINTS = 3.0
 # Mathematics: squared distance in which a Gaussian body of three dimensions holds 99 % of its points.
@@ -40,8 +42,8 @@ def join_bodies(
 ) -> tuple[SceneEstimate, tuple[Ambiguity, ...]]:
     """Return the scene with one scatterer for points that belong together, and its ambiguities.
 
-    Two points that one user sees closer to each other than a resolution cell belong to one body, and so does
-    any point that lies within it.
+    Two points that one user sees closer to each other than a resolution cell, and than the size of a body,
+    belong to one body, and so does any point that lies within it.
 
     Parameters
     ----------
@@ -53,7 +55,8 @@ def join_bodies(
     cell_m : float
         Resolution in path length.
     """
-    body = _bodies(scene.scatterer_positions_m, scene.visibility_probability >= 0.5, energy, cell_m)
+    seen, reach_m = scene.visibility_probability >= 0.5, min(cell_m, _BODY_SIZE_M)
+    body = _bodies(scene.scatterer_positions_m, seen, energy, reach_m)
     groups = [np.flatnonzero(body == label) for label in np.unique(body)]
     if len(groups) == len(body):
         return scene, ambiguities
@@ -81,19 +84,19 @@ def join_bodies(
     ), kept
 
 
-def _bodies(points_m: RealArray, seen: NDArray[np.bool_], energy: RealArray, cell_m: float) -> IntArray:
+def _bodies(points_m: RealArray, seen: NDArray[np.bool_], energy: RealArray, reach_m: float) -> IntArray:
     """Label of the body that each point belongs to, shape (S,)."""
     apart = np.linalg.norm(points_m[:, None] - points_m, axis=2)
     together = seen.T.astype(int) @ seen.astype(int) > 0
-    _, label = connected_components((apart < cell_m) & together, directed=False)
+    _, label = connected_components((apart < reach_m) & together, directed=False)
     while True:
-        grown = _grown(points_m, energy, label, cell_m)
+        grown = _grown(points_m, energy, label, reach_m)
         if np.array_equal(grown, label):
             return label
         label = grown
 
 
-def _grown(points_m: RealArray, energy: RealArray, label: IntArray, cell_m: float) -> IntArray:
+def _grown(points_m: RealArray, energy: RealArray, label: IntArray, reach_m: float) -> IntArray:
     """Labels after every body, the strongest first, has taken the points that lie within it."""
     bodies = [body for body in np.unique(label) if np.count_nonzero(label == body) > 1]
     label = np.array(label, dtype=np.int64)
@@ -102,7 +105,7 @@ def _grown(points_m: RealArray, energy: RealArray, label: IntArray, cell_m: floa
         if np.count_nonzero(group) > 1:
             centre, extent = _moments(points_m[group], energy[group])
             away = points_m - centre
-            spread = extent + (cell_m / 3) ** 2 * np.eye(3)
+            spread = extent + (reach_m / 3) ** 2 * np.eye(3)
             label[np.einsum("si,si->s", away, np.linalg.solve(spread, away.T).T) < _HOLDS] = body
     return label
 
