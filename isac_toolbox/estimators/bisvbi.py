@@ -13,11 +13,12 @@ from isac_toolbox._choices import DTYPES, M_STEPS
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_choice, check_flag, check_fraction, check_integer, check_positive
 from isac_toolbox.channel.atoms.dense import Measurements
+from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
 from isac_toolbox.estimators.coarse.start import COARSE_STAGES, NO_PEAKS, coarse_working_set
-from isac_toolbox.estimators.fallback import better_of
+from isac_toolbox.estimators.fallback import better_of, failed_over
 from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
 from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
@@ -32,7 +33,7 @@ from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birt
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics
 from isac_toolbox.inference.hierarchy import RULES
-from isac_toolbox.inference.turbo import STOPPED, TIME_LIMIT, Callback, Deadline
+from isac_toolbox.inference.turbo import FAILED, STOPPED, TIME_LIMIT, Callback, Deadline
 
 __all__ = ["M_STEPS", "BiSVBILoop", "EMTurboBiSVBI"]
 
@@ -52,6 +53,8 @@ _LAST_ITERATIONS = 3
 
 # Guard: nats by which beam squint must explain the samples better.
 _SQUINT_NATS = 30.0
+# Guard: phase at the array's corner and the band's edge below which squint is none.
+_LEAST_SQUINT_RAD = 0.02
 
 _SQUINT = "the samples show beam squint, which was taken into account; pass beam_squint=True"
 _DATA_REFUSED = (
@@ -215,11 +218,12 @@ class EMTurboBiSVBI:
         ValueError
             If a user has no usable pilot, or ``grid_points`` are too many for a full inverse.
         """
-        loop, result = self._run(obs, callback)
+        try:
+            loop, result = self._run(obs, callback)
+        except np.linalg.LinAlgError:
+            return failed_over(LeastSquares().estimate(obs), BiSVBILoop.name)
         if loop.shows_squint():
-            squinted = replace(loop.obs, beam_squint=True)
-            loop, result = self._within(loop.deadline)._run(squinted, callback)
-            result = replace(result, warnings=(_SQUINT, *result.warnings))
+            loop, result = self._with_squint(loop, result, callback)
         if loop.fits_badly():
             with bounded_threads(self.n_threads or 1):
                 return better_of(loop.obs, result, LeastSquares().estimate(loop.obs))
@@ -237,6 +241,19 @@ class EMTurboBiSVBI:
         alone.warnings.append(_DATA_REFUSED)
         alone.doubts_data = True
         return alone, alone.run_bounded(callback, self.n_threads)
+
+    def _with_squint(
+        self, loop: BiSVBILoop, result: EstimationResult, callback: Callback | None
+    ) -> tuple[BiSVBILoop, EstimationResult]:
+        """Run with beam squint, and keep the outcome if it explains the samples better after all."""
+        squinted = replace(loop.obs, beam_squint=True)
+        try:
+            other, found = self._within(loop.deadline)._run(squinted, callback)
+        except np.linalg.LinAlgError:
+            return loop, result
+        if other.status == FAILED or not other.objective < loop.objective - _SQUINT_NATS:
+            return loop, result
+        return other, replace(found, warnings=(_SQUINT, *found.warnings))
 
     def _within(self, deadline: Deadline) -> EMTurboBiSVBI:
         """The same estimator with the time that is left."""
@@ -357,11 +374,13 @@ class BiSVBILoop(SceneLoop):
         fit, problem = self.working.fit, self.working.problem
         receiver = problem.receiver
         possible = receiver.carrier_hz is not None and receiver.wavefront == "planar"
+        possible = possible and _largest_squint_rad(receiver) > _LEAST_SQUINT_RAD
         suspect = bool(np.any(fit.paths.is_unlocated)) and self.status not in (STOPPED, TIME_LIMIT)
         if receiver.beam_squint or not (possible and suspect):
             return False
         data = Measurements(problem.statistics, replace(receiver, beam_squint=True))
-        squinted = evaluate(replace(problem, data=data), fit.scene, fit.paths, fit.posterior.prior_precision)
+        start = evaluate(replace(problem, data=data), fit.scene, fit.paths, fit.posterior.prior_precision)
+        squinted = refine(start, n_steps=3)
         return squinted.objective < fit.objective - _SQUINT_NATS
 
     def fits_badly(self) -> bool:
@@ -428,3 +447,10 @@ class BiSVBILoop(SceneLoop):
             self.working = moved or self.working
             changed = changed or moved is not None
         return changed
+
+
+def _largest_squint_rad(receiver: Receiver) -> float:
+    """Phase at a corner of the array and an edge of the band that beam squint adds at most."""
+    assert receiver.carrier_hz is not None
+    relative = float(np.max(np.abs(receiver.frequencies_hz))) / receiver.carrier_hz
+    return relative * sum(float(slopes.max()) for slopes in receiver.array.phase_slopes)

@@ -8,9 +8,9 @@ import numpy as np
 
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.inference.turbo import TIME_LIMIT
+from isac_toolbox.inference.turbo import FAILED, TIME_LIMIT
 
-__all__ = ["FELL_BACK", "better_of"]
+__all__ = ["FELL_BACK", "better_of", "failed_over"]
 
 FELL_BACK = "fell back to least squares"
 
@@ -55,6 +55,20 @@ def better_of(obs: UplinkObservation, result: EstimationResult, plain: Estimatio
         converged=False,
         status=result.status if result.status == TIME_LIMIT else FELL_BACK,
         warnings=(*result.warnings, _WARNING),
+    )
+
+
+def failed_over(plain: EstimationResult, estimator: str) -> EstimationResult:
+    """Return the plain method's result where an estimator found no numbers at all."""
+    return replace(
+        plain,
+        estimator=estimator,
+        converged=False,
+        status=FAILED,
+        warnings=(
+            *plain.warnings,
+            "the estimate failed numerically; channel and data are those of least squares",
+        ),
     )
 
 

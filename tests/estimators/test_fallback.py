@@ -84,3 +84,16 @@ def test_never_worse_than_least_squares_on_a_diffuse_channel(seed):
     assert error_db < isac.metrics.channel_nmse_db(plain.channel, channel) + 0.3
     if result.status == FELL_BACK:
         assert not result.converged
+
+
+def test_a_failure_gives_the_plain_channel_and_says_so(block, monkeypatch):
+    simulation, _, plain = block
+
+    def fail(*_):
+        raise np.linalg.LinAlgError("singular")
+
+    monkeypatch.setattr("isac_toolbox.estimators.bisvbi.BiSVBILoop.result", fail)
+    result = isac.EMTurboBiSVBI().estimate(simulation.observation)
+    assert result.status == "numerical failure" and not result.converged
+    assert result.estimator == "EM-Turbo-BiSVBI" and "failed" in result.warnings[-1]
+    np.testing.assert_array_equal(result.channel, plain.channel)

@@ -17,8 +17,9 @@ __all__ = ["PlanarAtoms", "delay_moments", "match_separable", "squint_orders"]
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
-# Largest term left out of the squint's series, relative to the atom.
-_SQUINT_TOLERANCE = 1e-4
+# Largest term left out of the squint's series, relative to the atom; near-copies of a path need as much, or
+# the Gram is none.
+_SQUINT_TOLERANCE = 1e-7
 _MAX_SQUINT_ORDERS = 10
 
 
