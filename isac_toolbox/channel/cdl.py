@@ -185,8 +185,7 @@ def cdl_channel(
     directions = _directions(array.axes[0] if towards is None else towards, n_users)
     rays = cdl_rays(model, directions, spread_s, np.random.default_rng(seed))
     channel = np.empty((n_users, frequencies.size, array.n_elements), complex)
-    for k in range(n_users):
-        own = rays.user == k
+    for k, own in enumerate(np.arange(len(rays)).reshape(n_users, -1)):
         weights = rays.gain[own] * delay_response(rays.delay_s[own], frequencies).T
         channel[k] = weights @ array.steering(rays.direction[own])
     return channel
