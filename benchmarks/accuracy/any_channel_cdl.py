@@ -9,6 +9,7 @@ geometry": users said to be 60 m ahead, known to 1 km, and a region of 2 km, as 
 LMMSE estimates the channel from the pilots with the covariance that the drop's rays have under random phases:
 it knows delays, directions and powers of all 260 to 480 rays and the noise, which no receiver does. NMSE is
 that of the mean error. "false" counts points reported with a probability above 0.9, of which none is right.
+"failed" counts blocks that ended in an error of the linear algebra, which no other figure counts.
 "SER" is of data after the estimator's own detection, for LMMSE by the same receiver as least squares.
 """
 
@@ -123,10 +124,14 @@ ESTIMATORS: dict[str, Callable[[Simulation], isac.EstimationResult]] = {
 def run_block(model: str, snr_db: float, name: str, seed: int) -> Figures:
     """One block and one estimator."""
     simulation = BASE.replace(cdl=model, snr_db=snr_db).simulate(seed)
-    result, seconds = timed(ESTIMATORS[name], simulation)
+    try:
+        result, seconds = timed(ESTIMATORS[name], simulation)
+    except np.linalg.LinAlgError:
+        return {"failed": True}
     truth = simulation.truth
     wrong, symbols = count_symbol_errors(result, simulation)
     return {
+        "failed": False,
         "nmse": 10 ** (isac.metrics.channel_nmse_db(result.channel, truth.channel) / 10),
         "false": int(np.sum(result.scatterer_probability > SURE)),
         "unlocated": len(result.unlocated_paths),
@@ -148,6 +153,7 @@ HEADS = (
     "unlocated a block",
     "warned",
     "fell back",
+    "failed",
     "SER",
     "median s",
     "worst s",
@@ -156,6 +162,8 @@ HEADS = (
 
 def row(model: str, snr_db: float, name: str, blocks: list[Figures]) -> list[str]:
     """Pooled figures of a case."""
+    failed = sum(b["failed"] for b in blocks)
+    blocks = [b for b in blocks if not b["failed"]]
     count = len(blocks)
     nmse = np.array([b["nmse"] for b in blocks])
     seconds = [b["seconds"] for b in blocks]
@@ -169,6 +177,7 @@ def row(model: str, snr_db: float, name: str, blocks: list[Figures]) -> list[str
         f"{sum(b['unlocated'] for b in blocks) / count:.1f}",
         f"{sum(b['warned'] for b in blocks)} of {count}",
         f"{sum(b['fell_back'] for b in blocks)} of {count}",
+        str(failed),
         f"{sum(b['wrong'] for b in blocks) / max(sum(b['symbols'] for b in blocks), 1):.2g}",
         f"{np.median(seconds):.2f}",
         f"{max(seconds):.2f}",
