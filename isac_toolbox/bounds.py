@@ -34,6 +34,9 @@ class HybridBound:
     time_offset_rmse_s : ndarray, shape (K,)
     channel_nmse : float
         ``E sum |h_hat - h|^2 / sum |h|^2``.
+    unlisted_share : float
+        Share of the channel's power in what the truth lists no path for (rays, bodies' extent, a diffuse
+        tail). The bound takes that part as known: it stays a bound, but no receiver comes near it.
     """
 
     position_rmse_m: NDArray[np.float64]
@@ -41,6 +44,7 @@ class HybridBound:
     user_position_rmse_m: NDArray[np.float64]
     time_offset_rmse_s: NDArray[np.float64]
     channel_nmse: float
+    unlisted_share: float = 0.0
 
     @property
     def channel_nmse_db(self) -> float:
@@ -65,6 +69,8 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     ------
     TypeError
         If it is no simulation.
+    ValueError
+        If the truth lists no path at all (CDL-A to CDL-C): there is nothing to bound.
 
     Notes
     -----
@@ -74,7 +80,8 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     direction cosine: scatterers then have the region as prior, a Gaussian of the variance of a uniform law
     (extent squared over twelve), as in the estimators. Other arrays have no prior of the scatterers. Masked
     elements and cells tell nothing, a cell of which single samples are masked as much as the share of its
-    elements that are left; the channel's error counts all entries.
+    elements that are left; the channel's error counts all entries. What ``truth.diffuse_channel`` holds is
+    taken as known (:attr:`HybridBound.unlisted_share`).
 
     Examples
     --------
@@ -86,6 +93,11 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     """
     check_has("simulation", simulation, "a Simulation", ("observation", "truth"))
     obs, truth = simulation.observation, simulation.truth
+    if not (truth.line_of_sight.any() or truth.visibility.any() or len(truth.unlocated_paths)):
+        raise ValueError(
+            "simulation must have a line of sight, a scatterer or an unlocated path for a bound, got one of "
+            f"{len(truth.rays)} rays alone ({truth.environment.name})"
+        )
     receiver = Receiver.of(obs)
     extra = truth.unlocated_paths
     observed_length = SPEED_OF_LIGHT_M_S * (extra.delay_s + truth.time_offsets_s[extra.user])
@@ -123,6 +135,7 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     everywhere = make_atoms(parameters, paths, replace(receiver, element_mask=None))
     metric = _real_fisher(everywhere.full_gram(identity), gains, parameters.jacobian)
     error = float(np.sum(metric * covariance))
+    power, unlisted = float(np.sum(np.abs(truth.channel) ** 2)), truth.diffuse_channel
     block = covariance[n_gains:, n_gains:]
     points, users, offsets, _ = scene.blocks()
     variance = np.diag(block)
@@ -133,7 +146,8 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
         position_covariance_m2=positions[index, :, index],
         user_position_rmse_m=np.sqrt(variance[users].reshape(-1, 3).sum(axis=1)),
         time_offset_rmse_s=np.sqrt(variance[offsets]) / SPEED_OF_LIGHT_M_S,
-        channel_nmse=error / float(np.sum(np.abs(truth.channel) ** 2)),
+        channel_nmse=error / power,
+        unlisted_share=0.0 if unlisted is None else float(np.sum(np.abs(unlisted) ** 2)) / power,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +24,20 @@ from pydantic import (
 )
 
 from isac_toolbox.channel.array import UniformPlanarArray
+from isac_toolbox.channel.cdl import cdl_environment
+from isac_toolbox.channel.clutter import (
+    draw_clusters,
+    draw_diffuse,
+    first_delays_s,
+    path_powers,
+    spread_scatterers,
+)
 from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
 from isac_toolbox.channel.model import multi_user_channel, normalise_power
 from isac_toolbox.channel.modulation import qam_constellation
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.channel.rays import Rays
 from isac_toolbox.channel.uplink import (
     all_known,
     draw_symbols,
@@ -50,7 +59,7 @@ class Truth:
     ----------
     channel : ndarray of complex, shape (K, N, M)
     scatterer_positions_m : ndarray, shape (S, 3)
-        Only scatterers that some user sees.
+        Only scatterers that some user sees; centres, where they are bodies.
     visibility : ndarray of bool, shape (K, S)
     user_positions_m : ndarray, shape (K, 3)
     time_offsets_s : ndarray, shape (K,)
@@ -61,9 +70,16 @@ class Truth:
     line_of_sight : ndarray of bool, shape (K,)
     line_of_sight_gain : ndarray of complex, shape (K,)
     scatterer_gain : ndarray of complex, shape (K, S)
+        Of a body the sum over its rays.
     unlocated_paths : UnlocatedPaths
         Paths with more than one bounce.
     environment : Environment
+        As drawn or given: before bodies, clusters and a diffuse tail are added.
+    rays : UnlocatedPaths
+        Rays of clusters, which count neither as scatterers nor as unlocated paths.
+    diffuse_channel : ndarray of complex, shape (K, N, M), or None
+        What of ``channel`` the line of sight, the scatterers and the unlocated paths do not make up: rays,
+        the extent of bodies, a diffuse tail. None without any.
     """
 
     channel: NDArray[np.complex128]
@@ -79,6 +95,8 @@ class Truth:
     scatterer_gain: NDArray[np.complex128]
     unlocated_paths: UnlocatedPaths
     environment: Environment
+    rays: UnlocatedPaths = field(default_factory=UnlocatedPaths.none)
+    diffuse_channel: NDArray[np.complex128] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +160,16 @@ class Scenario(BaseModel):
     reflection_loss_std_db: float = Field(2.0, ge=0, allow_inf_nan=False)
     burst_size: int = Field(1, ge=1)
     burst_radius_m: float = Field(8.0, gt=0, allow_inf_nan=False)
+    rays_per_scatterer: int = Field(1, ge=1)
+    scatterer_extent_m: float = Field(0.0, ge=0, allow_inf_nan=False)
+    # what has no place
+    cdl: Literal["CDL-A", "CDL-B", "CDL-C", "CDL-D", "CDL-E"] | None = None
+    delay_spread_s: float = Field(100e-9, gt=0, allow_inf_nan=False)
+    n_clusters: int = Field(0, ge=0)
+    cluster_power_db: float = Field(-3.0, ge=-200, le=200, allow_inf_nan=False)
+    cluster_azimuth_spread_rad: float = Field(0.4, ge=0, allow_inf_nan=False)
+    diffuse_power_db: float | None = Field(None, ge=-200, le=200, allow_inf_nan=False)
+    diffuse_decay_s: float = Field(100e-9, gt=0, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -172,6 +200,23 @@ class Scenario(BaseModel):
             raise ValueError(
                 "link 'monostatic' needs n_users = 1 (the base station hears itself) and no traced "
                 f"environment, got n_users = {self.n_users}, traced = {self.traced!r}"
+            )
+        if self.link == "monostatic" and (self.cdl is not None or self.n_clusters):
+            raise ValueError(
+                "link 'monostatic' has neither a cdl nor n_clusters, which are of users, got "
+                f"cdl = {self.cdl!r}, n_clusters = {self.n_clusters}"
+            )
+        if self.cdl is not None and self.traced is not None:
+            raise ValueError(f"cdl and traced exclude each other, got {self.cdl!r} and {self.traced!r}")
+        if self.cdl is not None and self.rays_per_scatterer > 1:
+            raise ValueError(
+                "rays_per_scatterer must be 1 with a cdl, which has no scatterers, got "
+                f"{self.rays_per_scatterer}"
+            )
+        if (self.rays_per_scatterer > 1) != (self.scatterer_extent_m > 0):
+            raise ValueError(
+                "rays_per_scatterer above 1 and a scatterer_extent_m above 0 need each other, got "
+                f"{self.rays_per_scatterer} and {self.scatterer_extent_m}"
             )
         for name, box, strict in (
             ("region_m", self.region_m, True),
@@ -252,8 +297,8 @@ class Scenario(BaseModel):
         Parameters
         ----------
         seed : int or SeedSequence
-            The same seed gives the same bits. Environment, users, clocks, symbols and noise have
-            independent streams, so that a change of SNR keeps the scene.
+            The same seed gives the same bits. Environment, users, clocks, symbols, noise, bodies,
+            clusters and the diffuse tail have independent streams, so that a change of SNR keeps the scene.
         environment : Environment, optional
             A fixed or traced environment instead of a drawn one.
         users : sequence of int, optional
@@ -264,7 +309,7 @@ class Scenario(BaseModel):
         TypeError, ValueError
             For a bad seed, environment or choice of users.
         """
-        streams = [np.random.default_rng(s) for s in _spawn(seed, 5)]
+        streams = [np.random.default_rng(s) for s in _spawn(seed, 8)]
         scene = self._scene(environment, users, streams[0])
         n_users = scene.n_users
         monostatic = self.link == "monostatic"
@@ -277,9 +322,26 @@ class Scenario(BaseModel):
         frequencies = (
             np.arange(self.n_subcarriers, dtype=np.float64) - (self.n_subcarriers - 1) / 2
         ) * self.subcarrier_spacing_hz
-        channel = multi_user_channel(
-            scene, array, frequencies, offsets_s, self.wavefront, self.carrier_hz, self.beam_squint
-        )
+
+        def channel_of(part: Environment) -> NDArray[np.complex128]:
+            return multi_user_channel(
+                part, array, frequencies, offsets_s, self.wavefront, self.carrier_hz, self.beam_squint
+            )
+
+        heard, listed = self._heard_and_listed(scene, streams[5], streams[6])
+        channel = channel_of(heard)
+        diffuse = channel - channel_of(listed) if listed is not heard else None
+        if self.diffuse_power_db is not None:
+            tail = draw_diffuse(
+                path_powers(heard) * 10 ** (self.diffuse_power_db / 10),
+                first_delays_s(heard) + offsets_s,
+                self.diffuse_decay_s,
+                frequencies,
+                array.n_elements,
+                streams[7],
+            )
+            channel = channel + tail
+            diffuse = tail if diffuse is None else diffuse + tail
         scale = normalise_power(channel, self.power_control)
         channel = channel * scale[:, None, None]
         n_pilots = self.pilot_symbols if self.n_users == n_users else (self.n_pilot_symbols or n_users)
@@ -305,7 +367,39 @@ class Scenario(BaseModel):
             link=self.link,
             beam_squint=self.beam_squint,
         )
-        return Simulation(observation, _truth(scene, array, channel, scale, offsets_s, block, noise_variance))
+        truth = _truth(listed, array, channel, scale, offsets_s, block, noise_variance)
+        if diffuse is not None:
+            truth = replace(
+                truth,
+                visibility=scene.scatterer_gain != 0,
+                environment=scene,
+                rays=_ray_paths(heard.rays, array, scale),
+                diffuse_channel=diffuse * scale[:, None, None],
+            )
+        return Simulation(observation, truth)
+
+    def _heard_and_listed(
+        self, scene: Environment, body_rng: np.random.Generator, cluster_rng: np.random.Generator
+    ) -> tuple[Environment, Environment]:
+        """What the array hears, and what of it the truth lists; one object if there is no difference."""
+        heard = listed = scene
+        if self.rays_per_scatterer > 1:
+            heard = spread_scatterers(scene, self.rays_per_scatterer, self.scatterer_extent_m, body_rng)
+            summed = heard.scatterer_gain.reshape(*scene.scatterer_gain.shape, self.rays_per_scatterer)
+            listed = replace(scene, scatterer_gain=summed.sum(axis=-1))
+        if self.n_clusters:
+            clusters = draw_clusters(
+                scene,
+                self.n_clusters,
+                self.cluster_power_db,
+                self.delay_spread_s,
+                self.cluster_azimuth_spread_rad,
+                cluster_rng,
+            )
+            heard = replace(heard, rays=Rays.joined([scene.rays, clusters]))
+        if len(heard.rays):
+            listed = replace(listed, rays=Rays.none())
+        return heard, listed
 
     def _scene(
         self, environment: Environment | None, users: Sequence[int] | None, rng: np.random.Generator
@@ -317,7 +411,7 @@ class Scenario(BaseModel):
         if environment is None and self.traced is None:
             if users is not None:
                 raise ValueError("users can only be chosen from a given or traced environment")
-            return draw_environment(self, rng)
+            return draw_environment(self, rng) if self.cdl is None else cdl_environment(self, rng)
         scene = environment if environment is not None else load_traced(self.traced or "")
         if users is None:
             candidates = np.flatnonzero(scene.path_counts > 0)
@@ -411,6 +505,17 @@ def _truth(
         scatterer_gain=scene.scatterer_gain * scale[:, None],
         unlocated_paths=unlocated,
         environment=scene,
+    )
+
+
+def _ray_paths(rays: Rays, array: UniformPlanarArray, scale: NDArray[np.float64]) -> UnlocatedPaths:
+    """Return the rays as the array sees them, gains scaled like the channel."""
+    return UnlocatedPaths(
+        user=rays.user,
+        direction_cosines=np.stack(array.direction_cosines(rays.direction), axis=-1),
+        delay_s=rays.delay_s,
+        gain=rays.gain * scale[rays.user],
+        probability=np.ones(len(rays)),
     )
 
 

@@ -290,3 +290,27 @@ def test_a_scene_without_scatterers_has_a_bound():
     bound = hybrid_crb(TINY.replace(n_scatterers=0).simulate(0))
     assert bound.position_rmse_m.shape == (0,) and bound.position_covariance_m2.shape == (0, 3, 3)
     assert 0 < bound.channel_nmse < 1
+
+
+# --- blocks with more than paths -----------------------------------------------------------------------
+
+
+def test_the_bound_of_a_diffuse_block_is_that_of_its_paths():
+    """At the same noise the tail changes nothing but the power that errors are measured against."""
+    alone = TINY.replace(n_users=1)
+    plain, diffuse = alone.simulate(0), alone.replace(diffuse_power_db=-10.0).simulate(0)
+    scale = np.abs(diffuse.truth.line_of_sight_gain / plain.truth.line_of_sight_gain)[0]
+    same_noise = replace(diffuse.truth, noise_variance=plain.truth.noise_variance * scale**2)
+    first = hybrid_crb(plain)
+    second = hybrid_crb(replace(diffuse, truth=same_noise))
+    assert first.unlisted_share == 0
+    assert 0.02 < second.unlisted_share < 0.3
+    assert_allclose(first.position_rmse_m, second.position_rmse_m, rtol=1e-6)
+    assert second.channel_nmse == pytest.approx(first.channel_nmse * scale**2, rel=1e-6)
+
+
+def test_rays_alone_have_no_bound():
+    with pytest.raises(ValueError, match=r"line of sight, a scatterer or an unlocated path .* \(CDL-A\)"):
+        hybrid_crb(TINY.replace(cdl="CDL-A").simulate(0))
+    bound = hybrid_crb(TINY.replace(cdl="CDL-D").simulate(0))
+    assert bound.position_rmse_m.shape == (0,) and 0.05 < bound.unlisted_share < 0.25

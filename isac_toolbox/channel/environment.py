@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +16,10 @@ from isac_toolbox._validation import as_array, as_indices, check_finite, check_n
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delays_s, unit_vectors
 from isac_toolbox.channel.plausibility import check_longest_delay, warn_of_implausible_delays
+from isac_toolbox.channel.rays import Rays
 from isac_toolbox.channel.traced import TRACED_KEYS, traced_arrays
 
-__all__ = ["DrawSettings", "Environment", "draw_environment", "load_traced"]
+__all__ = ["DrawSettings", "Environment", "draw_apart_users", "draw_environment", "load_traced"]
 
 RealArray = NDArray[np.float64]
 Point = tuple[float, float, float]
@@ -62,6 +63,8 @@ class Environment:
     region_m : ndarray, shape (2, 3)
         Box that holds the scatterers.
     name : str
+    rays : Rays
+        What stochastic models add: heard like paths, but listed as none.
 
     Raises
     ------
@@ -85,6 +88,7 @@ class Environment:
     extra_gain: NDArray[np.complex128]
     region_m: RealArray
     name: str = "environment"
+    rays: Rays = field(default_factory=Rays.none)
 
     def __post_init__(self) -> None:
         self._check_fields()
@@ -105,15 +109,18 @@ class Environment:
             object.__setattr__(self, name, value)
         if np.any(self.region_m[1] < self.region_m[0]):
             raise ValueError(f"region_m must have its second corner beyond the first, got {self.region_m}")
+        if not isinstance(self.rays, Rays):
+            raise TypeError(f"rays must be Rays, got {type(self.rays).__name__}")
 
     def _check_paths(self) -> None:
         """Check what further paths may be."""
         user, delay_s = self.extra_user, self.extra_delay_s
-        if user.size and (user.min() < 0 or user.max() >= self.n_users):
-            raise ValueError(
-                f"extra_user must index user_positions_m (0..{self.n_users - 1}), "
-                f"got {user.min()} to {user.max()}"
-            )
+        for name, index in (("extra_user", user), ("rays.user", self.rays.user)):
+            if index.size and (index.min() < 0 or index.max() >= self.n_users):
+                raise ValueError(
+                    f"{name} must index user_positions_m (0..{self.n_users - 1}), "
+                    f"got {index.min()} to {index.max()}"
+                )
         length = np.linalg.norm(self.extra_direction, axis=1)
         if np.any(np.abs(length - 1) > _UNIT_LENGTH):
             worst = length[np.argmax(np.abs(length - 1))]
@@ -131,8 +138,9 @@ class Environment:
 
     @property
     def path_counts(self) -> NDArray[np.int64]:
-        """Number of paths of every user that carry anything, shape (K,)."""
+        """Number of paths and rays of every user that carry anything, shape (K,)."""
         extra = np.bincount(self.extra_user[self.extra_gain != 0], minlength=self.n_users)
+        extra += np.bincount(self.rays.user[self.rays.gain != 0], minlength=self.n_users)
         return (self.line_of_sight_gain != 0) + np.count_nonzero(self.scatterer_gain, axis=1) + extra
 
     def select_users(self, users: Sequence[int]) -> Environment:
@@ -168,6 +176,7 @@ class Environment:
         new_index = np.full(self.n_users, -1)
         new_index[chosen] = np.arange(chosen.size)
         kept = (new_index[self.extra_user] >= 0) & (self.extra_gain != 0)
+        ray = new_index[self.rays.user] >= 0
         return Environment(
             bs_position_m=self.bs_position_m,
             user_positions_m=self.user_positions_m[chosen],
@@ -180,6 +189,12 @@ class Environment:
             extra_gain=self.extra_gain[kept],
             region_m=self.region_m,
             name=self.name,
+            rays=Rays(
+                user=new_index[self.rays.user[ray]],
+                direction=self.rays.direction[ray],
+                delay_s=self.rays.delay_s[ray],
+                gain=self.rays.gain[ray],
+            ),
         )
 
 
@@ -250,11 +265,7 @@ def draw_environment(settings: DrawSettings, rng: np.random.Generator) -> Enviro
             f"{settings.line_of_sight_probability}"
         )
     bs = np.asarray(settings.bs_position_m, dtype=float)
-    users = bs[None] if monostatic else _draw_users(settings, rng)
-    if not monostatic and np.any(np.linalg.norm(users - bs, axis=1) < _SAME_POINT_M):
-        raise ValueError(
-            f"user_region_m must keep users away from bs_position_m, got {settings.user_region_m}"
-        )
+    users = bs[None] if monostatic else draw_apart_users(settings, rng)
     scatterers = _draw_scatterers(settings, users, rng)
     visible = rng.random((settings.n_users, len(scatterers))) < settings.visibility_probability
     line_of_sight = rng.random(settings.n_users) < settings.line_of_sight_probability * (not monostatic)
@@ -284,12 +295,17 @@ def draw_environment(settings: DrawSettings, rng: np.random.Generator) -> Enviro
     )
 
 
-def _draw_users(settings: DrawSettings, rng: np.random.Generator) -> RealArray:
-    """Uniform users in their box, at least ``min_separation_m`` from each other."""
+def draw_apart_users(settings: DrawSettings, rng: np.random.Generator) -> RealArray:
+    """Uniform users in their box, at least ``min_separation_m`` from each other and off the base station."""
     low, high = np.asarray(settings.user_region_m, dtype=float)
     points = np.empty((0, 3))
     for _ in range(_MAX_TRIES):
         if len(points) == settings.n_users:
+            bs = np.asarray(settings.bs_position_m, dtype=float)
+            if np.any(np.linalg.norm(points - bs, axis=1) < _SAME_POINT_M):
+                raise ValueError(
+                    f"user_region_m must keep users away from bs_position_m, got {settings.user_region_m}"
+                )
             return points
         candidate = low + (high - low) * rng.random(3)
         if _is_apart(candidate, points, settings.min_separation_m):

@@ -44,8 +44,8 @@ def multi_user_channel(
     """Return the channel of every user, shape (K, N, M) (docs/theory.md, section 1).
 
     ``h_kn = x_k0 b_n(tau_k0 + delta_k) a(p_k) + sum_q x_kq b_n(tau_kq + delta_k) a(p_q)`` plus the
-    environment's further paths. With ``beam_squint`` the array's phase is that of the subcarrier's own
-    frequency, ``1 + f_n / f_c`` times the carrier's.
+    environment's further paths and rays. With ``beam_squint`` the array's phase is that of the subcarrier's
+    own frequency, ``1 + f_n / f_c`` times the carrier's.
     """
     bs, users, points = (
         environment.bs_position_m,
@@ -55,16 +55,21 @@ def multi_user_channel(
     frequencies = subcarrier_frequencies_hz
     sight_delay = line_of_sight_delays_s(users, bs) + time_offsets_s
     delay = bistatic_delays_s(users, points, bs) + time_offsets_s[:, None]
+    rays = environment.rays
+    further_user = np.concatenate([environment.extra_user, rays.user])
+    further_direction = np.concatenate([environment.extra_direction, rays.direction])
+    further_delay_s = np.concatenate([environment.extra_delay_s, rays.delay_s])
+    further_gain = np.concatenate([environment.extra_gain, rays.gain])
     channel = np.empty((len(users), frequencies.size, array.n_elements), complex)
     for k in range(len(users)):
-        extra = environment.extra_user == k
+        extra = further_user == k
         targets = np.vstack([users[k : k + 1], points])
         delays = np.concatenate([sight_delay[k : k + 1], delay[k]])
         gains = np.concatenate([environment.line_of_sight_gain[k : k + 1], environment.scatterer_gain[k]])
-        extra_delays = environment.extra_delay_s[extra] + time_offsets_s[k]
+        extra_delays = further_delay_s[extra] + time_offsets_s[k]
         weights = gains * delay_response(delays, frequencies).T
-        extra_weights = environment.extra_gain[extra] * delay_response(extra_delays, frequencies).T
-        directions = np.vstack([unit_vectors(bs, targets)[0], environment.extra_direction[extra]])
+        extra_weights = further_gain[extra] * delay_response(extra_delays, frequencies).T
+        directions = np.vstack([unit_vectors(bs, targets)[0], further_direction[extra]])
         cosines = np.stack(array.direction_cosines(directions))
         if beam_squint:
             if carrier_hz is None:

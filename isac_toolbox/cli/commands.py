@@ -178,7 +178,7 @@ def bound(
     described = load_scenario(scenario, snr_db, changes)
     simulation = draw(described, seed or 0)
     block = describe_block(scenario, seed or 0, simulation.observation, described.snr_db)
-    with compiling_notice(as_json):
+    with compiling_notice(as_json), bad_input():
         bounds = hybrid_crb(simulation, known_data=not pilots_only)
     summary = bound_report(block, simulation, bounds, known_data=not pilots_only)
     if as_json:

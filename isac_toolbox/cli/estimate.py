@@ -206,5 +206,5 @@ def _bound_of(simulation: Simulation | None) -> HybridBound | None:
 
     try:
         return hybrid_crb(simulation)
-    except np.linalg.LinAlgError:
+    except (ValueError, np.linalg.LinAlgError):
         return None

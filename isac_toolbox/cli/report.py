@@ -293,6 +293,7 @@ def bound_report(block: Report, simulation: Simulation, bound: HybridBound, know
                 "channel_bound_db": bound.channel_nmse_db,
                 "position_bound_m": float(np.sqrt(np.mean(position**2))) if position.size else None,
                 "n_unlocated_paths": len(truth.unlocated_paths),
+                "unlisted_share": bound.unlisted_share,
             },
         }
     )

@@ -83,6 +83,9 @@ def print_bound(console: Console, report: Report) -> None:
     if summary["n_unlocated_paths"]:
         paths = _count(summary["n_unlocated_paths"], "path")
         _note(console, f"{paths} with more than one bounce: unlocated, direction and delay unknown")
+    if summary["unlisted_share"]:
+        share = f"{100 * summary['unlisted_share']:.2g} % of the power"
+        _note(console, f"{share} is in rays or a diffuse tail, which the bound takes as known")
 
 
 def print_sweep(console: Console, result: SweepResult) -> None:

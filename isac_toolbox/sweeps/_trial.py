@@ -100,7 +100,7 @@ def _bound(simulation: Simulation) -> HybridBound:
     """Return the bound; NaN where it cannot be computed."""
     try:
         return hybrid_crb(simulation)
-    except np.linalg.LinAlgError:
+    except (ValueError, np.linalg.LinAlgError):
         n_points, n_users = len(simulation.truth.scatterer_positions_m), simulation.observation.n_users
         users = np.full(n_users, np.nan)
         points = np.full(n_points, np.nan)

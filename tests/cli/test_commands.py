@@ -197,6 +197,17 @@ def test_bound_of_everything():
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_bounds_of_blocks_with_clutter_say_what_they_leave_out():
+    text = run("bound", "diffuse_uplink").stdout
+    assert "of the power is in rays or a diffuse tail, which the bound takes as known" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "diffuse tail" not in run("bound", "urban_uplink").stdout
+    report = strict_json(run("bound", "urban_uplink", "--set", "cdl=CDL-D", "--json").stdout)
+    assert 0.05 < report["summary"]["unlisted_share"] < 0.25
+    message = fails("bound", "urban_uplink", "--set", "cdl=CDL-A")
+    assert "must have a line of sight, a scatterer or an unlocated path" in message and "CDL-A" in message
+
+
 def test_info_lists_versions_and_scenarios():
     text = run("info").stdout
     for word in ("isac_toolbox", "python", "numpy", "scipy", "numba", "BLAS", "threads"):

@@ -242,6 +242,14 @@ def test_a_scene_that_cannot_be_drawn_fails_every_estimator(scenario):
     assert "cannot hold" in result.failures[0].error
 
 
+def test_blocks_of_rays_alone_have_figures_but_no_bound(scenario):
+    result = isac.sweep(
+        scenario.replace(cdl="CDL-A"), {"snr_db": [10]}, {"ls": isac.LeastSquares()}, trials=1
+    )
+    (row,) = result.rows
+    assert row.status == "ok" and np.isnan(row.metrics.bound_nmse) and 0 < row.metrics.nmse < 1
+
+
 def test_a_bound_that_does_not_exist_is_nan(scenario, monkeypatch):
     def singular(simulation):
         raise np.linalg.LinAlgError("singular")
