@@ -111,8 +111,7 @@ def warn_of_implausible_block(
     frequencies_hz: RealArray,
     carrier_hz: float | None,
     array: UniformPlanarArray,
-    bs_position_m: RealArray,
-    places_m: RealArray,
+    places_m: RealArray | None,
 ) -> None:
     """Warn of frequencies and positions that look like those in another unit.
 
@@ -122,9 +121,8 @@ def warn_of_implausible_block(
         Of the subcarriers, distinct.
     carrier_hz : float, optional
     array : UniformPlanarArray
-    bs_position_m : ndarray, shape (3,)
-    places_m : ndarray, shape (P, 3)
-        Users, and corners of the region.
+    places_m : ndarray, shape (P, 3), optional
+        Users, and corners of the region, seen from the base station; None where they are not known.
 
     Raises
     ------
@@ -133,10 +131,12 @@ def warn_of_implausible_block(
     """
     ordered = np.sort(frequencies_hz)
     span_hz, spacing_hz = float(ordered[-1] - ordered[0]), float(np.median(np.diff(ordered)))
-    scene_m = float(np.max(np.linalg.norm(places_m - bs_position_m, axis=1)))
     _check_carrier(ordered, carrier_hz)
     _warn_of_centre(ordered, span_hz)
     _warn_of_spacing(spacing_hz, carrier_hz)
+    if places_m is None:
+        return
+    scene_m = float(np.max(np.linalg.norm(places_m, axis=1)))
     _warn_of_scene(span_hz, scene_m)
     _warn_of_extent(spacing_hz, float(np.linalg.norm(np.ptp(places_m, axis=0))))
     if carrier_hz is not None:

@@ -53,6 +53,9 @@ _LAST_ITERATIONS = 3
 # Guard: nats by which beam squint must explain the samples better.
 _SQUINT_NATS = 30.0
 
+# Guard: settings that can do without places have this value.
+_NEED_NO_PLACES = (("coarse", "nomp"), ("inverse", "subspace"), ("unlocated_paths", True))
+
 _SQUINT = "the samples show beam squint, which was taken into account; pass beam_squint=True"
 _DATA_REFUSED = (
     "the detected data contradict the pilots, so the scene was estimated from the pilots alone; the channel "
@@ -213,7 +216,8 @@ class EMTurboBiSVBI:
         TypeError
             If ``obs`` is not an observation.
         ValueError
-            If a user has no usable pilot, or ``grid_points`` are too many for a full inverse.
+            If a user has no usable pilot, ``grid_points`` are too many for a full inverse, or settings need
+            places (``unlocated_paths=False``, ``coarse="music"``, inverses on a grid) that are not given.
         """
         loop, result = self._run(obs, callback)
         if loop.shows_squint():
@@ -253,6 +257,9 @@ class BiSVBILoop(SceneLoop):
     def __init__(self, settings: EMTurboBiSVBI, obs: UplinkObservation) -> None:
         super().__init__(obs, settings.max_iter, settings.tol, settings.max_seconds)
         self.settings = settings
+        for name, free in _NEED_NO_PLACES:
+            if getattr(settings, name) != free:
+                obs.geometry_for(f"{name}={getattr(settings, name)!r}")
         if settings.coarse == "music" and not all(obs.array.sees_cosines):
             self.warnings.append(f"{NO_PEAKS}, so NOMP was the coarse stage")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ __all__ = [
     "build_result",
     "channel_variance",
     "unseen_cosines",
+    "without_places",
 ]
 
 RealArray = NDArray[np.float64]
@@ -85,11 +87,15 @@ class SceneEstimate:
             candidates=nothing,
             line_of_sight_probability=np.full(n_users, 0.5),
             unlocated_paths=UnlocatedPaths.none(),
-            user_positions_m=obs.user_positions_m,
-            user_position_covariance_m2=obs.user_position_stds_m[:, :, None] ** 2 * np.eye(3),
-            time_offsets_s=np.zeros(n_users),
-            time_offset_std_s=np.array(obs.time_offset_stds_s),
+            **_nominal(obs),
         )
+
+    def of_block(self, obs: UplinkObservation) -> SceneEstimate:
+        """Return the scene with what a block without places leaves open: users and clocks nominal."""
+        if obs.geometry is not None:
+            return self
+        undecided = np.full(obs.n_users, 0.5)
+        return replace(self, line_of_sight_probability=undecided, **_nominal(obs))
 
     @classmethod
     def of_fit(
@@ -233,6 +239,30 @@ def build_result(
         status="ambiguous" if outcome.converged and outcome.ambiguities else outcome.status,
         warnings=outcome.warnings,
         ambiguities=outcome.ambiguities,
+    )
+
+
+def _nominal(obs: UplinkObservation) -> dict[str, Any]:
+    """Users, none where they are not given, and clocks as the observation has them."""
+    positions, stds = np.zeros((0, 3)), np.zeros((0, 3))
+    if obs.user_positions_m is not None and obs.user_position_stds_m is not None:
+        positions, stds = obs.user_positions_m, obs.user_position_stds_m
+    return {
+        "user_positions_m": positions,
+        "user_position_covariance_m2": stds[:, :, None] ** 2 * np.eye(3),
+        "time_offsets_s": np.zeros(obs.n_users),
+        "time_offset_std_s": np.array(obs.time_offset_stds_s),
+    }
+
+
+def without_places(obs: UplinkObservation) -> tuple[str, ...]:
+    """Return what a result has to say where nothing can be located."""
+    if obs.geometry is not None:
+        return ()
+    missing = "user_positions_m" if obs.user_positions_m is None else "region_m"
+    return (
+        f"{missing}: none given, so that nothing is located and lines of sight stay undecided; paths have "
+        "directions, and delays relative to the receiver's time base, up to one unambiguous interval",
     )
 
 

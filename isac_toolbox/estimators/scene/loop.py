@@ -25,6 +25,7 @@ from isac_toolbox.estimators.scene.assemble import (
     SceneEstimate,
     build_result,
     unseen_cosines,
+    without_places,
 )
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
@@ -71,7 +72,7 @@ class SceneLoop(TurboLoop):
             raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
         super().__init__(max_iter, tol, max_seconds)
         self.obs, self.block, self.warnings = without_zeros(obs)
-        self.warnings += unseen_cosines(obs.array)
+        self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
         self.search = PathSearch.for_observation(self.obs)
         self.doubts_data = False
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
@@ -192,6 +193,7 @@ class SceneLoop(TurboLoop):
         if places is not None:
             ambiguities += places.ambiguities(probability[points] >= 0.5)
         scene = scene.widened(clock_variance_m2, spread_over(ambiguities, len(scene.scatterer_positions_m)))
+        scene = scene.of_block(self.obs)
         channel = ChannelEstimate.of_fit(fit, working.n_users, scale)
         warnings = (*self.warnings, *contradictions(fit, covariance))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
