@@ -116,8 +116,8 @@ class UplinkObservation:
     array_spacing_wavelengths, array_orientation_rad, subcarrier_frequencies_hz, bs_position_m,
     user_positions_m, user_position_std_m, time_offset_std_s, constellation, region_m, carrier_hz
     (NaN = none), wavefront, link, noise_variance (NaN = none), beam_squint (False if missing), sample_mask,
-    element_mask (both missing = none), format``. No pickled objects. Places that are not known
-    (``bs_position_m, user_positions_m, user_position_std_m, region_m``) are missing.
+    element_mask (both missing = none), format``. No pickled objects. Places that are not known are a single
+    NaN each.
 
     What is masked has no influence on any estimate. Channels of masked elements and subcarriers are still
     estimated, as the paths predict them; data in which every sample is masked keep their prior, LLR 0.
@@ -150,7 +150,7 @@ class UplinkObservation:
         self._set("pilots", as_array("pilots", self.pilots, complex))
         self._check_what_is_given()
         for name in _REAL_FIELDS:
-            if getattr(self, name) is not None:
+            if name not in _PLACES or getattr(self, name) is not None:
                 self._set(name, as_array(name, getattr(self, name), float))
         self._set("constellation", as_array("constellation", self.constellation, complex))
         self._check_options()
@@ -246,20 +246,19 @@ class UplinkObservation:
         """Refuse half a geometry; clocks that nothing is measured by count as known."""
         if self.constellation is None:
             raise TypeError("constellation must be given, got None")
-        for name in ("user_position_std_m", "region_m"):
+        for name in ("region_m", "user_position_std_m"):
             if self.user_positions_m is None and getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name} without user_positions_m: give all of bs_position_m, user_positions_m, "
-                    "user_position_std_m, time_offset_std_s and region_m, or no region_m and no users, which "
-                    "locates nothing"
+                raise TypeError(
+                    f"user_positions_m must be given with {name}, got None; {name} without user_positions_m "
+                    "says nothing: leave out both, and nothing is located, or neither"
                 )
         if self.user_positions_m is not None:
             for name in ("bs_position_m", "user_position_std_m"):
                 if getattr(self, name) is None:
-                    raise ValueError(f"{name} must be given with user_positions_m, got None")
+                    raise TypeError(f"{name} must be given with user_positions_m, got None")
         if self.time_offset_std_s is None:
             if self.region_m is not None:
-                raise ValueError("time_offset_std_s must be given with region_m, got None")
+                raise TypeError("time_offset_std_s must be given with region_m, got None")
             object.__setattr__(self, "time_offset_std_s", 0.0)
         if self.region_m is None and self.wavefront == "spherical":
             raise ValueError(
@@ -451,15 +450,15 @@ class UplinkObservation:
         stored: dict[str, ArrayLike] = {
             f.name: getattr(self, f.name)
             for f in fields(self)
-            if f.name not in ("array", "carrier_hz", "noise_variance", *_OPTIONAL)
+            if f.name not in ("array", *_NAN_IF_NONE, *_MASKS)
         }
         stored["array_shape"] = self.array.shape
         stored["array_spacing_wavelengths"] = self.array.spacings
         stored["array_orientation_rad"] = (self.array.azimuth_rad, self.array.elevation_rad)
-        for name in ("carrier_hz", "noise_variance"):
+        for name in _NAN_IF_NONE:
             value = getattr(self, name)
             stored[name] = np.nan if value is None else value
-        stored.update({name: getattr(self, name) for name in _OPTIONAL if getattr(self, name) is not None})
+        stored.update({name: getattr(self, name) for name in _MASKS if getattr(self, name) is not None})
         return _npz.write(path, "uplink-observation", stored)
 
     @classmethod
@@ -473,7 +472,7 @@ class UplinkObservation:
         ValueError
             If it is not an npz file, lacks keys or holds pickled objects.
         """
-        names = [f.name for f in fields(cls) if f.name not in ("array", "beam_squint", *_OPTIONAL)]
+        names = [f.name for f in fields(cls) if f.name not in ("array", "beam_squint", *_MASKS)]
         array_keys = ["array_shape", "array_spacing_wavelengths", "array_orientation_rad"]
         data = _npz.read(path, "uplink-observation", names + array_keys)
         check_shape("array_shape", data["array_shape"], (2,), "(2,)")
@@ -495,7 +494,10 @@ class UplinkObservation:
         if beam_squint.dtype != bool or beam_squint.shape != ():
             raise ValueError(f"beam_squint must be a single True or False, got {beam_squint!r}")
         values["beam_squint"] = bool(beam_squint)
-        values.update({name: data.get(name) for name in _OPTIONAL})
+        for name in _PLACES:
+            if values[name].shape == () and np.isnan(as_array(name, values[name], float)):
+                values[name] = None
+        values.update({name: data.get(name) for name in _MASKS})
         return cls(array=array, **values)
 
 
@@ -515,7 +517,8 @@ def _as_mask(name: str, value: Any) -> NDArray[np.bool_]:
 
 
 _PLACES = ("bs_position_m", "user_positions_m", "user_position_std_m", "region_m")
-_OPTIONAL = ("sample_mask", "element_mask", *_PLACES)
+_NAN_IF_NONE = ("carrier_hz", "noise_variance", *_PLACES)
+_MASKS = ("sample_mask", "element_mask")
 _REAL_FIELDS = (
     "subcarrier_frequencies_hz",
     "bs_position_m",

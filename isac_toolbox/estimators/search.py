@@ -185,8 +185,8 @@ class PathSearch:
 
         Notes
         -----
-        Where nothing is known beforehand, the window is narrowed to the lengths that have power above the
-        noise, and as much behind them for weaker paths.
+        Where nothing is known beforehand, the window is narrowed to the lengths at which the mean power over
+        the antennas is above the noise, and as much behind them for paths that only a beam shows.
         """
         if self.open_window:
             return self._narrowed(correlation)

@@ -121,4 +121,7 @@ def _noise_variance(
     if freedom > 0:
         return float(np.sum(np.abs(residual) ** 2) / freedom)
     energies = int(np.count_nonzero(obs.usable_elements)) * statistics.user_energies
-    return PathSearch.for_observation(obs).user_noise_level(statistics.cross_correlation, energies)
+    search = PathSearch.for_observation(obs)
+    if search.open_window:
+        search = search.covering(statistics.cross_correlation)
+    return search.user_noise_level(statistics.cross_correlation, energies)
