@@ -1,6 +1,6 @@
 """Arrays, geometry, environments and the uplink; knows no estimator."""
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, ArbitraryArray, UniformPlanarArray
 from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
 from isac_toolbox.channel.modulation import bit_labels, qam_constellation
 from isac_toolbox.channel.observation import UplinkObservation
@@ -10,6 +10,8 @@ from isac_toolbox.channel.uplink import noise_variance_for_snr
 
 __all__ = [
     "SPEED_OF_LIGHT_M_S",
+    "AntennaArray",
+    "ArbitraryArray",
     "Environment",
     "ImplausibleValueWarning",
     "UniformPlanarArray",

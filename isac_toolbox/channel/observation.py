@@ -21,7 +21,7 @@ from isac_toolbox._validation import (
     check_shape,
     without_mask,
 )
-from isac_toolbox.channel.array import UniformPlanarArray
+from isac_toolbox.channel.array import AntennaArray, ArbitraryArray, UniformPlanarArray
 from isac_toolbox.channel.plausibility import warn_of_implausible_block
 
 __all__ = ["LINKS", "WAVEFRONTS", "Geometry", "UplinkObservation"]
@@ -68,7 +68,7 @@ class UplinkObservation:
         Known symbols, zero where data is sent (and where a user is silent).
     pilot_mask : array_like of bool, shape (N, T) or (K, N, T)
         True where the symbol is known (a known zero = silent), False where data is sent.
-    array : UniformPlanarArray
+    array : UniformPlanarArray or ArbitraryArray
         Receive array with M elements.
     subcarrier_frequencies_hz : array_like, shape (N,)
         Baseband frequencies of the used subcarriers, centred around zero.
@@ -116,8 +116,9 @@ class UplinkObservation:
     array_spacing_wavelengths, array_orientation_rad, subcarrier_frequencies_hz, bs_position_m,
     user_positions_m, user_position_std_m, time_offset_std_s, constellation, region_m, carrier_hz
     (NaN = none), wavefront, link, noise_variance (NaN = none), beam_squint (False if missing), sample_mask,
-    element_mask (both missing = none), format``. No pickled objects. Places that are not known are a single
-    NaN each.
+    element_mask (both missing = none), format``. An arbitrary array has ``array_positions_wavelengths`` in
+    the place of ``array_shape, array_spacing_wavelengths``. Places that are not known are a single NaN each.
+    No pickled objects.
 
     What is masked has no influence on any estimate. Channels of masked elements and subcarriers are still
     estimated, as the paths predict them; data in which every sample is masked keep their prior, LLR 0.
@@ -126,7 +127,7 @@ class UplinkObservation:
     received: NDArray[np.complex128]
     pilots: NDArray[np.complex128]
     pilot_mask: NDArray[np.bool_]
-    array: UniformPlanarArray
+    array: AntennaArray
     subcarrier_frequencies_hz: NDArray[np.float64]
     bs_position_m: NDArray[np.float64] | None = None
     user_positions_m: NDArray[np.float64] | None = None
@@ -143,8 +144,10 @@ class UplinkObservation:
     element_mask: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.array, UniformPlanarArray):
-            raise TypeError(f"array must be a UniformPlanarArray, got {type(self.array).__name__}")
+        if not isinstance(self.array, (UniformPlanarArray, ArbitraryArray)):
+            raise TypeError(
+                f"array must be a UniformPlanarArray or an ArbitraryArray, got {type(self.array).__name__}"
+            )
         samples, present = _without_masked(self.received)
         self._set("received", as_array("received", samples, complex))
         self._set("pilots", as_array("pilots", self.pilots, complex))
@@ -346,6 +349,10 @@ class UplinkObservation:
         object.__setattr__(self, "beam_squint", check_flag("beam_squint", as_scalar(self.beam_squint)))
         if self.beam_squint and self.carrier_hz is None:
             raise ValueError("carrier_hz is needed for beam_squint=True, got None")
+        if self.beam_squint and not isinstance(self.array, UniformPlanarArray):
+            raise ValueError(
+                f"beam_squint=True is modelled for a UniformPlanarArray only, got {type(self.array).__name__}"
+            )
         if self.beam_squint and self.wavefront != "planar":
             raise ValueError(
                 f"beam_squint=True is modelled for wavefront='planar' only, got {self.wavefront!r}"
@@ -452,8 +459,11 @@ class UplinkObservation:
             for f in fields(self)
             if f.name not in ("array", *_NAN_IF_NONE, *_MASKS)
         }
-        stored["array_shape"] = self.array.shape
-        stored["array_spacing_wavelengths"] = self.array.spacings
+        if isinstance(self.array, ArbitraryArray):
+            stored["array_positions_wavelengths"] = self.array.positions_wavelengths
+        elif isinstance(self.array, UniformPlanarArray):
+            stored["array_shape"] = self.array.shape
+            stored["array_spacing_wavelengths"] = self.array.spacings
         stored["array_orientation_rad"] = (self.array.azimuth_rad, self.array.elevation_rad)
         for name in _NAN_IF_NONE:
             value = getattr(self, name)
@@ -473,16 +483,12 @@ class UplinkObservation:
             If it is not an npz file, lacks keys or holds pickled objects.
         """
         names = [f.name for f in fields(cls) if f.name not in ("array", "beam_squint", *_MASKS)]
-        array_keys = ["array_shape", "array_spacing_wavelengths", "array_orientation_rad"]
-        data = _npz.read(path, "uplink-observation", names + array_keys)
-        check_shape("array_shape", data["array_shape"], (2,), "(2,)")
-        check_shape("array_spacing_wavelengths", data["array_spacing_wavelengths"], (2,), "(2,)")
-        check_shape("array_orientation_rad", data["array_orientation_rad"], (2,), "(2,)")
-        n_h, n_v = data["array_shape"].tolist()
-        d_h, d_v = data["array_spacing_wavelengths"].tolist()
-        array = UniformPlanarArray(
-            (n_h, n_v), d_h if d_h == d_v else (d_h, d_v), *data["array_orientation_rad"].tolist()
-        )
+        names.append("array_orientation_rad")
+        data = _npz.read(path, "uplink-observation", names)
+        names.pop()
+        if "array_positions_wavelengths" not in data:
+            _npz.require(path, "uplink-observation", data, ["array_shape", "array_spacing_wavelengths"])
+        array = _stored_array(data)
         values: dict[str, Any] = {name: data[name] for name in names}
         for name in ("carrier_hz", "noise_variance"):
             number = as_array(name, values[name], float)
@@ -499,6 +505,19 @@ class UplinkObservation:
                 values[name] = None
         values.update({name: data.get(name) for name in _MASKS})
         return cls(array=array, **values)
+
+
+def _stored_array(data: dict[str, NDArray[Any]]) -> AntennaArray:
+    """Return the array that a file holds."""
+    check_shape("array_orientation_rad", data["array_orientation_rad"], (2,), "(2,)")
+    orientation = data["array_orientation_rad"].tolist()
+    if "array_positions_wavelengths" in data:
+        return ArbitraryArray(data["array_positions_wavelengths"], *orientation)
+    check_shape("array_shape", data["array_shape"], (2,), "(2,)")
+    check_shape("array_spacing_wavelengths", data["array_spacing_wavelengths"], (2,), "(2,)")
+    n_h, n_v = data["array_shape"].tolist()
+    d_h, d_v = data["array_spacing_wavelengths"].tolist()
+    return UniformPlanarArray((n_h, n_v), d_h if d_h == d_v else (d_h, d_v), *orientation)
 
 
 def _without_masked(samples: Any) -> tuple[Any, NDArray[np.bool_] | None]:

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray
 
 __all__ = [
     "ImplausibleValueWarning",
@@ -110,7 +110,7 @@ def warn_of_implausible_delays(name: str, delay_s: RealArray, direct_m: RealArra
 def warn_of_implausible_block(
     frequencies_hz: RealArray,
     carrier_hz: float | None,
-    array: UniformPlanarArray,
+    array: AntennaArray,
     places_m: RealArray | None,
 ) -> None:
     """Warn of frequencies and positions that look like those in another unit.
@@ -120,7 +120,7 @@ def warn_of_implausible_block(
     frequencies_hz : ndarray, shape (N,)
         Of the subcarriers, distinct.
     carrier_hz : float, optional
-    array : UniformPlanarArray
+    array : AntennaArray
     places_m : ndarray, shape (P, 3), optional
         Users, and corners of the region, seen from the base station; None where they are not known.
 
@@ -197,7 +197,7 @@ def _warn_of_extent(spacing_hz: float, extent_m: float) -> None:
         )
 
 
-def _warn_of_aperture(array: UniformPlanarArray, carrier_hz: float, scene_m: float) -> None:
+def _warn_of_aperture(array: AntennaArray, carrier_hz: float, scene_m: float) -> None:
     """A whole scene within the array is one in kilometres."""
     aperture_m = float(np.max(np.ptp(array.element_offsets_m(carrier_hz), axis=0)))
     if scene_m < aperture_m:

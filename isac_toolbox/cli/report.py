@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox import metrics
+from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.geometry import bistatic_delays_s, delay_response, line_of_sight_delays_s
 from isac_toolbox.channel.model import response_towards
 
@@ -82,7 +83,8 @@ def describe_block(source: str, seed: int | None, obs: UplinkObservation, snr_db
         "source": source,
         "seed": seed,
         "n_users": obs.n_users,
-        "array_shape": list(obs.array.shape),
+        "array_shape": list(obs.array.shape) if isinstance(obs.array, UniformPlanarArray) else None,
+        "n_antennas": obs.array.n_elements,
         "n_subcarriers": obs.n_subcarriers,
         "n_pilot_symbols": pilots,
         "n_data_symbols": obs.n_symbols - pilots,

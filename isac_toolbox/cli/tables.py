@@ -107,10 +107,12 @@ def print_sweep(console: Console, result: SweepResult) -> None:
 
 def block_sizes(report: Report) -> str:
     """Return the sizes of the block in words."""
-    horizontal, vertical = report["array_shape"]
+    antennas = str(report["n_antennas"])
+    if report["array_shape"] is not None:
+        antennas = "{} x {}".format(*report["array_shape"])
     points = report["constellation_points"]
     return (
-        f"{_count(report['n_users'], 'user')}, {horizontal} x {vertical} antennas, "
+        f"{_count(report['n_users'], 'user')}, {antennas} antennas, "
         f"{report['n_subcarriers']} subcarriers, {report['n_pilot_symbols']} pilot + "
         f"{report['n_data_symbols']} data symbols, {'QPSK' if points == 4 else f'{points}-point'}"
     )

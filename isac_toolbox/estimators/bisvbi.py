@@ -12,6 +12,7 @@ import numpy as np
 from isac_toolbox._choices import DTYPES, M_STEPS
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_choice, check_flag, check_fraction, check_integer, check_positive
+from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.atoms.dense import Measurements
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
@@ -364,6 +365,7 @@ class BiSVBILoop(SceneLoop):
         fit, problem = self.working.fit, self.working.problem
         receiver = problem.receiver
         possible = receiver.carrier_hz is not None and receiver.wavefront == "planar"
+        possible &= isinstance(receiver.array, UniformPlanarArray)
         suspect = bool(np.any(fit.paths.is_unlocated)) and self.status not in (STOPPED, TIME_LIMIT)
         if receiver.beam_squint or not (possible and suspect):
             return False

@@ -92,6 +92,11 @@ class MusicModel:
                 "use the NOMP coarse stage"
             )
         channel = least_squares_channel(pilot_statistics(ReceivedBlock.of(obs)), frequencies)
+        if not isinstance(obs.array, UniformPlanarArray):
+            raise ValueError(
+                f"array must be a UniformPlanarArray for MUSIC, got {type(obs.array).__name__}; use the NOMP "
+                "coarse stage"
+            )
         places = obs.geometry_for("MUSIC")
         subarray = tuple(max(int(np.ceil(_SUBARRAY_SHARE * n)), 1) for n in obs.array.shape)
         decimation = _decimation(obs)

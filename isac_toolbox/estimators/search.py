@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.special import chdtri
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.array import (
+    SPEED_OF_LIGHT_M_S,
+    AntennaArray,
+    ArbitraryArray,
+    UniformPlanarArray,
+)
 from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators._search_kernels import local_maxima
@@ -45,6 +50,8 @@ _WINDOW_MARGIN = 3.0
 _EARLY_SHARE = 1 / 8
 # Cost cap: entries of the table of delays for irregular subcarriers; 0.8 GB with its copy.
 _LARGEST_TABLE = 2**25
+# Guard: length of a narrowed open window in spreads of the paths; most of it is quiet, as medians need.
+_OPEN_WINDOWS = 4
 # Guard: share of the lengths of an open window that counts as free of paths.
 _QUIET_SHARE = 0.25
 # Cost cap: tones of a raster on which power over length is looked at.
@@ -57,6 +64,8 @@ _TAPER = 12.0
 _TAPER_SIDELOBE = 1e-8
 # Mathematics: median of the exponential distribution of unit mean.
 _EXPONENTIAL_MEDIAN = np.log(2.0)
+# Cost cap: directions of a grid that the responses are tabulated on.
+_MOST_DIRECTIONS = 2**14
 # Cost cap: bins that a median is taken of, at least, where there are more; its standard error is then one per
 # cent.
 _MEDIAN_SAMPLES = 8192
@@ -186,7 +195,8 @@ class PathSearch:
         Notes
         -----
         Where nothing is known beforehand, the window is narrowed to the lengths at which the mean power over
-        the antennas is above the noise, and as much behind them for paths that only a beam shows.
+        the antennas is above the noise, and three times as much behind them, for paths that only a beam shows
+        and for the noise level.
         """
         if self.open_window:
             return self._narrowed(correlation)
@@ -215,7 +225,7 @@ class PathSearch:
         first = float(lengths[(quiet + 1) % lengths.size])
         margin = _WINDOW_MARGIN * SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
         spread = self._period_m - float(gaps[quiet])
-        window = min(2 * (spread + margin), self._period_m)
+        window = min(_OPEN_WINDOWS * (spread + margin), self._period_m)
         first -= min(margin, (self._period_m - spread) / 2)
         first -= self._period_m * np.floor((first - self.min_length_m) / self._period_m)
         return replace(self, min_length_m=first, max_length_m=first + window)
@@ -311,7 +321,10 @@ class PathSearch:
     @property
     def _sidelobe_free(self) -> float:
         """Share of the highest power above which a maximum is no sidelobe of it."""
-        return max(_SIDELOBE_FREE, min(_SIDELOBE_MARGIN * self.sidelobe, 1.0))
+        sidelobe, array = self.sidelobe, self.receiver.array
+        if isinstance(array, ArbitraryArray):
+            sidelobe = max(sidelobe, array.highest_sidelobe)
+        return max(_SIDELOBE_FREE, min(_SIDELOBE_MARGIN * sidelobe, 1.0))
 
     @cached_property
     def _to_delay(self) -> ComplexArray:
@@ -327,17 +340,26 @@ class PathSearch:
 
     @cached_property
     def cosine_grids(self) -> tuple[RealArray, RealArray]:
-        """Direction cosines of the transform's bins, shapes (G_h,) and (G_v,); zero where none is seen."""
+        """Direction cosines of the bins, shapes (G_h,) and (G_v,); zero where none is seen."""
+        array = self.receiver.array
+        if not isinstance(array, UniformPlanarArray):
+            return _even_cosines(array)
         grids = [
             np.asarray(np.fft.fftfreq(n) / d, dtype=np.float64)
-            for n, d in zip(self._grid_shape, self.receiver.array.spacings, strict=True)
+            for n, d in zip(self._transform_shape(array), array.spacings, strict=True)
         ]
         return grids[0], grids[1]
 
-    @property
-    def _grid_shape(self) -> list[int]:
+    @staticmethod
+    def _transform_shape(array: UniformPlanarArray) -> list[int]:
         """Bins of the transform along columns and rows."""
-        return [_OVERSAMPLING * n if n > 1 else 1 for n in self.receiver.array.shape]
+        return [_OVERSAMPLING * n if n > 1 else 1 for n in array.shape]
+
+    @cached_property
+    def _beams(self) -> ComplexArray:
+        """Conjugate responses towards the bins of an array without a transform, shape (M, G_h G_v)."""
+        u_h, u_v = (grid.ravel() for grid in np.meshgrid(*self.cosine_grids, indexing="ij"))
+        return self.receiver.array.steering_from_cosines(u_h, u_v).conj().T.copy()
 
     @cached_property
     def _visible(self) -> NDArray[np.bool_]:
@@ -357,13 +379,20 @@ class PathSearch:
 
         In the precision of the residual.
         """
-        array = self.receiver.array
-        cube = self._over_lengths(residual).reshape(-1, *array.shape)
-        filtered = fft.fft2(cube, s=self._grid_shape, axes=(1, 2))
+        filtered = self._over_directions(self._over_lengths(residual))
         power = filtered.real**2
         power += filtered.imag**2
         power *= self._visible / power.dtype.type(energy)
         return np.asarray(power)
+
+    def _over_directions(self, columns: ComplexArray) -> ComplexArray:
+        """``sum_m conj(a_m) c_m`` on the grids of cosines, shape (G, G_h, G_v), of columns (G, M)."""
+        array = self.receiver.array
+        if isinstance(array, UniformPlanarArray):
+            cube = columns.reshape(-1, *array.shape)
+            return np.asarray(fft.fft2(cube, s=self._transform_shape(array), axes=(1, 2)))
+        beams = self._beams.astype(columns.dtype, copy=False)
+        return np.asarray((columns @ beams).reshape(-1, *(grid.size for grid in self.cosine_grids)))
 
     def _over_lengths(self, residual: ComplexArray) -> ComplexArray:
         """``sum_n conj(b_n) e_n`` on the length grid, shape (G, M): a transform for equal steps."""
@@ -476,7 +505,8 @@ class PathSearch:
 
     def _excess_at(self, power: RealArray, bins: Bins, level: float) -> RealArray:
         visible = self._visible_bins
-        over_directions = visible.size / _OVERSAMPLING**2
+        regular = isinstance(self.receiver.array, UniformPlanarArray)  # others fill directions with sidelobes
+        over_directions = visible.size / _OVERSAMPLING**2 if regular else 0.0
         over_lengths = len(power) / self._bins_per_cell
         excess = np.ones(bins[0].size)
         for i, (g, h, v) in enumerate(zip(*bins, strict=True)):
@@ -490,10 +520,10 @@ class PathSearch:
         lengths = self.lengths_m
         g = np.clip(np.rint((parameters[:, 0] - lengths[0]) / self.length_step_m), 0, lengths.size - 1)
         h, v = (
-            np.rint(cosines * spacing * grid.size) % grid.size
-            for cosines, spacing, grid in zip(
-                parameters[:, 1:].T, self.receiver.array.spacings, self.cosine_grids, strict=True
-            )
+            np.rint((cosines - grid[0]) / (grid[1] - grid[0])) % grid.size
+            if grid.size > 1
+            else np.zeros(len(g))
+            for cosines, grid in zip(parameters[:, 1:].T, self.cosine_grids, strict=True)
         )
         return g.astype(np.int64), h.astype(np.int64), v.astype(np.int64)
 
@@ -518,6 +548,21 @@ class PathSearch:
         g, h, v = bins
         u_h, u_v = self.cosine_grids
         return np.column_stack([self.lengths_m[g], u_h[h], u_v[v]])
+
+
+def _even_cosines(array: AntennaArray) -> tuple[RealArray, RealArray]:
+    """Even grids of direction cosines, oversampled twofold, for an array without a transform."""
+    counts = [
+        int(np.ceil(2 * _OVERSAMPLING / cell)) + 1 if seen else 1
+        for cell, seen in zip(array.cosine_cells, array.sees_cosines, strict=True)
+    ]
+    if counts[0] * counts[1] > _MOST_DIRECTIONS:
+        raise ValueError(
+            f"array: {array.description} is so wide that a search has {counts[0]} x {counts[1]} directions, "
+            f"more than {_MOST_DIRECTIONS}; are the positions in wavelengths? Else give a part of it"
+        )
+    horizontal, vertical = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in counts)
+    return horizontal, vertical
 
 
 def _elevation(power: RealArray, n_cells: float, level: float) -> float:

@@ -387,6 +387,6 @@ def _spherical_response(
     near = array.spherical_steering(displacements_m, carrier_hz)
     gradient = array.spherical_jacobian(displacements_m, carrier_hz)
     steering = np.concatenate([near[None], np.moveaxis(gradient, -1, 0)])
-    planar = array.steering_from_cosines(*cosines[:, is_unlocated])
-    steering[:, is_unlocated] = np.stack([planar, *array.steering_derivatives(planar), np.zeros_like(planar)])
+    planar = array.response_with_derivatives(*cosines[:, is_unlocated])
+    steering[:, is_unlocated] = np.concatenate([planar, np.zeros_like(planar[:1])])
     return steering

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, ArbitraryArray
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
@@ -31,6 +31,8 @@ __all__ = [
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
+# Guard: power of a sidelobe of an array, relative to the main lobe, that noise may lift above it.
+_ALIKE = 0.9
 _COSINES = ("horizontal", "vertical")
 
 
@@ -266,14 +268,25 @@ def without_places(obs: UplinkObservation) -> tuple[str, ...]:
     )
 
 
-def unseen_cosines(array: UniformPlanarArray) -> tuple[str, ...]:
-    """Return the warning, if any, that the array does not see some direction cosine."""
+def unseen_cosines(array: AntennaArray) -> tuple[str, ...]:
+    """Return warnings that the array does not see some direction cosine, or takes one for another."""
+    if isinstance(array, ArbitraryArray) and array.highest_sidelobe > _ALIKE:
+        return (
+            f"{array.description} hears directions far apart with {100 * array.highest_sidelobe:.0f} % of "
+            "the power of one; paths may have one direction of several that look the same, and scatterers a "
+            "place of several",
+            *_unseen(array),
+        )
+    return _unseen(array)
+
+
+def _unseen(array: AntennaArray) -> tuple[str, ...]:
     unseen = [name for name, sees in zip(_COSINES, array.sees_cosines, strict=True) if not sees]
     if not unseen:
         return ()
     form = "a cone around its axis" if len(unseen) == 1 else "a length without a direction"
     return (
-        f"the array of shape {array.shape} does not see the {' and the '.join(unseen)} direction cosine: a "
+        f"{array.description} does not see the {' and the '.join(unseen)} direction cosine: a "
         f"path is {form}; unlocated paths report 0 there, and a scatterer is given a place only where the "
         "region or several users leave no more than a resolution cell open",
     )

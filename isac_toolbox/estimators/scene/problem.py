@@ -98,9 +98,8 @@ class Problem:
 
     @cached_property
     def cosine_cells(self) -> RealArray:
-        """Resolution in the direction cosines, ``1 / (M d)``, shape (2,)."""
-        array = self.receiver.array
-        return 1 / (np.asarray(array.shape) * np.asarray(array.spacings))
+        """Resolution in the direction cosines, shape (2,)."""
+        return self.receiver.array.cosine_cells
 
     @cached_property
     def path_cells(self) -> RealArray:
