@@ -15,6 +15,8 @@ __all__ = ["SPEED_OF_LIGHT_M_S", "AntennaArray", "ArbitraryArray", "UniformPlana
 SPEED_OF_LIGHT_M_S = 299_792_458.0
 # Spread relative to the widest below which elements lie on a line or in a plane.
 _FLAT = 1e-6
+# Distance of the mean from the origin, relative to the widest spread, that is rounding.
+_CENTRED = 1e-12
 # Cosine with the boresight below which the derivatives of a response are those at it.
 _GRAZING = 1e-3
 
@@ -317,7 +319,9 @@ class ArbitraryArray(AntennaArray):
             object.__setattr__(self, angle, as_scalar(getattr(self, angle)))
         self._check_orientation()
         positions = np.hstack([np.zeros((len(given), 3 - given.shape[1])), given])
-        positions = positions - positions.mean(axis=0)
+        centre = positions.mean(axis=0)
+        if np.max(np.abs(centre)) > _CENTRED * np.max(np.ptp(positions, axis=0)):
+            positions = positions - centre
         _check_frame(name, positions)
         positions.setflags(write=False)
         object.__setattr__(self, name, positions)
@@ -326,7 +330,13 @@ class ArbitraryArray(AntennaArray):
     def from_metres(
         cls, positions_m: ArrayLike, carrier_hz: float, azimuth_rad: float = 0.0, elevation_rad: float = 0.0
     ) -> ArbitraryArray:
-        """Return the array of positions (M, 2) or (M, 3) in metres at a carrier.
+        """Return the array of positions in metres.
+
+        Parameters
+        ----------
+        positions_m : array_like, shape (M, 2) or (M, 3)
+        carrier_hz : float
+        azimuth_rad, elevation_rad : float
 
         Raises
         ------

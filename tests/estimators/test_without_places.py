@@ -177,8 +177,8 @@ def test_the_window_is_where_the_pilots_have_power(n_sub, tones):
     assert whole.max_length_m - whole.min_length_m == pytest.approx(period)
     assert search.min_length_m < SPEED_OF_LIGHT_M_S * block.delay_s.min()
     assert search.max_length_m > SPEED_OF_LIGHT_M_S * block.delay_s.max()
-    assert search.max_length_m - search.min_length_m < 0.12 * period
-    assert search.lengths_m.size < 0.12 * (2 * n_sub)
+    assert search.max_length_m - search.min_length_m < 0.25 * period
+    assert search.lengths_m.size < 0.25 * (2 * n_sub)
 
 
 def test_a_weak_late_path_is_in_the_window():
