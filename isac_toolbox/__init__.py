@@ -13,6 +13,7 @@ _PUBLIC = {
     "Truth": "isac_toolbox.scenario",
     "scenario_names": "isac_toolbox.scenario",
     "UniformPlanarArray": "isac_toolbox.channel",
+    "ArbitraryArray": "isac_toolbox.channel",
     "UplinkObservation": "isac_toolbox.channel",
     "Environment": "isac_toolbox.channel",
     "UnlocatedPaths": "isac_toolbox.channel",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from isac_toolbox import plotting as plotting
     from isac_toolbox import scenario as scenario
     from isac_toolbox import sweeps as sweeps
+    from isac_toolbox.channel import ArbitraryArray as ArbitraryArray
     from isac_toolbox.channel import Environment as Environment
     from isac_toolbox.channel import ImplausibleValueWarning as ImplausibleValueWarning
     from isac_toolbox.channel import UniformPlanarArray as UniformPlanarArray

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["read", "write"]
+__all__ = ["read", "require", "write"]
 
 # what NumPy and zipfile raise on a truncated, altered or unrelated file
 _DAMAGED = (ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -45,9 +45,7 @@ def read(path: str | Path, kind: str, required: Iterable[str]) -> dict[str, NDAr
     """
     source = Path(path)
     with _open(source) as archive:
-        missing = [name for name in required if name not in archive.files]
-        if missing:
-            raise ValueError(f"{source} misses the key(s) {', '.join(missing)} of a saved {kind}")
+        require(source, kind, archive.files, required)
         data: dict[str, NDArray[Any]] = {}
         for name in archive.files:
             try:
@@ -58,6 +56,13 @@ def read(path: str | Path, kind: str, required: Iterable[str]) -> dict[str, NDAr
                 raise ValueError(f"{source}: {name} is no array; an npz file holds arrays alone")
     _check_format(source, kind, data)
     return data
+
+
+def require(path: str | Path, kind: str, present: Container[str], required: Iterable[str]) -> None:
+    """Raise ``ValueError`` if keys that a file needs are not present."""
+    missing = [name for name in required if name not in present]
+    if missing:
+        raise ValueError(f"{path} misses the key(s) {', '.join(missing)} of a saved {kind}")
 
 
 def _open(source: Path) -> np.lib.npyio.NpzFile:

@@ -32,6 +32,7 @@ class HybridBound:
     position_covariance_m2 : ndarray, shape (S, 3, 3)
     user_position_rmse_m : ndarray, shape (K,)
     time_offset_rmse_s : ndarray, shape (K,)
+        Both empty where the observation has no places.
     channel_nmse : float
         ``E sum |h_hat - h|^2 / sum |h|^2``.
     unlisted_share : float
@@ -75,6 +76,7 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     Notes
     -----
     docs/theory.md, section 8. Visibility is known; unlocated paths count with free direction and delay.
+    Where the observation has no places, all paths are unlocated, and users and clocks have no bound.
     Paths that the block cannot tell apart make the Fisher matrix singular; a tiny ridge then keeps the
     channel's bound finite and the positions' very large. An array of one row or column does not see one
     direction cosine: scatterers then have the region as prior, a Gaussian of the variance of a uniform law
@@ -114,6 +116,10 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     gains[seen] = truth.scatterer_gain[paths.user[seen], paths.target[seen]]
     gains[paths.is_unlocated] = extra.gain
 
+    if obs.geometry is None:
+        station = replace(receiver, bs_position_m=truth.environment.bs_position_m)
+        scene, paths = _unlocated(scene, paths, station)
+
     symbols = truth.symbols if known_data else obs.pilots
     masks = Masks.of(obs)
     if masks is not None:
@@ -141,6 +147,8 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     variance = np.diag(block)
     positions = block[points, points].reshape(len(scene.points_m), 3, len(scene.points_m), 3)
     index = np.arange(len(scene.points_m))
+    if obs.geometry is None:
+        users = offsets = slice(0, 0)
     return HybridBound(
         position_rmse_m=np.sqrt(variance[points].reshape(-1, 3).sum(axis=1)),
         position_covariance_m2=positions[index, :, index],
@@ -149,6 +157,19 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
         channel_nmse=error / power,
         unlisted_share=0.0 if unlisted is None else float(np.sum(np.abs(unlisted) ** 2)) / power,
     )
+
+
+def _unlocated(scene: Scene, paths: Paths, receiver: Receiver) -> tuple[Scene, Paths]:
+    """The same paths, none of them with a place."""
+    parameters = path_parameters(scene, paths, receiver)
+    alone = Scene(
+        points_m=np.zeros((0, 3)),
+        users_m=scene.users_m,
+        offsets_m=np.zeros_like(scene.offsets_m),
+        unlocated_m=np.column_stack([parameters.length_m, *parameters.cosines]),
+    )
+    n_users = len(scene.users_m)
+    return alone, Paths.build(np.zeros(n_users, bool), np.zeros((n_users, 0), bool), paths.user)
 
 
 def _real_fisher(

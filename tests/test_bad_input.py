@@ -150,7 +150,7 @@ WRONG_TYPES = [
     ],
     *[(name, lambda v: np.asarray(v).astype(str)) for name in good() if name not in ("array",)],
     *[(name, lambda v: np.asarray(v).astype(object)) for name in good() if name not in ("array",)],
-    *[(name, lambda v: None) for name in good()],
+    *[(name, lambda v: None) for name in good() if name != "region_m"],
     ("pilot_mask", lambda v: v.astype(int)),
     ("pilot_mask", lambda v: v.astype(float)),
     ("array", lambda v: (2, 2)),

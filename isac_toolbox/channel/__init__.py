@@ -1,6 +1,6 @@
 """Arrays, geometry, environments and the uplink; knows no estimator."""
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, ArbitraryArray, UniformPlanarArray
 from isac_toolbox.channel.cdl import CDL_MODELS, cdl_channel
 from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
 from isac_toolbox.channel.modulation import bit_labels, qam_constellation
@@ -13,6 +13,8 @@ from isac_toolbox.channel.uplink import noise_variance_for_snr
 __all__ = [
     "CDL_MODELS",
     "SPEED_OF_LIGHT_M_S",
+    "AntennaArray",
+    "ArbitraryArray",
     "Environment",
     "ImplausibleValueWarning",
     "Rays",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.array import UniformPlanarArray
+from isac_toolbox.channel.array import AntennaArray, UniformPlanarArray
 from isac_toolbox.channel.environment import Environment
 from isac_toolbox.channel.geometry import (
     bistatic_delays_s,
@@ -19,7 +19,7 @@ __all__ = ["multi_user_channel", "normalise_power", "response_towards"]
 
 def response_towards(
     points_m: NDArray[np.float64],
-    array: UniformPlanarArray,
+    array: AntennaArray,
     bs_position_m: NDArray[np.float64],
     wavefront: str = "planar",
     carrier_hz: float | None = None,

@@ -21,10 +21,10 @@ from isac_toolbox._validation import (
     check_shape,
     without_mask,
 )
-from isac_toolbox.channel.array import UniformPlanarArray
+from isac_toolbox.channel.array import AntennaArray, ArbitraryArray, UniformPlanarArray
 from isac_toolbox.channel.plausibility import warn_of_implausible_block
 
-__all__ = ["LINKS", "WAVEFRONTS", "UplinkObservation"]
+__all__ = ["LINKS", "WAVEFRONTS", "Geometry", "UplinkObservation"]
 
 WAVEFRONTS = ("planar", "spherical")
 LINKS = ("uplink", "monostatic")
@@ -33,8 +33,31 @@ _MAX_SITE_DISTANCE_M = 10.0
 
 
 @dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where base station and users are, and where scatterers may be.
+
+    Attributes
+    ----------
+    bs_position_m : ndarray, shape (3,)
+    user_positions_m, user_position_stds_m : ndarray, shape (K, 3)
+        Nominal positions and the deviations of their errors.
+    region_m : ndarray, shape (2, 3)
+        Two corners of the box in which scatterers may lie.
+    """
+
+    bs_position_m: NDArray[np.float64]
+    user_positions_m: NDArray[np.float64]
+    user_position_stds_m: NDArray[np.float64]
+    region_m: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
 class UplinkObservation:
     """One received uplink block: the only thing an estimator sees.
+
+    Places may be left out (``user_positions_m``, ``user_position_std_m`` and ``region_m``, or ``region_m``
+    alone): estimators then find channel, data, noise, and delays and directions of the paths, and locate
+    nothing.
 
     Parameters
     ----------
@@ -45,21 +68,22 @@ class UplinkObservation:
         Known symbols, zero where data is sent (and where a user is silent).
     pilot_mask : array_like of bool, shape (N, T) or (K, N, T)
         True where the symbol is known (a known zero = silent), False where data is sent.
-    array : UniformPlanarArray
+    array : UniformPlanarArray or ArbitraryArray
         Receive array with M elements.
     subcarrier_frequencies_hz : array_like, shape (N,)
         Baseband frequencies of the used subcarriers, centred around zero.
-    bs_position_m : array_like, shape (3,)
-        Base station.
-    user_positions_m : array_like, shape (K, 3)
+    bs_position_m : array_like, shape (3,), optional
+        Base station; needed with ``user_positions_m``.
+    user_positions_m : array_like, shape (K, 3), optional
         Nominal user positions.
-    user_position_std_m : array_like, scalar, (3,) or (K, 3)
-        Standard deviation of their error, axes independent; 0 = known coordinate.
-    time_offset_std_s : array_like, scalar or (K,)
-        Standard deviation of the users' clock offsets.
+    user_position_std_m : array_like, scalar, (3,) or (K, 3), optional
+        Standard deviation of their error, axes independent; 0 = known coordinate. Goes with them.
+    time_offset_std_s : array_like, scalar or (K,), optional
+        Standard deviation of the users' clock offsets; needed with ``region_m``. Without it delays are
+        relative to the receiver's time base, clock offsets included, and it counts as zero if not given.
     constellation : array_like of complex, shape (Q,)
         Data alphabet, unit mean energy, Q a power of two; bits are those of the index.
-    region_m : array_like, shape (2, 3) as a pair of corners
+    region_m : array_like, shape (2, 3) as a pair of corners, optional
         Box in which scatterers may lie.
     carrier_hz : float, optional
         Needed for spherical wavefronts and beam squint.
@@ -92,7 +116,9 @@ class UplinkObservation:
     array_spacing_wavelengths, array_orientation_rad, subcarrier_frequencies_hz, bs_position_m,
     user_positions_m, user_position_std_m, time_offset_std_s, constellation, region_m, carrier_hz
     (NaN = none), wavefront, link, noise_variance (NaN = none), beam_squint (False if missing), sample_mask,
-    element_mask (both missing = none), format``. No pickled objects.
+    element_mask (both missing = none), format``. An arbitrary array has ``array_positions_wavelengths`` in
+    the place of ``array_shape, array_spacing_wavelengths``. Places that are not known are a single NaN each.
+    No pickled objects.
 
     What is masked has no influence on any estimate. Channels of masked elements and subcarriers are still
     estimated, as the paths predict them; data in which every sample is masked keep their prior, LLR 0.
@@ -101,14 +127,14 @@ class UplinkObservation:
     received: NDArray[np.complex128]
     pilots: NDArray[np.complex128]
     pilot_mask: NDArray[np.bool_]
-    array: UniformPlanarArray
+    array: AntennaArray
     subcarrier_frequencies_hz: NDArray[np.float64]
-    bs_position_m: NDArray[np.float64]
-    user_positions_m: NDArray[np.float64]
-    user_position_std_m: NDArray[np.float64]
-    time_offset_std_s: NDArray[np.float64]
-    constellation: NDArray[np.complex128]
-    region_m: NDArray[np.float64]
+    bs_position_m: NDArray[np.float64] | None = None
+    user_positions_m: NDArray[np.float64] | None = None
+    user_position_std_m: NDArray[np.float64] | None = None
+    time_offset_std_s: NDArray[np.float64] = None  # type: ignore[assignment]
+    constellation: NDArray[np.complex128] = None  # type: ignore[assignment]
+    region_m: NDArray[np.float64] | None = None
     carrier_hz: float | None = None
     wavefront: str = "planar"
     link: str = "uplink"
@@ -118,13 +144,17 @@ class UplinkObservation:
     element_mask: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.array, UniformPlanarArray):
-            raise TypeError(f"array must be a UniformPlanarArray, got {type(self.array).__name__}")
+        if not isinstance(self.array, (UniformPlanarArray, ArbitraryArray)):
+            raise TypeError(
+                f"array must be a UniformPlanarArray or an ArbitraryArray, got {type(self.array).__name__}"
+            )
         samples, present = _without_masked(self.received)
         self._set("received", as_array("received", samples, complex))
         self._set("pilots", as_array("pilots", self.pilots, complex))
+        self._check_what_is_given()
         for name in _REAL_FIELDS:
-            self._set(name, as_array(name, getattr(self, name), float))
+            if name not in _PLACES or getattr(self, name) is not None:
+                self._set(name, as_array(name, getattr(self, name), float))
         self._set("constellation", as_array("constellation", self.constellation, complex))
         self._check_options()
         self._check_axes()
@@ -142,9 +172,11 @@ class UplinkObservation:
 
     def _check_axes(self) -> None:
         """Refuse a block whose axes are there, but in another order."""
-        n_sub, n_users = self.subcarrier_frequencies_hz.size, len(np.atleast_1d(self.user_positions_m))
+        n_sub = self.subcarrier_frequencies_hz.size
         _check_order("received", self.received, (n_sub, self.array.n_elements), "(N, M, T)")
-        _check_order("pilots", self.pilots, (n_users, n_sub), "(K, N, T)")
+        if self.user_positions_m is not None:
+            n_users = len(np.atleast_1d(self.user_positions_m))
+            _check_order("pilots", self.pilots, (n_users, n_sub), "(K, N, T)")
 
     def _check_samples(self, present: NDArray[np.bool_] | None) -> None:
         """Check shape and masks; ``present`` (N, M, T) are the samples that came without a mask."""
@@ -213,28 +245,63 @@ class UplinkObservation:
         if np.any(peak == 0):
             raise ValueError(f"pilots: no pilots for user(s) {np.flatnonzero(peak == 0).tolist()}")
 
+    def _check_what_is_given(self) -> None:
+        """Refuse half a geometry; clocks that nothing is measured by count as known."""
+        if self.constellation is None:
+            raise TypeError("constellation must be given, got None")
+        for name in ("region_m", "user_position_std_m"):
+            if self.user_positions_m is None and getattr(self, name) is not None:
+                raise TypeError(
+                    f"user_positions_m must be given with {name}, got None; {name} without user_positions_m "
+                    "says nothing: leave out both, and nothing is located, or neither"
+                )
+        if self.user_positions_m is not None:
+            for name in ("bs_position_m", "user_position_std_m"):
+                if getattr(self, name) is None:
+                    raise TypeError(f"{name} must be given with user_positions_m, got None")
+        if self.time_offset_std_s is None:
+            if self.region_m is not None:
+                raise TypeError("time_offset_std_s must be given with region_m, got None")
+            object.__setattr__(self, "time_offset_std_s", 0.0)
+        if self.region_m is None and self.wavefront == "spherical":
+            raise ValueError(
+                "wavefront='spherical' needs places: wavefronts curve with the distance of a scatterer; give "
+                "region_m and the users, or wavefront='planar'"
+            )
+
     def _check_knowledge(self) -> None:
         n_users = self.n_users
-        check_shape("bs_position_m", self.bs_position_m, (3,), "(3,)")
-        check_shape("user_positions_m", self.user_positions_m, (n_users, 3), "(K, 3)")
-        check_shape("region_m", self.region_m, (2, 3), "((3,), (3,))")
         for name in _REAL_FIELDS:
-            check_finite(name, getattr(self, name))
-        std = self.user_position_std_m
-        if std.shape not in ((), (3,), (n_users, 3)):
-            raise ValueError(f"user_position_std_m must be scalar, (3,) or ({n_users}, 3), got {std.shape}")
+            if getattr(self, name) is not None:
+                check_finite(name, getattr(self, name))
+        if self.bs_position_m is not None:
+            check_shape("bs_position_m", self.bs_position_m, (3,), "(3,)")
         if self.time_offset_std_s.shape not in ((), (n_users,)):
             raise ValueError(
                 f"time_offset_std_s must be scalar or ({n_users},), got {self.time_offset_std_s.shape}"
             )
-        check_non_negative("user_position_std_m", std)
         check_non_negative("time_offset_std_s", self.time_offset_std_s)
-        if np.any(self.region_m[1] <= self.region_m[0]):
-            raise ValueError(
-                "region_m must have a positive extent along every axis, got corners "
-                f"{self.region_m[0].tolist()} and {self.region_m[1].tolist()}"
-            )
-        distances = np.linalg.norm(self.user_positions_m - self.bs_position_m, axis=1)
+        if self.user_positions_m is not None:
+            assert self.user_position_std_m is not None
+            assert self.bs_position_m is not None
+            self._check_users(self.user_positions_m, self.user_position_std_m, self.bs_position_m)
+        if self.region_m is not None:
+            check_shape("region_m", self.region_m, (2, 3), "((3,), (3,))")
+            if np.any(self.region_m[1] <= self.region_m[0]):
+                raise ValueError(
+                    "region_m must have a positive extent along every axis, got corners "
+                    f"{self.region_m[0].tolist()} and {self.region_m[1].tolist()}"
+                )
+
+    def _check_users(
+        self, positions: NDArray[np.float64], std: NDArray[np.float64], bs: NDArray[np.float64]
+    ) -> None:
+        n_users = self.n_users
+        check_shape("user_positions_m", positions, (n_users, 3), "(K, 3)")
+        if std.shape not in ((), (3,), (n_users, 3)):
+            raise ValueError(f"user_position_std_m must be scalar, (3,) or ({n_users}, 3), got {std.shape}")
+        check_non_negative("user_position_std_m", std)
+        distances = np.linalg.norm(positions - bs, axis=1)
         if self.link == "monostatic":
             if np.any(distances > _MAX_SITE_DISTANCE_M):
                 raise ValueError(
@@ -263,13 +330,11 @@ class UplinkObservation:
 
     def _check_units(self) -> None:
         """Warn of values that look like those in another unit."""
-        warn_of_implausible_block(
-            self.subcarrier_frequencies_hz,
-            self.carrier_hz,
-            self.array,
-            self.bs_position_m,
-            np.vstack([self.user_positions_m, self.region_m]),
-        )
+        places = None
+        if self.geometry is not None:
+            known = self.geometry
+            places = np.vstack([known.user_positions_m, known.region_m]) - known.bs_position_m
+        warn_of_implausible_block(self.subcarrier_frequencies_hz, self.carrier_hz, self.array, places)
 
     def _check_options(self) -> None:
         if self.wavefront not in WAVEFRONTS:
@@ -284,6 +349,10 @@ class UplinkObservation:
         object.__setattr__(self, "beam_squint", check_flag("beam_squint", as_scalar(self.beam_squint)))
         if self.beam_squint and self.carrier_hz is None:
             raise ValueError("carrier_hz is needed for beam_squint=True, got None")
+        if self.beam_squint and not isinstance(self.array, UniformPlanarArray):
+            raise ValueError(
+                f"beam_squint=True is modelled for a UniformPlanarArray only, got {type(self.array).__name__}"
+            )
         if self.beam_squint and self.wavefront != "planar":
             raise ValueError(
                 f"beam_squint=True is modelled for wavefront='planar' only, got {self.wavefront!r}"
@@ -346,8 +415,36 @@ class UplinkObservation:
         return np.asarray(self.usable.any(axis=1))
 
     @cached_property
-    def user_position_stds_m(self) -> NDArray[np.float64]:
-        """Standard deviations of the user positions, shape (K, 3)."""
+    def geometry(self) -> Geometry | None:
+        """All places; None where some are not given, so that nothing can be located."""
+        bs, users, stds, region = (
+            self.bs_position_m,
+            self.user_positions_m,
+            self.user_position_stds_m,
+            self.region_m,
+        )
+        if bs is None or users is None or stds is None or region is None:
+            return None
+        return Geometry(bs, users, stds, region)
+
+    def geometry_for(self, method: str) -> Geometry:
+        """Return all places, which a method needs.
+
+        Raises
+        ------
+        ValueError
+            If they are not given.
+        """
+        if self.geometry is None:
+            missing = "region_m" if self.user_positions_m is not None else "user_positions_m, region_m"
+            raise ValueError(f"{missing}: {method} needs places, got None; EMTurboBiSVBI and NOMP do not")
+        return self.geometry
+
+    @cached_property
+    def user_position_stds_m(self) -> NDArray[np.float64] | None:
+        """Standard deviations of the user positions, shape (K, 3); None where these are not given."""
+        if self.user_position_std_m is None:
+            return None
         return np.broadcast_to(self.user_position_std_m, (self.n_users, 3))
 
     @cached_property
@@ -360,12 +457,15 @@ class UplinkObservation:
         stored: dict[str, ArrayLike] = {
             f.name: getattr(self, f.name)
             for f in fields(self)
-            if f.name not in ("array", "carrier_hz", "noise_variance", *_MASKS)
+            if f.name not in ("array", *_NAN_IF_NONE, *_MASKS)
         }
-        stored["array_shape"] = self.array.shape
-        stored["array_spacing_wavelengths"] = self.array.spacings
+        if isinstance(self.array, ArbitraryArray):
+            stored["array_positions_wavelengths"] = self.array.positions_wavelengths
+        elif isinstance(self.array, UniformPlanarArray):
+            stored["array_shape"] = self.array.shape
+            stored["array_spacing_wavelengths"] = self.array.spacings
         stored["array_orientation_rad"] = (self.array.azimuth_rad, self.array.elevation_rad)
-        for name in ("carrier_hz", "noise_variance"):
+        for name in _NAN_IF_NONE:
             value = getattr(self, name)
             stored[name] = np.nan if value is None else value
         stored.update({name: getattr(self, name) for name in _MASKS if getattr(self, name) is not None})
@@ -383,16 +483,12 @@ class UplinkObservation:
             If it is not an npz file, lacks keys or holds pickled objects.
         """
         names = [f.name for f in fields(cls) if f.name not in ("array", "beam_squint", *_MASKS)]
-        array_keys = ["array_shape", "array_spacing_wavelengths", "array_orientation_rad"]
-        data = _npz.read(path, "uplink-observation", names + array_keys)
-        check_shape("array_shape", data["array_shape"], (2,), "(2,)")
-        check_shape("array_spacing_wavelengths", data["array_spacing_wavelengths"], (2,), "(2,)")
-        check_shape("array_orientation_rad", data["array_orientation_rad"], (2,), "(2,)")
-        n_h, n_v = data["array_shape"].tolist()
-        d_h, d_v = data["array_spacing_wavelengths"].tolist()
-        array = UniformPlanarArray(
-            (n_h, n_v), d_h if d_h == d_v else (d_h, d_v), *data["array_orientation_rad"].tolist()
-        )
+        names.append("array_orientation_rad")
+        data = _npz.read(path, "uplink-observation", names)
+        names.pop()
+        if "array_positions_wavelengths" not in data:
+            _npz.require(path, "uplink-observation", data, ["array_shape", "array_spacing_wavelengths"])
+        array = _stored_array(data)
         values: dict[str, Any] = {name: data[name] for name in names}
         for name in ("carrier_hz", "noise_variance"):
             number = as_array(name, values[name], float)
@@ -404,8 +500,24 @@ class UplinkObservation:
         if beam_squint.dtype != bool or beam_squint.shape != ():
             raise ValueError(f"beam_squint must be a single True or False, got {beam_squint!r}")
         values["beam_squint"] = bool(beam_squint)
+        for name in _PLACES:
+            if values[name].shape == () and np.isnan(as_array(name, values[name], float)):
+                values[name] = None
         values.update({name: data.get(name) for name in _MASKS})
         return cls(array=array, **values)
+
+
+def _stored_array(data: dict[str, NDArray[Any]]) -> AntennaArray:
+    """Return the array that a file holds."""
+    check_shape("array_orientation_rad", data["array_orientation_rad"], (2,), "(2,)")
+    orientation = data["array_orientation_rad"].tolist()
+    if "array_positions_wavelengths" in data:
+        return ArbitraryArray(data["array_positions_wavelengths"], *orientation)
+    check_shape("array_shape", data["array_shape"], (2,), "(2,)")
+    check_shape("array_spacing_wavelengths", data["array_spacing_wavelengths"], (2,), "(2,)")
+    n_h, n_v = data["array_shape"].tolist()
+    d_h, d_v = data["array_spacing_wavelengths"].tolist()
+    return UniformPlanarArray((n_h, n_v), d_h if d_h == d_v else (d_h, d_v), *orientation)
 
 
 def _without_masked(samples: Any) -> tuple[Any, NDArray[np.bool_] | None]:
@@ -423,6 +535,8 @@ def _as_mask(name: str, value: Any) -> NDArray[np.bool_]:
     return mask
 
 
+_PLACES = ("bs_position_m", "user_positions_m", "user_position_std_m", "region_m")
+_NAN_IF_NONE = ("carrier_hz", "noise_variance", *_PLACES)
 _MASKS = ("sample_mask", "element_mask")
 _REAL_FIELDS = (
     "subcarrier_frequencies_hz",

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray
 
 __all__ = [
     "ImplausibleValueWarning",
@@ -110,9 +110,8 @@ def warn_of_implausible_delays(name: str, delay_s: RealArray, direct_m: RealArra
 def warn_of_implausible_block(
     frequencies_hz: RealArray,
     carrier_hz: float | None,
-    array: UniformPlanarArray,
-    bs_position_m: RealArray,
-    places_m: RealArray,
+    array: AntennaArray,
+    places_m: RealArray | None,
 ) -> None:
     """Warn of frequencies and positions that look like those in another unit.
 
@@ -121,10 +120,9 @@ def warn_of_implausible_block(
     frequencies_hz : ndarray, shape (N,)
         Of the subcarriers, distinct.
     carrier_hz : float, optional
-    array : UniformPlanarArray
-    bs_position_m : ndarray, shape (3,)
-    places_m : ndarray, shape (P, 3)
-        Users, and corners of the region.
+    array : AntennaArray
+    places_m : ndarray, shape (P, 3), optional
+        Users, and corners of the region, seen from the base station; None where they are not known.
 
     Raises
     ------
@@ -133,10 +131,12 @@ def warn_of_implausible_block(
     """
     ordered = np.sort(frequencies_hz)
     span_hz, spacing_hz = float(ordered[-1] - ordered[0]), float(np.median(np.diff(ordered)))
-    scene_m = float(np.max(np.linalg.norm(places_m - bs_position_m, axis=1)))
     _check_carrier(ordered, carrier_hz)
     _warn_of_centre(ordered, span_hz)
     _warn_of_spacing(spacing_hz, carrier_hz)
+    if places_m is None:
+        return
+    scene_m = float(np.max(np.linalg.norm(places_m, axis=1)))
     _warn_of_scene(span_hz, scene_m)
     _warn_of_extent(spacing_hz, float(np.linalg.norm(np.ptp(places_m, axis=0))))
     if carrier_hz is not None:
@@ -197,7 +197,7 @@ def _warn_of_extent(spacing_hz: float, extent_m: float) -> None:
         )
 
 
-def _warn_of_aperture(array: UniformPlanarArray, carrier_hz: float, scene_m: float) -> None:
+def _warn_of_aperture(array: AntennaArray, carrier_hz: float, scene_m: float) -> None:
     """A whole scene within the array is one in kilometres."""
     aperture_m = float(np.max(np.ptp(array.element_offsets_m(carrier_hz), axis=0)))
     if scene_m < aperture_m:

@@ -106,6 +106,7 @@ def estimate(
                 f"--estimator {estimator} needs the truth, which a file does not contain; give a scenario"
             )
         observation = load_observation(source)
+        _check_drawable(observation, {"--plot": plot, "--html": page})
     else:
         described = load_scenario(source, snr_db, changes)
         simulation, snr = draw(described, seed or 0), described.snr_db
@@ -143,6 +144,13 @@ def estimate(
             "the numbers above are those of its last state",
             FAILED,
         )
+
+
+def _check_drawable(observation: UplinkObservation, pictures: dict[str, Path | None]) -> None:
+    """Refuse pictures of a block without places, before any work."""
+    for option, path in pictures.items():
+        if path is not None and observation.geometry is None:
+            raise Problem(f"{option}: there is nothing to draw, as the observation has no region_m and users")
 
 
 def _check_settings(name: str, entry: Entry, given: dict[str, Any]) -> None:

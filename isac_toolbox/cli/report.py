@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox import metrics
+from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.geometry import bistatic_delays_s, delay_response, line_of_sight_delays_s
 from isac_toolbox.channel.model import response_towards
 
@@ -82,7 +83,8 @@ def describe_block(source: str, seed: int | None, obs: UplinkObservation, snr_db
         "source": source,
         "seed": seed,
         "n_users": obs.n_users,
-        "array_shape": list(obs.array.shape),
+        "array_shape": list(obs.array.shape) if isinstance(obs.array, UniformPlanarArray) else None,
+        "n_antennas": obs.array.n_elements,
         "n_subcarriers": obs.n_subcarriers,
         "n_pilot_symbols": pilots,
         "n_data_symbols": obs.n_symbols - pilots,
@@ -97,9 +99,11 @@ def unlocated_energy_share(
     """Return the share of a channel's energy (K, N, M) that the located scene does not explain.
 
     The residual of a least-squares fit per user by its line of sight and the scatterers that it sees
-    (probability of at least one half) at the estimated positions and clock offsets.
+    (probability of at least one half) at the estimated positions and clock offsets. None without places.
     """
-    bs, points, users = obs.bs_position_m, result.scatterer_positions_m, result.user_positions_m
+    if obs.geometry is None:
+        return None
+    bs, points, users = obs.geometry.bs_position_m, result.scatterer_positions_m, result.user_positions_m
     energy = float(np.sum(np.abs(channel) ** 2))
     if not (
         np.isfinite(energy) and energy > 0 and np.all(np.isfinite(users)) and np.all(np.isfinite(points))
@@ -136,6 +140,7 @@ def estimation_report(run: Run) -> Report:
     report["missed_scatterers"] = missed
     report["users"] = [_user(run, k) for k in range(run.observation.n_users)]
     report["summary"] = _summary(run, localisation)
+    report["paths"] = None if run.observation.geometry is not None else _paths(result)
     report["warnings"] = list(result.warnings)
     report["ambiguities"] = [
         {
@@ -148,6 +153,22 @@ def estimation_report(run: Run) -> Report:
         for entry in result.ambiguities
     ]
     return plain(report)
+
+
+def _paths(result: EstimationResult) -> list[Report]:
+    """Return the paths of a block without places, user by user, the strongest first."""
+    found = result.unlocated_paths
+    order = np.lexsort((-np.abs(found.gain), found.user))
+    return [
+        {
+            "user": found.user[p],
+            "delay_s": found.delay_s[p],
+            "direction_cosines": found.direction_cosines[p],
+            "power_db": 20 * math.log10(abs(found.gain[p])) if abs(found.gain[p]) > 0 else None,
+            "probability": found.probability[p],
+        }
+        for p in order
+    ]
 
 
 def _scatterers(run: Run) -> tuple[list[Report], list[Report], metrics.Localisation | None]:
@@ -193,18 +214,27 @@ def _scatterers(run: Run) -> tuple[list[Report], list[Report], metrics.Localisat
 
 
 def _user(run: Run, k: int) -> Report:
-    """Return one user's position, clock, line of sight and data."""
+    """Return one user's position, None where it is not known, clock, line of sight and data."""
     result, obs = run.result, run.observation
     entry: Report = {
-        "position_m": result.user_positions_m[k],
-        "nominal_position_m": obs.user_positions_m[k],
-        "position_std_m": math.sqrt(max(float(np.trace(result.user_position_covariance_m2[k])), 0.0)),
-        "shift_m": float(np.linalg.norm(result.user_positions_m[k] - obs.user_positions_m[k])),
+        "position_m": None,
+        "nominal_position_m": None,
+        "position_std_m": None,
+        "shift_m": None,
         "n_data": int(np.count_nonzero(~obs.known[k])),
         "time_offset_s": result.time_offsets_s[k],
         "time_offset_std_s": result.time_offset_std_s[k],
         "line_of_sight_probability": result.line_of_sight_probability[k],
     }
+    nominal = np.zeros((0, 3)) if obs.user_positions_m is None else obs.user_positions_m
+    if len(nominal):
+        spread = max(float(np.trace(result.user_position_covariance_m2[k])), 0.0)
+        entry.update(
+            position_m=result.user_positions_m[k],
+            nominal_position_m=nominal[k],
+            position_std_m=math.sqrt(spread),
+            shift_m=float(np.linalg.norm(result.user_positions_m[k] - nominal[k])),
+        )
     if run.simulation is None:
         return entry
     truth = run.simulation.truth
@@ -212,7 +242,7 @@ def _user(run: Run, k: int) -> Report:
     data = sent >= 0
     entry.update(
         position_error_m=float(np.linalg.norm(result.user_positions_m[k] - position)),
-        nominal_error_m=float(np.linalg.norm(obs.user_positions_m[k] - position)),
+        nominal_error_m=float(np.linalg.norm(nominal[k] - position)),
         position_bound_m=None if run.bound is None else run.bound.user_position_rmse_m[k],
         time_offset_error_s=float(result.time_offsets_s[k] - truth.time_offsets_s[k]),
         time_offset_bound_s=None if run.bound is None else run.bound.time_offset_rmse_s[k],
@@ -269,7 +299,7 @@ def _summary(run: Run, match: metrics.Localisation | None) -> Report:
 def bound_report(block: Report, simulation: Simulation, bound: HybridBound, known_data: bool) -> Report:
     """Return everything that ``isac bound`` reports, ready for JSON."""
     obs, truth = simulation.observation, simulation.truth
-    position = bound.position_rmse_m
+    position, stds = bound.position_rmse_m, obs.geometry_for("the bound").user_position_stds_m
     return plain(
         {
             **block,
@@ -281,7 +311,7 @@ def bound_report(block: Report, simulation: Simulation, bound: HybridBound, know
             "users": [
                 {
                     "position_m": truth.user_positions_m[k],
-                    "position_prior_m": float(np.linalg.norm(obs.user_position_stds_m[k])),
+                    "position_prior_m": float(np.linalg.norm(stds[k])),
                     "position_bound_m": bound.user_position_rmse_m[k],
                     "time_offset_prior_s": obs.time_offset_stds_s[k],
                     "time_offset_bound_s": bound.time_offset_rmse_s[k],

@@ -25,15 +25,18 @@ _WORDS = ("", "seen by", "estimate", "bound or truth", "estimator")
 
 
 def print_estimation(console: Console, report: Report) -> None:
-    """Print header, scatterers, users and summary of ``isac estimate``."""
+    """Print header, scatterers and users, or paths where there are no places, and summary."""
     known = "channel_nmse_db" in report["summary"]
     how = report["estimator"]
     _print_header(console, report)
     iterations = _count(how["n_iter"], "iteration")
     _line(console, f"{how['name']}: {how['status'] or 'done'}, {iterations}, {how['seconds']:.2f} s")
-    _print_scatterers(console, report, known)
-    _print_user_positions(console, report["users"], known)
-    _print_clocks(console, report["users"], known)
+    if report["paths"] is None:
+        _print_scatterers(console, report, known)
+        _print_user_positions(console, report["users"], known)
+        _print_clocks(console, report["users"], known)
+    else:
+        _print_paths(console, report["paths"])
     _print_summary(console, report, known)
     if known:
         _note(console, "bound: hybrid Cramér-Rao bound of the root mean square error, all symbols known")
@@ -107,10 +110,12 @@ def print_sweep(console: Console, result: SweepResult) -> None:
 
 def block_sizes(report: Report) -> str:
     """Return the sizes of the block in words."""
-    horizontal, vertical = report["array_shape"]
+    antennas = str(report["n_antennas"])
+    if report["array_shape"] is not None:
+        antennas = "{} x {}".format(*report["array_shape"])
     points = report["constellation_points"]
     return (
-        f"{_count(report['n_users'], 'user')}, {horizontal} x {vertical} antennas, "
+        f"{_count(report['n_users'], 'user')}, {antennas} antennas, "
         f"{report['n_subcarriers']} subcarriers, {report['n_pilot_symbols']} pilot + "
         f"{report['n_data_symbols']} data symbols, {'QPSK' if points == 4 else f'{points}-point'}"
     )
@@ -150,6 +155,24 @@ def _print_scatterers(console: Console, report: Report, known: bool) -> None:
     bodies = [f"{n} ({e['extent_m']:.2f} m)" for n, e in enumerate(found, start=1) if e["extent_m"]]
     if bodies:
         _note(console, f"with an extent (root mean square): {', '.join(bodies)}")
+
+
+def _print_paths(console: Console, paths: list[Report]) -> None:
+    """Print delays and directions of paths that have no place."""
+    if not paths:
+        _line(console, "\nno paths found")
+        return
+    table = _table("user", "delay\nns", "cosine\nhorizontal", "cosine\nvertical", "power\ndB", "prob.")
+    for entry in paths:
+        table.add_row(
+            str(entry["user"] + 1),
+            _number(entry["delay_s"], 2, 1e9),
+            *(_number(cosine, 4) for cosine in entry["direction_cosines"]),
+            _number(entry["power_db"], 1),
+            _number(entry["probability"], 2),
+        )
+    _show(console, "Paths", table)
+    _note(console, "delays: relative to the receiver's time base; power: of the path on one antenna")
 
 
 def _print_user_positions(console: Console, users: list[Report], known: bool) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from isac_toolbox._choices import DTYPES, M_STEPS
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_choice, check_flag, check_fraction, check_integer, check_positive
+from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.atoms.dense import Measurements
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import Scene
@@ -55,6 +56,9 @@ _LAST_ITERATIONS = 3
 _SQUINT_NATS = 30.0
 # Guard: phase at the array's corner and the band's edge below which squint is none.
 _LEAST_SQUINT_RAD = 0.02
+
+# Guard: settings that can do without places have this value.
+_NEED_NO_PLACES = (("coarse", "nomp"), ("inverse", "subspace"), ("unlocated_paths", True))
 
 _SQUINT = "the samples show beam squint, which was taken into account; pass beam_squint=True"
 _DATA_REFUSED = (
@@ -216,7 +220,8 @@ class EMTurboBiSVBI:
         TypeError
             If ``obs`` is not an observation.
         ValueError
-            If a user has no usable pilot, or ``grid_points`` are too many for a full inverse.
+            If a user has no usable pilot, ``grid_points`` are too many for a full inverse, or settings need
+            places (``unlocated_paths=False``, ``coarse="music"``, inverses on a grid) that are not given.
         """
         try:
             loop, result = self._run(obs, callback)
@@ -270,6 +275,9 @@ class BiSVBILoop(SceneLoop):
     def __init__(self, settings: EMTurboBiSVBI, obs: UplinkObservation) -> None:
         super().__init__(obs, settings.max_iter, settings.tol, settings.max_seconds)
         self.settings = settings
+        for name, free in _NEED_NO_PLACES:
+            if getattr(settings, name) != free:
+                obs.geometry_for(f"{name}={getattr(settings, name)!r}")
         if settings.coarse == "music" and not all(obs.array.sees_cosines):
             self.warnings.append(f"{NO_PEAKS}, so NOMP was the coarse stage")
 
@@ -373,8 +381,7 @@ class BiSVBILoop(SceneLoop):
         """Return whether beam squint, which the observation does not ask for, explains the samples better."""
         fit, problem = self.working.fit, self.working.problem
         receiver = problem.receiver
-        possible = receiver.carrier_hz is not None and receiver.wavefront == "planar"
-        possible = possible and _largest_squint_rad(receiver) > _LEAST_SQUINT_RAD
+        possible = receiver.wavefront == "planar" and _largest_squint_rad(receiver) > _LEAST_SQUINT_RAD
         suspect = bool(np.any(fit.paths.is_unlocated)) and self.status not in (STOPPED, TIME_LIMIT)
         if receiver.beam_squint or not (possible and suspect):
             return False
@@ -450,7 +457,8 @@ class BiSVBILoop(SceneLoop):
 
 
 def _largest_squint_rad(receiver: Receiver) -> float:
-    """Phase at a corner of the array and an edge of the band that beam squint adds at most."""
-    assert receiver.carrier_hz is not None
+    """Phase at a corner of the array and an edge of the band that beam squint adds at most; zero if unknown."""
+    if receiver.carrier_hz is None or not isinstance(receiver.array, UniformPlanarArray):
+        return 0.0
     relative = float(np.max(np.abs(receiver.frequencies_hz))) / receiver.carrier_hz
     return relative * sum(float(slopes.max()) for slopes in receiver.array.phase_slopes)

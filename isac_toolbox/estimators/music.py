@@ -82,7 +82,7 @@ class MusicModel:
         Raises
         ------
         ValueError
-            If the subcarriers are not equally spaced.
+            If the subcarriers are not equally spaced, or places are not given.
         """
         frequencies = obs.subcarrier_frequencies_hz
         spacing = np.diff(frequencies)
@@ -92,6 +92,12 @@ class MusicModel:
                 "use the NOMP coarse stage"
             )
         channel = least_squares_channel(pilot_statistics(ReceivedBlock.of(obs)), frequencies)
+        if not isinstance(obs.array, UniformPlanarArray):
+            raise ValueError(
+                f"array must be a UniformPlanarArray for MUSIC, got {type(obs.array).__name__}; use the NOMP "
+                "coarse stage"
+            )
+        places = obs.geometry_for("MUSIC")
         subarray = tuple(max(int(np.ceil(_SUBARRAY_SHARE * n)), 1) for n in obs.array.shape)
         decimation = _decimation(obs)
         n_decimated = obs.n_subcarriers // decimation
@@ -113,8 +119,8 @@ class MusicModel:
             ),
             wavenumbers_per_m=2 * np.pi * (used - used.mean()) / SPEED_OF_LIGHT_M_S,
             subspaces=subspaces,
-            bs_position_m=obs.bs_position_m,
-            user_positions_m=obs.user_positions_m,
+            bs_position_m=places.bs_position_m,
+            user_positions_m=places.user_positions_m,
             offsets_m=np.zeros(obs.n_users),
             length_cell_m=SPEED_OF_LIGHT_M_S / (obs.n_subcarriers * float(spacing[0])),
         )
@@ -214,10 +220,11 @@ def _decimation(obs: UplinkObservation) -> int:
     """Largest decimation of the subcarriers that leaves all delays from the region unambiguous."""
     frequencies = obs.subcarrier_frequencies_hz
     unambiguous = SPEED_OF_LIGHT_M_S / (frequencies[1] - frequencies[0])
-    corners = np.stack(np.meshgrid(*obs.region_m.T, indexing="ij"), axis=-1).reshape(-1, 3)
-    to_bs = np.linalg.norm(corners - obs.bs_position_m, axis=1)
-    to_user = np.linalg.norm(corners[:, None] - obs.user_positions_m, axis=2)
-    direct = np.linalg.norm(obs.user_positions_m - obs.bs_position_m, axis=1)
+    places = obs.geometry_for("MUSIC")
+    corners = np.stack(np.meshgrid(*places.region_m.T, indexing="ij"), axis=-1).reshape(-1, 3)
+    to_bs = np.linalg.norm(corners - places.bs_position_m, axis=1)
+    to_user = np.linalg.norm(corners[:, None] - places.user_positions_m, axis=2)
+    direct = np.linalg.norm(places.user_positions_m - places.bs_position_m, axis=1)
     span = float(np.max(to_bs[:, None] + to_user)) - float(direct.min())
     largest = obs.n_subcarriers // 16
     return max(1, min(int(unambiguous / (_DELAY_GUARD * span)), largest))

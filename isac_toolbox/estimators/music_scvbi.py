@@ -67,7 +67,7 @@ class MusicSCVBI:
         TypeError
             If ``obs`` is not an observation.
         ValueError
-            If a user has no usable pilot, or the subcarriers are not equally spaced.
+            If a user has no usable pilot, the subcarriers are not equally spaced, or places are not given.
         """
         return MusicScvbiLoop(self, obs).run_bounded(callback)
 
@@ -79,6 +79,7 @@ class MusicScvbiLoop(SceneLoop):
 
     def __init__(self, settings: MusicSCVBI, obs: UplinkObservation) -> None:
         super().__init__(obs, settings.max_iter, settings.tol)
+        obs.geometry_for("MusicSCVBI")
         self.settings = settings
         if not all(obs.array.sees_cosines):
             self.warnings.append(

@@ -102,7 +102,7 @@ def _snapshot(loop: SceneLoop) -> SceneSnapshot:
         visibility_probability=working.visibility_probability.copy(),
         line_of_sight_probability=working.line_of_sight_probability,
         unlocated_paths=_unlocated(loop),
-        user_positions_m=scene.users_m.copy(),
+        user_positions_m=scene.users_m[: None if working.problem.prior.has_places else 0].copy(),
         noise_variance=float(loop.noise_variance),
         objective=float(loop.objective),
     )

@@ -96,11 +96,14 @@ class EstimationResult:
     visibility_probability : ndarray, shape (K, S_hat)
     candidates : Candidates
     line_of_sight_probability : ndarray, shape (K,)
+        One half where it was not asked for.
     unlocated_paths : UnlocatedPaths
-        Paths that no single-bounce point in the region explains.
+        Paths that no single-bounce point in the region explains; all paths of an observation without places.
     user_positions_m : ndarray, shape (K, 3)
+        Of an observation without users' positions (0, 3), and their covariance (0, 3, 3).
     user_position_covariance_m2 : ndarray, shape (K, 3, 3)
     time_offsets_s, time_offset_std_s : ndarray, shape (K,)
+        Of an observation without places zero, and the stated deviation: delays then include the clock.
     noise_variance : float
         Per sample.
     symbol_mean : ndarray of complex, shape (K, N, T)

@@ -10,8 +10,14 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
+from scipy.special import chdtri
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.array import (
+    SPEED_OF_LIGHT_M_S,
+    AntennaArray,
+    ArbitraryArray,
+    UniformPlanarArray,
+)
 from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators._search_kernels import local_maxima
@@ -40,8 +46,26 @@ _PROFILE_NOISE = 8.0
 _PROFILE_STRONG = 3e-3
 # Guard: resolution cells that a window is wider than the strong paths.
 _WINDOW_MARGIN = 3.0
+# Prior: share of an open window before the receiver's time base, for users that are early.
+_EARLY_SHARE = 1 / 8
+# Cost cap: entries of the table of delays for irregular subcarriers; 0.8 GB with its copy.
+_LARGEST_TABLE = 2**25
+# Guard: length of a narrowed open window in spreads of the paths; most of it is quiet, as medians need.
+_OPEN_WINDOWS = 4
+# Guard: share of the lengths of an open window that counts as free of paths.
+_QUIET_SHARE = 0.25
+# Cost cap: tones of a raster on which power over length is looked at.
+_LONGEST_RASTER = 2**16
+# Guard: probability that noise makes an open window wider than it need be.
+_LOUD_BY_CHANCE = 1e-2
+# Tuned: parameter of the Kaiser taper that shows lengths with power; its sidelobes are below -80 dB,
+_TAPER = 12.0
+# Mathematics: which is this share of the highest power.
+_TAPER_SIDELOBE = 1e-8
 # Mathematics: median of the exponential distribution of unit mean.
 _EXPONENTIAL_MEDIAN = np.log(2.0)
+# Cost cap: directions of a grid that the responses are tabulated on.
+_MOST_DIRECTIONS = 2**14
 # Cost cap: bins that a median is taken of, at least, where there are more; its standard error is then one per
 # cent.
 _MEDIAN_SAMPLES = 8192
@@ -77,6 +101,9 @@ class PathSearch:
     code_shift_m : float, optional
         Smallest length by which a path of one user looks like one of another, where users share tones by
         cyclic shifts; the window is not longer.
+    open_window : bool
+        Whether nothing is known of the lengths beforehand, so that the window is one unambiguous interval,
+        to be narrowed to where there is power (:meth:`covering`).
     """
 
     receiver: Receiver
@@ -85,26 +112,42 @@ class PathSearch:
     tone_step_hz: float | None = None
     sidelobe: float = 0.0
     code_shift_m: float | None = None
+    open_window: bool = False
 
     @classmethod
     def for_observation(cls, obs: UplinkObservation) -> PathSearch:
         """Choose the window from the shortest line of sight to the longest path through the region.
 
         Priors widen it by five standard deviations; paths with more bounces may be longer, so it is then
-        doubled in length.
+        doubled in length. Without places it is one unambiguous interval around the receiver's time base, most
+        of it later.
         """
-        bs = obs.bs_position_m
+        places = obs.geometry
+        if places is None:
+            return cls(Receiver.of(obs), 0.0, 0.0, open_window=True)._on_pilots(obs)._opened()
+        bs = places.bs_position_m
         margin = 5 * (
-            SPEED_OF_LIGHT_M_S * float(obs.time_offset_stds_s.max()) + float(obs.user_position_stds_m.max())
+            SPEED_OF_LIGHT_M_S * float(obs.time_offset_stds_s.max())
+            + float(places.user_position_stds_m.max())
         )
-        direct = np.linalg.norm(obs.user_positions_m - bs, axis=1)
-        corners = np.array(list(product(*obs.region_m.T)))
+        direct = np.linalg.norm(places.user_positions_m - bs, axis=1)
+        corners = np.array(list(product(*places.region_m.T)))
         to_bs = np.linalg.norm(corners - bs, axis=1)
-        to_user = np.linalg.norm(corners[:, None] - obs.user_positions_m, axis=2)
+        to_user = np.linalg.norm(corners[:, None] - places.user_positions_m, axis=2)
         longest = float(np.max(to_bs[:, None] + to_user))
         search = cls(Receiver.of(obs), float(direct.min()) - margin, 2 * longest + margin)
-        search = search._on_tones(usable_tones(obs))
+        return search._on_pilots(obs)
+
+    def _on_pilots(self, obs: UplinkObservation) -> PathSearch:
+        """The search on the tones and codes of the pilots."""
+        search = self._on_tones(usable_tones(obs))
         return replace(search, code_shift_m=search._code_shift_m(usable_pilots(obs)))
+
+    def _opened(self) -> PathSearch:
+        """The search over one unambiguous interval."""
+        interval = self._period_m if self.code_shift_m is None else self.code_shift_m
+        first = -_EARLY_SHARE * interval
+        return replace(self, min_length_m=first, max_length_m=first + interval)
 
     def _code_shift_m(self, pilots: ComplexArray) -> float | None:
         """Smallest length at which pilots (K, N, T) of two users are coherent; None where there is none."""
@@ -148,7 +191,15 @@ class PathSearch:
         ----------
         correlation : ndarray of complex, shape (K, N, M)
             Of the received pilots with those sent.
+
+        Notes
+        -----
+        Where nothing is known beforehand, the window is narrowed to the lengths at which the mean power over
+        the antennas is above the noise, and three times as much behind them, for paths that only a beam shows
+        and for the noise level.
         """
+        if self.open_window:
+            return self._narrowed(correlation)
         if not self.receiver.equally_spaced or self.code_shift_m is not None:
             return self
         lengths = self._strong_lengths_m(correlation)
@@ -161,6 +212,50 @@ class PathSearch:
             return self
         low, high = min(self.min_length_m, first), max(self.max_length_m, last)
         return replace(self, min_length_m=low, max_length_m=high)
+
+    def _narrowed(self, correlation: ComplexArray) -> PathSearch:
+        """The search without the longest part of its interval in which no user (of K, N, M) has power."""
+        if self.code_shift_m is not None:
+            return self
+        lengths = np.sort(self._loud_lengths_m(correlation) % self._period_m)
+        if not lengths.size:
+            return self
+        gaps = np.diff(lengths, append=lengths[0] + self._period_m)
+        quiet = int(np.argmax(gaps))
+        first = float(lengths[(quiet + 1) % lengths.size])
+        margin = _WINDOW_MARGIN * SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
+        spread = self._period_m - float(gaps[quiet])
+        window = min(_OPEN_WINDOWS * (spread + margin), self._period_m)
+        first -= min(margin, (self._period_m - spread) / 2)
+        first -= self._period_m * np.floor((first - self.min_length_m) / self._period_m)
+        return replace(self, min_length_m=first, max_length_m=first + window)
+
+    def _loud_lengths_m(self, correlation: ComplexArray) -> RealArray:
+        """Path lengths in one period at which some user's power is no noise, (S,).
+
+        Noise summed over antennas follows a chi-square law whose scale the quietest quarter of the lengths
+        tells.
+        """
+        frequencies = self.receiver.frequencies_hz
+        tone = np.rint((frequencies - frequencies.min()) / self._spacing_hz).astype(int)
+        n_tones = int(tone.max()) + 1
+        if n_tones > _LONGEST_RASTER:
+            return np.zeros(0)
+        heard = np.flatnonzero(np.any(correlation, axis=(0, 1)))
+        profile = np.empty((len(correlation), n_tones))
+        for k, rows in enumerate(correlation[:, :, heard]):
+            raster = np.zeros((n_tones, heard.size), complex)
+            raster[tone] = rows * np.kaiser(n_tones + 2, _TAPER)[1 + tone, None]
+            profile[k] = np.sum(np.abs(fft.ifft(raster, axis=0)) ** 2, axis=1)
+        lengths = np.arange(n_tones) * SPEED_OF_LIGHT_M_S / (n_tones * self._spacing_hz)
+        one_period = lengths < self._period_m * (1 - 1e-9)
+        profile = profile[:, one_period]
+        quiet, freedom = np.quantile(profile, _QUIET_SHARE, axis=1), 2 * heard.size
+        rate = _LOUD_BY_CHANCE / profile.size
+        loudest = quiet * chdtri(freedom, rate) / chdtri(freedom, 1 - _QUIET_SHARE)
+        lowest = _TAPER_SIDELOBE * profile.max(axis=1)
+        loud = np.any(profile > np.maximum(loudest, lowest)[:, None], axis=0)
+        return np.asarray(lengths[one_period][loud])
 
     def _strong_lengths_m(self, correlation: ComplexArray) -> RealArray:
         """Path lengths, up to periods, at which users have power far above noise and sidelobes, (S,)."""
@@ -226,26 +321,45 @@ class PathSearch:
     @property
     def _sidelobe_free(self) -> float:
         """Share of the highest power above which a maximum is no sidelobe of it."""
-        return max(_SIDELOBE_FREE, min(_SIDELOBE_MARGIN * self.sidelobe, 1.0))
+        sidelobe, array = self.sidelobe, self.receiver.array
+        if isinstance(array, ArbitraryArray):
+            sidelobe = max(sidelobe, array.highest_sidelobe)
+        return max(_SIDELOBE_FREE, min(_SIDELOBE_MARGIN * sidelobe, 1.0))
 
     @cached_property
     def _to_delay(self) -> ComplexArray:
         """``conj(b_n)`` on the length grid, shape (G, N)."""
+        n_tones, n_lengths = self.receiver.frequencies_hz.size, self.lengths_m.size
+        if self.open_window and n_lengths * n_tones > _LARGEST_TABLE:
+            raise ValueError(
+                f"subcarrier_frequencies_hz: {n_tones} irregular subcarriers, as close as "
+                f"{self._spacing_hz:.4g} Hz, leave {n_lengths} delays to tell apart, which is too much "
+                "without places: use equally spaced ones, or give region_m and the users"
+            )
         return np.exp(1j * self.lengths_m[:, None] * self.receiver.wavenumbers_per_m)
 
     @cached_property
     def cosine_grids(self) -> tuple[RealArray, RealArray]:
-        """Direction cosines of the transform's bins, shapes (G_h,) and (G_v,); zero where none is seen."""
+        """Direction cosines of the bins, shapes (G_h,) and (G_v,); zero where none is seen."""
+        array = self.receiver.array
+        if not isinstance(array, UniformPlanarArray):
+            return _even_cosines(array)
         grids = [
             np.asarray(np.fft.fftfreq(n) / d, dtype=np.float64)
-            for n, d in zip(self._grid_shape, self.receiver.array.spacings, strict=True)
+            for n, d in zip(self._transform_shape(array), array.spacings, strict=True)
         ]
         return grids[0], grids[1]
 
-    @property
-    def _grid_shape(self) -> list[int]:
+    @staticmethod
+    def _transform_shape(array: UniformPlanarArray) -> list[int]:
         """Bins of the transform along columns and rows."""
-        return [_OVERSAMPLING * n if n > 1 else 1 for n in self.receiver.array.shape]
+        return [_OVERSAMPLING * n if n > 1 else 1 for n in array.shape]
+
+    @cached_property
+    def _beams(self) -> ComplexArray:
+        """Conjugate responses towards the bins of an array without a transform, shape (M, G_h G_v)."""
+        u_h, u_v = (grid.ravel() for grid in np.meshgrid(*self.cosine_grids, indexing="ij"))
+        return self.receiver.array.steering_from_cosines(u_h, u_v).conj().T.copy()
 
     @cached_property
     def _visible(self) -> NDArray[np.bool_]:
@@ -265,13 +379,20 @@ class PathSearch:
 
         In the precision of the residual.
         """
-        array = self.receiver.array
-        cube = self._over_lengths(residual).reshape(-1, *array.shape)
-        filtered = fft.fft2(cube, s=self._grid_shape, axes=(1, 2))
+        filtered = self._over_directions(self._over_lengths(residual))
         power = filtered.real**2
         power += filtered.imag**2
         power *= self._visible / power.dtype.type(energy)
         return np.asarray(power)
+
+    def _over_directions(self, columns: ComplexArray) -> ComplexArray:
+        """``sum_m conj(a_m) c_m`` on the grids of cosines, shape (G, G_h, G_v), of columns (G, M)."""
+        array = self.receiver.array
+        if isinstance(array, UniformPlanarArray):
+            cube = columns.reshape(-1, *array.shape)
+            return np.asarray(fft.fft2(cube, s=self._transform_shape(array), axes=(1, 2)))
+        beams = self._beams.astype(columns.dtype, copy=False)
+        return np.asarray((columns @ beams).reshape(-1, *(grid.size for grid in self.cosine_grids)))
 
     def _over_lengths(self, residual: ComplexArray) -> ComplexArray:
         """``sum_n conj(b_n) e_n`` on the length grid, shape (G, M): a transform for equal steps."""
@@ -384,7 +505,8 @@ class PathSearch:
 
     def _excess_at(self, power: RealArray, bins: Bins, level: float) -> RealArray:
         visible = self._visible_bins
-        over_directions = visible.size / _OVERSAMPLING**2
+        regular = isinstance(self.receiver.array, UniformPlanarArray)  # others fill directions with sidelobes
+        over_directions = visible.size / _OVERSAMPLING**2 if regular else 0.0
         over_lengths = len(power) / self._bins_per_cell
         excess = np.ones(bins[0].size)
         for i, (g, h, v) in enumerate(zip(*bins, strict=True)):
@@ -398,10 +520,10 @@ class PathSearch:
         lengths = self.lengths_m
         g = np.clip(np.rint((parameters[:, 0] - lengths[0]) / self.length_step_m), 0, lengths.size - 1)
         h, v = (
-            np.rint(cosines * spacing * grid.size) % grid.size
-            for cosines, spacing, grid in zip(
-                parameters[:, 1:].T, self.receiver.array.spacings, self.cosine_grids, strict=True
-            )
+            np.rint((cosines - grid[0]) / (grid[1] - grid[0])) % grid.size
+            if grid.size > 1
+            else np.zeros(len(g))
+            for cosines, grid in zip(parameters[:, 1:].T, self.cosine_grids, strict=True)
         )
         return g.astype(np.int64), h.astype(np.int64), v.astype(np.int64)
 
@@ -426,6 +548,21 @@ class PathSearch:
         g, h, v = bins
         u_h, u_v = self.cosine_grids
         return np.column_stack([self.lengths_m[g], u_h[h], u_v[v]])
+
+
+def _even_cosines(array: AntennaArray) -> tuple[RealArray, RealArray]:
+    """Even grids of direction cosines, oversampled twofold, for an array without a transform."""
+    counts = [
+        int(np.ceil(2 * _OVERSAMPLING / cell)) + 1 if seen else 1
+        for cell, seen in zip(array.cosine_cells, array.sees_cosines, strict=True)
+    ]
+    if counts[0] * counts[1] > _MOST_DIRECTIONS:
+        raise ValueError(
+            f"array: {array.description} is so wide that a search has {counts[0]} x {counts[1]} directions, "
+            f"more than {_MOST_DIRECTIONS}; are the positions in wavelengths? Else give a part of it"
+        )
+    horizontal, vertical = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in counts)
+    return horizontal, vertical
 
 
 def _elevation(power: RealArray, n_cells: float, level: float) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox._validation import check_has
 from isac_toolbox.metrics import localisation
+from isac_toolbox.plotting.html.view import check_places
 from isac_toolbox.plotting.style import OKABE_ITO
 
 if TYPE_CHECKING:
@@ -59,12 +60,15 @@ def scene_3d(
     ------
     TypeError
         If an argument is something else.
+    ValueError
+        If the block came without places, so that there is nothing to draw.
 
     Notes
     -----
     Thin lines drop from every point to the lowest height of the region.
     """
     _check_types(result, truth, observation)
+    check_places(result, observation)
     region, station = _surroundings(truth, observation)
     fig = plt.figure(figsize=(11.5, 5.2), layout="constrained")
     panels = fig.add_gridspec(1, 2, width_ratios=(1.35, 1.0), wspace=0.12)
@@ -252,7 +256,7 @@ def _draw_rays(
         groups.append((truth.unlocated_paths, broad))
     thin = {"color": OKABE_ITO["green"], "lw": 1.1, "ls": "--", "label": "unlocated path, estimated"}
     groups.append((result.unlocated_paths, thin))
-    start, handles = observation.bs_position_m, []
+    start, handles = np.asarray(observation.bs_position_m), []
     for paths, style in groups:
         if len(paths):
             handles.append(Line2D([], [], **style))

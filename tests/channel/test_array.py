@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, ArbitraryArray, UniformPlanarArray
 
 CARRIER_HZ = 3.5e9
 STEP = 1e-3
@@ -164,3 +164,76 @@ def test_a_cosine_that_is_not_seen_changes_nothing(shape, sees):
     assert np.allclose(here, elsewhere) == (not sees[1])
     elsewhere = array.steering_from_cosines(-0.4, 0.1)
     assert np.allclose(here, elsewhere) == (not sees[0])
+
+
+def as_arbitrary(array: UniformPlanarArray) -> ArbitraryArray:
+    """The same elements by their positions in the array's own axes."""
+    offsets = array.element_offsets_m(SPEED_OF_LIGHT_M_S) @ array.axes.T
+    return ArbitraryArray(offsets, array.azimuth_rad, array.elevation_rad)
+
+
+@given(arrays().filter(lambda array: array.n_elements > 1), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_an_arbitrary_array_of_planar_elements_is_the_planar_array(array, seed):
+    other = as_arbitrary(array)
+    assert other.n_elements == array.n_elements and other.sees_cosines == array.sees_cosines
+    towards = directions(seed)
+    assert_allclose(other.steering(towards), array.steering(towards), atol=1e-12)
+    u_h, u_v = array.direction_cosines(towards)
+    for first, second in zip(
+        other.response_with_derivatives(u_h, u_v), array.response_with_derivatives(u_h, u_v), strict=True
+    ):
+        assert_allclose(first, second, atol=1e-11)
+    assert_allclose(other.element_offsets_m(CARRIER_HZ), array.element_offsets_m(CARRIER_HZ), atol=1e-12)
+    points = 5.0 * towards
+    assert_allclose(
+        other.spherical_jacobian(points, CARRIER_HZ), array.spherical_jacobian(points, CARRIER_HZ), atol=1e-9
+    )
+
+
+def test_elements_anywhere_respond_to_their_positions_in_the_order_given():
+    rng = np.random.default_rng(0)
+    positions = rng.uniform(-1, 1, (7, 3))
+    array = ArbitraryArray(positions, azimuth_rad=0.4, elevation_rad=-0.3)
+    towards = directions(1)
+    world = (positions - positions.mean(axis=0)) @ array.axes
+    assert_allclose(array.steering(towards), np.exp(2j * np.pi * towards @ world.T), atol=1e-12)
+    metres = positions * SPEED_OF_LIGHT_M_S / CARRIER_HZ
+    assert_allclose(
+        ArbitraryArray.from_metres(metres, CARRIER_HZ, 0.4, -0.3).steering(towards), array.steering(towards)
+    )
+    ahead = towards * np.where(towards @ array.axes[0] < 0, -1, 1)[:, None]
+    u_h, u_v = array.direction_cosines(ahead)
+    assert_allclose(array.steering_from_cosines(u_h, u_v), array.steering(ahead), atol=1e-12)
+    _, in_h, in_v = array.response_with_derivatives(u_h, u_v)
+    by_h = difference_quotient(lambda step: array.steering_from_cosines(u_h + step, u_v), 1e-4)
+    by_v = difference_quotient(lambda step: array.steering_from_cosines(u_h, u_v + step), 1e-4)
+    assert_allclose(in_h, by_h, rtol=1e-5, atol=1e-6)
+    assert_allclose(in_v, by_v, rtol=1e-5, atol=1e-6)
+
+
+def test_sidelobes_of_known_arrays():
+    even = np.column_stack([np.arange(16) / 2, np.zeros(16)])
+    assert ArbitraryArray(even).highest_sidelobe == pytest.approx(10**-1.31, rel=0.05)  # -13.1 dB
+    assert ArbitraryArray(2.2 * even).highest_sidelobe > 0.9  # grating lobes
+    assert ArbitraryArray([[0, 0], [0.5, 0]]).highest_sidelobe == 0
+
+
+@pytest.mark.parametrize(
+    ("positions", "error", "reason"),
+    [
+        (np.zeros((4, 2)), ValueError, "two distinct elements"),
+        (np.ones((1, 3)), ValueError, "two distinct elements"),
+        (np.zeros((0, 3)), ValueError, "two distinct elements"),
+        (np.zeros(4), ValueError, "shape"),
+        (np.zeros((4, 4)), ValueError, "shape"),
+        ([[0, 0], [np.nan, 1]], ValueError, "finite"),
+        ([["a", "b"], ["c", "d"]], TypeError, ""),
+        ([[0, 0], [1, 1], [2, 2]], ValueError, "on a line"),
+        ([[0, 0, 0], [1, 0, 0]], ValueError, "on a line"),
+        ([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], ValueError, "in a plane"),
+    ],
+)
+def test_positions_that_are_no_array_are_refused(positions, error, reason):
+    with pytest.raises(error, match=rf"^positions_wavelengths.*{reason}"):
+        ArbitraryArray(positions)

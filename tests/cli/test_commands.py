@@ -520,3 +520,20 @@ def test_progress_only_on_a_terminal(tmp_path, saved):
     assert process.returncode == 0 and b"Summary" in stdout
     assert b"iteration" in shown and b"paths" in shown and b"iteration" not in stdout.split(b"\n\n")[1]
     assert run("estimate", saved, "--max-iter", "2").stderr == ""
+
+
+def test_a_block_without_places_gives_paths_and_nothing_to_draw(tmp_path):
+    observation = isac.Scenario.load("urban_uplink").replace(n_subcarriers=32).simulate(0).observation
+    places = ("bs_position_m", "user_positions_m", "user_position_std_m", "time_offset_std_s", "region_m")
+    path = dataclasses.replace(observation, **dict.fromkeys(places)).save(tmp_path / "free.npz")
+    result = isac.EMTurboBiSVBI().estimate(isac.UplinkObservation.load(path))
+    shown = run("estimate", path).stdout
+    assert "Paths" in shown and "delay" in shown and "User positions" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    report = strict_json(run("estimate", path, "--json").stdout)
+    delays = sorted(entry["delay_s"] for entry in report["paths"])
+    assert delays == pytest.approx(np.sort(result.unlocated_paths.delay_s))
+    assert report["users"][0]["position_m"] is None and report["scatterers"] == []
+    for option, name in (("--plot", "a.png"), ("--html", "a.html")):
+        assert "nothing to draw" in fails("estimate", path, option, tmp_path / name)
+    assert "OMP needs places" in fails("estimate", path, "--estimator", "omp")

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.atoms.planar import PlanarAtoms, delay_moments, match_separable
 from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
 from isac_toolbox.channel.atoms.scene import PathParameters, Paths
@@ -222,7 +222,7 @@ class PathAtoms(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DenseAtoms:
-    """Atoms with array responses of any form: spherical wavefronts, elements left out.
+    """Atoms with array responses of any form: spherical wavefronts, arbitrary arrays, elements left out.
 
     Attributes
     ----------
@@ -326,6 +326,9 @@ def make_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> 
     if parameters.steering is not None:
         return DenseAtoms(paths.user, delay, wavenumbers, parameters.steering, receiver.element_mask)
     array, cosines = receiver.array, parameters.cosines
+    if not isinstance(array, UniformPlanarArray):
+        response = array.response_with_derivatives(*cosines)
+        return DenseAtoms(paths.user, delay, wavenumbers, response, receiver.element_mask)
     planar = PlanarAtoms(paths.user, delay, wavenumbers, cosines, array, receiver.squint_m)
     if receiver.element_mask is None:
         return planar

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, UniformPlanarArray
 from isac_toolbox.channel.observation import UplinkObservation
 
 __all__ = ["Receiver", "tone_step_hz"]
@@ -24,7 +24,7 @@ class Receiver:
     channels are synthesised for them as well. None: all are in use.
     """
 
-    array: UniformPlanarArray
+    array: AntennaArray
     bs_position_m: RealArray
     frequencies_hz: RealArray
     wavefront: str = "planar"
@@ -37,7 +37,7 @@ class Receiver:
         """Return the receiver of an observation."""
         return cls(
             array=obs.array,
-            bs_position_m=obs.bs_position_m,
+            bs_position_m=np.zeros(3) if obs.geometry is None else obs.geometry.bs_position_m,
             frequencies_hz=obs.subcarrier_frequencies_hz,
             wavefront=obs.wavefront,
             carrier_hz=obs.carrier_hz,
@@ -54,8 +54,8 @@ class Receiver:
 
     @cached_property
     def hole_slopes(self) -> RealArray:
-        """Phase slopes (horizontal, vertical) of the elements left out, shape (H, 2)."""
-        if self.element_mask is None:
+        """Phase slopes (horizontal, vertical) of a planar array's elements left out, shape (H, 2)."""
+        if self.element_mask is None or not isinstance(self.array, UniformPlanarArray):
             return np.zeros((0, 2))
         slope_h, slope_v = self.array.phase_slopes
         column, row = np.divmod(np.flatnonzero(~self.element_mask), self.array.shape[1])

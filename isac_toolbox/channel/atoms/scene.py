@@ -95,6 +95,8 @@ class ScenePrior:
         Prior of the points; none if not given.
     sees_cosines : tuple of bool
         Whether the array sees the direction cosine (horizontal, vertical).
+    has_places : bool
+        Whether paths can be located. If not, users and clocks are place holders that count as known.
     """
 
     users_m: RealArray
@@ -103,17 +105,22 @@ class ScenePrior:
     has_line_of_sight: bool = True
     region_m: RealArray | None = None
     sees_cosines: tuple[bool, bool] = (True, True)
+    has_places: bool = True
 
     @classmethod
     def of(cls, obs: UplinkObservation) -> ScenePrior:
         """Return the prior knowledge in an observation."""
+        places, sees = obs.geometry, obs.array.sees_cosines
+        if places is None:
+            nowhere, known = np.zeros((obs.n_users, 3)), np.zeros(obs.n_users)
+            return cls(nowhere, nowhere, known, False, sees_cosines=sees, has_places=False)
         return cls(
-            obs.user_positions_m,
-            obs.user_position_stds_m,
+            places.user_positions_m,
+            places.user_position_stds_m,
             SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s,
             obs.has_line_of_sight,
-            None if all(obs.array.sees_cosines) else obs.region_m,
-            obs.array.sees_cosines,
+            None if all(sees) else places.region_m,
+            sees,
         )
 
     @cached_property
@@ -380,6 +387,6 @@ def _spherical_response(
     near = array.spherical_steering(displacements_m, carrier_hz)
     gradient = array.spherical_jacobian(displacements_m, carrier_hz)
     steering = np.concatenate([near[None], np.moveaxis(gradient, -1, 0)])
-    planar = array.steering_from_cosines(*cosines[:, is_unlocated])
-    steering[:, is_unlocated] = np.stack([planar, *array.steering_derivatives(planar), np.zeros_like(planar)])
+    planar = array.response_with_derivatives(*cosines[:, is_unlocated])
+    steering[:, is_unlocated] = np.concatenate([planar, np.zeros_like(planar[:1])])
     return steering

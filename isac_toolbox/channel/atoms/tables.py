@@ -64,11 +64,12 @@ class BlockTables:
         cls, symbol_gram: ComplexArray, cross_correlation: ComplexArray, receiver: Receiver
     ) -> BlockTables | None:
         """Return the tables of a block, None where its receiver's atoms have no such tables."""
+        array = receiver.array
         if receiver.wavefront != "planar" or receiver.beam_squint or not receiver.equally_spaced:
             return None
-        return cls(
-            symbol_gram, cross_correlation, receiver.wavenumbers_per_m, receiver.array, receiver.hole_slopes
-        )
+        if not isinstance(array, UniformPlanarArray):
+            return None
+        return cls(symbol_gram, cross_correlation, receiver.wavenumbers_per_m, array, receiver.hole_slopes)
 
     def with_correlation(self, cross_correlation: ComplexArray) -> BlockTables:
         """Return the tables of another correlation (K, N, M); those of the symbol Gram are shared."""

@@ -55,7 +55,9 @@ class LeastSquares:
         obs, block, warnings = without_zeros(obs)
         statistics = pilot_statistics(block)
         frequencies_hz = obs.subcarrier_frequencies_hz
-        timing_s = line_of_sight_delays_s(obs.user_positions_m, obs.bs_position_m)
+        timing_s, places = np.zeros(obs.n_users), obs.geometry
+        if places is not None:
+            timing_s = line_of_sight_delays_s(places.user_positions_m, places.bs_position_m)
         grouped = least_squares_over_groups(statistics, frequencies_hz, timing_s)
         if grouped is None:
             channel = least_squares_channel(statistics, frequencies_hz)
@@ -119,4 +121,7 @@ def _noise_variance(
     if freedom > 0:
         return float(np.sum(np.abs(residual) ** 2) / freedom)
     energies = int(np.count_nonzero(obs.usable_elements)) * statistics.user_energies
-    return PathSearch.for_observation(obs).user_noise_level(statistics.cross_correlation, energies)
+    search = PathSearch.for_observation(obs)
+    if search.open_window:
+        search = search.covering(statistics.cross_correlation)
+    return search.user_noise_level(statistics.cross_correlation, energies)

@@ -22,6 +22,7 @@ from isac_toolbox.estimators.scene.assemble import (
     SceneEstimate,
     build_result,
     unseen_cosines,
+    without_places,
 )
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
@@ -45,8 +46,8 @@ class NOMP:
     The strongest classical baseline: paths are detected user by user and refined together. The channel is
     that of the users' own paths, direction and delay free; points are what fusion makes of them, and every
     point found is reported with probability one, as the method has no other, or that of its place among those
-    that a linear array leaves open. The coarse stage of the joint estimator prunes its paths at the end; this
-    is the published method, which does not.
+    that a linear array leaves open. Without places all paths stay unlocated. The coarse stage of the joint
+    estimator prunes its paths at the end; this is the published method, which does not.
 
     Parameters
     ----------
@@ -94,8 +95,9 @@ class NOMP:
         )
         detection = detect(block, channel, 1 / problem.noise_precision, joint=False)
         estimate = ChannelEstimate.of_fit(path_fit, obs.n_users, block.scale)
-        located = SceneEstimate.certain(fit, block.scale, sight, seen, share, doubt_m2)
-        seconds, said = perf_counter() - start, [*warnings, *unseen_cosines(obs.array)]
+        located = SceneEstimate.certain(fit, block.scale, sight, seen, share, doubt_m2).of_block(obs)
+        said = [*warnings, *unseen_cosines(obs.array), *without_places(obs)]
+        seconds = perf_counter() - start
         outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), seconds, said)
         return build_result("NOMP", estimate, located, detection, outcome)
 

@@ -103,10 +103,11 @@ class OMP:
         TypeError
             If ``obs`` is not an observation.
         ValueError
-            If a user has no usable pilot.
+            If a user has no usable pilot, or places are not given.
         """
         del callback
         check_observation(obs)
+        obs.geometry_for("OMP")
         with bounded_threads(1):
             return self._estimate(obs)
 

@@ -122,7 +122,7 @@ def place_despite_priors(fit: Fit) -> tuple[Placed, list[str]]:
     warnings : list of str
     """
     placed, warnings = Placed.of(fit), list[str]()
-    if not len(fit.paths):
+    if not (len(fit.paths) and fit.problem.prior.has_places):
         return placed, warnings
     typical = float(np.median(1 / np.maximum(np.abs(fit.posterior.mean) ** 2, 1e-12)))
     before = None

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.geometry import unit_vectors
@@ -110,7 +110,9 @@ class Lattice:
 
 
 def _cosine_periods(receiver: Receiver) -> RealArray:
-    """Periods of both cosines; beyond any difference for one that the array does not see."""
+    """Periods of both cosines; beyond any difference for one that the array does not see or that has none."""
+    if not isinstance(receiver.array, UniformPlanarArray):
+        return np.full(2, _NO_PERIOD)
     spacings = np.asarray(receiver.array.spacings, dtype=float)
     return np.where(receiver.array.sees_cosines, 1 / spacings, _NO_PERIOD)
 

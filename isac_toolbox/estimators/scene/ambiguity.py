@@ -109,6 +109,8 @@ class PlaceBeliefs:
     def of(cls, fit: Fit) -> PlaceBeliefs | None:
         """Return the beliefs, or None where no path could run elsewhere and look the same."""
         paths, scene, problem = fit.paths, fit.scene, fit.problem
+        if not problem.prior.has_places:
+            return None
         if not all(problem.receiver.array.sees_cosines):
             return None  # places of a linear array are weighed along its cones
         if Lattice.of(problem).has_none(length_limits_m(problem, scene.users_m)):

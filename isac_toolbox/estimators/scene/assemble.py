@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, ArbitraryArray
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
@@ -24,11 +25,14 @@ __all__ = [
     "build_result",
     "channel_variance",
     "unseen_cosines",
+    "without_places",
 ]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
+# Guard: power of a sidelobe of an array, relative to the main lobe, that noise may lift above it.
+_ALIKE = 0.9
 _COSINES = ("horizontal", "vertical")
 
 
@@ -87,11 +91,15 @@ class SceneEstimate:
             candidates=nothing,
             line_of_sight_probability=np.full(n_users, 0.5),
             unlocated_paths=UnlocatedPaths.none(),
-            user_positions_m=obs.user_positions_m,
-            user_position_covariance_m2=obs.user_position_stds_m[:, :, None] ** 2 * np.eye(3),
-            time_offsets_s=np.zeros(n_users),
-            time_offset_std_s=np.array(obs.time_offset_stds_s),
+            **_nominal(obs),
         )
+
+    def of_block(self, obs: UplinkObservation) -> SceneEstimate:
+        """Return the scene with what a block without places leaves open: users and clocks nominal."""
+        if obs.geometry is not None:
+            return self
+        undecided = np.full(obs.n_users, 0.5)
+        return replace(self, line_of_sight_probability=undecided, **_nominal(obs))
 
     @classmethod
     def of_fit(
@@ -239,14 +247,49 @@ def build_result(
     )
 
 
-def unseen_cosines(array: UniformPlanarArray) -> tuple[str, ...]:
-    """Return the warning, if any, that the array does not see some direction cosine."""
+def _nominal(obs: UplinkObservation) -> dict[str, Any]:
+    """Users, none where they are not given, and clocks as the observation has them."""
+    positions, stds = np.zeros((0, 3)), np.zeros((0, 3))
+    if obs.user_positions_m is not None and obs.user_position_stds_m is not None:
+        positions, stds = obs.user_positions_m, obs.user_position_stds_m
+    return {
+        "user_positions_m": positions,
+        "user_position_covariance_m2": stds[:, :, None] ** 2 * np.eye(3),
+        "time_offsets_s": np.zeros(obs.n_users),
+        "time_offset_std_s": np.array(obs.time_offset_stds_s),
+    }
+
+
+def without_places(obs: UplinkObservation) -> tuple[str, ...]:
+    """Return what a result has to say where nothing can be located."""
+    if obs.geometry is not None:
+        return ()
+    missing = "user_positions_m" if obs.user_positions_m is None else "region_m"
+    return (
+        f"{missing}: none given, so that nothing is located and lines of sight stay undecided; paths have "
+        "directions, and delays relative to the receiver's time base, up to one unambiguous interval",
+    )
+
+
+def unseen_cosines(array: AntennaArray) -> tuple[str, ...]:
+    """Return warnings that the array does not see some direction cosine, or takes one for another."""
+    if isinstance(array, ArbitraryArray) and array.highest_sidelobe > _ALIKE:
+        return (
+            f"{array.description} hears directions far apart with {100 * array.highest_sidelobe:.0f} % of "
+            "the power of one; paths may have one direction of several that look the same, and scatterers a "
+            "place of several",
+            *_unseen(array),
+        )
+    return _unseen(array)
+
+
+def _unseen(array: AntennaArray) -> tuple[str, ...]:
     unseen = [name for name, sees in zip(_COSINES, array.sees_cosines, strict=True) if not sees]
     if not unseen:
         return ()
     form = "a cone around its axis" if len(unseen) == 1 else "a length without a direction"
     return (
-        f"the array of shape {array.shape} does not see the {' and the '.join(unseen)} direction cosine: a "
+        f"{array.description} does not see the {' and the '.join(unseen)} direction cosine: a "
         f"path is {form}; unlocated paths report 0 there, and a scatterer is given a place only where the "
         "region or several users leave no more than a resolution cell open",
     )

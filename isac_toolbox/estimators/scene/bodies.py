@@ -55,6 +55,8 @@ def join_bodies(
     cell_m : float
         Resolution in path length.
     """
+    if len(scene.scatterer_positions_m) < 2:
+        return scene, ambiguities
     seen, reach_m = scene.visibility_probability >= 0.5, min(cell_m, _BODY_SIZE_M)
     body = _bodies(scene.scatterer_positions_m, seen, energy, reach_m)
     groups = [np.flatnonzero(body == label) for label in np.unique(body)]

@@ -37,6 +37,8 @@ def contradictions(fit: Fit, covariance: RealArray) -> list[str]:
     covariance : ndarray, shape (P, P)
         Of its scene.
     """
+    if not fit.problem.prior.has_places:
+        return []
     sight, seen, _ = fit.paths.membership(len(fit.scene.users_m), len(fit.scene.points_m))
     lost = users_without_clock(fit.problem, sight, seen.sum(axis=1))
     return [*_far_users(fit, covariance), *_lost_users(lost), *_paths_from_elsewhere(fit, lost)]

@@ -268,7 +268,9 @@ def _points_of_region(
     entry = np.nanmax(np.min(crossings, axis=0), axis=1, initial=0.0)
     leave = np.nanmin(np.max(crossings, axis=0), axis=1, initial=np.inf)
     reach = np.clip(np.linalg.norm(points - bs, axis=1), entry, np.maximum(leave, entry))
-    yield np.clip(bs + reach[:, None] * directions, *region_m)
+    with np.errstate(invalid="ignore"):  # a ray along an axis never enters a region beside it
+        ends = bs + reach[:, None] * directions
+    yield np.clip(ends, *region_m)
 
 
 def path_snr(

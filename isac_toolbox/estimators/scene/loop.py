@@ -25,6 +25,7 @@ from isac_toolbox.estimators.scene.assemble import (
     SceneEstimate,
     build_result,
     unseen_cosines,
+    without_places,
 )
 from isac_toolbox.estimators.scene.bodies import join_bodies, point_energies
 from isac_toolbox.estimators.scene.cones import best_places
@@ -72,7 +73,7 @@ class SceneLoop(TurboLoop):
             raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
         super().__init__(max_iter, tol, max_seconds)
         self.obs, self.block, self.warnings = without_zeros(obs)
-        self.warnings += unseen_cosines(obs.array)
+        self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
         self.search = PathSearch.for_observation(self.obs)
         self.doubts_data = False
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
@@ -197,6 +198,7 @@ class SceneLoop(TurboLoop):
         if len(shown) == len(scene.scatterer_positions_m):
             energy = point_energies(fit)[shown]
             scene, ambiguities = join_bodies(scene, ambiguities, energy, fit.problem.length_cell_m)
+        scene = scene.of_block(self.obs)
         channel = ChannelEstimate.of_fit(fit, working.n_users, scale)
         warnings = (*self.warnings, *contradictions(fit, covariance))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)

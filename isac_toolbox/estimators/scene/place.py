@@ -41,6 +41,8 @@ _CERTAIN_SNR = 1e9
 def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     """Turn a fit of unlocated paths into lines of sight, one-user points and the unlocated paths that remain.
 
+    Without places all of them remain.
+
     A linear array's points may be vague, for :func:`fuse_points` to find users that agree on one;
     :func:`release_points` takes back what stays vague.
 
@@ -53,6 +55,8 @@ def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     """
     problem = fit.problem
     n_users = len(problem.prior.users_m)
+    if not problem.prior.has_places:
+        return fit, np.zeros(n_users, bool), np.zeros((n_users, 0), bool)
     sight = find_lines_of_sight(fit)
     has_sight = sight >= 0
     offsets = _offsets_of(fit, sight)
@@ -129,6 +133,8 @@ def list_alternatives(
 
     Arguments as of :func:`locate_paths`.
     """
+    if not problem.prior.has_places:
+        return Alternatives(np.zeros(0, np.int64), np.zeros((0, 3)), np.zeros((0, 3)))
     limits_m = length_limits_m(problem, scene.users_m) + problem.length_cell_m * np.array([-1.0, 1.0])
     lattice, lengths = Lattice.of(problem), parameters[:, 0] - scene.offsets_m[user]
     within = (limits_m[user, 0] <= lengths) & (lengths <= limits_m[user, 1])

@@ -33,6 +33,7 @@ class Problem:
         Statistics of the block scaled to unit mean power, and the receiver.
     prior : ScenePrior
     region_m : ndarray, shape (2, 3)
+        NaN where nothing can be located (``prior.has_places``).
     noise_precision : float
         Inverse noise variance of a scaled sample.
     noise_known : bool
@@ -51,7 +52,8 @@ class Problem:
         known = obs.noise_variance is not None
         precision = block.scale**2 / obs.noise_variance if obs.noise_variance is not None else 1.0
         data = Measurements(pilot_statistics(block), Receiver.of(obs))
-        return cls(data, ScenePrior.of(obs), obs.region_m, precision, known)
+        region = np.full((2, 3), np.nan) if obs.geometry is None else obs.geometry.region_m
+        return cls(data, ScenePrior.of(obs), region, precision, known)
 
     @property
     def statistics(self) -> Statistics:
@@ -83,15 +85,21 @@ class Problem:
         return float(2 * np.pi * (n - 1) / n / np.ptp(wavenumbers))
 
     @cached_property
+    def longest_length_m(self) -> float:
+        """Extent of the lengths that a path may have: twice the region's diagonal, or all that tones tell."""
+        if not self.prior.has_places:
+            return float(self.data.length_periods_m.max())
+        return 2 * float(np.linalg.norm(self.region_m[1] - self.region_m[0]))
+
+    @cached_property
     def user_energies(self) -> RealArray:
         """Squared norm ``M sum_n R_n[k, k]`` of a path atom of every user, shape (K,)."""
         return self.receiver.n_elements * self.statistics.user_energies
 
     @cached_property
     def cosine_cells(self) -> RealArray:
-        """Resolution in the direction cosines, ``1 / (M d)``, shape (2,)."""
-        array = self.receiver.array
-        return 1 / (np.asarray(array.shape) * np.asarray(array.spacings))
+        """Resolution in the direction cosines, shape (2,)."""
+        return self.receiver.array.cosine_cells
 
     @cached_property
     def path_cells(self) -> RealArray:

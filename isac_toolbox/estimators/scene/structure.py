@@ -417,8 +417,8 @@ def _occam_factor(fit: Fit) -> float:
 def _uniform_extents(fit: Fit) -> RealArray:
     """Width of the uniform prior of every entry of the scene's vector, infinite for users and offsets.
 
-    Points: the region. Unlocated paths: twice the region's diagonal in length, the unit disc's equivalent
-    square in direction cosines.
+    Points: the region. Unlocated paths: twice the region's diagonal in length, or without a region one
+    unambiguous interval, and the unit disc's equivalent square in direction cosines.
     """
     scene, region_m = fit.scene, fit.problem.region_m
     region = region_m[1] - region_m[0]
@@ -426,5 +426,5 @@ def _uniform_extents(fit: Fit) -> RealArray:
     points, _, _, unlocated = scene.blocks()
     extents[points] = np.tile(region, len(scene.points_m))
     side = np.sqrt(np.pi)
-    extents[unlocated] = np.tile([2 * np.linalg.norm(region), side, side], len(scene.unlocated_m))
+    extents[unlocated] = np.tile([fit.problem.longest_length_m, side, side], len(scene.unlocated_m))
     return extents

@@ -15,7 +15,14 @@ import numpy as np
 
 from isac_toolbox.plotting.html import playback
 from isac_toolbox.plotting.html.traces import fixed_traces, moving_traces
-from isac_toolbox.plotting.html.view import MATCH_DISTANCE_M, State, Surroundings, bounding_box, numbered
+from isac_toolbox.plotting.html.view import (
+    MATCH_DISTANCE_M,
+    State,
+    Surroundings,
+    bounding_box,
+    check_places,
+    numbered,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,7 +79,8 @@ def scene_html(
     TypeError
         If an argument has the wrong type.
     ValueError
-        If the parts do not belong together, positions are not finite, or ``path`` has another suffix.
+        If the parts do not belong together, positions are not finite, ``path`` has another suffix, or the
+        block came without places, so that there is nothing to draw.
     FileNotFoundError
         If the folder of ``path`` does not exist.
     ImportError
@@ -135,12 +143,14 @@ def _check_same_run(
     observation: UplinkObservation | None,
     recording: SceneRecorder | None,
 ) -> None:
+    check_places(result, observation)
     n_users = len(result.user_positions_m)
     for name, other in (("truth", truth), ("observation", observation)):
-        if other is not None and len(other.user_positions_m) != n_users:
-            raise ValueError(
-                f"{name} must have the {n_users} users of result, got {len(other.user_positions_m)}"
-            )
+        if other is None:
+            continue
+        given = 0 if other.user_positions_m is None else len(other.user_positions_m)
+        if given != n_users:
+            raise ValueError(f"{name} must have the {n_users} users of result, got {given}")
     for name in ("scatterer_positions_m", "user_positions_m", "scatterer_covariance_m2"):
         if not np.all(np.isfinite(getattr(result, name))):
             raise ValueError(f"result.{name} must be finite to be drawn (status {result.status!r})")

@@ -17,11 +17,20 @@ if TYPE_CHECKING:
     from isac_toolbox.estimators import EstimationResult, SceneSnapshot
     from isac_toolbox.scenario import Truth
 
-__all__ = ["MATCH_DISTANCE_M", "State", "Surroundings", "bounding_box", "numbered"]
+__all__ = ["MATCH_DISTANCE_M", "State", "Surroundings", "bounding_box", "check_places", "numbered"]
 
 RealArray = NDArray[np.float64]
 MATCH_DISTANCE_M = 2.0
 _MARGIN = 0.04
+
+
+def check_places(result: EstimationResult, observation: UplinkObservation | None) -> None:
+    """Refuse to draw a block that came without places."""
+    if not len(result.user_positions_m) or (observation is not None and observation.region_m is None):
+        raise ValueError(
+            "there is nothing to draw: region_m or user_positions_m were not given, so that nothing is "
+            "located; result.unlocated_paths has directions and delays"
+        )
 
 
 @dataclass(frozen=True, eq=False)
