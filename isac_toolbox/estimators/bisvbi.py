@@ -457,7 +457,7 @@ class BiSVBILoop(SceneLoop):
 
 
 def _largest_squint_rad(receiver: Receiver) -> float:
-    """Phase at a corner of the array and an edge of the band that beam squint adds at most; zero if unknown."""
+    """Phase that beam squint adds at most, at a corner of the array and an edge of the band."""
     if receiver.carrier_hz is None or not isinstance(receiver.array, UniformPlanarArray):
         return 0.0
     relative = float(np.max(np.abs(receiver.frequencies_hz))) / receiver.carrier_hz
