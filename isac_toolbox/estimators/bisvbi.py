@@ -21,6 +21,7 @@ from isac_toolbox.estimators.fallback import better_of
 from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
 from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import evaluate
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.misfit import Residual, Work
@@ -94,6 +95,9 @@ class EMTurboBiSVBI:
     unlocated_paths : bool
         Allow paths that no single-bounce point in the region explains. Points that are more likely of
         several bounces are listed as unlocated paths in either case.
+    diffuse : bool
+        Allow a diffuse part of the channel where the samples show one: white over the array, with a
+        power-delay profile learned for every user.
     dtype : {"complex128", "complex64"}
         Precision in which the block's correlations and their tables are kept; all sums are in double
         precision. Single precision halves the largest arrays and adds an error of -140 dB of the channel.
@@ -140,6 +144,7 @@ class EMTurboBiSVBI:
     grid_points: int = 1024
     data_aided: bool = True
     unlocated_paths: bool = True
+    diffuse: bool = True
     dtype: str = "complex128"
     max_iter: int = 30
     burn_in: int = 3
@@ -158,7 +163,7 @@ class EMTurboBiSVBI:
         )
         for name, allowed in choices:
             check_choice(name, getattr(self, name), allowed)
-        for name in ("data_aided", "unlocated_paths"):
+        for name in ("data_aided", "unlocated_paths", "diffuse"):
             check_flag(name, getattr(self, name))
         check_integer("grid_points", self.grid_points, 1)
         check_integer("max_iter", self.max_iter, 1)
@@ -268,6 +273,7 @@ class BiSVBILoop(SceneLoop):
         self.start(self._coarse)
         self.warnings += self._coarse_warnings
         self._divide_block()
+        self._look_for_diffuse(Residual.of(self.working, self.search))
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
         )
@@ -303,6 +309,8 @@ class BiSVBILoop(SceneLoop):
         if self._uses_data or not self.settings.data_aided:
             self.schedule = self.schedule.on_all_data()
         self.working = self._e_step(self.working, _SWEEPS).learn_noise()
+        if self.diffuse is not None:
+            self._under_diffuse(self.diffuse.learned(self.working.fit, self.search))
         before = self.working.fit.scene
         if not self.deadline.reached():
             self._m_step()
@@ -332,6 +340,8 @@ class BiSVBILoop(SceneLoop):
         fit = self.working.fit
         gains = fit.posterior.mean
         statistics = self._pilots.statistics
+        if self.diffuse is not None:
+            statistics = statistics.without(self.diffuse.mean)
         if statistics.missing is not None:
             statistics = statistics.completed(fit.atoms.synthesise(gains, self.working.n_users))
         fitted = 2 * np.vdot(gains, fit.atoms.correlate(statistics.cross_correlation)).real
@@ -349,7 +359,9 @@ class BiSVBILoop(SceneLoop):
             return False
         fit, _, _ = self.working.active_fit()
         n_parameters = 2 * len(fit.paths) + fit.scene.n_parameters
-        rise = self.working.problem.noise_precision * (self._misfit_on_pilots() - self._pilot_misfit)
+        if self.diffuse is not None:
+            n_parameters += round(2 * self.diffuse.n_determined)
+        rise = (self._misfit_on_pilots() - self._pilot_misfit) / self._white_noise
         return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
 
     def shows_squint(self) -> bool:
@@ -371,6 +383,30 @@ class BiSVBILoop(SceneLoop):
         if self.noise_variance <= _BAD_FIT * self._coarse_noise_variance:
             return False
         return self.noise_variance > _NEGLIGIBLE_NOISE * float(np.mean(np.abs(self.obs.received) ** 2))
+
+    def _look_for_diffuse(self, residual: Residual) -> Residual:
+        """Begin or give up a diffuse part as the residual says, and return the residual beside it."""
+        possible = self.settings.diffuse and self.working.problem.statistics.missing is None
+        if not (possible and self.search.shows_diffuse(residual.spectra)):
+            if self.diffuse is not None:
+                quiet = replace(self.working.problem, noise_precision=1 / self.diffuse.noise_variance)
+                self.diffuse, self.working = None, self.working.with_problem(quiet).learn_noise()
+            return residual
+        if self.diffuse is None:
+            noise = min(spectrum.noise_level for spectrum in residual.spectra)
+            if self.working.problem.noise_known:
+                noise = 1 / self.working.problem.noise_precision
+            self._under_diffuse(Diffuse.start(self.working.fit, self.search, noise))
+        assert self.diffuse is not None
+        return residual.beside(self.diffuse)
+
+    def _under_diffuse(self, diffuse: Diffuse) -> None:
+        """Take over a diffuse part; what it adds to the noise at the delays of paths is noise to them."""
+        self.diffuse = diffuse
+        working = self.working
+        seen = diffuse.noise_at(working.fit)[working.active]
+        noise = float(seen.mean()) if seen.size else diffuse.noise_variance
+        self.working = working.with_problem(replace(working.problem, noise_precision=1 / noise))
 
     def _m_step(self) -> None:
         n_steps = _STEPS[self.settings.m_step]
@@ -414,7 +450,7 @@ class BiSVBILoop(SceneLoop):
         settings, work = self.settings, self._work
         work.allow(self.obs.received.size, self.working)
         self.working = self.working.completed()
-        residual = Residual.of(self.working, self.search)
+        residual = self._look_for_diffuse(Residual.of(self.working, self.search))
         n_before = self.working.n_points + len(self.working.unlocated_user)
         born = give_birth(self.working, residual, work, settings.false_alarm_rate, settings.unlocated_paths)
         if born is not None:

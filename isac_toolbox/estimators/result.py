@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from dataclasses import field as default
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,12 @@ class EstimationResult:
         What the block contradicts or does not tell, what was done about it, and the remedy.
     ambiguities : tuple of Ambiguity
         What has more than one likely value.
+    diffuse_power : ndarray, shape (K,)
+        Mean power of a channel entry that no path but the diffuse part explains; zero where there is none.
+    diffuse_profile : ndarray, shape (K, G)
+        The same from every bin of delay; no bins where there is no diffuse part.
+    diffuse_delays_s : ndarray, shape (G,)
+        Delays of these bins, clock offsets included.
     """
 
     estimator: str
@@ -146,6 +153,14 @@ class EstimationResult:
     status: str
     warnings: tuple[str, ...] = ()
     ambiguities: tuple[Ambiguity, ...] = ()
+    diffuse_power: RealArray = default(default_factory=lambda: np.zeros(0))
+    diffuse_profile: RealArray = default(default_factory=lambda: np.zeros((0, 0)))
+    diffuse_delays_s: RealArray = default(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.diffuse_power):
+            object.__setattr__(self, "diffuse_power", np.zeros(len(self.channel)))
+            object.__setattr__(self, "diffuse_profile", np.zeros((len(self.channel), 0)))
 
     def save(self, path: str | Path) -> Path:
         """Write the result as an npz file and return its path.
@@ -183,7 +198,7 @@ class EstimationResult:
             If it is not an npz file, lacks keys or holds pickled objects.
         """
         nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
-        plain = [f.name for f in fields(cls) if f.name not in (*nested, "warnings", "ambiguities")]
+        plain = [f.name for f in fields(cls) if f.name not in (*nested, *_OPTIONAL)]
         keys = plain + [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
         data = _npz.read(path, _KIND, keys)
         values: dict[str, Any] = {name: data[name] for name in plain}
@@ -197,9 +212,12 @@ class EstimationResult:
         values["history"] = history
         values["warnings"] = tuple(str(text) for text in data.get("warnings", ()))
         values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
+        values.update({name: data[name] for name in _OPTIONAL if name.startswith("diffuse") and name in data})
         return cls(**values)
 
 
+# keys that files of earlier versions lack
+_OPTIONAL = ("warnings", "ambiguities", "diffuse_power", "diffuse_profile", "diffuse_delays_s")
 _AMBIGUITY_KINDS = ("clock", "scatterer", "path")
 
 

@@ -47,6 +47,10 @@ _EXPONENTIAL_MEDIAN = np.log(2.0)
 _MEDIAN_SAMPLES = 8192
 # Guard: resolution cells whose median may stand for a level; of fewer a peak's main lobe fills too many.
 _LEAST_CELLS = 32
+# Guard: resolution cells in length over which diffuse power extends at least.
+_LEAST_WINDOW_CELLS = 2
+# Mathematics: standard errors of the mean of medians that chance does not reach in any window.
+_DIFFUSE_STDS = 8.0
 # Mathematics: standard errors of a median that chance does not reach in hundreds of them.
 _ELEVATED_STDS = 5.0
 
@@ -254,6 +258,11 @@ class PathSearch:
         margin = max((1 / u.size for u in (u_h, u_v) if u.size > 1), default=0.0)
         return u_h[:, None] ** 2 + u_v**2 <= (1 + margin) ** 2
 
+    @property
+    def tells_directions(self) -> bool:
+        """Whether directions are so many that a path in one of them hardly changes their mean power."""
+        return self._visible_bins.size / _OVERSAMPLING**2 >= _LEAST_CELLS
+
     @cached_property
     def _visible_bins(self) -> NDArray[np.int64]:
         """Flat indices of the visible bins, in an order that leaves no pattern to a stride."""
@@ -266,15 +275,19 @@ class PathSearch:
         In the precision of the residual.
         """
         array = self.receiver.array
-        cube = self._over_lengths(residual).reshape(-1, *array.shape)
+        cube = self.over_lengths(residual).reshape(-1, *array.shape)
         filtered = fft.fft2(cube, s=self._grid_shape, axes=(1, 2))
         power = filtered.real**2
         power += filtered.imag**2
         power *= self._visible / power.dtype.type(energy)
         return np.asarray(power)
 
-    def _over_lengths(self, residual: ComplexArray) -> ComplexArray:
-        """``sum_n conj(b_n) e_n`` on the length grid, shape (G, M): a transform for equal steps."""
+    def responses(self, bins: NDArray[np.int64]) -> ComplexArray:
+        """Return ``b_n`` at some bins of the length grid, shape (N, B)."""
+        return np.exp(-1j * np.multiply.outer(self.receiver.wavenumbers_per_m, self.lengths_m[bins]))
+
+    def over_lengths(self, residual: ComplexArray) -> ComplexArray:
+        """Return ``sum_n conj(b_n) e_n`` on the length grid, shape (G, M): a transform for equal steps."""
         if not self.receiver.equally_spaced:
             return np.asarray(self._to_delay.astype(residual.dtype, copy=False) @ residual)
         n, n_lengths = residual.shape[0], self.lengths_m.size
@@ -306,6 +319,28 @@ class PathSearch:
         inside = lengths[:, bins[:: max(stride // 2, 1)]].ravel()
         middle = inside.size // 2
         return float(np.partition(inside, middle)[middle] / _EXPONENTIAL_MEDIAN)
+
+    def shows_diffuse(self, spectra: Sequence[Spectrum]) -> bool:
+        """Return whether power over all directions at some lengths rises above the noise, for any user.
+
+        The medians over directions, which peaks hardly change, are averaged over windows of lengths; none
+        exceeds the noise level by so many standard errors by chance (docs/theory.md, section 5.8).
+        """
+        return any(self._highest_rise(spectrum) > _DIFFUSE_STDS for spectrum in spectra)
+
+    def _highest_rise(self, spectrum: Spectrum) -> float:
+        """Largest rise of the medians over directions above the noise level, in standard errors."""
+        visible = spectrum.power.reshape(len(spectrum.power), -1)[:, self._visible_bins]
+        ratio = np.median(visible, axis=1) / (_EXPONENTIAL_MEDIAN * max(spectrum.noise_level, 1e-300))
+        total = np.concatenate([[0.0], np.cumsum(ratio - 1)])
+        cells = max(self._visible_bins.size / _OVERSAMPLING**2, 1.0) / self._bins_per_cell
+        highest = 0.0
+        width = _LEAST_WINDOW_CELLS * self._bins_per_cell
+        while width < len(ratio):
+            rise = float(np.max(total[width:] - total[:-width]))
+            highest = max(highest, rise * _EXPONENTIAL_MEDIAN * np.sqrt(cells / width))
+            width *= 2
+        return highest
 
     def user_noise_level(self, residual: ComplexArray, energies: RealArray) -> float:
         """Return the noise power in the residual correlations (K, N, M) of all users."""

@@ -6,11 +6,12 @@ docs/theory.md, section 6.5.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, residual_correlation
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import PathSearch, Spectrum
@@ -44,12 +45,15 @@ class Residual:
         Of the users.
     level : float
         Of the noise in the spectra.
+    diffuse : Diffuse, optional
+        Diffuse part by which the spectra are divided, so that it counts as noise at its lengths.
     """
 
     search: PathSearch
     correlation: ComplexArray
     spectra: Sequence[Spectrum]
     level: float
+    diffuse: Diffuse | None = None
 
     @classmethod
     def of(cls, working: WorkingSet, search: PathSearch) -> Residual:
@@ -59,6 +63,17 @@ class Residual:
         spectra = search.spectra(correlation, problem.user_energies)
         median = float(np.median([spectrum.noise_level for spectrum in spectra]))
         return cls(search, correlation, spectra, max(median, 1 / problem.noise_precision))
+
+    def beside(self, diffuse: Diffuse) -> Residual:
+        """Return the same where a diffuse part counts as noise: paths have to exceed both together."""
+        if not self.search.tells_directions:
+            return replace(self, level=diffuse.noise_variance, diffuse=diffuse)
+        rise = diffuse.floor / diffuse.noise_variance
+        spectra = [
+            Spectrum((s.power / r[:, None, None]).astype(s.power.dtype), s.noise_level)
+            for s, r in zip(self.spectra, rise, strict=True)
+        ]
+        return replace(self, spectra=spectra, level=diffuse.noise_variance, diffuse=diffuse)
 
     def detect(self, false_alarm_rate: float, room: int) -> tuple[RealArray, IntArray]:
         """Return the paths (P, 3) above noise and surroundings, so many per user at most, and users (P,)."""
@@ -75,7 +90,10 @@ class Residual:
         """Return how far the surroundings of some paths of a fit rise above the noise, at least 1."""
         parameters = np.column_stack([fit.parameters.length_m, *fit.parameters.cosines])[paths]
         users = fit.paths.user[paths]
-        return max(
+        unit = 1.0
+        if self.diffuse is not None:
+            unit = float(self.diffuse.noise_at(fit)[paths].max()) * fit.problem.noise_precision
+        return max(unit, 1.0) * max(
             float(self.search.excess(self.spectra[k].power, parameters[users == k], self.level).max())
             for k in np.unique(users)
         )
