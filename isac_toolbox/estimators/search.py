@@ -16,7 +16,7 @@ from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators._search_kernels import local_maxima
 
-__all__ = ["PathSearch", "Spectrum"]
+__all__ = ["PathSearch", "Spectrum", "beside"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -295,6 +295,18 @@ class PathSearch:
         powers = fft.ifft(columns, n=_OVERSAMPLING * n, axis=-1, norm="forward")
         return np.asarray((powers[:, :n_lengths] * self._carrier.astype(residual.dtype)).T)
 
+    def power_over_lengths(self, residual: ComplexArray) -> RealArray:
+        """Return the power of residuals (K, N, M) on the length grid, summed over antennas, shape (K, G)."""
+        return np.array([np.sum(np.abs(self.over_lengths(e)) ** 2, axis=1) for e in residual])
+
+    def overlap(self, energy: RealArray) -> ComplexArray:
+        """Return ``sum_n conj(b_ng) R_n b_nh`` between all lengths of the grid, shape (G, G)."""
+        lag = np.arange(self.lengths_m.size)
+        along = np.multiply.outer(lag * self.length_step_m, self.receiver.wavenumbers_per_m)
+        column = np.exp(1j * along) @ energy
+        both = np.concatenate([column[:0:-1].conj(), column])
+        return np.asarray(both[lag[:, None] - lag + lag.size - 1])
+
     @cached_property
     def _at_first_length(self) -> ComplexArray:
         """``conj(b_n)`` at the first length of the grid, shape (N,)."""
@@ -320,18 +332,35 @@ class PathSearch:
         middle = inside.size // 2
         return float(np.partition(inside, middle)[middle] / _EXPONENTIAL_MEDIAN)
 
+    @cached_property
+    def _median_sidelobe(self) -> float:
+        """Twice the median over directions of what a path between two bins shows, relative to its peak."""
+        pattern = np.ones(1)
+        for n, n_bins in zip(self.receiver.array.shape, self._grid_shape, strict=True):
+            phase = 2 * np.pi * (np.arange(n_bins) + 0.5) / n_bins
+            along = np.abs(np.exp(1j * np.multiply.outer(phase, np.arange(n))).sum(axis=1)) ** 2
+            pattern = np.multiply.outer(pattern, along if n_bins > 1 else np.ones(1))
+        return 2 * float(np.median(pattern) / pattern.max())
+
+    def levels(self, spectrum: Spectrum) -> RealArray:
+        """Return the noise power at every length, from the medians over directions, shape (G,)."""
+        visible = spectrum.power.reshape(len(spectrum.power), -1)[:, self._visible_bins]
+        return np.asarray(np.median(visible, axis=1) / _EXPONENTIAL_MEDIAN)
+
     def shows_diffuse(self, spectra: Sequence[Spectrum]) -> bool:
         """Return whether power over all directions at some lengths rises above the noise, for any user.
 
-        The medians over directions, which peaks hardly change, are averaged over windows of lengths; none
-        exceeds the noise level by so many standard errors by chance (docs/theory.md, section 5.8).
+        The medians over directions, less what sidelobes of the highest direction there explain, are averaged
+        over windows of lengths; none exceeds the noise level by so many standard errors by chance
+        (docs/theory.md, section 5.8).
         """
         return any(self._highest_rise(spectrum) > _DIFFUSE_STDS for spectrum in spectra)
 
     def _highest_rise(self, spectrum: Spectrum) -> float:
         """Largest rise of the medians over directions above the noise level, in standard errors."""
         visible = spectrum.power.reshape(len(spectrum.power), -1)[:, self._visible_bins]
-        ratio = np.median(visible, axis=1) / (_EXPONENTIAL_MEDIAN * max(spectrum.noise_level, 1e-300))
+        over_sidelobes = np.median(visible, axis=1) - self._median_sidelobe * visible.max(axis=1)
+        ratio = over_sidelobes / (_EXPONENTIAL_MEDIAN * max(spectrum.noise_level, 1e-300))
         total = np.concatenate([[0.0], np.cumsum(ratio - 1)])
         cells = max(self._visible_bins.size / _OVERSAMPLING**2, 1.0) / self._bins_per_cell
         highest = 0.0
@@ -393,20 +422,34 @@ class PathSearch:
         room: NDArray[np.int64],
         noise_floor: float = 0.0,
         noise_level: float | None = None,
+        rises: RealArray | None = None,
     ) -> tuple[RealArray, NDArray[np.int64], float]:
-        """Do the same as :meth:`detect` in spectra (K of them) that are there already."""
+        """Do the same as :meth:`detect` in spectra (K of them) that are there already.
+
+        ``rises`` (K, G) says how far a diffuse part rises above the noise level at every length, at least 1.
+        """
         if noise_level is None:
             noise_level = float(np.median([s.noise_level for s in spectra]))
         level = max(noise_level, noise_floor, 1e-300)
         threshold = self.threshold(level, false_alarm_rate)
-        found = [self._distinct(s.power, threshold, level)[:n] for s, n in zip(spectra, room, strict=True)]
+        of_users = [None] * len(spectra) if rises is None else list(rises)
+        found = [
+            self._distinct(spectrum.power, threshold, level, rise)[:n]
+            for spectrum, n, rise in zip(spectra, room, of_users, strict=True)
+        ]
         user = np.repeat(np.arange(len(found)), [len(f) for f in found])
         return np.concatenate(found), user, level
 
-    def _distinct(self, power: RealArray, threshold: float, level: float) -> RealArray:
+    def _distinct(
+        self, power: RealArray, threshold: float, level: float, rise: RealArray | None
+    ) -> RealArray:
         """Peaks that stand out of their surroundings as far as the threshold does of the noise level."""
-        bins = self._peak_bins(power, threshold)
-        return self._at(bins)[power[bins] > threshold * self._excess_at(power, bins, level)]
+        if rise is None:
+            bins = self._peak_bins(power, threshold)
+            return self._at(bins)[power[bins] > threshold * self._excess_at(power, bins, level)]
+        bins = self._peak_bins(beside(power, rise), threshold)
+        excess = np.maximum(self._excess_at(power, bins, level), rise[bins[0]])
+        return self._at(bins)[power[bins] > threshold * excess]
 
     def excess(self, power: RealArray, parameters: RealArray, level: float) -> RealArray:
         """Return how far the surroundings of paths (P, 3) rise above the noise level, shape (P,), at least 1.
@@ -461,6 +504,11 @@ class PathSearch:
         g, h, v = bins
         u_h, u_v = self.cosine_grids
         return np.column_stack([self.lengths_m[g], u_h[h], u_v[v]])
+
+
+def beside(power: RealArray, rise: RealArray) -> RealArray:
+    """Return a spectrum (G, G_h, G_v) in units of what rises above the noise at every length (G,)."""
+    return np.asarray(power / rise[:, None, None].astype(power.dtype))
 
 
 def _elevation(power: RealArray, n_cells: float, level: float) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from isac_toolbox._threads import bounded_threads
+from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 from isac_toolbox.estimators.scene.alternatives import Lattice
@@ -79,6 +80,7 @@ class SceneLoop(TurboLoop):
         self.search = PathSearch.for_observation(self.obs)
         self.doubts_data = False
         self.diffuse: Diffuse | None = None
+        self._statistics: Statistics
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
 
     def run_bounded(
@@ -185,7 +187,7 @@ class SceneLoop(TurboLoop):
         """Return the result at the present state."""
         working, scale = self.working, self.block.scale
         fit, points, _ = working.active_fit()
-        diffuse = None if self.diffuse is None else self.diffuse.filtered(fit, self.search)
+        diffuse = None if self.diffuse is None else self.diffuse.filtered(fit, self._statistics, self.search)
         if diffuse is not None:
             fit = replace(fit, excess=diffuse.noise_at(fit) * fit.problem.noise_precision)
         fit, share, doubt_m2 = best_places(fit)
