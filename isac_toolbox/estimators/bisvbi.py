@@ -284,7 +284,6 @@ class BiSVBILoop(SceneLoop):
         self._statistics = self._pilots.statistics
         self._profile_is_of_pilots = False
         self.diffuse = None
-        self._look_for_diffuse(Residual.of(self.working, self.search))
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
         )

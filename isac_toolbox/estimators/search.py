@@ -344,8 +344,10 @@ class PathSearch:
 
     def levels(self, spectrum: Spectrum) -> RealArray:
         """Return the noise power at every length, from the medians over directions, shape (G,)."""
-        visible = spectrum.power.reshape(len(spectrum.power), -1)[:, self._visible_bins]
-        return np.asarray(np.median(visible, axis=1) / _EXPONENTIAL_MEDIAN)
+        bins = self._visible_bins[:: 2 if self.tells_directions else 1]
+        visible = spectrum.power.reshape(len(spectrum.power), -1)[:, bins]
+        middle = bins.size // 2
+        return np.asarray(np.partition(visible, middle, axis=1)[:, middle] / _EXPONENTIAL_MEDIAN)
 
     def shows_diffuse(self, spectra: Sequence[Spectrum]) -> bool:
         """Return whether power over all directions at some lengths rises above the noise, for any user.
@@ -358,9 +360,9 @@ class PathSearch:
 
     def _highest_rise(self, spectrum: Spectrum) -> float:
         """Largest rise of the medians over directions above the noise level, in standard errors."""
-        visible = spectrum.power.reshape(len(spectrum.power), -1)[:, self._visible_bins]
-        over_sidelobes = np.median(visible, axis=1) - self._median_sidelobe * visible.max(axis=1)
-        ratio = over_sidelobes / (_EXPONENTIAL_MEDIAN * max(spectrum.noise_level, 1e-300))
+        highest_power = spectrum.power.reshape(len(spectrum.power), -1).max(axis=1)
+        over_sidelobes = self.levels(spectrum) - self._median_sidelobe * highest_power / _EXPONENTIAL_MEDIAN
+        ratio = over_sidelobes / max(spectrum.noise_level, 1e-300)
         total = np.concatenate([[0.0], np.cumsum(ratio - 1)])
         cells = max(self._visible_bins.size / _OVERSAMPLING**2, 1.0) / self._bins_per_cell
         highest = 0.0

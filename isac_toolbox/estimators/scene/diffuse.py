@@ -244,6 +244,8 @@ def _posterior(
 ) -> tuple[ComplexArray, ComplexArray]:
     """Mean (B, M) and covariance (B, B) of amplitudes of prior powers (B,)."""
     root = np.sqrt(power)
+    if not root.size:
+        return matched, information
     scaled = root[:, None] * information * root
     scaled.flat[:: root.size + 1] += 1
     factor, _ = zpotrf(scaled, lower=True)

@@ -180,6 +180,18 @@ def test_a_diffuse_part_comes_back_from_a_file(tailed, tmp_path):
         assert getattr(back, name).tobytes() == getattr(result, name).tobytes()
 
 
+def test_only_users_with_a_tail_get_a_diffuse_part():
+    """The others have at most what is a hundredth of the noise."""
+    simulation, tail = with_tail(URBAN.simulate(0), -15.0, 0)
+    truth = simulation.truth
+    others = np.concatenate([np.zeros_like(tail[:1]), tail[1:]])
+    received = simulation.observation.received - np.einsum("knm,knt->nmt", others, truth.symbols)
+    result = isac.EMTurboBiSVBI().estimate(replace(simulation.observation, received=received))
+    assert result.diffuse_power[0] == pytest.approx(np.mean(np.abs(tail[0]) ** 2), rel=0.15)
+    assert np.all(result.diffuse_power[1:] < 1e-2 * truth.noise_variance)
+    assert isac.metrics.channel_nmse_db(result.channel, truth.channel - others) < -36
+
+
 def test_with_equal_noise_the_covariance_is_the_inverse_of_the_hessian():
     loop = BiSVBILoop(isac.EMTurboBiSVBI(), SMALL.simulate(0).observation)
     loop.run()
