@@ -203,9 +203,11 @@ def row(case: str, blocks: list[Figures], seconds: float) -> list[str]:
 
 def main() -> None:
     """Run and print."""
-    arguments = options(__doc__, seeds=20, store=True).parse_args()
+    parser = options(__doc__, seeds=20, store=True)
+    parser.add_argument("--snrs-db", type=float, nargs="*", default=SNRS_DB)
+    arguments = parser.parse_args()
     seeds = seeds_of(arguments)
-    cases = [(snr, decay, tail) for snr in SNRS_DB for decay in DECAYS_S for tail in TAILS_DB]
+    cases = [(snr, decay, tail) for snr in arguments.snrs_db for decay in DECAYS_S for tail in TAILS_DB]
     tasks = [(*case, seed) for case in cases for seed in seeds]
     figures = run_tasks(run_block, tasks, arguments.jobs, arguments.store)
     rows, seconds = [], 1.0

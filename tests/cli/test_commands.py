@@ -509,3 +509,13 @@ def test_progress_only_on_a_terminal(tmp_path, saved):
     assert process.returncode == 0 and b"Summary" in stdout
     assert b"iteration" in shown and b"paths" in shown and b"iteration" not in stdout.split(b"\n\n")[1]
     assert run("estimate", saved, "--max-iter", "2").stderr == ""
+
+
+def test_the_share_of_a_diffuse_part_is_shown_where_there_is_one(result, stub):
+    assert "diffuse energy" not in run(*ESTIMATE).stdout
+    power = 0.1 * np.mean(np.abs(result.channel) ** 2, axis=(1, 2))
+    stub(dataclasses.replace(result, diffuse_power=power))
+    line = next(x for x in run(*ESTIMATE).stdout.splitlines() if "diffuse energy" in x)
+    assert "10.0 %" in line
+    report = strict_json(run(*ESTIMATE, "--json").stdout)
+    assert report["summary"]["diffuse_energy_share"] == pytest.approx(0.1)
