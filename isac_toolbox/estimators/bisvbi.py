@@ -409,18 +409,20 @@ class BiSVBILoop(SceneLoop):
 
     def _look_for_diffuse(self, residual: Residual) -> Residual:
         """Begin or give up a diffuse part as the residual says, and return the residual beside it."""
-        possible = self.settings.diffuse and self.working.problem.statistics.missing is None
+        problem = self.working.problem
+        possible = self.settings.diffuse and problem.statistics.missing is None
+        possible &= problem.noise_precision * _NEGLIGIBLE_NOISE < 1
         if not (possible and self.search.shows_diffuse(residual.spectra)):
             if self.diffuse is not None:
-                quiet = replace(self.working.problem, noise_precision=1 / self.diffuse.noise_variance)
+                quiet = replace(problem, noise_precision=1 / self.diffuse.noise_variance)
                 self.diffuse, self.working = None, self.working.with_problem(quiet)
                 self._take_statistics()
                 self.working = self.working.learn_noise()
             return residual
         if self.diffuse is None:
             noise = min(spectrum.noise_level for spectrum in residual.spectra)
-            if self.working.problem.noise_known:
-                noise = 1 / self.working.problem.noise_precision
+            if problem.noise_known:
+                noise = 1 / problem.noise_precision
             self._under_diffuse(Diffuse.start(self.working.fit, self._statistics, self.search, noise))
         assert self.diffuse is not None
         return residual.beside(self.diffuse)

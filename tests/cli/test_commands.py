@@ -516,6 +516,6 @@ def test_the_share_of_a_diffuse_part_is_shown_where_there_is_one(result, stub):
     power = 0.1 * np.mean(np.abs(result.channel) ** 2, axis=(1, 2))
     stub(dataclasses.replace(result, diffuse_power=power))
     line = next(x for x in run(*ESTIMATE).stdout.splitlines() if "diffuse energy" in x)
-    assert "10.0 %" in line
+    assert "10 %" in line
     report = strict_json(run(*ESTIMATE, "--json").stdout)
     assert report["summary"]["diffuse_energy_share"] == pytest.approx(0.1)

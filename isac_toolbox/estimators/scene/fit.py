@@ -193,4 +193,8 @@ def _score_covariance(fit: Fit, excess: RealArray) -> RealArray:
     both = np.real(through.conj().T @ cross)
     inner = gamma * score - gamma**2 * (both + both.T)
     inner += gamma**3 * np.real(through.conj().T @ gram @ through)
-    return np.asarray(2 * inner + np.diag(fit.problem.prior.precision(fit.scene)))
+    inner = 2 * inner + np.diag(fit.problem.prior.precision(fit.scene))
+    scale = np.sqrt(np.maximum(np.diag(inner), 1e-300))
+    values, vectors = np.linalg.eigh(inner / np.multiply.outer(scale, scale))
+    semidefinite = (vectors * np.maximum(values, 0)) @ vectors.T  # but for rounding
+    return np.asarray(semidefinite * np.multiply.outer(scale, scale))
