@@ -93,6 +93,12 @@ def describe_block(source: str, seed: int | None, obs: UplinkObservation, snr_db
     }
 
 
+def _diffuse_energy_share(result: EstimationResult) -> float:
+    """Share of the channel's energy that is in its diffuse part."""
+    power = float(np.sum(np.mean(np.abs(result.channel) ** 2, axis=(1, 2))))
+    return float(np.sum(result.diffuse_power)) / power if power > 0 else 0.0
+
+
 def unlocated_energy_share(
     channel: NDArray[np.complex128], result: EstimationResult, obs: UplinkObservation
 ) -> float | None:
@@ -266,6 +272,7 @@ def _summary(run: Run, match: metrics.Localisation | None) -> Report:
         "n_data": int(np.count_nonzero(~run.observation.known)),
         "n_unlocated_paths": len(result.unlocated_paths),
         "unlocated_energy_share": unlocated_energy_share(result.channel, result, run.observation),
+        "diffuse_energy_share": _diffuse_energy_share(result),
     }
     if run.simulation is None:
         power = energy / max(result.channel.size, 1)

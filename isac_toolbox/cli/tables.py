@@ -232,6 +232,8 @@ def _print_summary(console: Console, report: Report, known: bool) -> None:
             f"{_percent(summary.get('true_unlocated_energy_share'))} of the true channel",
         ),
     ]
+    if summary["diffuse_energy_share"]:
+        rows.append(("diffuse energy", _percent(summary["diffuse_energy_share"]), ""))
     table = _table("", "estimate", *(["bound or truth"] if known else []))
     for row in rows:
         table.add_row(*(row if known else row[:2]))

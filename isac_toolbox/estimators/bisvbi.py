@@ -5,6 +5,7 @@ After Liu, Xu, Xu and Caire, arXiv:2502.00811; docs/theory.md, sections 3 to 7.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from isac_toolbox.estimators.fallback import better_of, failed_over
 from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
 from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import evaluate
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.misfit import Residual, Work
@@ -45,6 +47,8 @@ _SWEEPS = 3
 _STEPS = {"gauss_newton": 2, "gradient": 3}
 # Tuned: deviations by which the misfit of the pilots may rise before the data are given up.
 _CONTRADICTION_STDS = 8.0
+# Tuned: parameters for which one of a diffuse part counts, as its profile is fitted too; 1.25 are measured.
+_PROFILE_OPTIMISM = 1.5
 # Tuned: noise relative to that of the coarse stage (0.5 dB) above which least squares is tried as well.
 _BAD_FIT = 1.12
 # Guard: noise relative to the samples' power (-70 dB) below which any fit is good.
@@ -68,6 +72,11 @@ _DATA_REFUSED = (
 _OUT_OF_TIME = (
     "the detected data contradict the pilots, and the run ended before the scene was estimated from the "
     "pilots alone; channel and scene may be wrong"
+)
+_DIFFUSE = (
+    "{db:.0f} dB of the channel's power come from many directions at once and are in the channel, but in no "
+    "path: diffuse scattering, or the model does not fit (calibration of the array, distortion, motion); the "
+    "stated errors of scatterers count it as noise"
 )
 _UNEXPLAINED = (
     "{paths} remain unexplained; the model does not fit: calibration of the array, dead elements or "
@@ -101,6 +110,9 @@ class EMTurboBiSVBI:
     unlocated_paths : bool
         Allow paths that no single-bounce point in the region explains. Points that are more likely of
         several bounces are listed as unlocated paths in either case.
+    diffuse : bool
+        Allow a diffuse part of the channel where the samples show one: white over the array, with a
+        power-delay profile learned for every user.
     dtype : {"complex128", "complex64"}
         Precision in which the block's correlations and their tables are kept; all sums are in double
         precision. Single precision halves the largest arrays and adds an error of -140 dB of the channel.
@@ -147,6 +159,7 @@ class EMTurboBiSVBI:
     grid_points: int = 1024
     data_aided: bool = True
     unlocated_paths: bool = True
+    diffuse: bool = True
     dtype: str = "complex128"
     max_iter: int = 30
     burn_in: int = 3
@@ -165,7 +178,7 @@ class EMTurboBiSVBI:
         )
         for name, allowed in choices:
             check_choice(name, getattr(self, name), allowed)
-        for name in ("data_aided", "unlocated_paths"):
+        for name in ("data_aided", "unlocated_paths", "diffuse"):
             check_flag(name, getattr(self, name))
         check_integer("grid_points", self.grid_points, 1)
         check_integer("max_iter", self.max_iter, 1)
@@ -293,6 +306,9 @@ class BiSVBILoop(SceneLoop):
         self.start(self._coarse)
         self.warnings += self._coarse_warnings
         self._divide_block()
+        self._statistics = self._pilots.statistics
+        self._profile_is_of_pilots = False
+        self.diffuse = None
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
         )
@@ -322,12 +338,15 @@ class BiSVBILoop(SceneLoop):
         if self._uses_data:
             if self._pilot_misfit is None:
                 self._pilot_misfit = self._misfit_on_pilots()
+                self._n_determined = self._n_determined_by_diffuse()
                 self.search = self.search.on_all_tones()
+                self._profile_is_of_pilots = True
             self._use_data()
         self.working = self.working.completed()
         if self._uses_data or not self.settings.data_aided:
             self.schedule = self.schedule.on_all_data()
         self.working = self._e_step(self.working, _SWEEPS).learn_noise()
+        self._learn_diffuse()
         before = self.working.fit.scene
         if not self.deadline.reached():
             self._m_step()
@@ -343,7 +362,15 @@ class BiSVBILoop(SceneLoop):
         """Put the pilots' and the soft data symbols' statistics in the place of the present ones."""
         moments = self.detect(self._with_data).moments
         statistics = self._known + data_statistics(self._with_data.received, moments, self._with_data.masks)
-        statistics = statistics.stored_as(self.settings.dtype)
+        self._statistics = statistics.stored_as(self.settings.dtype)
+        self._take_statistics()
+
+    def _take_statistics(self) -> None:
+        """Fit the paths to the present statistics, without the diffuse parts of other users in them."""
+        statistics = self._statistics
+        if self.diffuse is not None and not statistics.users_decouple:
+            crossing = self.diffuse.crossing(statistics.symbol_gram)
+            statistics = replace(statistics, cross_correlation=statistics.cross_correlation - crossing)
         self.working = self.working.with_problem(self.working.problem.with_statistics(statistics))
 
     def _divide_block(self) -> None:
@@ -357,6 +384,8 @@ class BiSVBILoop(SceneLoop):
         fit = self.working.fit
         gains = fit.posterior.mean
         statistics = self._pilots.statistics
+        if self.diffuse is not None:
+            statistics = statistics.without(self.diffuse.mean)
         if statistics.missing is not None:
             statistics = statistics.completed(fit.atoms.synthesise(gains, self.working.n_users))
         fitted = 2 * np.vdot(gains, fit.atoms.correlate(statistics.cross_correlation)).real
@@ -373,9 +402,15 @@ class BiSVBILoop(SceneLoop):
         if self._pilot_misfit is None:
             return False
         fit, _, _ = self.working.active_fit()
-        n_parameters = 2 * len(fit.paths) + fit.scene.n_parameters
-        rise = self.working.problem.noise_precision * (self._misfit_on_pilots() - self._pilot_misfit)
+        n_parameters = float(2 * len(fit.paths) + fit.scene.n_parameters)
+        determined = max(self._n_determined, self._n_determined_by_diffuse())
+        n_parameters += _PROFILE_OPTIMISM * 2 * determined
+        rise = (self._misfit_on_pilots() - self._pilot_misfit) / self._white_noise
         return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
+
+    def _n_determined_by_diffuse(self) -> float:
+        """Complex parameters of the diffuse part that the data in use determine."""
+        return 0.0 if self.diffuse is None else self.diffuse.n_determined
 
     def shows_squint(self) -> bool:
         """Return whether beam squint, which the observation does not ask for, explains the samples better."""
@@ -398,19 +433,66 @@ class BiSVBILoop(SceneLoop):
             return False
         return self.noise_variance > _NEGLIGIBLE_NOISE * float(np.mean(np.abs(self.obs.received) ** 2))
 
+    def _look_for_diffuse(self, residual: Residual) -> Residual:
+        """Begin or give up a diffuse part as the residual says, and return the residual beside it."""
+        problem = self.working.problem
+        possible = self.settings.diffuse and problem.statistics.missing is None
+        possible &= problem.noise_precision * _NEGLIGIBLE_NOISE < 1
+        if not (possible and self.search.shows_diffuse(residual.spectra)):
+            if self.diffuse is not None:
+                quiet = replace(problem, noise_precision=1 / self.diffuse.noise_variance)
+                self.diffuse, self.working = None, self.working.with_problem(quiet)
+                self._take_statistics()
+                self.working = self.working.learn_noise()
+            return residual
+        if self.diffuse is None:
+            noise = min(spectrum.noise_level for spectrum in residual.spectra)
+            if problem.noise_known:
+                noise = 1 / problem.noise_precision
+            self._under_diffuse(Diffuse.start(self.working.fit, self._statistics, self.search, noise))
+        assert self.diffuse is not None
+        return residual.beside(self.diffuse)
+
+    def _learn_diffuse(self) -> None:
+        """Renew the diffuse part; its profile anew where there are data for the first time."""
+        if self.diffuse is None:
+            return
+        fit, noise = self.working.fit, self.diffuse.noise_variance
+        if self._profile_is_of_pilots:
+            self._under_diffuse(Diffuse.start(fit, self._statistics, self.search, noise))
+        else:
+            self._under_diffuse(self.diffuse.learned(fit, self._statistics, self.search))
+        self._profile_is_of_pilots = False
+
+    def _under_diffuse(self, diffuse: Diffuse) -> None:
+        """Take over a diffuse part; what it adds to the noise at the delays of paths is noise to them."""
+        self.diffuse = diffuse
+        working = self.working
+        seen = diffuse.noise_at(working.fit)[working.active]
+        noise = float(seen.mean()) if seen.size else diffuse.noise_variance
+        self.working = working.with_problem(replace(working.problem, noise_precision=1 / noise))
+
     def _m_step(self) -> None:
         n_steps = _STEPS[self.settings.m_step]
         move = refine if self.settings.m_step == "gauss_newton" else gradient_steps
         self.working = self.working.with_fit(move(self.working.fit, n_steps))
 
     def result(self) -> EstimationResult:
-        """Return the result at the present state; it says whether paths remain that nothing explains."""
+        """Return the result at the present state; it says what no path explains."""
+        result = super().result()
+        said = list(self._unexplained())
+        if result.diffuse_power.any():
+            share = float(
+                result.diffuse_power.sum() / np.mean(np.abs(result.channel) ** 2, axis=(1, 2)).sum()
+            )
+            said.append(_DIFFUSE.format(db=10 * np.log10(share)))
+        return replace(result, warnings=(*result.warnings, *said))
+
+    def _unexplained(self) -> Iterator[str]:
+        """What to say of paths that remain."""
         if self._n_unexplained or self._work.exhausted:
             paths = f"at least {self._n_unexplained} paths" if self._n_unexplained else "paths"
-            said = _UNEXPLAINED.format(paths=paths)
-            if said not in self.warnings:
-                self.warnings.append(said)
-        return super().result()
+            yield _UNEXPLAINED.format(paths=paths)
 
     def _largest_move(self, before: Scene) -> float:
         old, new = before.points_m, self.working.fit.scene.points_m
@@ -440,7 +522,7 @@ class BiSVBILoop(SceneLoop):
         settings, work = self.settings, self._work
         work.allow(self.obs.received.size, self.working)
         self.working = self.working.completed()
-        residual = Residual.of(self.working, self.search)
+        residual = self._look_for_diffuse(Residual.of(self.working, self.search))
         n_before = self.working.n_points + len(self.working.unlocated_user)
         born = give_birth(self.working, residual, work, settings.false_alarm_rate, settings.unlocated_paths)
         if born is not None:

@@ -125,6 +125,12 @@ class EstimationResult:
         What has more than one likely value.
     scatterer_extent_m2 : ndarray, shape (S_hat, 3, 3)
         Covariance of the body that a scatterer is, beside that of its centre; zero for a point.
+    diffuse_power : ndarray, shape (K,)
+        Mean power of a channel entry that no path but the diffuse part explains; zero where there is none.
+    diffuse_profile : ndarray, shape (K, G)
+        The same from every bin of delay; no bins where there is no diffuse part.
+    diffuse_delays_s : ndarray, shape (G,)
+        Delays of these bins, clock offsets included.
     """
 
     estimator: str
@@ -152,6 +158,14 @@ class EstimationResult:
     warnings: tuple[str, ...] = ()
     ambiguities: tuple[Ambiguity, ...] = ()
     scatterer_extent_m2: RealArray = field(default_factory=lambda: np.zeros((0, 3, 3)))
+    diffuse_power: RealArray = field(default_factory=lambda: np.zeros(0))
+    diffuse_profile: RealArray = field(default_factory=lambda: np.zeros((0, 0)))
+    diffuse_delays_s: RealArray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        if not len(self.diffuse_power):
+            object.__setattr__(self, "diffuse_power", np.zeros(len(self.channel)))
+            object.__setattr__(self, "diffuse_profile", np.zeros((len(self.channel), 0)))
 
     def save(self, path: str | Path) -> Path:
         """Write the result as an npz file and return its path.
@@ -205,11 +219,19 @@ class EstimationResult:
         values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
         no_extent = np.zeros((len(values["scatterer_positions_m"]), 3, 3))
         values["scatterer_extent_m2"] = data.get("scatterer_extent_m2", no_extent)
+        values.update({name: data[name] for name in _OPTIONAL if name.startswith("diffuse") and name in data})
         return cls(**values)
 
 
 #: Fields that files of earlier versions do not have.
-_OPTIONAL = ("warnings", "ambiguities", "scatterer_extent_m2")
+_OPTIONAL = (
+    "warnings",
+    "ambiguities",
+    "scatterer_extent_m2",
+    "diffuse_power",
+    "diffuse_profile",
+    "diffuse_delays_s",
+)
 
 _AMBIGUITY_KINDS = ("clock", "scatterer", "path")
 

@@ -22,7 +22,7 @@ from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators._search_kernels import local_maxima
 
-__all__ = ["PathSearch", "Spectrum"]
+__all__ = ["PathSearch", "Spectrum", "beside"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -71,6 +71,10 @@ _MOST_DIRECTIONS = 2**14
 _MEDIAN_SAMPLES = 8192
 # Guard: resolution cells whose median may stand for a level; of fewer a peak's main lobe fills too many.
 _LEAST_CELLS = 32
+# Guard: resolution cells in length over which diffuse power extends at least.
+_LEAST_WINDOW_CELLS = 2
+# Mathematics: standard errors of the mean of medians that chance does not reach in any window.
+_DIFFUSE_STDS = 8.0
 # Mathematics: standard errors of a median that chance does not reach in hundreds of them.
 _ELEVATED_STDS = 5.0
 
@@ -368,6 +372,11 @@ class PathSearch:
         margin = max((1 / u.size for u in (u_h, u_v) if u.size > 1), default=0.0)
         return u_h[:, None] ** 2 + u_v**2 <= (1 + margin) ** 2
 
+    @property
+    def tells_directions(self) -> bool:
+        """Whether directions are so many that a path in one of them hardly changes their mean power."""
+        return self._visible_bins.size / _OVERSAMPLING**2 >= _LEAST_CELLS
+
     @cached_property
     def _visible_bins(self) -> NDArray[np.int64]:
         """Flat indices of the visible bins, in an order that leaves no pattern to a stride."""
@@ -379,7 +388,7 @@ class PathSearch:
 
         In the precision of the residual.
         """
-        filtered = self._over_directions(self._over_lengths(residual))
+        filtered = self._over_directions(self.over_lengths(residual))
         power = filtered.real**2
         power += filtered.imag**2
         power *= self._visible / power.dtype.type(energy)
@@ -394,14 +403,30 @@ class PathSearch:
         beams = self._beams.astype(columns.dtype, copy=False)
         return np.asarray((columns @ beams).reshape(-1, *(grid.size for grid in self.cosine_grids)))
 
-    def _over_lengths(self, residual: ComplexArray) -> ComplexArray:
-        """``sum_n conj(b_n) e_n`` on the length grid, shape (G, M): a transform for equal steps."""
+    def responses(self, bins: NDArray[np.int64]) -> ComplexArray:
+        """Return ``b_n`` at some bins of the length grid, shape (N, B)."""
+        return np.exp(-1j * np.multiply.outer(self.receiver.wavenumbers_per_m, self.lengths_m[bins]))
+
+    def over_lengths(self, residual: ComplexArray) -> ComplexArray:
+        """Return ``sum_n conj(b_n) e_n`` on the length grid, shape (G, M): a transform for equal steps."""
         if not self.receiver.equally_spaced:
             return np.asarray(self._to_delay.astype(residual.dtype, copy=False) @ residual)
         n, n_lengths = residual.shape[0], self.lengths_m.size
         columns = (residual * self._at_first_length.astype(residual.dtype)[:, None]).T
         powers = fft.ifft(columns, n=_OVERSAMPLING * n, axis=-1, norm="forward")
         return np.asarray((powers[:, :n_lengths] * self._carrier.astype(residual.dtype)).T)
+
+    def power_over_lengths(self, residual: ComplexArray) -> RealArray:
+        """Return the power of residuals (K, N, M) on the length grid, summed over antennas, shape (K, G)."""
+        return np.array([np.sum(np.abs(self.over_lengths(e)) ** 2, axis=1) for e in residual])
+
+    def overlap(self, energy: RealArray) -> ComplexArray:
+        """Return ``sum_n conj(b_ng) R_n b_nh`` between all lengths of the grid, shape (G, G)."""
+        lag = np.arange(self.lengths_m.size)
+        along = np.multiply.outer(lag * self.length_step_m, self.receiver.wavenumbers_per_m)
+        column = np.exp(1j * along) @ energy
+        both = np.concatenate([column[:0:-1].conj(), column])
+        return np.asarray(both[lag[:, None] - lag + lag.size - 1])
 
     @cached_property
     def _at_first_length(self) -> ComplexArray:
@@ -427,6 +452,50 @@ class PathSearch:
         inside = lengths[:, bins[:: max(stride // 2, 1)]].ravel()
         middle = inside.size // 2
         return float(np.partition(inside, middle)[middle] / _EXPONENTIAL_MEDIAN)
+
+    @cached_property
+    def _median_sidelobe(self) -> float:
+        """Twice the median over directions of what a path between two bins shows, relative to its peak."""
+        pattern, array = np.ones(1), self.receiver.array
+        assert isinstance(array, UniformPlanarArray)
+        for n, n_bins in zip(array.shape, self._transform_shape(array), strict=True):
+            phase = 2 * np.pi * (np.arange(n_bins) + 0.5) / n_bins
+            along = np.abs(np.exp(1j * np.multiply.outer(phase, np.arange(n))).sum(axis=1)) ** 2
+            pattern = np.multiply.outer(pattern, along if n_bins > 1 else np.ones(1))
+        return 2 * float(np.median(pattern) / pattern.max())
+
+    def levels(self, spectrum: Spectrum) -> RealArray:
+        """Return the noise power at every length, from the medians over directions, shape (G,)."""
+        bins = self._visible_bins[:: 2 if self.tells_directions else 1]
+        visible = spectrum.power.reshape(len(spectrum.power), -1)[:, bins]
+        middle = bins.size // 2
+        return np.asarray(np.partition(visible, middle, axis=1)[:, middle] / _EXPONENTIAL_MEDIAN)
+
+    def shows_diffuse(self, spectra: Sequence[Spectrum]) -> bool:
+        """Return whether power over all directions at some lengths rises above the noise, for any user.
+
+        The medians over directions, less what sidelobes of the highest direction there explain, are averaged
+        over windows of lengths; none exceeds the noise level by so many standard errors by chance
+        (docs/theory.md, section 5.8). An array of any elements has sidelobes in all directions, and shows none.
+        """
+        if not isinstance(self.receiver.array, UniformPlanarArray):
+            return False
+        return any(self._highest_rise(spectrum) > _DIFFUSE_STDS for spectrum in spectra)
+
+    def _highest_rise(self, spectrum: Spectrum) -> float:
+        """Largest rise of the medians over directions above the noise level, in standard errors."""
+        highest_power = spectrum.power.reshape(len(spectrum.power), -1).max(axis=1)
+        over_sidelobes = self.levels(spectrum) - self._median_sidelobe * highest_power / _EXPONENTIAL_MEDIAN
+        ratio = over_sidelobes / max(spectrum.noise_level, 1e-300)
+        total = np.concatenate([[0.0], np.cumsum(ratio - 1)])
+        cells = max(self._visible_bins.size / _OVERSAMPLING**2, 1.0) / self._bins_per_cell
+        highest = 0.0
+        width = _LEAST_WINDOW_CELLS * self._bins_per_cell
+        while width < len(ratio):
+            rise = float(np.max(total[width:] - total[:-width]))
+            highest = max(highest, rise * _EXPONENTIAL_MEDIAN * np.sqrt(cells / width))
+            width *= 2
+        return highest
 
     def user_noise_level(self, residual: ComplexArray, energies: RealArray) -> float:
         """Return the noise power in the residual correlations (K, N, M) of all users."""
@@ -479,20 +548,34 @@ class PathSearch:
         room: NDArray[np.int64],
         noise_floor: float = 0.0,
         noise_level: float | None = None,
+        rises: RealArray | None = None,
     ) -> tuple[RealArray, NDArray[np.int64], float]:
-        """Do the same as :meth:`detect` in spectra (K of them) that are there already."""
+        """Do the same as :meth:`detect` in spectra (K of them) that are there already.
+
+        ``rises`` (K, G) says how far a diffuse part rises above the noise level at every length, at least 1.
+        """
         if noise_level is None:
             noise_level = float(np.median([s.noise_level for s in spectra]))
         level = max(noise_level, noise_floor, 1e-300)
         threshold = self.threshold(level, false_alarm_rate)
-        found = [self._distinct(s.power, threshold, level)[:n] for s, n in zip(spectra, room, strict=True)]
+        of_users = [None] * len(spectra) if rises is None else list(rises)
+        found = [
+            self._distinct(spectrum.power, threshold, level, rise)[:n]
+            for spectrum, n, rise in zip(spectra, room, of_users, strict=True)
+        ]
         user = np.repeat(np.arange(len(found)), [len(f) for f in found])
         return np.concatenate(found), user, level
 
-    def _distinct(self, power: RealArray, threshold: float, level: float) -> RealArray:
+    def _distinct(
+        self, power: RealArray, threshold: float, level: float, rise: RealArray | None
+    ) -> RealArray:
         """Peaks that stand out of their surroundings as far as the threshold does of the noise level."""
-        bins = self._peak_bins(power, threshold)
-        return self._at(bins)[power[bins] > threshold * self._excess_at(power, bins, level)]
+        if rise is None:
+            bins = self._peak_bins(power, threshold)
+            return self._at(bins)[power[bins] > threshold * self._excess_at(power, bins, level)]
+        bins = self._peak_bins(beside(power, rise), threshold)
+        excess = np.maximum(self._excess_at(power, bins, level), rise[bins[0]])
+        return self._at(bins)[power[bins] > threshold * excess]
 
     def excess(self, power: RealArray, parameters: RealArray, level: float) -> RealArray:
         """Return how far the surroundings of paths (P, 3) rise above the noise level, shape (P,), at least 1.
@@ -563,6 +646,11 @@ def _even_cosines(array: AntennaArray) -> tuple[RealArray, RealArray]:
         )
     horizontal, vertical = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in counts)
     return horizontal, vertical
+
+
+def beside(power: RealArray, rise: RealArray) -> RealArray:
+    """Return a spectrum (G, G_h, G_v) in units of what rises above the noise at every length (G,)."""
+    return np.asarray(power / rise[:, None, None].astype(power.dtype))
 
 
 def _elevation(power: RealArray, n_cells: float, level: float) -> float:

@@ -537,3 +537,13 @@ def test_a_block_without_places_gives_paths_and_nothing_to_draw(tmp_path):
     for option, name in (("--plot", "a.png"), ("--html", "a.html")):
         assert "nothing to draw" in fails("estimate", path, option, tmp_path / name)
     assert "OMP needs places" in fails("estimate", path, "--estimator", "omp")
+
+
+def test_the_share_of_a_diffuse_part_is_shown_where_there_is_one(result, stub):
+    assert "diffuse energy" not in run(*ESTIMATE).stdout
+    power = 0.1 * np.mean(np.abs(result.channel) ** 2, axis=(1, 2))
+    stub(dataclasses.replace(result, diffuse_power=power))
+    line = next(x for x in run(*ESTIMATE).stdout.splitlines() if "diffuse energy" in x)
+    assert "10 %" in line
+    report = strict_json(run(*ESTIMATE, "--json").stdout)
+    assert report["summary"]["diffuse_energy_share"] == pytest.approx(0.1)

@@ -77,6 +77,12 @@ class Statistics:
         """The same with the correlation, and with it the block's tables, kept in another precision."""
         return replace(self, cross_correlation=self.cross_correlation.astype(dtype, copy=False))
 
+    def without(self, channel: ComplexArray) -> Statistics:
+        """The same of a block that a known channel (K, N, M) is subtracted from; no sample may be missing."""
+        through = np.matmul(self.symbol_gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
+        taken = float(np.real(np.vdot(channel, 2 * self.cross_correlation - through)))
+        return replace(self, cross_correlation=self.cross_correlation - through, energy=self.energy - taken)
+
     def completed(self, channel: ComplexArray) -> Statistics:
         """The same with missing samples as a channel (K, N, M) predicts them.
 

@@ -14,12 +14,14 @@ from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult
+from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
 from isac_toolbox.estimators.symbols.detection import Detection
 from isac_toolbox.inference.turbo import History, IterationRecord
 
 __all__ = [
     "ChannelEstimate",
+    "DiffuseEstimate",
     "Outcome",
     "SceneEstimate",
     "build_result",
@@ -53,11 +55,39 @@ class ChannelEstimate:
     noise_variance: float
 
     @classmethod
-    def of_fit(cls, fit: Fit, n_users: int, scale: float) -> ChannelEstimate:
-        """Return the channel of a fit's paths; ``scale`` undoes the normalisation of amplitudes."""
+    def of_fit(cls, fit: Fit, n_users: int, scale: float, diffuse: Diffuse | None = None) -> ChannelEstimate:
+        """Return the channel of a fit's paths and of a diffuse part.
+
+        ``scale`` undoes the normalisation of amplitudes. The diffuse part takes up the error that the paths
+        have because of it, so that of the paths is the noise's alone.
+        """
         mean = fit.atoms.synthesise(fit.posterior.mean, n_users)
-        variance = channel_variance(fit, scene_covariance(fit), n_users)
-        return cls(mean * scale, variance * scale**2, scale**2 / fit.problem.noise_precision)
+        if diffuse is None:
+            variance = channel_variance(fit, scene_covariance(fit), n_users)
+            return cls(mean * scale, variance * scale**2, scale**2 / fit.problem.noise_precision)
+        quiet = replace(fit.problem, noise_precision=1 / diffuse.noise_variance)
+        alone = replace(fit.under(quiet, fit.posterior.prior_precision), excess=None)
+        variance = channel_variance(alone, scene_covariance(alone), n_users)
+        unheard = fit.problem.receiver.element_mask
+        own = np.repeat(diffuse.variance[:, :, None], mean.shape[2], axis=2)
+        if unheard is not None:
+            own[..., ~unheard] = diffuse.power[:, None, None]
+        noise_variance = scale**2 * diffuse.noise_variance
+        return cls((mean + diffuse.mean) * scale, (variance + own) * scale**2, noise_variance)
+
+
+@dataclass(frozen=True, eq=False)
+class DiffuseEstimate:
+    """The diffuse part, in the names and units of :class:`EstimationResult`."""
+
+    diffuse_power: RealArray
+    diffuse_profile: RealArray
+    diffuse_delays_s: RealArray
+
+    @classmethod
+    def of(cls, diffuse: Diffuse, scale: float) -> DiffuseEstimate:
+        """Return a diffuse part; ``scale`` undoes the normalisation of amplitudes."""
+        return cls(diffuse.power * scale**2, diffuse.profile * scale**2, diffuse.delays_s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,8 +257,10 @@ def build_result(
     scene: SceneEstimate,
     detection: Detection,
     outcome: Outcome,
+    diffuse: DiffuseEstimate | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
+    found = {} if diffuse is None else {f.name: getattr(diffuse, f.name) for f in fields(diffuse)}
     return EstimationResult(
         estimator=estimator,
         channel=channel.mean,
@@ -244,6 +276,7 @@ def build_result(
         status="ambiguous" if outcome.converged and outcome.ambiguities else outcome.status,
         warnings=outcome.warnings,
         ambiguities=outcome.ambiguities,
+        **found,
     )
 
 

@@ -42,6 +42,8 @@ class Fit:
         Inner products of the derivative atoms with ``Z``, where they came along.
     posterior : GaussianPosterior
         Of the gains.
+    excess : ndarray, shape (L,), optional
+        Variance of what every path sees as noise, relative to the noise of the problem; one if not given.
     """
 
     problem: Problem
@@ -52,6 +54,7 @@ class Fit:
     correlation: ComplexArray
     slopes: ComplexArray | None
     posterior: GaussianPosterior
+    excess: RealArray | None = None
 
     @cached_property
     def atoms(self) -> PathAtoms:
@@ -168,4 +171,30 @@ def scene_covariance(fit: Fit) -> RealArray:
     values, vectors = np.linalg.eigh(inner * scale[:, None] * scale)
     inverse = (vectors / np.maximum(values, _FLATTEST)) @ vectors.T
     covariance[np.ix_(unknown, unknown)] = inverse * scale[:, None] * scale
+    if fit.excess is not None:
+        covariance = covariance @ _score_covariance(fit, fit.excess) @ covariance
     return covariance
+
+
+def _score_covariance(fit: Fit, excess: RealArray) -> RealArray:
+    """Covariance of the gradient of the objective where paths see unequal noise, (P, P).
+
+    Of the gradient with the gains eliminated, the prior's part included; with equal noise it is the Hessian,
+    and the covariance of the scene its inverse (docs/theory.md, section 6.4).
+    """
+    gamma, posterior = fit.problem.noise_precision, fit.posterior
+    gain_scene, _, _ = scene_blocks(fit)
+    root = np.sqrt(excess)
+    louder = replace(fit, posterior=replace(posterior, mean=posterior.mean * root))
+    cross, score, _ = scene_blocks(louder)
+    cross = root[:, None] * cross
+    through = posterior.covariance @ gain_scene
+    gram = root[:, None] * fit.gram * root
+    both = np.real(through.conj().T @ cross)
+    inner = gamma * score - gamma**2 * (both + both.T)
+    inner += gamma**3 * np.real(through.conj().T @ gram @ through)
+    inner = 2 * inner + np.diag(fit.problem.prior.precision(fit.scene))
+    scale = np.sqrt(np.maximum(np.diag(inner), 1e-300))
+    values, vectors = np.linalg.eigh(inner / np.multiply.outer(scale, scale))
+    semidefinite = (vectors * np.maximum(values, 0)) @ vectors.T  # but for rounding
+    return np.asarray(semidefinite * np.multiply.outer(scale, scale))

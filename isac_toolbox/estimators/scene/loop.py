@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from isac_toolbox._threads import bounded_threads
+from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 from isac_toolbox.estimators.scene.alternatives import Lattice
@@ -21,6 +22,7 @@ from isac_toolbox.estimators.scene.ambiguity import (
 )
 from isac_toolbox.estimators.scene.assemble import (
     ChannelEstimate,
+    DiffuseEstimate,
     Outcome,
     SceneEstimate,
     build_result,
@@ -30,6 +32,7 @@ from isac_toolbox.estimators.scene.assemble import (
 from isac_toolbox.estimators.scene.bodies import join_bodies, point_energies
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
+from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.problem import Problem
@@ -59,6 +62,8 @@ class SceneLoop(TurboLoop):
         Scene, paths and beliefs; set by ``setup``.
     warnings : list of str
         What the result has to say beside its numbers.
+    diffuse : Diffuse, optional
+        Diffuse part of the channel, where there is one.
     doubts_data : bool
         Whether the data contradict the pilots, so that LLRs have to allow for more than noise.
     """
@@ -76,6 +81,8 @@ class SceneLoop(TurboLoop):
         self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
         self.search = PathSearch.for_observation(self.obs)
         self.doubts_data = False
+        self.diffuse: Diffuse | None = None
+        self._statistics: Statistics
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
 
     def run_bounded(
@@ -114,11 +121,22 @@ class SceneLoop(TurboLoop):
 
         The noise of a scaled sample is at least that found; more may be given.
         """
-        fit = self.working.fit
-        channel = ChannelKnowledge.from_paths(
-            fit.atoms, fit.posterior.mean, fit.posterior.covariance, self.working.n_users
-        )
-        return detect(self.block if part is None else part, channel, 1 / fit.problem.noise_precision)
+        fit, n_users = self.working.fit, self.working.n_users
+        if self.diffuse is None:
+            channel = ChannelKnowledge.from_paths(
+                fit.atoms, fit.posterior.mean, fit.posterior.covariance, n_users
+            )
+        else:
+            mean = fit.atoms.synthesise(fit.posterior.mean, n_users) + self.diffuse.mean
+            channel = ChannelKnowledge(mean, white_variance=self.diffuse.entry_variance)
+        return detect(self.block if part is None else part, channel, self._white_noise)
+
+    @property
+    def _white_noise(self) -> float:
+        """Noise variance of a scaled sample, without any diffuse part."""
+        if self.diffuse is None:
+            return 1 / self.working.problem.noise_precision
+        return self.diffuse.noise_variance
 
     def _final_detection(self) -> Detection:
         """The symbols of the block; where data contradict the model, what it leaves of them tempers them.
@@ -133,7 +151,7 @@ class SceneLoop(TurboLoop):
         fitted = np.einsum("knm,knt->nmt", channel, detection.moments.mean)
         gain = np.sum(np.abs(channel) ** 2, axis=2)
         error = np.einsum("knm,nmt->knt", channel.conj(), block.received - fitted)
-        noise = gain[:, :, None] / self.working.problem.noise_precision
+        noise = gain[:, :, None] * self._white_noise
         data = ~block.known & block.has_samples
         excess = np.sum(np.abs(error) ** 2 * data, axis=1) / np.maximum(np.sum(noise * data, axis=1), 1e-300)
         tempered = detection.log_probability / np.maximum(excess, 1.0)[:, None, :, None]
@@ -158,18 +176,22 @@ class SceneLoop(TurboLoop):
     def record(self) -> None:
         """Set what the history keeps of an iteration."""
         self.objective = marginal_objective(self.working)
-        self.noise_variance = self.block.scale**2 / self.working.problem.noise_precision
+        self.noise_variance = self.block.scale**2 * self._white_noise
         self.n_active = int(np.count_nonzero(self.working.active))
 
     def channel(self) -> NDArray[np.complex128]:
         """Return the posterior mean channel, shape (K, N, M), in the units of the observation."""
         fit = self.working.fit
-        return self.block.scale * fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
+        channel = fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
+        return self.block.scale * (channel if self.diffuse is None else channel + self.diffuse.mean)
 
     def result(self) -> EstimationResult:
         """Return the result at the present state."""
         working, scale = self.working, self.block.scale
         fit, points, _ = working.active_fit()
+        diffuse = None if self.diffuse is None else self.diffuse.filtered(fit, self._statistics, self.search)
+        if diffuse is not None:
+            fit = replace(fit, excess=diffuse.noise_at(fit) * fit.problem.noise_precision)
         fit, share, doubt_m2 = best_places(fit)
         places_m, probability = working.fit.scene.points_m.copy(), working.point_probability.copy()
         places_m[points] = fit.scene.points_m
@@ -199,10 +221,11 @@ class SceneLoop(TurboLoop):
             energy = point_energies(fit)[shown]
             scene, ambiguities = join_bodies(scene, ambiguities, energy, fit.problem.length_cell_m)
         scene = scene.of_block(self.obs)
-        channel = ChannelEstimate.of_fit(fit, working.n_users, scale)
+        channel = ChannelEstimate.of_fit(fit, working.n_users, scale, diffuse)
         warnings = (*self.warnings, *contradictions(fit, covariance))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
-        return build_result(self.name, channel, scene, self._final_detection(), outcome)
+        found = None if diffuse is None else DiffuseEstimate.of(diffuse, scale)
+        return build_result(self.name, channel, scene, self._final_detection(), outcome, found)
 
     def _clock_periods_m(self) -> RealArray:
         """Shift of every user's clock that the data used so far do not see, as a length, shape (K,)."""

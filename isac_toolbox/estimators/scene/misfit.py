@@ -6,14 +6,15 @@ docs/theory.md, section 6.5.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, residual_correlation
 from isac_toolbox.estimators.scene.working_set import WorkingSet
-from isac_toolbox.estimators.search import PathSearch, Spectrum
+from isac_toolbox.estimators.search import PathSearch, Spectrum, beside
 from isac_toolbox.inference.turbo import Deadline
 
 __all__ = ["Residual", "Work"]
@@ -44,12 +45,15 @@ class Residual:
         Of the users.
     level : float
         Of the noise in the spectra.
+    diffuse : Diffuse, optional
+        Diffuse part by which the spectra are divided, so that it counts as noise at its lengths.
     """
 
     search: PathSearch
     correlation: ComplexArray
     spectra: Sequence[Spectrum]
     level: float
+    diffuse: Diffuse | None = None
 
     @classmethod
     def of(cls, working: WorkingSet, search: PathSearch) -> Residual:
@@ -60,25 +64,48 @@ class Residual:
         median = float(np.median([spectrum.noise_level for spectrum in spectra]))
         return cls(search, correlation, spectra, max(median, 1 / problem.noise_precision))
 
+    def beside(self, diffuse: Diffuse) -> Residual:
+        """Return the same where a diffuse part counts as noise: paths have to exceed both together."""
+        return replace(self, level=diffuse.noise_variance, diffuse=diffuse)
+
+    @property
+    def _rises(self) -> RealArray | None:
+        """How far the diffuse part rises above the noise at every length, shape (K, G).
+
+        None where there is none, or too few directions to tell it from a path.
+        """
+        if self.diffuse is None or not self.search.tells_directions:
+            return None
+        return self.diffuse.floor / self.diffuse.noise_variance
+
     def detect(self, false_alarm_rate: float, room: int) -> tuple[RealArray, IntArray]:
         """Return the paths (P, 3) above noise and surroundings, so many per user at most, and users (P,)."""
         rooms = np.full(len(self.spectra), room)
-        found, user, _ = self.search.detect_in(self.spectra, false_alarm_rate, rooms, noise_level=self.level)
+        found, user, _ = self.search.detect_in(
+            self.spectra, false_alarm_rate, rooms, noise_level=self.level, rises=self._rises
+        )
         return found, user
 
     def n_peaks(self, false_alarm_rate: float) -> int:
         """Return how many peaks rise above the noise, whatever their surroundings."""
-        threshold = self.search.threshold(self.level, false_alarm_rate)
-        return sum(len(self.search.peaks(spectrum.power, threshold)) for spectrum in self.spectra)
+        threshold, rises = self.search.threshold(self.level, false_alarm_rate), self._rises
+        powers = [spectrum.power for spectrum in self.spectra]
+        if rises is not None:
+            powers = [beside(power, rise) for power, rise in zip(powers, rises, strict=True)]
+        return sum(len(self.search.peaks(power, threshold)) for power in powers)
 
     def excess(self, fit: Fit, paths: IntArray) -> float:
         """Return how far the surroundings of some paths of a fit rise above the noise, at least 1."""
         parameters = np.column_stack([fit.parameters.length_m, *fit.parameters.cosines])[paths]
         users = fit.paths.user[paths]
-        return max(
-            float(self.search.excess(self.spectra[k].power, parameters[users == k], self.level).max())
+        level = self.level if self.diffuse is None else 1 / fit.problem.noise_precision
+        highest = max(
+            float(self.search.excess(self.spectra[k].power, parameters[users == k], level).max())
             for k in np.unique(users)
         )
+        if self.diffuse is None:
+            return highest
+        return max(highest, float(self.diffuse.noise_at(fit)[paths].max()) / level)
 
 
 @dataclass(eq=False)
