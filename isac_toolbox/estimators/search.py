@@ -476,7 +476,7 @@ class PathSearch:
 
         The medians over directions, less what sidelobes of the highest direction there explain, are averaged
         over windows of lengths; none exceeds the noise level by so many standard errors by chance
-        (docs/theory.md, section 5.8). An array of any elements has sidelobes in all directions, and shows none.
+        (docs/theory.md, section 5.8). Arrays of any elements have sidelobes in all directions, and show none.
         """
         if not isinstance(self.receiver.array, UniformPlanarArray):
             return False
