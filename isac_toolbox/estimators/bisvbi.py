@@ -58,6 +58,8 @@ _LAST_ITERATIONS = 3
 
 # Guard: nats by which beam squint must explain the samples better.
 _SQUINT_NATS = 30.0
+# Cost cap: nats by which squint may explain the samples worse before the scene moves.
+_HOPELESS_NATS = 100.0
 # Guard: phase at the array's corner and the band's edge below which squint is none.
 _LEAST_SQUINT_RAD = 0.02
 
@@ -422,6 +424,8 @@ class BiSVBILoop(SceneLoop):
             return False
         data = Measurements(problem.statistics, replace(receiver, beam_squint=True))
         start = evaluate(replace(problem, data=data), fit.scene, fit.paths, fit.posterior.prior_precision)
+        if start.objective > fit.objective + _HOPELESS_NATS:
+            return False
         squinted = refine(start, n_steps=3)
         return squinted.objective < fit.objective - _SQUINT_NATS
 
