@@ -83,7 +83,7 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     (extent squared over twelve), as in the estimators. Other arrays have no prior of the scatterers. Masked
     elements and cells tell nothing, a cell of which single samples are masked as much as the share of its
     elements that are left; the channel's error counts all entries. What ``truth.diffuse_channel`` holds is
-    taken as known (:attr:`HybridBound.unlisted_share`).
+    taken as known (``unlisted_share``).
 
     Examples
     --------
