@@ -348,7 +348,7 @@ class BiSVBILoop(SceneLoop):
         if self._uses_data or not self.settings.data_aided:
             self.schedule = self.schedule.on_all_data()
         self.working = self._e_step(self.working, _SWEEPS).learn_noise()
-        self._learn_diffuse()
+        self._renew_diffuse()
         before = self.working.fit.scene
         if not self.deadline.reached():
             self._m_step()
@@ -457,7 +457,7 @@ class BiSVBILoop(SceneLoop):
         assert self.diffuse is not None
         return residual.beside(self.diffuse)
 
-    def _learn_diffuse(self) -> None:
+    def _renew_diffuse(self) -> None:
         """Renew the diffuse part; its profile anew where there are data for the first time."""
         if self.diffuse is None:
             return
@@ -465,7 +465,7 @@ class BiSVBILoop(SceneLoop):
         if self._profile_is_of_pilots:
             self._under_diffuse(Diffuse.start(fit, self._statistics, self.search, noise))
         else:
-            self._under_diffuse(self.diffuse.learned(fit, self._statistics, self.search))
+            self._under_diffuse(self.diffuse.renewed(fit, self._statistics, self.search))
         self._profile_is_of_pilots = False
 
     def _under_diffuse(self, diffuse: Diffuse) -> None:

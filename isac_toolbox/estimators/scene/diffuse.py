@@ -92,7 +92,7 @@ class Diffuse:
         )
         return begun._settled(left, search, _FIRST_ROUNDS)
 
-    def learned(self, fit: Fit, statistics: Statistics, search: PathSearch) -> Diffuse:
+    def renewed(self, fit: Fit, statistics: Statistics, search: PathSearch) -> Diffuse:
         """Renew the diffuse part for what a fit leaves: filter, then profiles and noise, in turn."""
         return self._on_grid(search)._settled(_Left.of(fit, statistics), search, _ROUNDS)
 
