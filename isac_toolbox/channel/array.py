@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,31 +25,31 @@ RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 
-class AntennaArray:
+class AntennaArray(ABC):
     """What any receive array has: an orientation, elements, and responses to plane and spherical waves."""
 
     azimuth_rad: float
     elevation_rad: float
 
     @property
+    @abstractmethod
     def n_elements(self) -> int:
         """Number of antennas M."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def sees_cosines(self) -> tuple[bool, bool]:
         """Whether it sees the direction cosine (horizontal, vertical)."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def cosine_cells(self) -> RealArray:
         """Resolution in the direction cosines, shape (2,)."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def description(self) -> str:
         """Its size in words."""
-        raise NotImplementedError
 
     @property
     def axes(self) -> RealArray:
@@ -94,17 +95,17 @@ class AntennaArray:
         """Steering vectors of checked unit vectors."""
         return self.steering_from_cosines(*self.direction_cosines(vectors))
 
+    @abstractmethod
     def steering_from_cosines(self, u_h: ArrayLike, u_v: ArrayLike) -> ComplexArray:
         """Return the steering vectors from direction cosines of equal shape (...,), giving (..., M)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def response_with_derivatives(self, u_h: RealArray, u_v: RealArray) -> ComplexArray:
         """Return steering vectors of cosines (L,) and their derivatives in ``u_h`` and ``u_v``, (3, L, M)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def element_offsets_m(self, carrier_hz: float) -> RealArray:
         """Return the element positions relative to the array's centre in the world frame, shape (M, 3)."""
-        raise NotImplementedError
 
     def spherical_steering(self, displacements_m: ArrayLike, carrier_hz: float) -> ComplexArray:
         """Return the near-field response to points at ``displacements_m`` (..., 3) off the centre, (..., M).
