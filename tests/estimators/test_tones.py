@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.estimators.search import PathSearch, tone_step_hz, usable_tones
+from isac_toolbox.channel.atoms.receiver import tone_step_hz
+from isac_toolbox.estimators.search import PathSearch
+from isac_toolbox.estimators.windows import usable_tones
 
 UPLINK = isac.Scenario.load("urban_uplink").replace(snr_db=20, pilot_pattern="comb")
 

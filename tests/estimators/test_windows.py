@@ -10,8 +10,9 @@ import pytest
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.estimators.scene.problem import Problem
-from isac_toolbox.estimators.search import PathSearch, usable_pilots
+from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.windows import usable_pilots
 
 NARROW = isac.Scenario.load("urban_uplink").replace(snr_db=20, n_subcarriers=264, subcarrier_spacing_hz=360e3)
 

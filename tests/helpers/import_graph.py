@@ -53,6 +53,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "estimators/memory.py",
         "estimators/music.py",
         "estimators/search.py",
+        "estimators/windows.py",
         "nn/turbo_vbi/",
         "nn/baselines/",
         "nn/evaluation/",

@@ -39,9 +39,10 @@ from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet, marginal_objective
-from isac_toolbox.estimators.search import PathSearch, usable_tones
+from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, Detection, detect
+from isac_toolbox.estimators.windows import usable_tones
 from isac_toolbox.inference.turbo import TurboLoop
 
 __all__ = ["SceneLoop"]

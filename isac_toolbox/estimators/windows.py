@@ -1,0 +1,343 @@
+"""Which path lengths are searched: a window by priors and pilots, its grid, and the transform to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+from scipy.special import chdtri
+
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
+from isac_toolbox.channel.observation import UplinkObservation
+
+__all__ = ["OVERSAMPLING", "LengthWindow", "usable_pilots", "usable_tones"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+# Cost cap: bins per resolution cell; scalloping costs at most 0.9 dB an axis.
+OVERSAMPLING = 2
+# Guard: coherence of two users' pilots at some length above which their paths are mistaken for each other.
+_COHERENT_CODES = 0.5
+# Cost cap: antennas whose powers over path length say where paths are.
+_PROFILE_ANTENNAS = 16
+# Guard: power over the median above which there is a path; noise of 16 antennas never reaches it.
+_PROFILE_NOISE = 8.0
+# Guard: share of a user's highest power above which a path is strong; sidelobes of the taper are at -31 dB.
+_PROFILE_STRONG = 3e-3
+# Guard: resolution cells that a window is wider than the strong paths.
+_WINDOW_MARGIN = 3.0
+# Prior: share of an open window before the receiver's time base, for users that are early.
+_EARLY_SHARE = 1 / 8
+# Cost cap: entries of the table of delays for irregular subcarriers; 0.8 GB with its copy.
+_LARGEST_TABLE = 2**25
+# Guard: length of a narrowed open window in spreads of the paths; most of it is quiet, as medians need.
+_OPEN_WINDOWS = 4
+# Guard: share of the lengths of an open window that counts as free of paths.
+_QUIET_SHARE = 0.25
+# Cost cap: tones of a raster on which power over length is looked at.
+_LONGEST_RASTER = 2**16
+# Guard: probability that noise makes an open window wider than it need be.
+_LOUD_BY_CHANCE = 1e-2
+# Tuned: parameter of the Kaiser taper that shows lengths with power; its sidelobes are below -80 dB,
+_TAPER = 12.0
+# Mathematics: which is this share of the highest power.
+_TAPER_SIDELOBE = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class LengthWindow:
+    """Path lengths that are searched, on a grid oversampled twofold, and the transform to them.
+
+    Parameters
+    ----------
+    receiver : Receiver
+    min_length_m, max_length_m : float
+        Window of observed path lengths; cut to one unambiguous interval.
+    tone_step_hz : float, optional
+        Step of the tones that the statistics hold, where it is wider than that of the subcarriers.
+    sidelobe : float
+        Power of the highest sidelobe in length, relative to the main lobe, of the tones of any user.
+    code_shift_m : float, optional
+        Smallest length by which a path of one user looks like one of another, where users share tones by
+        cyclic shifts; the window is not longer.
+    open_window : bool
+        Whether nothing is known of the lengths beforehand, so that the window is one unambiguous interval,
+        to be narrowed to where there is power (:meth:`covering`).
+    """
+
+    receiver: Receiver
+    min_length_m: float
+    max_length_m: float
+    tone_step_hz: float | None = None
+    sidelobe: float = 0.0
+    code_shift_m: float | None = None
+    open_window: bool = False
+
+    @classmethod
+    def for_observation(cls, obs: UplinkObservation) -> Self:
+        """Choose the window from the shortest line of sight to the longest path through the region.
+
+        Priors widen it by five standard deviations; paths with more bounces may be longer, so it is then
+        doubled in length. Without places it is one unambiguous interval around the receiver's time base, most
+        of it later.
+        """
+        places = obs.geometry
+        if places is None:
+            return cls(Receiver.of(obs), 0.0, 0.0, open_window=True)._on_pilots(obs)._opened()
+        bs = places.bs_position_m
+        margin = 5 * (
+            SPEED_OF_LIGHT_M_S * float(obs.time_offset_stds_s.max())
+            + float(places.user_position_stds_m.max())
+        )
+        direct = np.linalg.norm(places.user_positions_m - bs, axis=1)
+        corners = np.array(list(product(*places.region_m.T)))
+        to_bs = np.linalg.norm(corners - bs, axis=1)
+        to_user = np.linalg.norm(corners[:, None] - places.user_positions_m, axis=2)
+        longest = float(np.max(to_bs[:, None] + to_user))
+        search = cls(Receiver.of(obs), float(direct.min()) - margin, 2 * longest + margin)
+        return search._on_pilots(obs)
+
+    def _on_pilots(self, obs: UplinkObservation) -> Self:
+        """The search on the tones and codes of the pilots."""
+        search = self._on_tones(usable_tones(obs))
+        return replace(search, code_shift_m=search._code_shift_m(usable_pilots(obs)))
+
+    def _opened(self) -> Self:
+        """The search over one unambiguous interval."""
+        interval = self._period_m if self.code_shift_m is None else self.code_shift_m
+        first = -_EARLY_SHARE * interval
+        return replace(self, min_length_m=first, max_length_m=first + interval)
+
+    def _code_shift_m(self, pilots: ComplexArray) -> float | None:
+        """Smallest length at which pilots (K, N, T) of two users are coherent; None where there is none."""
+        gram = np.einsum("knt,jnt->kjn", pilots.conj(), pilots)
+        energy = np.real(np.einsum("kkn->k", gram))
+        gram[np.arange(len(gram)), np.arange(len(gram))] = 0
+        if not (gram.any() and self.receiver.equally_spaced):
+            return None
+        n_tones = gram.shape[2]
+        response = np.abs(fft.fft(gram, axis=2)) / np.sqrt(np.multiply.outer(energy, energy))[:, :, None]
+        shifts = SPEED_OF_LIGHT_M_S * np.arange(n_tones) / (n_tones * self._spacing_hz) % self._period_m
+        distances = np.minimum(shifts, self._period_m - shifts)
+        coherent = distances[np.any(response > _COHERENT_CODES, axis=(0, 1))]
+        cells = coherent[coherent > SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)]
+        return float(cells.min()) if cells.size else None
+
+    def _on_tones(self, tones: RealArray) -> Self:
+        """The search for statistics of users with power (K, N) on their tones."""
+        step = max(tone_step_hz(self.receiver.frequencies_hz, power > 0) for power in tones)
+        narrowed = replace(self, tone_step_hz=step)
+        return replace(narrowed, sidelobe=max(narrowed._highest_sidelobe(power) for power in tones))
+
+    def _highest_sidelobe(self, power: RealArray) -> float:
+        """Power of the highest sidelobe in length of weighted tones (N,), relative to the main lobe."""
+        lengths = self.lengths_m - self.lengths_m[0]
+        response = np.abs(np.exp(1j * np.multiply.outer(lengths, self.receiver.wavenumbers_per_m)) @ power)
+        rising = np.flatnonzero(np.diff(response) > 0)  # the main lobe ends where it rises again
+        if not rising.size:
+            return 0.0
+        again = self._period_m - lengths[rising[0]]  # and begins again before a period is over
+        outside = response[rising[0] :][lengths[rising[0] :] < again]
+        return float((outside.max(initial=0.0) / power.sum()) ** 2)
+
+    def covering(self, correlation: ComplexArray) -> Self:
+        """Return the search with its window widened to all strong paths of the pilots.
+
+        Priors choose the window; where they are wrong, paths arrive outside it and would alias. Powers over
+        path length, tapered against sidelobes and summed over some antennas, tell where paths are.
+
+        Parameters
+        ----------
+        correlation : ndarray of complex, shape (K, N, M)
+            Of the received pilots with those sent.
+
+        Notes
+        -----
+        Where nothing is known beforehand, the window is narrowed to the lengths at which the mean power over
+        the antennas is above the noise, and three times as much behind them, for paths that only a beam shows
+        and for the noise level.
+        """
+        if self.open_window:
+            return self._narrowed(correlation)
+        if not self.receiver.equally_spaced or self.code_shift_m is not None:
+            return self
+        lengths = self._strong_lengths_m(correlation)
+        period, middle = self._period_m, (self.min_length_m + self.max_length_m) / 2
+        lengths = lengths - period * np.rint((lengths - middle) / period)
+        margin = _WINDOW_MARGIN * SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
+        first = float(lengths.min(initial=np.inf)) - margin
+        last = float(lengths.max(initial=-np.inf)) + margin
+        if first >= self.min_length_m - 2 * margin and last <= self.max_length_m + 2 * margin:
+            return self
+        low, high = min(self.min_length_m, first), max(self.max_length_m, last)
+        return replace(self, min_length_m=low, max_length_m=high)
+
+    def _narrowed(self, correlation: ComplexArray) -> Self:
+        """The search without the longest part of its interval in which no user (of K, N, M) has power."""
+        if self.code_shift_m is not None:
+            return self
+        lengths = np.sort(self._loud_lengths_m(correlation) % self._period_m)
+        if not lengths.size:
+            return self
+        gaps = np.diff(lengths, append=lengths[0] + self._period_m)
+        quiet = int(np.argmax(gaps))
+        first = float(lengths[(quiet + 1) % lengths.size])
+        margin = _WINDOW_MARGIN * SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
+        spread = self._period_m - float(gaps[quiet])
+        window = min(_OPEN_WINDOWS * (spread + margin), self._period_m)
+        first -= min(margin, (self._period_m - spread) / 2)
+        first -= self._period_m * np.floor((first - self.min_length_m) / self._period_m)
+        return replace(self, min_length_m=first, max_length_m=first + window)
+
+    def _loud_lengths_m(self, correlation: ComplexArray) -> RealArray:
+        """Path lengths in one period at which some user's power is no noise, (S,).
+
+        Noise summed over antennas follows a chi-square law whose scale the quietest quarter of the lengths
+        tells.
+        """
+        frequencies = self.receiver.frequencies_hz
+        tone = np.rint((frequencies - frequencies.min()) / self._spacing_hz).astype(int)
+        n_tones = int(tone.max()) + 1
+        if n_tones > _LONGEST_RASTER:
+            return np.zeros(0)
+        heard = np.flatnonzero(np.any(correlation, axis=(0, 1)))
+        profile = np.empty((len(correlation), n_tones))
+        for k, rows in enumerate(correlation[:, :, heard]):
+            raster = np.zeros((n_tones, heard.size), complex)
+            raster[tone] = rows * np.kaiser(n_tones + 2, _TAPER)[1 + tone, None]
+            profile[k] = np.sum(np.abs(fft.ifft(raster, axis=0)) ** 2, axis=1)
+        lengths = np.arange(n_tones) * SPEED_OF_LIGHT_M_S / (n_tones * self._spacing_hz)
+        one_period = lengths < self._period_m * (1 - 1e-9)
+        profile = profile[:, one_period]
+        quiet, freedom = np.quantile(profile, _QUIET_SHARE, axis=1), 2 * heard.size
+        rate = _LOUD_BY_CHANCE / profile.size
+        loudest = quiet * chdtri(freedom, rate) / chdtri(freedom, 1 - _QUIET_SHARE)
+        lowest = _TAPER_SIDELOBE * profile.max(axis=1)
+        loud = np.any(profile > np.maximum(loudest, lowest)[:, None], axis=0)
+        return np.asarray(lengths[one_period][loud])
+
+    def _strong_lengths_m(self, correlation: ComplexArray) -> RealArray:
+        """Path lengths, up to periods, at which users have power far above noise and sidelobes, (S,)."""
+        n_tones, n_antennas = correlation.shape[1:]
+        antennas = np.linspace(0, n_antennas - 1, min(n_antennas, _PROFILE_ANTENNAS)).astype(int)
+        tapered = correlation[:, :, antennas] * np.hanning(n_tones + 2)[1:-1, None]
+        profile = np.sum(np.abs(fft.ifft(tapered, axis=1)) ** 2, axis=2)
+        lengths = np.arange(n_tones) * SPEED_OF_LIGHT_M_S / (n_tones * self._spacing_hz)
+        one_period = lengths < self._period_m
+        profile = profile[:, one_period]
+        floor = np.maximum(
+            _PROFILE_NOISE * np.median(profile, axis=1), _PROFILE_STRONG * profile.max(axis=1, initial=0.0)
+        )
+        strong = np.any(profile > floor[:, None], axis=0)
+        return np.asarray(lengths[one_period][strong])
+
+    def on_all_tones(self) -> Self:
+        """Return the search for statistics that hold every subcarrier and tell the users apart."""
+        free = replace(self, code_shift_m=None, tone_step_hz=None, sidelobe=0.0)
+        if self.receiver.equally_spaced:
+            return free
+        return free._on_tones(np.ones((1, self.receiver.frequencies_hz.size)))
+
+    @cached_property
+    def lengths_m(self) -> RealArray:
+        """Grid of path lengths, shape (G,)."""
+        step = self.length_step_m
+        longest = self._period_m if self.code_shift_m is None else self.code_shift_m
+        window = min(self.max_length_m - self.min_length_m, longest - step / 2)
+        return np.asarray(self.min_length_m + step * np.arange(max(int(window / step) + 1, 1)))
+
+    @property
+    def length_step_m(self) -> float:
+        """Step of the grid of lengths."""
+        bandwidth = np.ptp(self.receiver.frequencies_hz) + self._spacing_hz
+        return float(SPEED_OF_LIGHT_M_S / bandwidth / self._bins_per_cell)
+
+    @property
+    def has_high_lobes(self) -> bool:
+        """Whether gaps in the band make lobes that compete with the main one."""
+        return self._bins_per_cell > OVERSAMPLING
+
+    @cached_property
+    def _bins_per_cell(self) -> int:
+        """Bins per resolution cell in length: more by as much as gaps make the lobes more curved.
+
+        Far blocks of tones have many lobes almost as high as the main one, which coarse bins would confuse.
+        """
+        frequencies = self.receiver.frequencies_hz
+        bandwidth = np.ptp(frequencies) + self._spacing_hz
+        return OVERSAMPLING * max(round(12 * float(np.var(frequencies)) / bandwidth**2), 1)
+
+    @cached_property
+    def _spacing_hz(self) -> float:
+        """Smallest step of the subcarriers."""
+        return float(np.min(np.diff(np.sort(self.receiver.frequencies_hz))))
+
+    @property
+    def _period_m(self) -> float:
+        """Path length after which the tones repeat."""
+        return SPEED_OF_LIGHT_M_S / (self._spacing_hz if self.tone_step_hz is None else self.tone_step_hz)
+
+    @cached_property
+    def _to_delay(self) -> ComplexArray:
+        """``conj(b_n)`` on the length grid, shape (G, N)."""
+        n_tones, n_lengths = self.receiver.frequencies_hz.size, self.lengths_m.size
+        if self.open_window and n_lengths * n_tones > _LARGEST_TABLE:
+            raise ValueError(
+                f"subcarrier_frequencies_hz: {n_tones} irregular subcarriers, as close as "
+                f"{self._spacing_hz:.4g} Hz, leave {n_lengths} delays to tell apart, which is too much "
+                "without places: use equally spaced ones, or give region_m and the users"
+            )
+        return np.exp(1j * self.lengths_m[:, None] * self.receiver.wavenumbers_per_m)
+
+    def responses(self, bins: NDArray[np.int64]) -> ComplexArray:
+        """Return ``b_n`` at some bins of the length grid, shape (N, B)."""
+        return np.exp(-1j * np.multiply.outer(self.receiver.wavenumbers_per_m, self.lengths_m[bins]))
+
+    def over_lengths(self, residual: ComplexArray) -> ComplexArray:
+        """Return ``sum_n conj(b_n) e_n`` on the length grid, shape (G, M): a transform for equal steps."""
+        if not self.receiver.equally_spaced:
+            return np.asarray(self._to_delay.astype(residual.dtype, copy=False) @ residual)
+        n, n_lengths = residual.shape[0], self.lengths_m.size
+        columns = (residual * self._at_first_length.astype(residual.dtype)[:, None]).T
+        powers = fft.ifft(columns, n=OVERSAMPLING * n, axis=-1, norm="forward")
+        return np.asarray((powers[:, :n_lengths] * self._carrier.astype(residual.dtype)).T)
+
+    def power_over_lengths(self, residual: ComplexArray) -> RealArray:
+        """Return the power of residuals (K, N, M) on the length grid, summed over antennas, shape (K, G)."""
+        return np.array([np.sum(np.abs(self.over_lengths(e)) ** 2, axis=1) for e in residual])
+
+    def overlap(self, energy: RealArray) -> ComplexArray:
+        """Return ``sum_n conj(b_ng) R_n b_nh`` between all lengths of the grid, shape (G, G)."""
+        lag = np.arange(self.lengths_m.size)
+        along = np.multiply.outer(lag * self.length_step_m, self.receiver.wavenumbers_per_m)
+        column = np.exp(1j * along) @ energy
+        both = np.concatenate([column[:0:-1].conj(), column])
+        return np.asarray(both[lag[:, None] - lag + lag.size - 1])
+
+    @cached_property
+    def _at_first_length(self) -> ComplexArray:
+        """``conj(b_n)`` at the first length of the grid, shape (N,)."""
+        return np.exp(1j * self.lengths_m[0] * self.receiver.wavenumbers_per_m)
+
+    @cached_property
+    def _carrier(self) -> ComplexArray:
+        """Phase of the first subcarrier along the grid, relative to the first length, shape (G,)."""
+        along = self.lengths_m - self.lengths_m[0]
+        return np.exp(1j * along * self.receiver.wavenumbers_per_m[0])
+
+
+def usable_pilots(obs: UplinkObservation) -> ComplexArray:
+    """Return every user's pilots (K, N, T) in usable cells where all symbols are known, zero elsewhere."""
+    return np.where(np.all(obs.known, axis=0) & obs.usable_cells, obs.pilots, 0)
+
+
+def usable_tones(obs: UplinkObservation) -> RealArray:
+    """Return the power (K, N) of every user's usable pilots."""
+    return np.asarray(np.sum(np.abs(usable_pilots(obs)) ** 2, axis=2))
