@@ -41,7 +41,12 @@ def contradictions(fit: Fit, covariance: RealArray) -> list[str]:
         return []
     sight, seen, _ = fit.paths.membership(len(fit.scene.users_m), len(fit.scene.points_m))
     lost = users_without_clock(fit.problem, sight, seen.sum(axis=1))
-    return [*_far_users(fit, covariance), *_lost_users(lost), *_paths_from_elsewhere(fit, lost)]
+    return [
+        *_unheard_users(fit),
+        *_far_users(fit, covariance),
+        *_lost_users(lost),
+        *_paths_from_elsewhere(fit, lost),
+    ]
 
 
 def prior_chi_square(fit: Fit, covariance: RealArray) -> tuple[RealArray, RealArray]:
@@ -83,6 +88,16 @@ def _far_users(fit: Fit, covariance: RealArray) -> list[str]:
         f"user_positions_m, time_offset_std_s: users lie {in_words} standard deviations from their stated "
         "places and clocks on average; check these, the array's orientation and spacing, and the order of "
         "its elements: scatterers are displaced with them"
+    ]
+
+
+def _unheard_users(fit: Fit) -> list[str]:
+    heard = np.bincount(fit.paths.user, minlength=len(fit.scene.users_m)) > 0
+    if heard.all():
+        return []
+    return [
+        f"received: no path of user(s) {np.flatnonzero(~heard).tolist()} stands out from the noise; their "
+        "channel is the prior's, and their data are guesses; the SNR may be too low, or the pilots others"
     ]
 
 

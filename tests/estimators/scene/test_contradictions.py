@@ -69,6 +69,19 @@ def test_a_region_elsewhere_is_said():
     assert any(text.startswith("region_m") for text in result.warnings)
 
 
+@pytest.mark.parametrize("unheard", [[1], [0, 1, 2]])
+def test_users_that_are_not_heard_are_named(unheard):
+    """Noise alone once gave "converged" and no word; so did a user whose pilots were others."""
+    simulation = UPLINK.simulate(0)
+    rng = np.random.default_rng(0)
+    received = rng.standard_normal((*simulation.observation.received.shape, 2)) @ [1, 1j]
+    received *= np.sqrt(simulation.truth.noise_variance / 2)
+    for k in set(range(3)) - set(unheard):
+        received += np.einsum("nm,nt->nmt", simulation.truth.channel[k], simulation.truth.symbols[k])
+    result = isac.EMTurboBiSVBI().estimate(replace(simulation.observation, received=received))
+    assert any(f"no path of user(s) {unheard}" in text for text in result.warnings)
+
+
 def test_contradictions_of_a_fit_are_texts():
     case = random_case(0)
     fit = evaluate(case.problem, case.scene, case.paths, np.ones(len(case.paths)))
