@@ -13,9 +13,6 @@ import numpy as np
 from isac_toolbox._choices import DTYPES, M_STEPS
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_choice, check_flag, check_fraction, check_integer, check_positive
-from isac_toolbox.channel.array import UniformPlanarArray
-from isac_toolbox.channel.atoms.dense import Measurements
-from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
@@ -25,13 +22,13 @@ from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
 from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.diffuse import Diffuse
-from isac_toolbox.estimators.scene.fit import evaluate
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
 from isac_toolbox.estimators.scene.schedule import StructureSchedule
 from isac_toolbox.estimators.scene.silence import SilenceWatch
+from isac_toolbox.estimators.scene.squint import SQUINT_NATS, shows_squint
 from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics
@@ -56,12 +53,6 @@ _NEGLIGIBLE_NOISE = 1e-7
 # Cost cap: iterations after a run has spent its work on structure; paths made by a misfit never rest.
 _LAST_ITERATIONS = 3
 
-# Guard: nats by which beam squint must explain the samples better.
-_SQUINT_NATS = 30.0
-# Cost cap: nats by which squint may explain the samples worse before the scene moves.
-_HOPELESS_NATS = 100.0
-# Guard: phase at the array's corner and the band's edge below which squint is none.
-_LEAST_SQUINT_RAD = 0.02
 
 # Guard: settings that can do without places have this value.
 _NEED_NO_PLACES = (("coarse", "nomp"), ("inverse", "subspace"), ("unlocated_paths", True))
@@ -271,7 +262,7 @@ class EMTurboBiSVBI:
             other, found = self._within(loop.deadline)._run(squinted, callback)
         except np.linalg.LinAlgError:
             return loop, result
-        if other.status == FAILED or not other.objective < loop.objective - _SQUINT_NATS:
+        if other.status == FAILED or not other.objective < loop.objective - SQUINT_NATS:
             return loop, result
         return other, replace(found, warnings=(_SQUINT, *found.warnings))
 
@@ -416,18 +407,7 @@ class BiSVBILoop(SceneLoop):
 
     def shows_squint(self) -> bool:
         """Return whether beam squint, which the observation does not ask for, explains the samples better."""
-        fit, problem = self.working.fit, self.working.problem
-        receiver = problem.receiver
-        possible = receiver.wavefront == "planar" and _largest_squint_rad(receiver) > _LEAST_SQUINT_RAD
-        suspect = bool(np.any(fit.paths.is_unlocated)) and self.status not in (STOPPED, TIME_LIMIT)
-        if receiver.beam_squint or not (possible and suspect):
-            return False
-        data = Measurements(problem.statistics, replace(receiver, beam_squint=True))
-        start = evaluate(replace(problem, data=data), fit.scene, fit.paths, fit.posterior.prior_precision)
-        if start.objective > fit.objective + _HOPELESS_NATS:
-            return False
-        squinted = refine(start, n_steps=3)
-        return squinted.objective < fit.objective - _SQUINT_NATS
+        return self.status not in (STOPPED, TIME_LIMIT) and shows_squint(self.working.fit)
 
     def fits_badly(self) -> bool:
         """Return whether a finished scene leaves clearly more than the noise that the coarse stage found."""
@@ -540,11 +520,3 @@ class BiSVBILoop(SceneLoop):
             self.working = moved or self.working
             changed = changed or moved is not None
         return changed
-
-
-def _largest_squint_rad(receiver: Receiver) -> float:
-    """Phase that beam squint adds at most, at a corner of the array and an edge of the band."""
-    if receiver.carrier_hz is None or not isinstance(receiver.array, UniformPlanarArray):
-        return 0.0
-    relative = float(np.max(np.abs(receiver.frequencies_hz))) / receiver.carrier_hz
-    return relative * sum(float(slopes.max()) for slopes in receiver.array.phase_slopes)
