@@ -274,6 +274,12 @@ class LengthWindow:
         bandwidth = np.ptp(frequencies) + self._spacing_hz
         return OVERSAMPLING * max(round(12 * float(np.var(frequencies)) / bandwidth**2), 1)
 
+    @property
+    def _bins_per_free_cell(self) -> float:
+        """Bins over which noise is the same: the tones that there are tell, not the gaps between them."""
+        occupied_hz = self.receiver.frequencies_hz.size * self._spacing_hz
+        return SPEED_OF_LIGHT_M_S / occupied_hz / self.length_step_m
+
     @cached_property
     def _spacing_hz(self) -> float:
         """Smallest step of the subcarriers."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.atoms.scene import Paths, Scene
-from isac_toolbox.estimators.scene.fit import Fit, completed, evaluate, residual_correlation
+from isac_toolbox.channel.atoms.scene import Scene
+from isac_toolbox.estimators.coarse.lobes import fit_unlocated, on_best_lobes, without_companions
+from isac_toolbox.estimators.scene.fit import Fit, completed, residual_correlation
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.silence import SilenceWatch
@@ -24,12 +25,6 @@ __all__ = ["newtonised_omp"]
 
 RealArray = NDArray[np.float64]
 
-# Guard: prior precision of a path of a unit-power block that leaves its gain free.
-_WEAK_PRECISION = 1e-9
-# Cost cap: lobes are tried so many resolution cells before and behind a path,
-_LOBE_CELLS = 4
-# Cost cap: and so many paths change lobes in a round.
-_MAX_HOPS = 4
 # Cost cap: up to so many users one fit of all costs less than the overhead of a fit for each.
 _FEW_USERS = 4
 # Tuned: rounds in which missing samples are filled in at the end; each leaves about a tenth of the error.
@@ -92,7 +87,9 @@ def newtonised_omp(
             in_group = np.isin(found_user, group.users)
             if in_group.any():
                 extended = group.extended(problem, found[in_group], found_user[in_group])
-                groups[i] = extended.on_best_lobes(search) if search.has_high_lobes else extended
+                groups[i] = (
+                    extended.on_best_lobes(search, false_alarm_rate) if search.has_high_lobes else extended
+                )
                 for k, spectrum in zip(group.users, groups[i].spectra(search), strict=True):
                     spectra[k] = spectrum
         if watch is not None and watch(_joined(problem, groups, n_users)):
@@ -138,21 +135,13 @@ class _Group:
         at_noise = self._at_noise(problem)
         scene = replace(self.fit.scene, unlocated_m=np.vstack([self.fit.scene.unlocated_m, found]))
         user = np.concatenate([self.fit.paths.user, found_user - self.users[0]])
-        fit = completed(refine(_fit_paths(at_noise, scene, user), n_steps=4, tol=0.1))
+        fit = completed(refine(fit_unlocated(at_noise, scene, user), n_steps=4, tol=0.1))
         return _Group(self.users, fit.problem, fit)
 
-    def on_best_lobes(self, search: PathSearch) -> _Group:
-        """Return the group with paths on other lobes of their own delay response where that fits better."""
-        fit = self.fit
-        for _ in range(_MAX_HOPS):
-            scene = _on_another_lobe(fit, search)
-            if scene is None:
-                break
-            trial = refine(_fit_paths(fit.problem, scene, fit.paths.user), n_steps=4, tol=0.1)
-            if trial.objective >= fit.objective:
-                break
-            fit = trial
-        return replace(self, fit=fit)
+    def on_best_lobes(self, search: PathSearch, false_alarm_rate: float) -> _Group:
+        """Return the group with paths on their best lobes, and none that only make up for others."""
+        price = search.threshold(1.0, false_alarm_rate)
+        return replace(self, fit=without_companions(on_best_lobes(self.fit, search), search, price))
 
     def spectra(self, search: PathSearch) -> list[Spectrum]:
         """Return the spectra of what the paths leave."""
@@ -161,7 +150,7 @@ class _Group:
     def finished(self, problem: Problem, deadline: Deadline) -> _Group:
         """Return the group refined to the end, as far as there is time."""
         at_noise = self._at_noise(problem)
-        fit = _fit_paths(at_noise, self.fit.scene, self.fit.paths.user)
+        fit = fit_unlocated(at_noise, self.fit.scene, self.fit.paths.user)
         fit = completed(fit if deadline.reached() else refine(fit, n_steps=15))
         return _Group(self.users, fit.problem, fit)
 
@@ -180,7 +169,7 @@ def _groups(problem: Problem) -> list[_Group]:
     groups = []
     for part, part_problem in zip(parts, problems, strict=True):
         scene = Scene(np.zeros((0, 3)), part_problem.prior.users_m, np.zeros(part.size), np.zeros((0, 3)))
-        groups.append(_Group(part, part_problem, _fit_paths(part_problem, scene, nobody)))
+        groups.append(_Group(part, part_problem, fit_unlocated(part_problem, scene, nobody)))
     return groups
 
 
@@ -189,7 +178,7 @@ def _joined(problem: Problem, groups: list[_Group], n_users: int) -> Fit:
     unlocated = np.vstack([group.fit.scene.unlocated_m for group in groups])
     user = np.concatenate([group.users[group.fit.paths.user] for group in groups])
     scene = Scene(np.zeros((0, 3)), problem.prior.users_m, np.zeros(n_users), unlocated)
-    return _fit_paths(problem, scene, user)
+    return fit_unlocated(problem, scene, user)
 
 
 def _prune(fit: Fit, search: PathSearch, false_alarm_rate: float) -> Fit:
@@ -205,40 +194,5 @@ def _prune(fit: Fit, search: PathSearch, false_alarm_rate: float) -> Fit:
         if significance[least] >= threshold:
             break
         scene = replace(fit.scene, unlocated_m=np.delete(fit.scene.unlocated_m, least, axis=0))
-        fit = refine(_fit_paths(fit.problem, scene, np.delete(fit.paths.user, least)), n_steps=4, tol=0.1)
+        fit = refine(fit_unlocated(fit.problem, scene, np.delete(fit.paths.user, least)), n_steps=4, tol=0.1)
     return fit
-
-
-def _on_another_lobe(fit: Fit, search: PathSearch) -> Scene | None:
-    """The scene with the path that gains most on a lobe nearby, the others as they are; None if none does.
-
-    The matched-filter power of a path with its own part put back, ``|phi_c^H E + phi_c^H phi_i x_i|^2``, over
-    lengths ``c`` around its own.
-    """
-    problem, unlocated_m = fit.problem, fit.scene.unlocated_m
-    step, reach = search.length_step_m, _LOBE_CELLS * problem.length_cell_m
-    shifts = np.concatenate([[0.0], np.arange(step, reach, step), -np.arange(step, reach, step)])
-    residual = residual_correlation(fit)
-    most, chosen = 0.0, None
-    for path, user in enumerate(fit.paths.user):
-        candidates = np.tile(unlocated_m[path], (shifts.size, 1))
-        candidates[:, 0] += shifts
-        scene = replace(fit.scene, unlocated_m=candidates)
-        rivals = _fit_paths(problem, scene, np.full(shifts.size, user))
-        matched = rivals.atoms.correlate(residual) + rivals.gram[:, 0] * fit.posterior.mean[path]
-        power = np.abs(matched) ** 2 / problem.user_energies[user]
-        best = int(np.argmax(power))
-        gain = problem.noise_precision * float(power[best] - power[0])
-        if abs(shifts[best]) > problem.length_cell_m / 2 and gain > most:
-            most, chosen = gain, (path, candidates[best])
-    if chosen is None:
-        return None
-    moved = unlocated_m.copy()
-    moved[chosen[0]] = chosen[1]
-    return replace(fit.scene, unlocated_m=moved)
-
-
-def _fit_paths(problem: Problem, scene: Scene, user: NDArray[np.int64]) -> Fit:
-    n_users = scene.users_m.shape[0]
-    paths = Paths.build(np.zeros(n_users, bool), np.zeros((n_users, 0), bool), user)
-    return evaluate(problem, scene, paths, np.full(len(paths), _WEAK_PRECISION))

@@ -50,6 +50,13 @@ __all__ = ["SceneLoop"]
 RealArray = NDArray[np.float64]
 
 
+_FAR_BLOCKS = (
+    "subcarrier_frequencies_hz: far blocks of subcarriers make lobes in delay almost as high as the main "
+    "one; where two paths of a user come from one direction, some may be on a wrong lobe, with false points "
+    "beside them"
+)
+
+
 class SceneLoop(TurboLoop):
     """A loop over a working set of paths, on the block scaled to unit mean power.
 
@@ -81,6 +88,8 @@ class SceneLoop(TurboLoop):
         self.obs, self.block, self.warnings = without_zeros(obs)
         self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
         self.search = PathSearch.for_observation(self.obs)
+        if self.search.has_high_lobes:
+            self.warnings.append(_FAR_BLOCKS)
         self.doubts_data = False
         self.diffuse: Diffuse | None = None
         self._statistics: Statistics
