@@ -15,7 +15,7 @@ from isac_toolbox.estimators.result import Ambiguity, Candidates
 from isac_toolbox.estimators.scene.assemble import SceneEstimate
 from isac_toolbox.estimators.scene.fit import Fit
 
-__all__ = ["join_bodies", "point_energies"]
+__all__ = ["body_warnings", "join_bodies", "point_energies"]
 
 RealArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -84,6 +84,18 @@ def join_bodies(
             np.column_stack([candidates.visibility_probability, *(b.visibility for b in found)]),
         ),
     ), kept
+
+
+def body_warnings(scene: SceneEstimate) -> list[str]:
+    """Return what bodies cost the places of users, which were estimated as if scatterers were points."""
+    n_bodies = int(np.count_nonzero(np.trace(scene.scatterer_extent_m2, axis1=1, axis2=2)))
+    if not n_bodies:
+        return []
+    return [
+        f"{n_bodies} of {len(scene.scatterer_positions_m)} scatterers are bodies of rays that cannot be "
+        "resolved (scatterer_extent_m2); places and clocks of users are less certain than stated, and so are "
+        "points beside bodies"
+    ]
 
 
 def _bodies(points_m: RealArray, seen: NDArray[np.bool_], energy: RealArray, reach_m: float) -> IntArray:

@@ -29,7 +29,7 @@ from isac_toolbox.estimators.scene.assemble import (
     unseen_cosines,
     without_places,
 )
-from isac_toolbox.estimators.scene.bodies import join_bodies, point_energies
+from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.diffuse import Diffuse
@@ -232,7 +232,7 @@ class SceneLoop(TurboLoop):
             scene, ambiguities = join_bodies(scene, ambiguities, energy, fit.problem.length_cell_m)
         scene = scene.of_block(self.obs)
         channel = ChannelEstimate.of_fit(fit, working.n_users, scale, diffuse)
-        warnings = (*self.warnings, *contradictions(fit, covariance))
+        warnings = (*self.warnings, *contradictions(fit, covariance), *body_warnings(scene))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
         found = None if diffuse is None else DiffuseEstimate.of(diffuse, scale)
         return build_result(self.name, channel, scene, self._final_detection(), outcome, found)

@@ -119,6 +119,7 @@ def test_bodies_are_reported_once_and_covered(extent_m):
         true = simulation.truth.scatterer_positions_m
         found = isac.metrics.localisation(result.scatterer_positions_m, true, max_distance_m=2 + 2 * extent_m)
         assert found.misses <= 1
+        assert any("scatterers are bodies" in text for text in result.warnings)
         hits, false = hits + found.hits, false + found.false_alarms
         for i, j in zip(found.estimate_index, found.truth_index, strict=True):
             error = result.scatterer_positions_m[i] - true[j]
