@@ -22,6 +22,7 @@ from isac_toolbox._validation import (
     without_mask,
 )
 from isac_toolbox.channel.array import AntennaArray, ArbitraryArray, UniformPlanarArray
+from isac_toolbox.channel.motion import MOTION_FIELDS, Motion, checked_motion
 from isac_toolbox.channel.plausibility import warn_of_implausible_block
 
 __all__ = ["LINKS", "WAVEFRONTS", "Geometry", "UplinkObservation"]
@@ -99,6 +100,21 @@ class UplinkObservation:
         True where a sample can be used, False where it is missing or broken. All can be used if not given.
     element_mask : array_like of bool, shape (M,), optional
         True where an element of the array works, False where it is dead. All work if not given.
+    symbol_times_s : array_like, shape (T,), optional
+        Centre times of the OFDM symbols, strictly increasing; what moves is described at their mean, the
+        reference time. Needed for all that follows, each of which is zero if not given.
+    frequency_offset_std_hz : array_like, scalar or (K,), optional
+        Standard deviation of the users' residual carrier frequency offsets.
+    user_velocities_m_s : array_like, shape (K, 3), optional
+        Nominal velocities; they and the next two need ``carrier_hz``.
+    user_velocity_std_m_s : array_like, scalar, (3,) or (K, 3), optional
+        Standard deviation of their error, axes independent.
+    scatterer_velocity_std_m_s : array_like, scalar, optional
+        Standard deviation of every axis of the velocity of a scatterer that moves.
+    phase_noise_std_rad : array_like, scalar, optional
+        Phase noise of the station's oscillator: standard deviation of its step from symbol to symbol.
+    user_phase_noise_std_rad : array_like, scalar or (K,), optional
+        The same of the users' oscillators.
 
     Raises
     ------
@@ -108,7 +124,7 @@ class UplinkObservation:
     Warns
     -----
     ImplausibleValueWarning
-        For frequencies and positions that look like those in other units (kHz, counted, km).
+        For frequencies, positions and times that look like those in other units (kHz, counted, km).
 
     Notes
     -----
@@ -116,8 +132,9 @@ class UplinkObservation:
     array_spacing_wavelengths, array_orientation_rad, subcarrier_frequencies_hz, bs_position_m,
     user_positions_m, user_position_std_m, time_offset_std_s, constellation, region_m, carrier_hz
     (NaN = none), wavefront, link, noise_variance (NaN = none), beam_squint (False if missing), sample_mask,
-    element_mask (both missing = none), format``. An arbitrary array has ``array_positions_wavelengths`` in
-    the place of ``array_shape, array_spacing_wavelengths``. Places that are not known are a single NaN each.
+    element_mask (both missing = none), format``, and those of ``symbol_times_s`` to
+    ``user_phase_noise_std_rad`` that are given. An arbitrary array has ``array_positions_wavelengths`` in the
+    place of ``array_shape, array_spacing_wavelengths``. Places that are not known are a single NaN each.
     No pickled objects.
 
     What is masked has no influence on any estimate. Channels of masked elements and subcarriers are still
@@ -142,6 +159,13 @@ class UplinkObservation:
     beam_squint: bool = False
     sample_mask: NDArray[np.bool_] | None = None
     element_mask: NDArray[np.bool_] | None = None
+    symbol_times_s: NDArray[np.float64] | None = None
+    frequency_offset_std_hz: NDArray[np.float64] | None = None
+    user_velocities_m_s: NDArray[np.float64] | None = None
+    user_velocity_std_m_s: NDArray[np.float64] | None = None
+    scatterer_velocity_std_m_s: NDArray[np.float64] | None = None
+    phase_noise_std_rad: NDArray[np.float64] | None = None
+    user_phase_noise_std_rad: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.array, (UniformPlanarArray, ArbitraryArray)):
@@ -164,6 +188,7 @@ class UplinkObservation:
         self._check_knowledge()
         self._check_constellation()
         self._check_units()
+        self._check_motion()
 
     def _set(self, name: str, value: NDArray[Any]) -> None:
         frozen = np.array(value)
@@ -336,6 +361,18 @@ class UplinkObservation:
             places = np.vstack([known.user_positions_m, known.region_m]) - known.bs_position_m
         warn_of_implausible_block(self.subcarrier_frequencies_hz, self.carrier_hz, self.array, places)
 
+    def _check_motion(self) -> None:
+        values = checked_motion(
+            {name: getattr(self, name) for name in MOTION_FIELDS},
+            self.n_users,
+            self.n_symbols,
+            self.carrier_hz,
+            self.link,
+            self.subcarrier_frequencies_hz,
+        )
+        for name, value in values.items():
+            self._set(name, value)
+
     def _check_options(self) -> None:
         if self.wavefront not in WAVEFRONTS:
             raise ValueError(f"wavefront must be one of {WAVEFRONTS}, got {self.wavefront!r}")
@@ -452,12 +489,20 @@ class UplinkObservation:
         """Standard deviations of the clock offsets, shape (K,)."""
         return np.broadcast_to(self.time_offset_std_s, (self.n_users,))
 
+    @cached_property
+    def motion(self) -> Motion | None:
+        """Times and priors of what turns, broadcast to all users; None for a static block.
+
+        A block is static without ``symbol_times_s``, and where velocities and all deviations are zero.
+        """
+        return Motion.of({name: getattr(self, name) for name in MOTION_FIELDS}, self.n_users, self.carrier_hz)
+
     def save(self, path: str | Path) -> Path:
         """Write the observation as an npz file (keys above) and return its path."""
         stored: dict[str, ArrayLike] = {
             f.name: getattr(self, f.name)
             for f in fields(self)
-            if f.name not in ("array", *_NAN_IF_NONE, *_MASKS)
+            if f.name not in ("array", *_NAN_IF_NONE, *_LEFT_OUT_IF_NONE)
         }
         if isinstance(self.array, ArbitraryArray):
             stored["array_positions_wavelengths"] = self.array.positions_wavelengths
@@ -468,7 +513,8 @@ class UplinkObservation:
         for name in _NAN_IF_NONE:
             value = getattr(self, name)
             stored[name] = np.nan if value is None else value
-        stored.update({name: getattr(self, name) for name in _MASKS if getattr(self, name) is not None})
+        left = ((name, getattr(self, name)) for name in _LEFT_OUT_IF_NONE)
+        stored.update({name: value for name, value in left if value is not None})
         return _npz.write(path, "uplink-observation", stored)
 
     @classmethod
@@ -482,7 +528,8 @@ class UplinkObservation:
         ValueError
             If it is not an npz file, lacks keys or holds pickled objects.
         """
-        names = [f.name for f in fields(cls) if f.name not in ("array", "beam_squint", *_MASKS)]
+        later = ("array", "beam_squint", *_LEFT_OUT_IF_NONE)
+        names = [f.name for f in fields(cls) if f.name not in later]
         names.append("array_orientation_rad")
         data = _npz.read(path, "uplink-observation", names)
         names.pop()
@@ -503,7 +550,7 @@ class UplinkObservation:
         for name in _PLACES:
             if values[name].shape == () and np.isnan(as_array(name, values[name], float)):
                 values[name] = None
-        values.update({name: data.get(name) for name in _MASKS})
+        values.update({name: data.get(name) for name in _LEFT_OUT_IF_NONE})
         return cls(array=array, **values)
 
 
@@ -537,7 +584,7 @@ def _as_mask(name: str, value: Any) -> NDArray[np.bool_]:
 
 _PLACES = ("bs_position_m", "user_positions_m", "user_position_std_m", "region_m")
 _NAN_IF_NONE = ("carrier_hz", "noise_variance", *_PLACES)
-_MASKS = ("sample_mask", "element_mask")
+_LEFT_OUT_IF_NONE = ("sample_mask", "element_mask", *MOTION_FIELDS)
 _REAL_FIELDS = (
     "subcarrier_frequencies_hz",
     "bs_position_m",

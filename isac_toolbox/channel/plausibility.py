@@ -16,6 +16,7 @@ __all__ = [
     "check_path_delays",
     "warn_of_implausible_block",
     "warn_of_implausible_delays",
+    "warn_of_implausible_times",
 ]
 
 RealArray = NDArray[np.float64]
@@ -37,6 +38,8 @@ _NARROWEST_SPACING_HZ = 40.0
 _SHORTEST_OF_CELL = 0.1
 # A scene of tens of unambiguous ranges would need a cyclic prefix of tens of symbols.
 _LONGEST_OF_RANGE = 30.0
+# An OFDM symbol lasts at least the inverse of the subcarrier spacing, less what rounded times amount to.
+_SHORTEST_OF_SYMBOL = 0.9
 
 
 class ImplausibleValueWarning(UserWarning):
@@ -141,6 +144,17 @@ def warn_of_implausible_block(
     _warn_of_extent(spacing_hz, float(np.linalg.norm(np.ptp(places_m, axis=0))))
     if carrier_hz is not None:
         _warn_of_aperture(array, carrier_hz, scene_m)
+
+
+def warn_of_implausible_times(times_s: RealArray, frequencies_hz: RealArray) -> None:
+    """Warn of symbols (T,) that follow faster than subcarriers (N,) so far apart allow."""
+    spacing_hz = float(np.median(np.diff(np.sort(frequencies_hz))))
+    apart_s = float(np.min(np.diff(times_s), initial=np.inf))
+    if apart_s < _SHORTEST_OF_SYMBOL / spacing_hz:
+        _warn(
+            f"symbol_times_s are down to {apart_s:.4g} s apart, but an OFDM symbol with subcarriers "
+            f"{spacing_hz:.4g} Hz apart lasts at least {1 / spacing_hz:.4g} s; they are centre times in s"
+        )
 
 
 def _check_carrier(ordered_hz: RealArray, carrier_hz: float | None) -> None:
