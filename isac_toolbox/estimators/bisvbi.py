@@ -13,6 +13,7 @@ import numpy as np
 from isac_toolbox._choices import DTYPES, M_STEPS
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_choice, check_flag, check_fraction, check_integer, check_positive
+from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
@@ -21,9 +22,12 @@ from isac_toolbox.estimators.fallback import better_of, failed_over
 from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
 from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.misfit import Residual, Work
+from isac_toolbox.estimators.scene.moving import with_movers
+from isac_toolbox.estimators.scene.phases import PhasePrior, phases_of
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
 from isac_toolbox.estimators.scene.schedule import StructureSchedule
@@ -31,7 +35,8 @@ from isac_toolbox.estimators.scene.silence import SilenceWatch
 from isac_toolbox.estimators.scene.squint import SQUINT_NATS, shows_squint
 from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
 from isac_toolbox.estimators.scene.working_set import WorkingSet
-from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics, pilot_statistics
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import FAILED, STOPPED, TIME_LIMIT, Callback, Deadline
 
@@ -273,10 +278,15 @@ class EMTurboBiSVBI:
         return replace(self, max_seconds=max(deadline.seconds_left, 1e-3))
 
 
+def _statistics(block: ReceivedBlock, moments: SymbolMoments) -> Statistics:
+    return data_statistics(block.received, moments, block.masks, block.derotation)
+
+
 class BiSVBILoop(SceneLoop):
     """The iteration of :class:`EMTurboBiSVBI`: ``setup``, then ``step`` again and again, or ``run``."""
 
     name = "EM-Turbo-BiSVBI"
+    follows_motion = True
 
     def __init__(self, settings: EMTurboBiSVBI, obs: UplinkObservation) -> None:
         super().__init__(obs, settings.max_iter, settings.tol, settings.max_seconds)
@@ -298,6 +308,8 @@ class BiSVBILoop(SceneLoop):
         self._pilot_misfit: float | None = None
         self.start(self._coarse)
         self.warnings += self._coarse_warnings
+        motion = self.obs.motion
+        self._phase_prior = None if motion is None else PhasePrior.of(motion)
         self._divide_block()
         self._statistics = self._pilots.statistics
         self._profile_is_of_pilots = False
@@ -353,10 +365,25 @@ class BiSVBILoop(SceneLoop):
 
     def _use_data(self) -> None:
         """Put the pilots' and the soft data symbols' statistics in the place of the present ones."""
+        if self.block.derotation is not None:
+            self._turn()
         moments = self.detect(self._with_data).moments
-        statistics = self._known + data_statistics(self._with_data.received, moments, self._with_data.masks)
+        statistics = self._known + _statistics(self._with_data, moments)
         self._statistics = statistics.stored_as(self.settings.dtype)
         self._take_statistics()
+
+    def _turn(self) -> None:
+        """Turn the symbols back by the present Doppler shifts and phases, and make their statistics anew."""
+        fit, derotation = self.working.fit, self.block.derotation
+        assert derotation is not None
+        derotation = replace(derotation, doppler_hz=mean_doppler_hz(fit))
+        self.block = derotated(self.block, derotation)
+        if self._phase_prior is not None:
+            detection = self.detect()
+            used = np.max(detection.moments.variance, axis=0) < 0.5
+            derotation, _ = phases_of(self._phase_prior, fit, self.block, detection.moments, used)
+            self.block = derotated(self.block, derotation)
+        self._divide_block()
 
     def _take_statistics(self) -> None:
         """Fit the paths to the present statistics, without the diffuse parts of other users in them."""
@@ -370,21 +397,21 @@ class BiSVBILoop(SceneLoop):
         """Statistics of the OFDM symbols that hold pilots alone, made once, and the block of the others."""
         pilots, self._with_data = self.block.divided()
         certain = SymbolMoments(pilots.pilots, np.zeros(pilots.pilots.shape))
-        self._known = data_statistics(pilots.received, certain, pilots.masks)
+        self._known = _statistics(pilots, certain)
 
     def _misfit_on_pilots(self) -> float:
         """Squared residual of the pilots under the present channel."""
         fit = self.working.fit
         gains = fit.posterior.mean
         statistics = self._pilots.statistics
+        if self.block.derotation is not None:
+            statistics = pilot_statistics(self.block)
         if self.diffuse is not None:
             statistics = statistics.without(self.diffuse.mean)
         if statistics.missing is not None:
             statistics = statistics.completed(fit.atoms.synthesise(gains, self.working.n_users))
-        fitted = 2 * np.vdot(gains, fit.atoms.correlate(statistics.cross_correlation)).real
-        return statistics.energy - float(
-            fitted - np.vdot(gains, fit.atoms.gram(statistics.symbol_gram) @ gains).real
-        )
+        fitted = 2 * np.vdot(gains, statistics.correlate(fit.atoms)).real
+        return statistics.energy - float(fitted - np.vdot(gains, statistics.gram(fit.atoms) @ gains).real)
 
     def contradicts_pilots(self) -> bool:
         """Return whether the pilots fit much worse than before data were used.
@@ -421,6 +448,7 @@ class BiSVBILoop(SceneLoop):
         """Begin or give up a diffuse part as the residual says, and return the residual beside it."""
         problem = self.working.problem
         possible = self.settings.diffuse and problem.statistics.missing is None
+        possible &= problem.statistics.frames is None
         possible &= problem.noise_precision * _NEGLIGIBLE_NOISE < 1
         if not (possible and self.search.shows_diffuse(residual.spectra)):
             if self.diffuse is not None:
@@ -460,6 +488,9 @@ class BiSVBILoop(SceneLoop):
         n_steps = _STEPS[self.settings.m_step]
         move = refine if self.settings.m_step == "gauss_newton" else gradient_steps
         self.working = self.working.with_fit(move(self.working.fit, n_steps))
+        if self.working.fit.scene.motion is not None:
+            fit, _ = with_movers(self.working.fit)
+            self.working = self.working.with_fit(fit)
 
     def result(self) -> EstimationResult:
         """Return the result at the present state; it says what no path explains."""

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
-from isac_toolbox.channel.atoms.planar import PlanarAtoms, delay_moments, match_separable
+from isac_toolbox.channel.atoms.frames import Frames, MovingAtoms
+from isac_toolbox.channel.atoms.planar import PlanarAtoms, delay_moments, match_separable, over_times
 from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
 from isac_toolbox.channel.atoms.scene import PathParameters, Paths
 from isac_toolbox.channel.atoms.tables import BlockTables
@@ -28,6 +29,7 @@ __all__ = [
     "dottest",
     "fisher_blocks",
     "make_atoms",
+    "through",
 ]
 
 RealArray = NDArray[np.float64]
@@ -53,6 +55,8 @@ class Statistics:
         more than that of element m.
     completion : ndarray of complex, shape (K, N, M), optional
         Channel that ``Z`` was completed with (:meth:`completed`).
+    frames : Frames, optional
+        The same over time, of blocks that move; ``R`` and ``Z`` are then of symbols turned back.
     """
 
     symbol_gram: ComplexArray
@@ -61,27 +65,58 @@ class Statistics:
     n_observations: int
     missing: ComplexArray | None = None
     completion: ComplexArray | None = None
+    frames: Frames | None = None
 
     def __add__(self, other: Statistics) -> Statistics:
         """Statistics of two parts of a block together, neither of them completed."""
         parts = [part.missing for part in (self, other) if part.missing is not None]
+        frames = [part.frames for part in (self, other) if part.frames is not None]
         return Statistics(
             self.symbol_gram + other.symbol_gram,
             self.cross_correlation + other.cross_correlation,
             self.energy + other.energy,
             self.n_observations + other.n_observations,
             sum(parts[1:], start=parts[0]) if parts else None,
+            frames=sum(frames[1:], start=frames[0]) if frames else None,
         )
 
     def stored_as(self, dtype: str) -> Statistics:
         """The same with the correlation, and with it the block's tables, kept in another precision."""
-        return replace(self, cross_correlation=self.cross_correlation.astype(dtype, copy=False))
+        return replace(
+            self,
+            cross_correlation=self.cross_correlation.astype(dtype, copy=False),
+            frames=None if self.frames is None else self.frames.stored_as(dtype),
+        )
+
+    def gram(self, atoms: PathAtoms) -> ComplexArray:
+        """Return the Gram of path atoms, shape (L, L)."""
+        if isinstance(atoms, MovingAtoms) and self.frames is not None:
+            return atoms.gram_over_time(self.frames)
+        return atoms.gram(self.symbol_gram)
+
+    def full_gram(self, atoms: PathAtoms) -> ComplexArray:
+        """Return the Gram of all types of atoms, shape (types, types, L, L)."""
+        if isinstance(atoms, MovingAtoms) and self.frames is not None:
+            return atoms.full_gram_over_time(self.frames)
+        return atoms.full_gram(self.symbol_gram)
+
+    def correlate(self, atoms: PathAtoms, derivatives: bool = False) -> ComplexArray:
+        """Return inner products of atoms with the block: shape (L,), or (types, L) with derivatives."""
+        if isinstance(atoms, MovingAtoms) and self.frames is not None:
+            return atoms.correlate_over_time(self.frames, derivatives)
+        return atoms.correlate(self.cross_correlation, derivatives)
+
+    def explained(self, atoms: PathAtoms, gains: ComplexArray) -> ComplexArray:
+        """Return what paths are in ``Z``: ``sum_j R[k, j] H_j``, shape (K, N, M)."""
+        if isinstance(atoms, MovingAtoms) and self.frames is not None:
+            return atoms.explained(self.frames, gains)
+        return through(self.symbol_gram, atoms.synthesise(gains, self.symbol_gram.shape[1]))
 
     def without(self, channel: ComplexArray) -> Statistics:
         """The same of a block that a known channel (K, N, M) is subtracted from; no sample may be missing."""
-        through = np.matmul(self.symbol_gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
-        taken = float(np.real(np.vdot(channel, 2 * self.cross_correlation - through)))
-        return replace(self, cross_correlation=self.cross_correlation - through, energy=self.energy - taken)
+        explained = through(self.symbol_gram, channel)
+        taken = float(np.real(np.vdot(channel, 2 * self.cross_correlation - explained)))
+        return replace(self, cross_correlation=self.cross_correlation - explained, energy=self.energy - taken)
 
     def completed(self, channel: ComplexArray) -> Statistics:
         """The same with missing samples as a channel (K, N, M) predicts them.
@@ -108,7 +143,8 @@ class Statistics:
     @cached_property
     def users_decouple(self) -> bool:
         """Whether no two users ever send together, so that each has a problem of its own."""
-        together = np.any(self.symbol_gram, axis=0)
+        gram = self.symbol_gram if self.frames is None else self.frames.symbol_gram
+        together = np.any(gram, axis=tuple(range(gram.ndim - 2)))
         return not np.any(together & ~np.eye(len(together), dtype=bool))
 
     def of_user(self, user: int) -> Statistics:
@@ -120,7 +156,13 @@ class Statistics:
             cross_correlation=self.cross_correlation[alone],
             missing=None if self.missing is None else self.missing[:, :, alone, alone],
             completion=None if self.completion is None else self.completion[alone],
+            frames=None if self.frames is None else self.frames.of_user(user),
         )
+
+
+def through(symbol_gram: ComplexArray, channel: ComplexArray) -> ComplexArray:
+    """Return ``sum_j R[k, j] H_j`` of a symbol Gram (N, K, K) and channels (K, N, M), shape (K, N, M)."""
+    return np.asarray(np.matmul(symbol_gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,10 +305,21 @@ class DenseAtoms:
 
     def full_gram(self, symbol_gram: ComplexArray) -> ComplexArray:
         """Gram of all atom types, shape (2 + D, 2 + D, L, L)."""
-        n_spatial, n_paths, n_antennas = self._measured.shape
-        flat = self._measured.reshape(-1, n_antennas)
+        return self.assembled(self._delay_moments(symbol_gram, 3), self.n_types)
+
+    def delay_orders(self, n_types: int) -> int:
+        """Return how many moments over subcarriers the Gram of the first atom types needs."""
+        return 3 if n_types > 1 else 1
+
+    def assembled(self, delay_moments: ComplexArray, n_types: int) -> ComplexArray:
+        """Return the Gram of all atom types, or of type 0, from moments over subcarriers (3 or 1, L, L)."""
+        spatial = self._measured if n_types > 1 else self._measured[:1]
+        n_spatial, n_paths, n_antennas = spatial.shape
+        flat = spatial.reshape(-1, n_antennas)
         space = (flat.conj() @ flat.T).reshape(n_spatial, n_paths, n_spatial, n_paths).transpose(0, 2, 1, 3)
-        zeroth, first, second = self._delay_moments(symbol_gram, 3)
+        if n_types == 1:
+            return space * delay_moments[0]
+        zeroth, first, second = delay_moments
         delay = np.array([[zeroth, -1j * first], [1j * first, second]])
         in_delay = np.array([0, 1] + [0] * (n_spatial - 1))
         in_space = np.array([0, *range(n_spatial)])
@@ -287,6 +340,28 @@ class DenseAtoms:
             "n,nl,ln->l", 1j * self.wavenumbers_per_m, conjugate, projected[0], optimize=True
         )
         return np.concatenate([values[:1], in_length[None], values[1:]])
+
+    def correlate_over_time(self, cross_correlation: ComplexArray, turns: ComplexArray) -> ComplexArray:
+        """Return inner products with ``Z`` (K, N, Q, M) summed over times with weights (1 or 2, Q, L).
+
+        With two weights those of all types come under the first, and of the paths under the second at the
+        end, shape (3 + D, L); with one those of the paths, (L,).
+        """
+        derivatives = len(turns) > 1
+        conjugate, n_sub = self.delay.conj(), len(self.delay)
+        left = [conjugate, 1j * self.wavenumbers_per_m[:, None] * conjugate][: 1 + derivatives]
+        over_delay = np.empty((len(turns), len(left), self.user.size, self.steering.shape[2]), complex)
+        for k in np.unique(self.user):
+            index = np.flatnonzero(self.user == k)
+            rows = np.concatenate([side[:, index].T for side in left])
+            projected = rows @ cross_correlation[k].reshape(n_sub, -1)
+            over_delay[:, :, index] = over_times(projected, turns[:, :, index])
+        steering = self.steering.conj()
+        paths = np.einsum("lm,valm->val", steering[0], over_delay)
+        if not derivatives:
+            return np.asarray(paths[0, 0])
+        in_space = np.einsum("slm,lm->sl", steering[1:], over_delay[0, 0])
+        return np.concatenate([paths[0], in_space, paths[1, :1]])
 
     def project(self, cross_correlation: ComplexArray, steering: ComplexArray) -> ComplexArray:
         """``a_i^H Z_{k_i n}`` for responses (S, L, M), shape (S, L, N)."""
@@ -326,7 +401,12 @@ class DenseAtoms:
 
 
 def make_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> PathAtoms:
-    """Atoms ``b_n(L) = exp(-j 2 pi f_n L / c)`` times the array response."""
+    """Atoms ``b_n(L) = exp(-j 2 pi f_n L / c)`` times the array response, turning where the scene moves."""
+    still = _still_atoms(parameters, paths, receiver)
+    return still if parameters.doppler_hz is None else MovingAtoms(still, parameters.doppler_hz)
+
+
+def _still_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> PlanarAtoms | DenseAtoms:
     wavenumbers = receiver.wavenumbers_per_m
     delay = np.exp(-1j * wavenumbers[:, None] * parameters.length_m)
     if parameters.steering is not None:

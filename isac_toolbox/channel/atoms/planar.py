@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.atoms.kernels import assemble_gram
 
-__all__ = ["PlanarAtoms", "delay_moments", "match_separable", "squint_orders"]
+__all__ = ["PlanarAtoms", "delay_moments", "match_separable", "over_times", "squint_orders"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -90,12 +90,20 @@ class PlanarAtoms:
         return self._gram(symbol_gram, self.n_types)
 
     def _gram(self, symbol_gram: ComplexArray, n_types: int) -> ComplexArray:
+        orders = self.delay_orders(n_types)
+        delay = delay_moments(self.delay, self.user, self.wavenumbers_per_m, symbol_gram, orders)
+        return self.assembled(delay, n_types)
+
+    def delay_orders(self, n_types: int) -> int:
+        """Return how many moments over subcarriers the Gram of the first atom types needs."""
         derivatives = 2 if n_types > 1 else 0
-        extra = self.n_orders - 1
-        n_delay = 1 + extra + derivatives * (2 if self.squint else 1)
-        delay = delay_moments(self.delay, self.user, self.wavenumbers_per_m, symbol_gram, n_delay)
+        return self.n_orders + derivatives * (2 if self.squint else 1)
+
+    def assembled(self, delay: ComplexArray, n_types: int) -> ComplexArray:
+        """Return the Gram of the first atom types from moments over subcarriers, (types, types, L, L)."""
+        derivatives = 2 if n_types > 1 else 0
         horizontal, vertical = (
-            _array_moments(factor, slope, 1 + extra + derivatives)
+            _array_moments(factor, slope, self.n_orders + derivatives)
             for factor, slope in zip(self.factors, self.array.phase_slopes, strict=True)
         )
         u_h, u_v = self.cosines
@@ -106,7 +114,23 @@ class PlanarAtoms:
 
     def correlate(self, cross_correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
         """Return the inner products with ``Z`` (K, N, M): shape (L,), or (4, L) with derivatives."""
-        moments = self._correlation_moments(cross_correlation, derivatives)
+        return self._inner_products(self._correlation_moments(cross_correlation, derivatives), derivatives)
+
+    def correlate_over_time(self, cross_correlation: ComplexArray, turns: ComplexArray) -> ComplexArray:
+        """Return inner products with ``Z`` (K, N, Q, M) summed over times with weights (1 or 2, Q, L).
+
+        With two weights those of all types come under the first, and of the paths under the second at the
+        end, shape (5, L); with one those of the paths, (L,).
+        """
+        derivatives = len(turns) > 1
+        moments = self._correlation_moments(cross_correlation, derivatives, turns)
+        values = self._inner_products(moments[0], derivatives)
+        if not derivatives:
+            return values
+        return np.concatenate([values, self._inner_products(moments[1], False)[None]])
+
+    def _inner_products(self, moments: ComplexArray, derivatives: bool) -> ComplexArray:
+        """Inner products of the atom types from the moments of the correlation, shape (L,) or (4, L)."""
         path = self._through_squint(moments, 0, 0, 0)
         if not derivatives:
             return path
@@ -131,21 +155,31 @@ class PlanarAtoms:
                 total = total + scale * moments[a + p, b + r, c + p - r]
         return total
 
-    def _correlation_moments(self, cross_correlation: ComplexArray, derivatives: bool) -> ComplexArray:
-        """``sum conj(b_n a_m) w_n^a s_h^b s_v^c Z_knm`` of every path, shape (A, B, C, L)."""
+    def _correlation_moments(
+        self, cross_correlation: ComplexArray, derivatives: bool, turns: ComplexArray | None = None
+    ) -> ComplexArray:
+        """``sum conj(b_n a_m) w_n^a s_h^b s_v^c Z_knm`` of every path, shape (A, B, C, L).
+
+        With ``turns`` (V, Q, L) the sums run over the times of ``Z`` (K, N, Q, M) as well, (V, A, B, C, L).
+        """
         n_delay = self.n_orders + (0 if not derivatives else 2 if self.squint else 1)
         n_array = self.n_orders + (1 if derivatives else 0)
         powers = [s[:, None] ** np.arange(n_array) for s in self.array.phase_slopes]
         right = [f.conj()[:, :, None] * p for f, p in zip(self.factors, powers, strict=True)]
         left = self.delay.T.conj() * self.wavenumbers_per_m ** np.arange(n_delay)[:, None, None]
-        moments = np.empty((n_delay, n_array, n_array, self.user.size), complex)
+        shape = (n_delay, n_array, n_array, self.user.size)
+        moments = np.empty(shape if turns is None else (len(turns), *shape), complex)
         n_h, n_v = self.array.shape
         for k in np.unique(self.user):
             index = np.flatnonzero(self.user == k)
-            over_delay = left[:, index].reshape(-1, self.delay.shape[0]) @ cross_correlation[k]
-            cube = over_delay.reshape(n_delay, index.size, n_h, n_v)
+            over_delay = left[:, index].reshape(-1, self.delay.shape[0]) @ cross_correlation[k].reshape(
+                self.delay.shape[0], -1
+            )
+            if turns is not None:
+                over_delay = over_times(over_delay, turns[:, :, index])
+            cube = over_delay.reshape(*moments.shape[:-3], index.size, n_h, n_v)
             over_rows = np.matmul(cube, right[1][index])
-            moments[..., index] = np.einsum("alhc,lhb->abcl", over_rows, right[0][index], optimize=True)
+            moments[..., index] = np.einsum("...lhc,lhb->...bcl", over_rows, right[0][index], optimize=True)
         return moments
 
     def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray:
@@ -234,6 +268,13 @@ def delay_moments(
         moments[:, others[:, None], index] = block
         moments[:, index[:, None], others] = block.conj().transpose(0, 2, 1)
     return moments
+
+
+def over_times(projected: ComplexArray, turns: ComplexArray) -> ComplexArray:
+    """Return ``sum_q turns_vql X_alqm`` of correlations (A L, Q M) projected on delays, (V, A, L, M)."""
+    _, n_times, n_paths = turns.shape
+    split = projected.reshape(-1, n_paths, n_times, projected.shape[1] // n_times)
+    return np.asarray(np.matmul(turns.transpose(2, 0, 1), split).transpose(2, 0, 1, 3))
 
 
 def match_separable(

@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.kernels import pull_slopes, trace_paths
+from isac_toolbox.channel.atoms.kinematics import (
+    KinematicPrior,
+    Kinematics,
+    MovingJacobian,
+    doppler_shifts,
+)
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.observation import UplinkObservation
 
@@ -44,27 +50,59 @@ class Scene:
     offsets_m : ndarray, shape (K,)
     unlocated_m : ndarray, shape (F, 3)
         Unlocated paths as (observed path length in metres, u_h, u_v); the length includes the offset.
+    motion : Kinematics, optional
+        How all of it moves; without it, it stands still.
     """
 
     points_m: RealArray
     users_m: RealArray
     offsets_m: RealArray
     unlocated_m: RealArray
+    motion: Kinematics | None = None
 
     @property
     def n_parameters(self) -> int:
         """Length of :meth:`vector`."""
-        return self.points_m.size + self.users_m.size + self.offsets_m.size + self.unlocated_m.size
+        still = self.points_m.size + self.users_m.size + self.offsets_m.size + self.unlocated_m.size
+        return still if self.motion is None else still + self.motion.size
 
     def vector(self) -> RealArray:
-        """Return all unknowns, ordered points, users, offsets, unlocated paths."""
-        parts = (self.points_m, self.users_m, self.offsets_m, self.unlocated_m)
-        return np.concatenate([part.ravel() for part in parts])
+        """Return all unknowns, ordered points, users, offsets, unlocated paths, motion."""
+        parts = [part.ravel() for part in (self.points_m, self.users_m, self.offsets_m, self.unlocated_m)]
+        return np.concatenate(parts if self.motion is None else [*parts, self.motion.vector()])
 
     def with_vector(self, vector: RealArray) -> Scene:
         """Return the scene of a vector laid out as :meth:`vector`."""
         points, users, offsets, unlocated = (vector[block] for block in self.blocks())
-        return Scene(points.reshape(-1, 3), users.reshape(-1, 3), offsets, unlocated.reshape(-1, 3))
+        motion = None if self.motion is None else self.motion.with_vector(vector[-self.motion.size :])
+        return Scene(points.reshape(-1, 3), users.reshape(-1, 3), offsets, unlocated.reshape(-1, 3), motion)
+
+    def take(
+        self,
+        points: NDArray[np.int64] | NDArray[np.bool_] | slice = slice(None),
+        unlocated: NDArray[np.int64] | NDArray[np.bool_] | slice = slice(None),
+    ) -> Scene:
+        """Return the scene of some points and unlocated paths, each as often as it is named."""
+        motion = None if self.motion is None else self.motion.take(points, unlocated)
+        return Scene(self.points_m[points], self.users_m, self.offsets_m, self.unlocated_m[unlocated], motion)
+
+    def extended(
+        self, points_m: RealArray, unlocated_m: RealArray, further_hz: float | RealArray = 0.0
+    ) -> Scene:
+        """Return the scene with further points (S', 3), standing still, and unlocated paths (F', 3).
+
+        Where there is motion the paths turn by ``further_hz`` beside their users' offsets.
+        """
+        motion = self.motion
+        if motion is not None:
+            motion = motion.extended(len(points_m), np.broadcast_to(further_hz, len(unlocated_m)))
+        return Scene(
+            np.vstack([self.points_m, points_m]),
+            self.users_m,
+            self.offsets_m,
+            np.vstack([self.unlocated_m, unlocated_m]),
+            motion,
+        )
 
     def blocks(self) -> tuple[slice, slice, slice, slice]:
         """Return the slices of points, users, offsets and unlocated paths in :meth:`vector`."""
@@ -97,6 +135,8 @@ class ScenePrior:
         Whether the array sees the direction cosine (horizontal, vertical).
     has_places : bool
         Whether paths can be located. If not, users and clocks are place holders that count as known.
+    motion : KinematicPrior, optional
+        Of the motion of scenes that have any.
     """
 
     users_m: RealArray
@@ -106,14 +146,16 @@ class ScenePrior:
     region_m: RealArray | None = None
     sees_cosines: tuple[bool, bool] = (True, True)
     has_places: bool = True
+    motion: KinematicPrior | None = None
 
     @classmethod
     def of(cls, obs: UplinkObservation) -> ScenePrior:
         """Return the prior knowledge in an observation."""
         places, sees = obs.geometry, obs.array.sees_cosines
+        motion = None if obs.motion is None else KinematicPrior.of(obs.motion)
         if places is None:
             nowhere, known = np.zeros((obs.n_users, 3)), np.zeros(obs.n_users)
-            return cls(nowhere, nowhere, known, False, sees_cosines=sees, has_places=False)
+            return cls(nowhere, nowhere, known, False, sees_cosines=sees, has_places=False, motion=motion)
         return cls(
             places.user_positions_m,
             places.user_position_stds_m,
@@ -121,6 +163,7 @@ class ScenePrior:
             obs.has_line_of_sight,
             None if all(sees) else places.region_m,
             sees,
+            motion=motion,
         )
 
     @cached_property
@@ -140,6 +183,10 @@ class ScenePrior:
         if self.region_m is not None:
             mean, precision = _uniform_moments(self.region_m)
             points = float(np.sum((scene.points_m - mean) ** 2 @ precision))
+        if scene.motion is not None:
+            assert self.motion is not None
+            _, of_motion, deviation = _of_motion(self.motion, scene.motion)
+            points += float(of_motion @ deviation**2)
         return 0.5 * float(users + points + of_offsets @ scene.offsets_m**2)
 
     def of_user(self, user: int) -> ScenePrior:
@@ -150,6 +197,7 @@ class ScenePrior:
             users_m=self.users_m[alone],
             user_stds_m=self.user_stds_m[alone],
             offset_stds_m=self.offset_stds_m[alone],
+            motion=None if self.motion is None else self.motion.of_user(user),
         )
 
     def known(self, scene: Scene) -> NDArray[np.bool_]:
@@ -159,6 +207,9 @@ class ScenePrior:
         known[users], known[offsets] = self.user_stds_m.ravel() == 0, self.offset_stds_m == 0
         if not all(self.sees_cosines):
             known[unlocated] = np.tile([False, *np.logical_not(self.sees_cosines)], len(scene.unlocated_m))
+        if scene.motion is not None:
+            assert self.motion is not None
+            known[-scene.motion.size :] = _of_motion(self.motion, scene.motion)[0]
         return known
 
     def precision(self, scene: Scene) -> RealArray:
@@ -168,6 +219,9 @@ class ScenePrior:
         precision[users], precision[offsets] = self._precisions[0].ravel(), self._precisions[1]
         if self.region_m is not None:
             precision[points] = np.tile(_uniform_moments(self.region_m)[1], len(scene.points_m))
+        if scene.motion is not None:
+            assert self.motion is not None
+            precision[-scene.motion.size :] = _of_motion(self.motion, scene.motion)[1]
         return precision
 
     def deviation(self, scene: Scene) -> RealArray:
@@ -178,7 +232,17 @@ class ScenePrior:
         deviation[offsets] = scene.offsets_m
         if self.region_m is not None:
             deviation[points] = (scene.points_m - _uniform_moments(self.region_m)[0]).ravel()
+        if scene.motion is not None:
+            assert self.motion is not None
+            deviation[-scene.motion.size :] = _of_motion(self.motion, scene.motion)[2]
         return deviation
+
+
+def _of_motion(prior: KinematicPrior, motion: Kinematics) -> tuple[NDArray[np.bool_], RealArray, RealArray]:
+    """Which entries of the motion's vector are known, their precisions, and deviations from the mean."""
+    stds = prior.stds(motion)
+    precision = np.where(stds > 0, 1 / np.maximum(stds, 1e-150) ** 2, 0.0)
+    return stds == 0, precision, motion.vector() - prior.means(motion)
 
 
 def _uniform_moments(region_m: RealArray) -> tuple[RealArray, RealArray]:
@@ -325,18 +389,21 @@ class PathParameters:
         Direction cosines ``u_h, u_v``.
     steering : ndarray of complex, shape (1 + D, L, M), optional
         Spherical wavefronts only: array response, then its derivatives in D spatial parameters.
-    derivatives : PathJacobian
-        Of length and spatial parameters in the scene's vector.
+    derivatives : PathJacobian or MovingJacobian
+        Of length and spatial parameters in the scene's vector, and of Doppler shifts where it moves.
+    doppler_hz : ndarray, shape (L,), optional
+        Of a scene that moves.
     """
 
     length_m: RealArray
     cosines: RealArray
     steering: ComplexArray | None
-    derivatives: PathJacobian
+    derivatives: PathJacobian | MovingJacobian
+    doppler_hz: RealArray | None = None
 
     @cached_property
     def jacobian(self) -> RealArray:
-        """Derivatives of length and spatial parameters in the scene's vector, shape (1 + D, L, P)."""
+        """Derivatives in the scene's vector, shape (1 + D, L, P), one more row of them with motion."""
         return self.derivatives.dense()
 
 
@@ -365,14 +432,18 @@ def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParam
     derivatives = PathJacobian(
         in_target, target_column, in_user, user_column, offset_column, scene.n_parameters
     )
-    steering = None
+    jacobian: PathJacobian | MovingJacobian = derivatives
+    doppler_hz = steering = None
+    if scene.motion is not None:
+        doppler_hz, in_doppler = doppler_shifts(scene, paths, derivatives, bs)
+        jacobian = MovingJacobian(derivatives, in_doppler)
     if spherical:
         targets = np.where(
             paths.is_line_of_sight[:, None], scene.users_m[paths.user], bs + receiver.array.axes[0]
         )
         targets[paths.is_point] = scene.points_m[paths.target[paths.is_point]]
         steering = _spherical_response(cosines, targets - bs, paths.is_unlocated, receiver)
-    return PathParameters(length, cosines, steering, derivatives)
+    return PathParameters(length, cosines, steering, jacobian, doppler_hz)
 
 
 def _spherical_response(

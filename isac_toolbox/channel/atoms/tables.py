@@ -204,7 +204,8 @@ class BlockTables:
         self, parameters: PathParameters, paths: Paths, gains: ComplexArray
     ) -> tuple[ComplexArray, RealArray, ComplexArray]:
         """Return ``B`` (L, P), ``S`` (P, P) of section 6.1 and the fitted slopes ``G^(d,0) x`` (3, L)."""
-        jacobian: PathJacobian = parameters.derivatives
+        jacobian = parameters.derivatives
+        assert isinstance(jacobian, PathJacobian)
         n_paths, n_parameters = len(paths), jacobian.n_parameters
         out = (
             np.zeros((n_paths, n_parameters), complex),

@@ -65,7 +65,7 @@ def _on_another_lobe(fit: Fit, search: PathSearch) -> Scene | None:
     for path, user in enumerate(fit.paths.user):
         candidates = np.tile(unlocated_m[path], (shifts.size, 1))
         candidates[:, 0] += shifts
-        scene = replace(fit.scene, unlocated_m=candidates)
+        scene = replace(fit.scene.take(unlocated=np.full(shifts.size, path)), unlocated_m=candidates)
         rivals = fit_unlocated(problem, scene, np.full(shifts.size, user))
         matched = rivals.atoms.correlate(residual) + rivals.gram[:, 0] * fit.posterior.mean[path]
         power = np.abs(matched) ** 2 / problem.user_energies[user]
@@ -129,12 +129,14 @@ def _merged(fit: Fit, path: int, group: IntArray, left: ComplexArray, search: Pa
     candidates[:, 0] += _shifts_m(fit, search)
     user = fit.paths.user[path]
     rivals = np.vstack([candidates, parameters[group]])
-    both = fit_unlocated(fit.problem, replace(fit.scene, unlocated_m=rivals), np.full(len(rivals), user))
     n = len(candidates)
+    scene = fit.scene.take(unlocated=np.append(np.full(n, path), group))
+    both = fit_unlocated(fit.problem, replace(scene, unlocated_m=rivals), np.full(len(rivals), user))
     matched = both.atoms.correlate(left)[:n] + both.gram[:n, n:] @ fit.posterior.mean[group]
     parameters[path] = candidates[int(np.argmax(np.abs(matched)))]
     gone = group[group != path]
-    scene = replace(fit.scene, unlocated_m=np.delete(parameters, gone, axis=0))
+    scene = replace(fit.scene, unlocated_m=parameters)
+    scene = scene.take(unlocated=np.delete(np.arange(len(parameters)), gone))
     return refine(fit_unlocated(fit.problem, scene, np.delete(fit.paths.user, gone)), n_steps=6, tol=0.1)
 
 

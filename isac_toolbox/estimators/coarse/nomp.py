@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.atoms.scene import Scene
+from isac_toolbox.channel.atoms.kinematics import Kinematics
 from isac_toolbox.estimators.coarse.lobes import fit_unlocated, on_best_lobes, without_companions
 from isac_toolbox.estimators.scene.fit import Fit, completed, residual_correlation
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
@@ -133,8 +133,10 @@ class _Group:
     def extended(self, problem: Problem, found: RealArray, found_user: NDArray[np.int64]) -> _Group:
         """Return the group with the paths found, refined."""
         at_noise = self._at_noise(problem)
-        scene = replace(self.fit.scene, unlocated_m=np.vstack([self.fit.scene.unlocated_m, found]))
-        user = np.concatenate([self.fit.paths.user, found_user - self.users[0]])
+        users = found_user - self.users[0]
+        further_hz = at_noise.further_hz(self.fit.scene, users)
+        scene = self.fit.scene.extended(np.zeros((0, 3)), found, further_hz)
+        user = np.concatenate([self.fit.paths.user, users])
         fit = completed(refine(fit_unlocated(at_noise, scene, user), n_steps=4, tol=0.1))
         return _Group(self.users, fit.problem, fit)
 
@@ -168,16 +170,21 @@ def _groups(problem: Problem) -> list[_Group]:
     nobody = np.zeros(0, np.int64)
     groups = []
     for part, part_problem in zip(parts, problems, strict=True):
-        scene = Scene(np.zeros((0, 3)), part_problem.prior.users_m, np.zeros(part.size), np.zeros((0, 3)))
+        scene = part_problem.empty_scene()
         groups.append(_Group(part, part_problem, fit_unlocated(part_problem, scene, nobody)))
     return groups
 
 
 def _joined(problem: Problem, groups: list[_Group], n_users: int) -> Fit:
     """One fit of all users' paths."""
-    unlocated = np.vstack([group.fit.scene.unlocated_m for group in groups])
+    if len(groups) == 1:
+        return fit_unlocated(problem, groups[0].fit.scene, groups[0].fit.paths.user)
+    scene = problem.empty_scene()
+    scenes = [group.fit.scene for group in groups]
+    unlocated_m = np.vstack([part.unlocated_m for part in scenes])
+    motions = [part.motion for part in scenes if part.motion is not None]
+    scene = replace(scene, unlocated_m=unlocated_m, motion=Kinematics.joined(motions) if motions else None)
     user = np.concatenate([group.users[group.fit.paths.user] for group in groups])
-    scene = Scene(np.zeros((0, 3)), problem.prior.users_m, np.zeros(n_users), unlocated)
     return fit_unlocated(problem, scene, user)
 
 
@@ -193,6 +200,6 @@ def _prune(fit: Fit, search: PathSearch, false_alarm_rate: float) -> Fit:
         least = int(np.argmin(significance))
         if significance[least] >= threshold:
             break
-        scene = replace(fit.scene, unlocated_m=np.delete(fit.scene.unlocated_m, least, axis=0))
+        scene = fit.scene.take(unlocated=np.delete(np.arange(len(fit.paths)), least))
         fit = refine(fit_unlocated(fit.problem, scene, np.delete(fit.paths.user, least)), n_steps=4, tol=0.1)
     return fit

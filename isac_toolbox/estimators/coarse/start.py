@@ -78,7 +78,7 @@ def coarse_working_set(
     start, noise, warnings = _nomp_start(problem, search, false_alarm_rate, deadline, watch)
     if not unlocated_paths:
         scene = start.scene
-        located = Scene(scene.points_m, scene.users_m, scene.offsets_m, np.zeros((0, 3)))
+        located = scene.take(unlocated=slice(0, 0))
         start = _Start(start.problem, located, np.zeros(0, np.int64), start.gain_power)
     return Coarse(_working_set(start, rule), noise, warnings)
 

@@ -6,7 +6,7 @@ docs/theory.md, section 7.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +126,9 @@ class PlaceBeliefs:
         several = alternatives.counts(index.size) > 1
         if not several.any():
             return None
-        untied = replace(scene, points_m=np.zeros((0, 3)), unlocated_m=parameters)
+        untied = scene.take(slice(0, 0), slice(0, 0)).extended(
+            np.zeros((0, 3)), parameters, _further_hz(fit, index)
+        )
         order = np.concatenate([np.flatnonzero(paths.is_line_of_sight), index])
         alone = evaluate(
             problem, untied, Paths.build(sight, seen[:, :0], user), fit.posterior.prior_precision[order]
@@ -211,3 +213,11 @@ def spread_over(ambiguities: tuple[Ambiguity, ...], n_scatterers: int) -> RealAr
             away = entry.alternatives - entry.alternatives[0]
             added[entry.index] = np.einsum("a,ai,aj->ij", entry.weights, away, away)
     return added
+
+
+def _further_hz(fit: Fit, index: IntArray) -> RealArray:
+    """Doppler shifts of paths beside the offsets of their users, zero where nothing moves, shape (F,)."""
+    motion, shifts = fit.scene.motion, fit.parameters.doppler_hz
+    if motion is None or shifts is None:
+        return np.zeros(index.size)
+    return np.asarray(shifts[index] - motion.offsets_hz[fit.paths.user[index]])

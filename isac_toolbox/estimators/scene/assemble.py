@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, ArbitraryArray
+from isac_toolbox.channel.atoms.frames import MovingAtoms
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
@@ -374,11 +375,13 @@ def channel_variance(fit: Fit, covariance: RealArray, n_users: int) -> RealArray
     of each user.
     """
     atoms, posterior = fit.atoms, fit.posterior
+    if isinstance(atoms, MovingAtoms):
+        atoms = atoms.still
     n_types, n_paths = atoms.n_types, len(fit.paths)
     gain_scene, _, _ = scene_blocks(fit)
     in_scene = np.empty((n_types, n_paths, covariance.shape[0]), complex)
     in_scene[0] = -fit.problem.noise_precision * (posterior.covariance @ gain_scene)
-    in_scene[1:] = posterior.mean[:, None] * fit.parameters.jacobian
+    in_scene[1:] = posterior.mean[:, None] * fit.parameters.jacobian[: n_types - 1]
     variance = np.zeros((n_users, atoms.delay.shape[0], atoms.steering.shape[2]))
     for k in np.unique(atoms.user):
         index = np.flatnonzero(atoms.user == k)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms
-from isac_toolbox.channel.atoms.scene import PathParameters, Paths, Scene, path_parameters
+from isac_toolbox.channel.atoms.scene import PathJacobian, PathParameters, Paths, Scene, path_parameters
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.inference.posterior import GaussianPosterior, unchecked_posterior
 
@@ -83,7 +83,7 @@ class Fit:
         hessian.flat[:: len(hessian) + 1] += precision / 2
         slopes = self.slopes
         if slopes is None:
-            slopes = self.atoms.correlate(self.problem.statistics.cross_correlation, derivatives=True)[1:]
+            slopes = self.problem.statistics.correlate(self.atoms, derivatives=True)[1:]
         slope = np.real(gains.conj() * (slopes - fitted))
         gradient = -gamma * self.parameters.derivatives.pull(slope)
         return hessian, gradient + precision * prior.deviation(self.scene) / 2
@@ -111,11 +111,11 @@ class Fit:
 def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray) -> Fit:
     """Return the fit of a scene: inner products and posterior of the gains (docs/theory.md, section 5)."""
     parameters = path_parameters(scene, paths, problem.receiver)
-    tables = problem.data.tables
+    tables = problem.data.tables if scene.motion is None else None
     if tables is None:
         atoms = make_atoms(parameters, paths, problem.receiver)
-        gram = atoms.gram(problem.statistics.symbol_gram)
-        correlation, slopes = atoms.correlate(problem.statistics.cross_correlation), None
+        gram = problem.statistics.gram(atoms)
+        correlation, slopes = problem.statistics.correlate(atoms), None
     else:
         gram = tables.gram(parameters, paths)
         correlations = tables.correlations(parameters, paths)
@@ -139,9 +139,7 @@ def completed(fit: Fit) -> Fit:
 def residual_correlation(fit: Fit) -> ComplexArray:
     """Return ``E_k = Z_k - sum_j R[k, j] H_j``: what the paths leave of the correlations, (K, N, M)."""
     statistics = fit.problem.statistics
-    channel = fit.atoms.synthesise(fit.posterior.mean, statistics.symbol_gram.shape[1])
-    explained = np.matmul(statistics.symbol_gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
-    residual = statistics.cross_correlation - explained
+    residual = statistics.cross_correlation - statistics.explained(fit.atoms, fit.posterior.mean)
     if fit.problem.receiver.element_mask is not None:
         residual[..., ~fit.problem.receiver.element_mask] = 0
     return residual
@@ -150,10 +148,10 @@ def residual_correlation(fit: Fit) -> ComplexArray:
 def scene_blocks(fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:
     """Return ``B`` (L, P), ``S`` (P, P) and the slopes ``G^(d,0) x`` (1 + D, L) of the fitted channel."""
     gains = fit.posterior.mean
-    tables = fit.problem.data.tables
-    if tables is not None:
+    tables, derivatives = fit.problem.data.tables, fit.parameters.derivatives
+    if tables is not None and isinstance(derivatives, PathJacobian):
         return tables.normal_blocks(fit.parameters, fit.paths, gains)
-    gram = fit.atoms.full_gram(fit.problem.statistics.symbol_gram)
+    gram = fit.problem.statistics.full_gram(fit.atoms)
     _, gain_scene, scene_scene = fisher_blocks(gram, gains, fit.parameters.jacobian)
     return gain_scene, scene_scene, gram[1:, 0] @ gains
 

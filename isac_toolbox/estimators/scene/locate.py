@@ -6,7 +6,7 @@ docs/theory.md, section 7.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -313,9 +313,8 @@ def fuse_points(fit: Fit, seen: BoolArray) -> tuple[Scene, BoolArray]:
         mean, covariance = condition_on_coincidence(mean, covariance, kept, gone)
         seen[:, kept] |= seen[:, gone]
         alive = np.delete(alive, second)
-    scene = fit.scene.with_vector(mean)
-    points = np.clip(scene.points_m[alive], *region_m)
-    return Scene(points, scene.users_m, scene.offsets_m, scene.unlocated_m), seen[:, alive]
+    scene = fit.scene.with_vector(mean).take(alive)
+    return replace(scene, points_m=np.clip(scene.points_m, *region_m)), seen[:, alive]
 
 
 def coincidence_evidence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from isac_toolbox.estimators.scene.assemble import (
 from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
+from isac_toolbox.estimators.scene.derotation import acquired, channel_at
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
@@ -41,7 +43,12 @@ from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.working_set import WorkingSet, marginal_objective
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
-from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, Detection, detect
+from isac_toolbox.estimators.symbols.detection import (
+    ChannelKnowledge,
+    Detection,
+    detect,
+    detect_over_time,
+)
 from isac_toolbox.estimators.windows import usable_tones
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -78,6 +85,8 @@ class SceneLoop(TurboLoop):
 
     name: str
     working: WorkingSet
+    #: Whether Doppler shifts and phases are estimated where the observation asks for it.
+    follows_motion = False
 
     def __init__(
         self, obs: UplinkObservation, max_iter: int, tol: float, max_seconds: float | None = None
@@ -121,6 +130,8 @@ class SceneLoop(TurboLoop):
         def first_fit(obs: UplinkObservation, block: ReceivedBlock, watch: SilenceWatch | None) -> Fit:
             if obs is not self.obs:
                 self.obs, self.block, self.search = obs, block, PathSearch.for_observation(obs)
+            if self.follows_motion and obs.motion is not None:
+                self.block = block = acquired(block, obs.motion, self.search)
             self.working = coarse(Problem.on_pilots(obs, block), watch)
             return self.working.fit
 
@@ -132,6 +143,9 @@ class SceneLoop(TurboLoop):
         The noise of a scaled sample is at least that found; more may be given.
         """
         fit, n_users = self.working.fit, self.working.n_users
+        block = self.block if part is None else part
+        if block.derotation is not None:
+            return detect_over_time(block, partial(channel_at, fit), self._white_noise)
         if self.diffuse is None:
             channel = ChannelKnowledge.from_paths(
                 fit.atoms, fit.posterior.mean, fit.posterior.covariance, n_users
@@ -139,7 +153,7 @@ class SceneLoop(TurboLoop):
         else:
             mean = fit.atoms.synthesise(fit.posterior.mean, n_users) + self.diffuse.mean
             channel = ChannelKnowledge(mean, white_variance=self.diffuse.entry_variance)
-        return detect(self.block if part is None else part, channel, self._white_noise)
+        return detect(block, channel, self._white_noise)
 
     @property
     def _white_noise(self) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import make_atoms
-from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
+from isac_toolbox.channel.atoms.scene import LINE_OF_SIGHT, Paths, Scene, path_parameters
 from isac_toolbox.estimators.scene.alternatives import (
     Alternatives,
     Lattice,
@@ -25,6 +25,7 @@ from isac_toolbox.estimators.scene.fit import Fit, evaluate, residual_correlatio
 from isac_toolbox.estimators.scene.locate import find_lines_of_sight, locate_paths, path_variance
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.scene.velocities import doppler_information, kinematics_of
 
 __all__ = ["list_alternatives", "place_points", "release_points", "weigh_alternatives"]
 
@@ -70,8 +71,35 @@ def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     seen[user[located], of_path[located]] = True
     scene = Scene(points, start.users_m, start.offsets_m, parameters[~located])
     paths = Paths.build(has_sight, seen, user[~located])
+    if fit.scene.motion is not None:
+        source = _sources(paths, sight, rest, user, np.where(located, of_path, -1))
+        scene = _moving_as_before(fit, scene, paths, source)
     precision = np.full(len(paths), float(fit.posterior.prior_precision.min(initial=1e-9)))
     return refine(evaluate(problem, scene, paths, precision), n_steps=8, tol=0.1), has_sight, seen
+
+
+def _sources(paths: Paths, sight: IntArray, rest: IntArray, user: IntArray, point: IntArray) -> IntArray:
+    """Path of the fit of unlocated paths that every placed path was, shape (L,).
+
+    Of users and points (-1: none) of the paths ``rest``; of several of a user over a point the first.
+    """
+    of_pair = {(k, q): i for i, k, q in zip(rest[::-1], user[::-1], point[::-1], strict=True)}
+    free = iter(rest[point < 0])
+    targets = zip(paths.user, paths.target, strict=True)
+    return np.array(
+        [sight[k] if q == LINE_OF_SIGHT else of_pair[k, q] if q >= 0 else next(free) for k, q in targets],
+        np.int64,
+    )
+
+
+def _moving_as_before(fit: Fit, scene: Scene, paths: Paths, source: IntArray) -> Scene:
+    """The placed scene with the motion that the Doppler shifts of the paths tell."""
+    assert fit.scene.motion is not None and fit.parameters.doppler_hz is not None
+    still = fit.scene.motion.take(slice(0, 0), slice(0, 0))
+    motion = still.extended(len(scene.points_m), np.zeros(len(scene.unlocated_m)))
+    shifts, information = fit.parameters.doppler_hz[source], doppler_information(fit)[source]
+    moving = replace(scene, motion=motion)
+    return replace(scene, motion=kinematics_of(fit.problem, moving, paths, shifts, information))
 
 
 def _offsets_of(fit: Fit, sight: IntArray) -> RealArray:
@@ -175,10 +203,10 @@ def _log_likelihoods(fit: Fit, alternatives: Alternatives) -> RealArray:
     n, users = len(alternatives.path), fit.paths.user[own]
     seen = np.zeros((len(fit.scene.users_m), n), bool)
     seen[users[alternatives.path], np.arange(n)] = True
-    scene = replace(fit.scene, points_m=alternatives.points_m)
+    scene = replace(fit.scene, points_m=alternatives.points_m, motion=None)
     paths = Paths.build(np.zeros(len(seen), bool), seen, users)
     atoms = make_atoms(path_parameters(scene, paths, problem.receiver), paths, problem.receiver)
-    gram = atoms.gram(problem.statistics.symbol_gram)
+    gram = problem.statistics.gram(atoms)
     left, gains = atoms.correlate(residual_correlation(fit)), fit.posterior.mean[own]
     path = np.concatenate([alternatives.path, np.arange(own.size)])
     matched = left + gram[np.arange(path.size), n + path] * gains[path]
@@ -229,10 +257,7 @@ def release_points(
     parameters[:, 0] += scene.offsets_m[user]
     _, located = locate_paths(problem, scene, parameters, user, np.full(user.size, _CERTAIN_SNR))
     kept = located | (np.count_nonzero(seen, axis=0) > 1)
-    released = Scene(
-        scene.points_m[kept],
-        scene.users_m,
-        scene.offsets_m,
-        np.vstack([scene.unlocated_m, parameters[~kept]]),
+    released = scene.take(points=kept).extended(
+        np.zeros((0, 3)), parameters[~kept], problem.further_hz(scene, user[~kept])
     )
     return released, seen[:, kept], np.concatenate([unlocated_user, user[~kept]])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import Measurements, Statistics
 from isac_toolbox.channel.atoms.receiver import Receiver
-from isac_toolbox.channel.atoms.scene import ScenePrior
+from isac_toolbox.channel.atoms.scene import Scene, ScenePrior
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.statistics import pilot_statistics
@@ -54,6 +54,21 @@ class Problem:
         data = Measurements(pilot_statistics(block), Receiver.of(obs))
         region = np.full((2, 3), np.nan) if obs.geometry is None else obs.geometry.region_m
         return cls(data, ScenePrior.of(obs), region, precision, known)
+
+    def empty_scene(self) -> Scene:
+        """Return the scene before anything is found: users as expected, no point, no path."""
+        n_users, nothing, motion = len(self.prior.users_m), np.zeros((0, 3)), None
+        if self.statistics.frames is not None:
+            assert self.prior.motion is not None
+            motion = self.prior.motion.expected(self.statistics.frames.mean_doppler_hz)
+        return Scene(nothing, self.prior.users_m, np.zeros(n_users), nothing, motion)
+
+    def further_hz(self, scene: Scene, user: NDArray[np.int64]) -> RealArray:
+        """Return shifts (P,) beside their offsets of paths of users that turn as the users' symbols do."""
+        if scene.motion is None or self.statistics.frames is None:
+            return np.zeros(user.size)
+        beside = self.statistics.frames.mean_doppler_hz - scene.motion.offsets_hz
+        return np.asarray(beside[user])
 
     @property
     def statistics(self) -> Statistics:

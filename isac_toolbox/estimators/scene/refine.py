@@ -5,6 +5,8 @@ All on Gram matrices and correlations (docs/theory.md, section 6).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotrs
@@ -96,7 +98,11 @@ def _moved(fit: Fit, step: RealArray) -> Scene:
     problem, scene = fit.problem, fit.scene
     cap = _STEP_CAP_CELLS * problem.length_cell_m
     parts = (scene.points_m, scene.users_m, scene.offsets_m, scene.unlocated_m)
-    return Scene(*capped_step(parts, step, cap, _STEP_CAP_CELLS * problem.path_cells, problem.region_m))
+    moved = Scene(*capped_step(parts, step, cap, _STEP_CAP_CELLS * problem.path_cells, problem.region_m))
+    motion = scene.motion
+    if motion is None:
+        return moved
+    return replace(moved, motion=motion.with_vector(motion.vector() + step[-motion.size :]))
 
 
 def gradient_steps(fit: Fit, n_steps: int) -> Fit:
@@ -107,7 +113,11 @@ def gradient_steps(fit: Fit, n_steps: int) -> Fit:
     """
     known = fit.problem.prior.known(fit.scene)
     for _ in range(n_steps):
-        for block in fit.scene.blocks():
+        motion = fit.scene.motion
+        blocks = [*fit.scene.blocks()]
+        if motion is not None:
+            blocks += motion.blocks(fit.scene.n_parameters - motion.size)
+        for block in blocks:
             fit = _gradient_block_step(fit, block, known)
     return fit
 

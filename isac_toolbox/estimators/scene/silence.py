@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.channel.atoms.dense import through
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
@@ -189,7 +190,7 @@ class SilenceWatch:
         channel = fit.atoms.synthesise(fit.posterior.mean, statistics.symbol_gram.shape[1])
         if receiver.element_mask is not None:
             channel[..., ~receiver.element_mask] = 0
-        fitted = np.matmul(statistics.symbol_gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
+        fitted = through(statistics.symbol_gram, channel)
         found = np.sum((channel.conj() * statistics.cross_correlation).real, axis=0)
         expected = np.sum((channel.conj() * fitted).real, axis=0)
         noise = 1 / fit.problem.noise_precision

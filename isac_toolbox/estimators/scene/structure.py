@@ -62,9 +62,7 @@ def remove_rejected(working: WorkingSet) -> tuple[WorkingSet, IntArray]:
     if keep_points.all() and keep_unlocated.all():
         return working, np.zeros(0, np.int64)
     scene = working.fit.scene
-    reduced = Scene(
-        scene.points_m[keep_points], scene.users_m, scene.offsets_m, scene.unlocated_m[keep_unlocated]
-    )
+    reduced = scene.take(keep_points, keep_unlocated)
     points, unlocated = np.flatnonzero(keep_points), np.flatnonzero(keep_unlocated)
     renewed = working.restructured(reduced, working.unlocated_user[keep_unlocated], points, unlocated)
     return renewed, np.flatnonzero(~keep_points)
@@ -93,12 +91,8 @@ def give_birth(
     unlocated = ~located if unlocated_paths else np.zeros(len(found), bool)
     if not (located.any() or unlocated.any()):
         return None
-    scene = Scene(
-        np.vstack([fit.scene.points_m, points[located]]),
-        fit.scene.users_m,
-        fit.scene.offsets_m,
-        np.vstack([fit.scene.unlocated_m, found[unlocated]]),
-    )
+    further_hz = problem.further_hz(fit.scene, user[unlocated])
+    scene = fit.scene.extended(points[located], found[unlocated], further_hz)
     kept_points = np.concatenate([np.arange(working.n_points), np.full(located.sum(), -1)])
     kept_unlocated = np.concatenate([np.arange(len(fit.scene.unlocated_m)), np.full(unlocated.sum(), -1)])
     unlocated_user = np.concatenate([working.unlocated_user, user[unlocated]])
@@ -270,13 +264,13 @@ def _tie_scores(fit: Fit) -> RealArray:
         return scores
     untied_target = paths.target.copy()
     untied_target[located] = np.arange(located.size)
-    untied_scene = replace(scene, points_m=scene.points_m[paths.target[located]])
+    untied_scene = scene.take(paths.target[located])
     untied_paths = replace(paths, target=untied_target)
     problem = fit.problem
     parameters = path_parameters(untied_scene, untied_paths, problem.receiver)
     untied = replace(fit, scene=untied_scene, paths=untied_paths, parameters=parameters)
     hessian, gradient = untied.normal_equations
-    tie = _tie_matrix(paths.target[located], len(scene.points_m), untied_scene.n_parameters)
+    tie = _tie_matrix(scene, paths.target[located])
     unknown = ~problem.prior.known(scene)
     inner = (tie.T @ hessian @ tie)[np.ix_(unknown, unknown)]
     cross = (hessian @ tie)[:, unknown]
@@ -291,13 +285,12 @@ def _tie_scores(fit: Fit) -> RealArray:
     return scores
 
 
-def _tie_matrix(target: IntArray, n_points: int, n_untied: int) -> RealArray:
-    """Linear map from the tied scene's vector to the one in which every path has its own point."""
-    rows = np.arange(3 * target.size)
-    tie = np.zeros((n_untied, n_untied - rows.size + 3 * n_points))
-    tie[rows, (3 * target[:, None] + np.arange(3)).ravel()] = 1.0
-    others = np.arange(n_untied - rows.size)
-    tie[rows.size + others, 3 * n_points + others] = 1.0
+def _tie_matrix(scene: Scene, target: IntArray) -> RealArray:
+    """Linear map from the scene's vector to that of the scene in which every path has its own point."""
+    entries = scene.with_vector(np.arange(scene.n_parameters, dtype=float))
+    source = entries.take(target).vector().astype(int)
+    tie = np.zeros((source.size, scene.n_parameters))
+    tie[np.arange(source.size), source] = 1.0
     return tie
 
 
@@ -309,7 +302,7 @@ def _split_fit(working: WorkingSet, fit: Fit, path: int, goal: Callable[[Fit], f
     alone = np.zeros((working.n_users, 1), bool)
     alone[user] = True
     seen[user, target] = False
-    split = replace(scene, points_m=np.vstack([scene.points_m, scene.points_m[target]]))
+    split = scene.take(np.append(np.arange(len(scene.points_m)), target))
     return _refined(working, split, Paths.build(sight, np.hstack([seen, alone]), unlocated_user), goal)
 
 
@@ -338,14 +331,14 @@ def _fit_without(working: WorkingSet, fit: Fit, path: int, goal: Callable[[Fit],
     """The active scene without the point or unlocated path of one path, refined."""
     scene, paths = fit.scene, fit.paths
     sight, seen, unlocated_user = paths.membership(working.n_users, len(scene.points_m))
-    points_m, unlocated_m = scene.points_m, scene.unlocated_m
+    points, unlocated = np.arange(len(scene.points_m)), np.arange(len(scene.unlocated_m))
     if paths.is_unlocated[path]:
-        unlocated_m = np.delete(unlocated_m, paths.unlocated[path], axis=0)
+        unlocated = np.delete(unlocated, paths.unlocated[path])
         unlocated_user = np.delete(unlocated_user, paths.unlocated[path])
     else:
-        points_m = np.delete(points_m, paths.target[path], axis=0)
+        points = np.delete(points, paths.target[path])
         seen = np.delete(seen, paths.target[path], axis=1)
-    reduced = Scene(points_m, scene.users_m, scene.offsets_m, unlocated_m)
+    reduced = scene.take(points, unlocated)
     return _refined(working, reduced, Paths.build(sight, seen, unlocated_user), goal)
 
 
@@ -377,8 +370,8 @@ def _merged_fit(
 ) -> Fit:
     """The active scene with two points made one, refined."""
     mean, _ = condition_on_coincidence(fit.scene.vector(), covariance, first, second)
-    scene = fit.scene.with_vector(mean)
-    points = np.clip(np.delete(scene.points_m, second, axis=0), *working.problem.region_m)
+    scene = fit.scene.with_vector(mean).take(np.delete(np.arange(len(fit.scene.points_m)), second))
+    points = np.clip(scene.points_m, *working.problem.region_m)
     sight, seen, unlocated_user = fit.paths.membership(working.n_users, len(fit.scene.points_m))
     seen[:, first] |= seen[:, second]
     merged = replace(scene, points_m=points)

@@ -374,7 +374,7 @@ class WorkingSet:
         points = np.unique(paths.target[active & paths.is_point])
         unlocated = np.unique(paths.unlocated[active & paths.is_unlocated])
         seen = active[paths.is_point].reshape(self.n_points, self.n_users).T[:, points]
-        used = Scene(scene.points_m[points], scene.users_m, scene.offsets_m, scene.unlocated_m[unlocated])
+        used = scene.take(points, unlocated)
         sight = np.zeros(self.n_users, bool)
         sight[paths.user[active & paths.is_line_of_sight]] = True
         active_paths = Paths.build(sight, seen, self.unlocated_user[unlocated])

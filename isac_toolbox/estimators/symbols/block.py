@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.symbols.derotation import Derotation
 
 __all__ = ["Masks", "ReceivedBlock"]
 
@@ -85,6 +86,8 @@ class ReceivedBlock:
         Amplitude that the samples were divided by.
     masks : Masks, optional
         Of the samples, where some are masked.
+    derotation : Derotation, optional
+        How the users' symbols turn, where the block moves.
     """
 
     received: ComplexArray
@@ -93,6 +96,7 @@ class ReceivedBlock:
     constellation: ComplexArray
     scale: float
     masks: Masks | None = None
+    derotation: Derotation | None = None
 
     @classmethod
     def of(cls, obs: UplinkObservation, scale: float | None = None) -> ReceivedBlock:
@@ -135,6 +139,7 @@ class ReceivedBlock:
             pilots=self.pilots[..., symbols],
             known=self.known[..., symbols],
             masks=None if self.masks is None else self.masks.take(symbols),
+            derotation=None if self.derotation is None else self.derotation.take(symbols),
         )
 
     def divided(self) -> tuple[ReceivedBlock, ReceivedBlock]:

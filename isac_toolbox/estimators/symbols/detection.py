@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms.dense import PathAtoms
 from isac_toolbox.channel.modulation import bit_labels
 from isac_toolbox.estimators.symbols.block import Masks, ReceivedBlock
+from isac_toolbox.estimators.symbols.derotation import Derotation
 from isac_toolbox.estimators.symbols.joint import SymbolLikelihood, symbol_posterior
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments
 
-__all__ = ["ChannelKnowledge", "Detection", "detect"]
+__all__ = ["ChannelKnowledge", "Detection", "detect", "detect_over_time"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -116,6 +117,42 @@ def detect(
         return _likelihood(gram, error, matched[:, :, symbols], users, noise_variance)
 
     return _decide(block, likelihood_of, joint)
+
+
+def detect_over_time(
+    block: ReceivedBlock,
+    channel_of: Callable[[Derotation], ChannelKnowledge],
+    noise_variance: float,
+    joint: bool = True,
+) -> Detection:
+    """Detect the data symbols of a block whose channels turn, symbol by symbol.
+
+    ``channel_of`` gives the knowledge of one symbol from its derotation; see :func:`detect` for the rest.
+    """
+    assert block.derotation is not None
+    found = []
+    for t in range(block.received.shape[2]):
+        part = block.take(np.array([t]))
+        assert part.derotation is not None
+        found.append(detect(part, channel_of(part.derotation), noise_variance, joint))
+    return _side_by_side(found)
+
+
+def _side_by_side(parts: list[Detection]) -> Detection:
+    """Detections of the OFDM symbols of one block together."""
+    moments = [part.moments for part in parts]
+    n_users, n_sub, _ = moments[0].mean.shape
+    nothing = np.zeros((n_sub, 1, n_users, n_users), complex)
+    correlations = [nothing if m.error_correlation is None else m.error_correlation for m in moments]
+    return Detection(
+        SymbolMoments(
+            np.concatenate([m.mean for m in moments], axis=2),
+            np.concatenate([m.variance for m in moments], axis=2),
+            np.concatenate(correlations, axis=1),
+        ),
+        np.concatenate([part.log_probability for part in parts], axis=2),
+        np.concatenate([part.known for part in parts], axis=2),
+    )
 
 
 def _detect_by_cell(

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import Statistics
+from isac_toolbox.channel.atoms.frames import Frames, interpolation
 from isac_toolbox.estimators.symbols.block import Masks, ReceivedBlock
+from isac_toolbox.estimators.symbols.derotation import Derotation
 
 __all__ = [
     "SymbolMoments",
@@ -43,6 +45,14 @@ class SymbolMoments:
     variance: NDArray[np.float64]
     error_correlation: ComplexArray | None = None
 
+    def derotated(self, factors: ComplexArray) -> SymbolMoments:
+        """Return the moments of the symbols times factors (K, T) of magnitude one."""
+        correlation = self.error_correlation
+        if correlation is not None:
+            turn = factors.T[:, :, None] * factors.T.conj()[:, None, :]
+            correlation = correlation * turn
+        return SymbolMoments(self.mean * factors[:, None, :], self.variance, correlation)
+
 
 def pilot_statistics(block: ReceivedBlock) -> Statistics:
     """Return the statistics of the cells in which every user's symbol is known (docs/theory.md, section 2).
@@ -58,8 +68,10 @@ def pilot_statistics(block: ReceivedBlock) -> Statistics:
     if silent.size:
         where = "every user's symbol is known" + ("" if block.masks is None else " and samples are usable")
         raise ValueError(f"pilot_mask: user(s) {silent.tolist()} send no pilot where {where}")
+    certain = SymbolMoments(pilots, np.zeros(pilots.shape))
+    if block.derotation is not None:
+        return _statistics_over_time(block.received, certain, used, block.masks, block.derotation)
     if block.masks is not None and block.masks.samples is not None:
-        certain = SymbolMoments(pilots, np.zeros(pilots.shape))
         return _statistics_of_samples(block.received, certain, used, block.masks)
     symbol_gram = _symbol_gram(pilots)
     size = np.abs(symbol_gram)
@@ -67,13 +79,20 @@ def pilot_statistics(block: ReceivedBlock) -> Statistics:
     return _statistics(block.received, pilots, symbol_gram, used, block.masks)
 
 
-def data_statistics(received: ComplexArray, moments: SymbolMoments, masks: Masks | None = None) -> Statistics:
+def data_statistics(
+    received: ComplexArray,
+    moments: SymbolMoments,
+    masks: Masks | None = None,
+    derotation: Derotation | None = None,
+) -> Statistics:
     """Return the statistics of a block with soft symbols, cells with an uncertain symbol left out.
 
     The users' symbol errors are correlated where their channels are alike; leaving that out of
     ``E[conj(u_k) u_j]`` would bias the channel towards wrong decisions (docs/theory.md, section 5).
     """
     used = np.max(moments.variance, axis=0) < _UNCERTAIN
+    if derotation is not None:
+        return _statistics_over_time(received, moments, used, masks, derotation)
     if masks is not None:
         used &= masks.cells
         if masks.samples is not None:
@@ -112,6 +131,36 @@ def _statistics_of_samples(
         received, moments.mean * used, symbol_gram.reshape(n_sub, n_users, n_users), used, masks
     )
     return replace(statistics, missing=missing.reshape(n_sub, n_antennas, n_users, n_users))
+
+
+def _statistics_over_time(
+    received: ComplexArray,
+    moments: SymbolMoments,
+    used: BoolArray,
+    masks: Masks | None,
+    derotation: Derotation,
+) -> Statistics:
+    """Statistics of a block that moves: of symbols turned by their users, summed and over time."""
+    used = used if masks is None else used & masks.cells
+    derotated = moments.derotated(derotation.factors)
+    second, mean = _second_moments(derotated, used), derotated.mean * used
+    frames = _frames(received, mean, second, derotation)
+    return replace(_statistics(received, mean, second.sum(axis=1), used, masks), frames=frames)
+
+
+def _frames(
+    received: ComplexArray, mean: ComplexArray, second: ComplexArray, derotation: Derotation
+) -> Frames:
+    """Statistics at times of a derotation from symbols' means (K, N, T), second moments (N, T, K, K)."""
+    samples = received.transpose(0, 2, 1)
+    if derotation.keeps_symbols:
+        symbol_gram = second.transpose(1, 0, 2, 3)
+        cross = mean.conj()[..., None] * samples
+    else:
+        weights = interpolation(derotation.nodes_s, derotation.times_s)
+        symbol_gram = np.tensordot(weights, second, axes=(1, 1))
+        cross = np.matmul(weights * mean.conj()[:, :, None, :], samples)
+    return Frames(derotation.nodes_s, np.ascontiguousarray(symbol_gram), cross, derotation.doppler_hz)
 
 
 def _second_moments(moments: SymbolMoments, used: BoolArray) -> ComplexArray:

@@ -1,0 +1,293 @@
+"""Statistics of a block over time, and atoms of paths with Doppler shifts (docs/theory.md, section 2.6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["Frames", "MovingAtoms", "chebyshev_times", "interpolation"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+IntArray = NDArray[np.int64]
+
+# Guard: nodes beyond the largest phase in radians, and times its cube root; leaves 1e-8 of the atom.
+_FURTHER_NODES = (12.0, 4.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Sufficient statistics of a block at Q times.
+
+    They are those of the OFDM symbols themselves, or of fewer times between which everything that turns is
+    interpolated. Every user's symbols are turned back by its mean Doppler shift and phases beforehand.
+
+    Attributes
+    ----------
+    times_s : ndarray, shape (Q,)
+        Relative to the reference time of the block.
+    symbol_gram : ndarray of complex, shape (Q, N, K, K)
+        ``R_qn[k, j] = E[conj(u_knq) u_jnq]``.
+    cross_correlation : ndarray of complex, shape (K, N, Q, M)
+        ``Z_knq = y_nq E[conj(u_knq)]``.
+    mean_doppler_hz : ndarray, shape (K,)
+        By which the users' symbols were turned back.
+    """
+
+    times_s: RealArray
+    symbol_gram: ComplexArray
+    cross_correlation: ComplexArray
+    mean_doppler_hz: RealArray
+
+    def __add__(self, other: Frames) -> Frames:
+        """Frames of two parts of a block together, turned back alike."""
+        if np.array_equal(self.times_s, other.times_s):
+            return replace(
+                self,
+                symbol_gram=self.symbol_gram + other.symbol_gram,
+                cross_correlation=self.cross_correlation + other.cross_correlation,
+            )
+        return Frames(
+            np.concatenate([self.times_s, other.times_s]),
+            np.concatenate([self.symbol_gram, other.symbol_gram]),
+            np.concatenate([self.cross_correlation, other.cross_correlation], axis=2),
+            self.mean_doppler_hz,
+        )
+
+    def stored_as(self, dtype: str) -> Frames:
+        """The same with the correlation kept in another precision."""
+        return replace(self, cross_correlation=self.cross_correlation.astype(dtype, copy=False))
+
+    def of_user(self, user: int) -> Frames:
+        """Frames of one user, for users that never send together."""
+        alone = slice(user, user + 1)
+        return Frames(
+            self.times_s,
+            self.symbol_gram[:, :, alone, alone],
+            self.cross_correlation[alone],
+            self.mean_doppler_hz[alone],
+        )
+
+    @cached_property
+    def by_pair(self) -> ComplexArray:
+        """Symbol Grams in the order of the kernel, shape (K, K, N, Q)."""
+        return np.ascontiguousarray(self.symbol_gram.transpose(2, 3, 1, 0))
+
+    def turns(self, doppler_hz: RealArray, user: IntArray) -> ComplexArray:
+        """Factors by which paths turn beside their users' means, shape (Q, L)."""
+        beside = doppler_hz - self.mean_doppler_hz[user]
+        return np.asarray(np.exp(2j * np.pi * self.times_s[:, None] * beside))
+
+
+def chebyshev_times(times_s: RealArray, largest_doppler_hz: float) -> RealArray:
+    """Return times at which all that turns by no more than a Doppler shift is known between as well.
+
+    The symbols' own times where these are fewer; else Chebyshev nodes, as many as the phases over half the
+    block have radians and some more (Trefethen, Approximation Theory and Approximation Practice, ch. 8).
+    """
+    middle, half = (times_s.max() + times_s.min()) / 2, np.ptp(times_s) / 2
+    phase = 2 * np.pi * largest_doppler_hz * half
+    further, growth = _FURTHER_NODES
+    n_nodes = int(np.ceil(phase + further + growth * phase ** (1 / 3)))
+    if n_nodes >= times_s.size:
+        return times_s
+    return np.asarray(middle + half * np.cos(np.pi * (np.arange(n_nodes)[::-1] + 0.5) / n_nodes))
+
+
+def interpolation(nodes_s: RealArray, times_s: RealArray) -> RealArray:
+    """Return the matrix (Q, T) that interpolates between Chebyshev nodes, the identity at these times."""
+    if np.array_equal(nodes_s, times_s):
+        return np.eye(times_s.size)
+    n_nodes = nodes_s.size
+    middle = (nodes_s[0] + nodes_s[-1]) / 2
+    half = (nodes_s[-1] - nodes_s[0]) / 2 / np.cos(np.pi / (2 * n_nodes))
+    at_nodes, at_times = (
+        np.polynomial.chebyshev.chebvander((x - middle) / half, n_nodes - 1) for x in (nodes_s, times_s)
+    )
+    weights = np.full(n_nodes, 2.0 / n_nodes)
+    weights[0] = 1.0 / n_nodes
+    return np.asarray((at_nodes * weights) @ at_times.T)
+
+
+class StillAtoms(Protocol):
+    """What atoms must offer for their paths to turn as well."""
+
+    @property
+    def user(self) -> IntArray: ...
+    @property
+    def delay(self) -> ComplexArray: ...
+    @property
+    def wavenumbers_per_m(self) -> RealArray: ...
+    @property
+    def steering(self) -> ComplexArray: ...
+    @property
+    def n_types(self) -> int: ...
+    def gram(self, symbol_gram: ComplexArray) -> ComplexArray: ...
+    def full_gram(self, symbol_gram: ComplexArray) -> ComplexArray: ...
+    def correlate(self, cross_correlation: ComplexArray, derivatives: bool = False) -> ComplexArray: ...
+    def correlate_over_time(self, cross_correlation: ComplexArray, turns: ComplexArray) -> ComplexArray: ...
+    def delay_orders(self, n_types: int) -> int: ...
+    def assembled(self, delay: ComplexArray, n_types: int) -> ComplexArray: ...
+    def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray: ...
+    def respond(self, rows: ComplexArray) -> ComplexArray: ...
+    def match(self, gains: ComplexArray, users: IntArray) -> ComplexArray: ...
+    def take(self, index: IntArray) -> StillAtoms: ...
+
+
+@dataclass(frozen=True, eq=False)
+class MovingAtoms:
+    """Atoms of paths with Doppler shifts; one more type, the last, is the derivative in the shift (Hz).
+
+    What concerns a moment, or arrays without a time axis, is that of the atoms at the reference time.
+
+    Attributes
+    ----------
+    still : PathAtoms
+        The atoms at the reference time.
+    doppler_hz : ndarray, shape (L,)
+    """
+
+    still: StillAtoms
+    doppler_hz: RealArray
+
+    @property
+    def user(self) -> IntArray:
+        """User of every path, shape (L,)."""
+        return self.still.user
+
+    @property
+    def delay(self) -> ComplexArray:
+        """Delay factors, shape (N, L)."""
+        return self.still.delay
+
+    @property
+    def wavenumbers_per_m(self) -> RealArray:
+        """Phase per metre on every subcarrier, shape (N,)."""
+        return self.still.wavenumbers_per_m
+
+    @property
+    def steering(self) -> ComplexArray:
+        """Array factors at the carrier with their D derivatives, shape (1 + D, L, M)."""
+        return self.still.steering
+
+    @property
+    def n_types(self) -> int:
+        """Number of atom types, that of the Doppler shift included."""
+        return self.still.n_types + 1
+
+    def gram_over_time(self, frames: Frames) -> ComplexArray:
+        """Return the Gram of the path atoms, shape (L, L)."""
+        return self.still.assembled(self._moments(frames, 1)[0], 1)[0, 0]
+
+    def full_gram_over_time(self, frames: Frames) -> ComplexArray:
+        """Return the Gram of all atom types, shape (3 + D, 3 + D, L, L)."""
+        n = self.still.n_types
+        zeroth, first, second = self._moments(frames, n)
+        gram = np.empty((n + 1, n + 1, *zeroth.shape[1:]), complex)
+        gram[:n, :n] = self.still.assembled(zeroth, n)
+        turned = self.still.assembled(first, n)
+        gram[:n, n] = 2j * np.pi * turned[:, 0]
+        gram[n, :n] = -2j * np.pi * turned[0]
+        gram[n, n] = 4 * np.pi**2 * self.still.assembled(second[:1], 1)[0, 0]
+        return gram
+
+    def _moments(self, frames: Frames, n_types: int) -> ComplexArray:
+        """``sum t_q^r w_n^a conj(b_ni v_qi) R_qn b_nj v_qj`` with the turns ``v``, shape (3, A, L, L)."""
+        turns = frames.turns(self.doppler_hz, self.user)
+        return np.asarray(
+            moving_moments(
+                np.ascontiguousarray(self.delay.T),
+                np.ascontiguousarray(turns.T),
+                self.user,
+                self.wavenumbers_per_m,
+                frames.times_s,
+                frames.by_pair,
+                self.still.delay_orders(n_types),
+            )
+        )
+
+    def correlate_over_time(self, frames: Frames, derivatives: bool = False) -> ComplexArray:
+        """Return inner products with the block: shape (L,), or (3 + D, L) with derivatives."""
+        back = frames.turns(self.doppler_hz, self.user).conj()
+        slope = -2j * np.pi * frames.times_s[:, None] * back
+        turns = np.stack([back, slope] if derivatives else [back])
+        return self.still.correlate_over_time(frames.cross_correlation, turns)
+
+    def explained(self, frames: Frames, gains: ComplexArray) -> ComplexArray:
+        """Return ``sum_q sum_j R_q[k, j] H_jq``: what the paths are in ``sum_q Z_kq``, shape (K, N, M)."""
+        turns = frames.turns(self.doppler_hz, self.user)
+        n_users = frames.mean_doppler_hz.size
+        total = np.zeros((len(self.delay), n_users, self.steering.shape[2]), complex)
+        for gram, turn in zip(frames.symbol_gram, turns, strict=True):
+            total += np.matmul(gram, self.still.synthesise(gains * turn, n_users).transpose(1, 0, 2))
+        return total.transpose(1, 0, 2)
+
+    def gram(self, symbol_gram: ComplexArray) -> ComplexArray:
+        """Gram of the path atoms at the reference time, shape (L, L)."""
+        return self.still.gram(symbol_gram)
+
+    def full_gram(self, symbol_gram: ComplexArray) -> ComplexArray:
+        """Gram of all atom types but the last, shape (2 + D, 2 + D, L, L)."""
+        return self.still.full_gram(symbol_gram)
+
+    def correlate(self, cross_correlation: ComplexArray, derivatives: bool = False) -> ComplexArray:
+        """Inner products with ``Z`` (K, N, M): shape (L,), or (2 + D, L) with derivatives."""
+        return self.still.correlate(cross_correlation, derivatives)
+
+    def synthesise(self, gains: ComplexArray, n_users: int) -> ComplexArray:
+        """Channel at the reference time, shape (K, N, M)."""
+        return self.still.synthesise(gains, n_users)
+
+    def respond(self, rows: ComplexArray) -> ComplexArray:
+        """Inner products ``sum_m y_num b_ni a_mi`` of rows (N, U, M) with every path, shape (N, U, L)."""
+        return self.still.respond(rows)
+
+    def match(self, gains: ComplexArray, users: IntArray) -> ComplexArray:
+        """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
+        return self.still.match(gains, users)
+
+    def take(self, index: IntArray) -> MovingAtoms:
+        """The atoms of some paths."""
+        return MovingAtoms(self.still.take(index), self.doppler_hz[index])
+
+
+@njit(cache=True, fastmath=True)
+def moving_moments(delay, turns, user, wavenumbers, times, by_pair, n_orders):  # type: ignore[no-untyped-def]
+    """Return ``sum t_q^r w_n^a conj(b_ni v_qi) R_qn[k_i, k_j] b_nj v_qj`` for r < 3, a < A, (3, A, L, L).
+
+    ``delay`` (L, N), ``turns`` (L, Q), ``by_pair`` (K, K, N, Q).
+    """
+    n_paths, n_sub = delay.shape
+    n_times = times.size
+    out = np.zeros((3, n_orders, n_paths, n_paths), np.complex128)
+    weight = np.empty((3, n_times), np.complex128)
+    total = np.empty((3, n_orders), np.complex128)
+    for i in range(n_paths):
+        for j in range(i, n_paths):
+            for q in range(n_times):
+                w = np.conj(turns[i, q]) * turns[j, q]
+                weight[0, q], weight[1, q], weight[2, q] = w, times[q] * w, times[q] ** 2 * w
+            total[:] = 0
+            pair = by_pair[user[i], user[j]]
+            for n in range(n_sub):
+                product = np.conj(delay[i, n]) * delay[j, n]
+                zeroth, first, second = 0j, 0j, 0j
+                for q in range(n_times):
+                    zeroth += weight[0, q] * pair[n, q]
+                    first += weight[1, q] * pair[n, q]
+                    second += weight[2, q] * pair[n, q]
+                for a in range(n_orders):
+                    total[0, a] += product * zeroth
+                    total[1, a] += product * first
+                    total[2, a] += product * second
+                    product = product * wavenumbers[n]
+            for r in range(3):
+                for a in range(n_orders):
+                    out[r, a, i, j] = total[r, a]
+                    out[r, a, j, i] = np.conj(total[r, a])
+    return out

@@ -1,0 +1,88 @@
+"""Which scatterers move: a spike at rest and a slab of velocities (docs/theory.md, section 6.8)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from isac_toolbox.estimators.scene.fit import Fit, evaluate
+from isac_toolbox.estimators.scene.refine import refine
+
+__all__ = ["moving_probability", "with_movers"]
+
+RealArray = NDArray[np.float64]
+
+# Prior: a scatterer moves, and counts of those that the share is learned with.
+_SHARE, _COUNTS = 0.1, 10.0
+# Tuned: rounds in which movers change; a second one follows what the first has freed.
+_ROUNDS = 3
+
+
+def moving_probability(fit: Fit) -> tuple[RealArray, RealArray]:
+    """Return the probability that each point moves (S,), and its velocity if it does (S, 3).
+
+    By the density of its velocity at rest, posterior over prior (Savage and Dickey), the other points as they
+    are, moving or not. The share of movers is learned.
+    """
+    motion, prior = fit.scene.motion, fit.problem.prior.motion
+    n_points = len(fit.scene.points_m)
+    if motion is None or prior is None or not prior.scatterer_velocity_std_m_s > 0 or not n_points:
+        return np.zeros(n_points), np.zeros((n_points, 3))
+    log_odds, velocity = _evidence(fit, prior.scatterer_velocity_std_m_s)
+    share = _SHARE
+    for _ in range(20):
+        probability = expit(log_odds + np.log(share / (1 - share)))
+        share = (_SHARE * _COUNTS + float(probability.sum())) / (_COUNTS + n_points)
+    return probability, velocity
+
+
+def _evidence(fit: Fit, std_m_s: float) -> tuple[RealArray, RealArray]:
+    """Log Bayes factors of moving against rest (S,), and velocities (S, 3)."""
+    motion = fit.scene.motion
+    assert motion is not None
+    hessian, gradient = fit.normal_equations
+    information, slope = 2 * hessian, 2 * gradient
+    first = motion.blocks(fit.scene.n_parameters - motion.size)[2].start
+    unknown = ~fit.problem.prior.known(fit.scene)
+    points = np.arange(len(motion.moving))
+    log_odds, velocity = np.zeros(points.size), np.zeros((points.size, 3))
+    for q in points:
+        own = first + 3 * q + np.arange(3)
+        rest = np.setdiff1d(np.flatnonzero(unknown), own)
+        block = information[np.ix_(own, own)].copy()
+        pull = slope[own].copy()
+        if not motion.moving[q]:
+            block += np.eye(3) / std_m_s**2
+        across = information[np.ix_(own, rest)]
+        inner = information[np.ix_(rest, rest)]
+        scale = 1 / np.sqrt(np.maximum(np.diag(inner), 1e-300))
+        scaled = inner * scale[:, None] * scale + 1e-12 * np.eye(rest.size)
+        through = np.linalg.solve(scaled, (across * scale).T).T * scale
+        block -= through @ across.T
+        pull -= through @ slope[rest]
+        covariance = np.linalg.inv(block + 1e-12 * np.trace(block) * np.eye(3))
+        velocity[q] = motion.point_velocities_m_s[q] - covariance @ pull
+        at_rest = velocity[q] @ np.linalg.solve(covariance, velocity[q])
+        _, log_det = np.linalg.slogdet(covariance / std_m_s**2)
+        log_odds[q] = 0.5 * (log_det + at_rest)
+    return log_odds, velocity
+
+
+def with_movers(fit: Fit) -> tuple[Fit, RealArray]:
+    """Return the fit with the points free that more likely move than not, refined, and the probabilities."""
+    probability = np.zeros(len(fit.scene.points_m))
+    for _ in range(_ROUNDS):
+        motion = fit.scene.motion
+        probability, velocity = moving_probability(fit)
+        moving = probability > 0.5
+        if motion is None or np.array_equal(moving, motion.moving):
+            break
+        kept = np.where((moving & motion.moving)[:, None], motion.point_velocities_m_s, velocity)
+        changed = replace(motion, moving=moving, point_velocities_m_s=np.where(moving[:, None], kept, 0.0))
+        scene = replace(fit.scene, motion=changed)
+        trial = evaluate(fit.problem, scene, fit.paths, fit.posterior.prior_precision)
+        fit = refine(trial, n_steps=6, tol=1e-2)
+    return fit, probability

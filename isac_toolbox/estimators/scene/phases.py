@@ -1,0 +1,152 @@
+"""Phases of the oscillators from symbol to symbol, a random walk each (docs/theory.md, section 5.9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.motion import Motion
+from isac_toolbox.estimators.scene.derotation import channel_at
+from isac_toolbox.estimators.scene.fit import Fit
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.derotation import Derotation
+from isac_toolbox.estimators.symbols.statistics import SymbolMoments
+
+__all__ = ["PhasePrior", "phases_of"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+BoolArray = NDArray[np.bool_]
+
+# Tuned: Gauss-Newton steps; the phases of a symbol move by less than a radian at once.
+_STEPS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class PhasePrior:
+    """Random walks of the oscillators, less the line over time that gains and frequency offsets explain.
+
+    Attributes
+    ----------
+    times_s : ndarray, shape (T,)
+    station_std_rad : float
+        Of one symbol's step of the station's phase.
+    user_stds_rad : ndarray, shape (K,)
+        The same of the users' oscillators.
+    """
+
+    times_s: RealArray
+    station_std_rad: float
+    user_stds_rad: RealArray
+
+    @classmethod
+    def of(cls, motion: Motion) -> PhasePrior | None:
+        """Return the prior in what is known beforehand; None without phase noise."""
+        if not motion.has_phase_noise or motion.times_s.size < 3:
+            return None
+        return cls(motion.times_s, motion.phase_noise_std_rad, motion.user_phase_noise_stds_rad)
+
+    @cached_property
+    def basis(self) -> RealArray:
+        """Orthonormal basis (T, T - 2) of what is no line over time."""
+        line = np.column_stack([np.ones(self.times_s.size), self.times_s])
+        orthogonal, _ = np.linalg.qr(line, mode="complete")
+        return np.asarray(orthogonal[:, 2:])
+
+    @cached_property
+    def _walk(self) -> RealArray:
+        """Covariance of a walk of unit steps in the basis, (T - 2, T - 2)."""
+        steps = np.minimum(*np.indices((self.times_s.size, self.times_s.size)))
+        return np.asarray(self.basis.T @ steps @ self.basis)
+
+    @cached_property
+    def precision(self) -> RealArray:
+        """Of the users' phases in the basis, (K, T - 2, K, T - 2) as a matrix."""
+        n_users = self.user_stds_rad.size
+        between = self.station_std_rad**2 + np.diag(self.user_stds_rad**2)
+        floor = 1e-9 * float(np.trace(between)) / n_users
+        inverse = np.linalg.inv(between + floor * np.eye(n_users))
+        return np.kron(inverse, np.linalg.inv(self._walk))
+
+    @property
+    def slope_stds_hz(self) -> RealArray:
+        """Deviations of the frequencies that the walks look like over the block, shape (K,)."""
+        n = self.times_s.size
+        along = self.times_s / float(self.times_s @ self.times_s)
+        steps = np.minimum(*np.indices((n, n)))
+        variance = along @ steps @ along * (self.station_std_rad**2 + self.user_stds_rad**2)
+        return np.asarray(np.sqrt(variance) / (2 * np.pi))
+
+
+def phases_of(
+    prior: PhasePrior, fit: Fit, block: ReceivedBlock, moments: SymbolMoments, used: BoolArray
+) -> tuple[Derotation, RealArray]:
+    """Return the derotation of a block with the most probable phases, and their deviations (K, T).
+
+    Gauss-Newton on the phases of all users, channels and symbols as they are.
+
+    Parameters
+    ----------
+    prior : PhasePrior
+    fit : Fit
+        Whose paths make the channels.
+    block : ReceivedBlock
+    moments : SymbolMoments
+        Of all symbols of the block.
+    used : ndarray of bool, shape (N, T)
+        Cells to compare.
+    """
+    derotation = block.derotation
+    assert derotation is not None
+    gamma, basis = fit.problem.noise_precision, prior.basis
+    n_users, n_times = derotation.phases_rad.shape
+    matched, gram = _inner_products(fit, block, moments, used)
+    phases = derotation.phases_rad
+    covariance = np.zeros((n_users * basis.shape[1],) * 2)
+    for _ in range(_STEPS):
+        turn = np.exp(1j * (phases - derotation.phases_rad))
+        coupled = turn.conj()[:, None] * gram * turn[None]
+        left = turn.conj() * matched - coupled.sum(axis=1)
+        hessian = np.zeros((n_users, n_times, n_users, n_times))
+        at = np.arange(n_times)
+        hessian[:, at, :, at] = 2 * gamma * coupled.real.transpose(2, 0, 1)
+        in_basis = np.einsum("ktjs,tb,sc->kbjc", hessian, basis, basis, optimize=True)
+        covariance = np.linalg.inv(in_basis.reshape(covariance.shape) + prior.precision)
+        gradient = 2 * gamma * (left.imag @ basis).ravel() - prior.precision @ (phases @ basis).ravel()
+        step = (covariance @ gradient).reshape(n_users, -1)
+        phases = phases + step @ basis.T
+    variance = np.einsum("tb,kbc,tc->kt", basis, _user_blocks(covariance, n_users), basis, optimize=True)
+    return replace(derotation, phases_rad=phases), np.sqrt(np.maximum(variance, 0.0))
+
+
+def _user_blocks(covariance: RealArray, n_users: int) -> RealArray:
+    n = len(covariance) // n_users
+    users = np.arange(n_users)
+    return covariance.reshape(n_users, n, n_users, n)[users, :, users]
+
+
+def _inner_products(
+    fit: Fit, block: ReceivedBlock, moments: SymbolMoments, used: BoolArray
+) -> tuple[ComplexArray, ComplexArray]:
+    """``sum_n E[conj(u)] h^H y`` (K, T) and ``sum_n h_k^H h_j E[conj(u_k) u_j]`` (K, K, T) over symbols."""
+    derotation = block.derotation
+    assert derotation is not None
+    n_users, n_times = derotation.phases_rad.shape
+    matched = np.empty((n_users, n_times), complex)
+    gram = np.empty((n_users, n_users, n_times), complex)
+    spread = moments.variance
+    for t in range(n_times):
+        channel = channel_at(fit, derotation.take(np.array([t]))).mean
+        if fit.problem.receiver.element_mask is not None:
+            channel = np.where(fit.problem.receiver.element_mask, channel, 0)
+        mean = moments.mean[..., t] * used[:, t]
+        sent = channel * mean[..., None]
+        matched[:, t] = np.einsum("knm,nm->k", sent.conj(), block.received[..., t], optimize=True)
+        flat = sent.reshape(n_users, -1)
+        gram[..., t] = flat.conj() @ flat.T
+        power = np.sum(np.abs(channel) ** 2, axis=2)
+        gram[range(n_users), range(n_users), t] += np.sum(power * spread[..., t] * used[:, t], axis=1)
+    return matched, gram
