@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +11,18 @@ from numpy.typing import NDArray
 
 from isac_toolbox._validation import check_has
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.atoms.dense import fisher_blocks, make_atoms
+from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms
+from isac_toolbox.channel.atoms.frames import Frames, MovingAtoms
+from isac_toolbox.channel.atoms.kinematics import Kinematics
 from isac_toolbox.channel.atoms.receiver import Receiver
-from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior, path_parameters
+from isac_toolbox.channel.atoms.scene import PathParameters, Paths, Scene, ScenePrior, path_parameters
+from isac_toolbox.channel.motion import Motion
+from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.symbols.block import Masks
+from isac_toolbox.estimators.symbols.phases import walk_precision
 
 if TYPE_CHECKING:
-    from isac_toolbox.scenario import Simulation
+    from isac_toolbox.scenario import Simulation, Truth
 
 __all__ = ["HybridBound", "hybrid_crb"]
 
@@ -38,6 +44,10 @@ class HybridBound:
     unlisted_share : float
         Share of the channel's power in what the truth lists no path for (rays, bodies' extent, a diffuse
         tail). The bound takes that part as known: it stays a bound, but no receiver comes near it.
+    frequency_offset_rmse_hz, user_velocity_rmse_m_s : ndarray, shape (K,)
+    scatterer_velocity_rmse_m_s : ndarray, shape (S,)
+        Zero of those at rest. All three are empty where nothing moves. With motion the channel is that of
+        all symbols, phases of the oscillators included.
     """
 
     position_rmse_m: NDArray[np.float64]
@@ -46,6 +56,9 @@ class HybridBound:
     time_offset_rmse_s: NDArray[np.float64]
     channel_nmse: float
     unlisted_share: float = 0.0
+    frequency_offset_rmse_hz: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    user_velocity_rmse_m_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    scatterer_velocity_rmse_m_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def channel_nmse_db(self) -> float:
@@ -101,21 +114,7 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
             f"{len(truth.rays)} rays alone ({truth.environment.name})"
         )
     receiver = Receiver.of(obs)
-    extra = truth.unlocated_paths
-    observed_length = SPEED_OF_LIGHT_M_S * (extra.delay_s + truth.time_offsets_s[extra.user])
-    scene = Scene(
-        points_m=truth.scatterer_positions_m,
-        users_m=truth.user_positions_m,
-        offsets_m=SPEED_OF_LIGHT_M_S * truth.time_offsets_s,
-        unlocated_m=np.column_stack([observed_length, extra.direction_cosines]),
-    )
-    paths = Paths.build(truth.line_of_sight, truth.visibility, extra.user)
-    los, seen = paths.is_line_of_sight, paths.is_point
-    gains = np.empty(len(paths), complex)
-    gains[los] = truth.line_of_sight_gain[paths.user[los]]
-    gains[seen] = truth.scatterer_gain[paths.user[seen], paths.target[seen]]
-    gains[paths.is_unlocated] = extra.gain
-
+    scene, paths, gains = _truth(truth, obs)
     if obs.geometry is None:
         station = replace(receiver, bs_position_m=truth.environment.bs_position_m)
         scene, paths = _unlocated(scene, paths, station)
@@ -124,25 +123,33 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     masks = Masks.of(obs)
     if masks is not None:
         symbols = symbols * np.sqrt(masks.share())
-    symbol_gram = np.einsum("knt,jnt->nkj", symbols.conj(), symbols, optimize=True)
     parameters = path_parameters(scene, paths, receiver)
-    atoms = make_atoms(parameters, paths, receiver)
-    information = (
-        _real_fisher(atoms.full_gram(symbol_gram), gains, parameters.jacobian) * 2 / truth.noise_variance
-    )
-    prior = ScenePrior.of(obs)
-    n_gains = 2 * len(paths)
-    information[n_gains:, n_gains:] += np.diag(prior.precision(scene))
-    keep = np.concatenate([np.ones(n_gains, bool), ~prior.known(scene)])
-    covariance = np.zeros_like(information)
-    covariance[np.ix_(keep, keep)] = _inverse(information[np.ix_(keep, keep)])
-
-    identity = np.broadcast_to(np.eye(obs.n_users, dtype=complex), symbol_gram.shape)
+    heard = make_atoms(parameters, paths, receiver)
     everywhere = make_atoms(parameters, paths, replace(receiver, element_mask=None))
-    metric = _real_fisher(everywhere.full_gram(identity), gains, parameters.jacobian)
+    prior, n_gains = ScenePrior.of(obs), 2 * len(paths)
+    if obs.motion is None:
+        information, metric = (
+            _real_fisher(atoms.full_gram(gram), gains, parameters.jacobian)
+            for atoms, gram in ((heard, _gram(symbols)), (everywhere, _gram_of_channels(symbols)))
+        )
+    else:
+        turns = _MovingFisher(gains, parameters.jacobian, obs.motion)
+        information = turns.information(heard, symbols)
+        metric = turns.information(everywhere, None)
+    information *= 2 / truth.noise_variance
+    end = n_gains + scene.n_parameters
+    information[n_gains:end, n_gains:end] += np.diag(prior.precision(scene))
+    known = np.zeros(len(information), bool)
+    known[n_gains:end] = prior.known(scene)
+    if obs.motion is not None:
+        known[end:] = turns.add_prior(information[end:, end:])
+    covariance = np.zeros_like(information)
+    covariance[np.ix_(~known, ~known)] = _inverse(information[np.ix_(~known, ~known)])
+
     error = float(np.sum(metric * covariance))
-    power, unlisted = float(np.sum(np.abs(truth.channel) ** 2)), truth.diffuse_channel
-    block = covariance[n_gains:, n_gains:]
+    channels = truth.channel if truth.channel_over_time is None else truth.channel_over_time
+    power, unlisted = float(np.sum(np.abs(channels) ** 2)), truth.diffuse_channel
+    block = covariance[n_gains:end, n_gains:end]
     points, users, offsets, _ = scene.blocks()
     variance = np.diag(block)
     positions = block[points, points].reshape(len(scene.points_m), 3, len(scene.points_m), 3)
@@ -156,7 +163,62 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
         time_offset_rmse_s=np.sqrt(variance[offsets]) / SPEED_OF_LIGHT_M_S,
         channel_nmse=error / power,
         unlisted_share=0.0 if unlisted is None else float(np.sum(np.abs(unlisted) ** 2)) / power,
+        **_of_motion(scene, variance),
     )
+
+
+def _truth(truth: Truth, obs: UplinkObservation) -> tuple[Scene, Paths, NDArray[np.complex128]]:
+    """The true scene, its paths and their gains (L,)."""
+    extra = truth.unlocated_paths
+    observed_length = SPEED_OF_LIGHT_M_S * (extra.delay_s + truth.time_offsets_s[extra.user])
+    motion = None
+    if obs.motion is not None:
+        velocities = truth.scatterer_velocities_m_s
+        motion = Kinematics(
+            truth.frequency_offsets_hz,
+            truth.user_velocities_m_s,
+            velocities,
+            np.any(velocities != 0, axis=1),
+            np.zeros(len(extra)) if extra.doppler_hz is None else extra.doppler_hz,
+            obs.motion.hz_per_m_s,
+        )
+    scene = Scene(
+        points_m=truth.scatterer_positions_m,
+        users_m=truth.user_positions_m,
+        offsets_m=SPEED_OF_LIGHT_M_S * truth.time_offsets_s,
+        unlocated_m=np.column_stack([observed_length, extra.direction_cosines]),
+        motion=motion,
+    )
+    paths = Paths.build(truth.line_of_sight, truth.visibility, extra.user)
+    los, seen = paths.is_line_of_sight, paths.is_point
+    gains = np.empty(len(paths), complex)
+    gains[los] = truth.line_of_sight_gain[paths.user[los]]
+    gains[seen] = truth.scatterer_gain[paths.user[seen], paths.target[seen]]
+    gains[paths.is_unlocated] = extra.gain
+    return scene, paths, gains
+
+
+def _of_motion(scene: Scene, variance: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Bounds of the motion of a scene from the variances (P,) of its vector."""
+    if scene.motion is None:
+        return {}
+    offsets, users, points, _ = scene.motion.blocks(scene.n_parameters - scene.motion.size)
+    return {
+        "frequency_offset_rmse_hz": np.sqrt(variance[offsets]),
+        "user_velocity_rmse_m_s": np.sqrt(variance[users].reshape(-1, 3).sum(axis=1)),
+        "scatterer_velocity_rmse_m_s": np.sqrt(variance[points].reshape(-1, 3).sum(axis=1)),
+    }
+
+
+def _gram(symbols: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """``sum_t conj(u_knt) u_jnt`` of symbols (K, N, T), shape (N, K, K)."""
+    return np.asarray(np.einsum("knt,jnt->nkj", symbols.conj(), symbols, optimize=True))
+
+
+def _gram_of_channels(symbols: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """Symbol Gram under which the Fisher matrix is that of the channels of all users, (N, K, K)."""
+    n_users, n_sub, _ = symbols.shape
+    return np.broadcast_to(np.eye(n_users, dtype=complex), (n_sub, n_users, n_users))
 
 
 def _unlocated(scene: Scene, paths: Paths, receiver: Receiver) -> tuple[Scene, Paths]:
@@ -167,9 +229,101 @@ def _unlocated(scene: Scene, paths: Paths, receiver: Receiver) -> tuple[Scene, P
         users_m=scene.users_m,
         offsets_m=np.zeros_like(scene.offsets_m),
         unlocated_m=np.column_stack([parameters.length_m, *parameters.cosines]),
+        motion=_unlocated_motion(scene, paths, parameters),
     )
     n_users = len(scene.users_m)
     return alone, Paths.build(np.zeros(n_users, bool), np.zeros((n_users, 0), bool), paths.user)
+
+
+def _unlocated_motion(scene: Scene, paths: Paths, parameters: PathParameters) -> Kinematics | None:
+    """The same Doppler shifts with no place behind them."""
+    motion, shifts = scene.motion, parameters.doppler_hz
+    if motion is None or shifts is None:
+        return None
+    return motion.take(slice(0, 0), slice(0, 0)).extended(0, shifts - motion.offsets_hz[paths.user])
+
+
+@dataclass(frozen=True, eq=False)
+class _MovingFisher:
+    """Fisher matrix of a block that moves, symbol by symbol.
+
+    Parameters, in this order: real and imaginary parts of the gains, the scene's vector, and the phases of
+    station and users together, in the basis of what has no mean over the block.
+
+    Attributes
+    ----------
+    gains : ndarray of complex, shape (L,)
+    jacobian : ndarray, shape (2 + D, L, P)
+    motion : Motion
+    """
+
+    gains: NDArray[np.complex128]
+    jacobian: NDArray[np.float64]
+    motion: Motion
+
+    @property
+    def _has_phases(self) -> bool:
+        return self.motion.has_phase_noise and self.motion.times_s.size > 1
+
+    @cached_property
+    def _basis(self) -> NDArray[np.float64]:
+        """Orthonormal basis (T, T - 1) of what has no mean."""
+        n = self.motion.times_s.size
+        return np.asarray(np.linalg.qr(np.ones((n, 1)), mode="complete")[0][:, 1:])
+
+    def information(self, atoms: PathAtoms, symbols: NDArray[np.complex128] | None) -> NDArray[np.float64]:
+        """Return real inner products of the derivatives of the mean of the samples, summed over symbols.
+
+        Of the channels of every symbol where ``symbols`` (K, N, T) is None.
+        """
+        assert isinstance(atoms, MovingAtoms)
+        n_paths = self.gains.size
+        of_scene = self.jacobian * self.gains[:, None]
+        n_scene = of_scene.shape[2]
+        still = np.zeros((1 + len(self.jacobian), n_paths, 2 * n_paths + n_scene), complex)
+        still[0, :, :n_paths], still[0, :, n_paths : 2 * n_paths] = np.eye(n_paths), 1j * np.eye(n_paths)
+        still[1:, :, 2 * n_paths :] = of_scene
+        still = still.reshape(-1, still.shape[2])
+        n_users = len(self.motion.user_velocities_m_s)
+        of_phases = np.zeros((len(still), n_users), complex)
+        of_phases[np.arange(n_paths), atoms.user] = 1j * self.gains
+        total = np.zeros((still.shape[1], still.shape[1]))
+        n_times, crossing, alone = self.motion.times_s.size, [], []
+        for t, time in enumerate(self.motion.times_s):
+            gram = self._gram_at(atoms, None if symbols is None else symbols[..., t : t + 1], time)
+            right = gram @ still
+            total += np.real(still.conj().T @ right)
+            crossing.append(np.real(of_phases.conj().T @ right))
+            alone.append(np.real(of_phases.conj().T @ gram @ of_phases))
+        if not self._has_phases:
+            return total
+        cross = np.einsum("tkp,tb->kbp", crossing, self._basis).reshape(-1, still.shape[1])
+        inner = np.einsum("tkj,tb,tc->kbjc", alone, self._basis, self._basis, optimize=True)
+        square = inner.reshape(n_users * (n_times - 1), -1)
+        return np.block([[total, cross.T], [cross, square]])
+
+    def _gram_at(
+        self, atoms: MovingAtoms, symbols: NDArray[np.complex128] | None, time_s: float
+    ) -> NDArray[np.complex128]:
+        """Gram of all atoms in one OFDM symbol, as a matrix (types L, types L)."""
+        n_users, n_sub = len(self.motion.user_velocities_m_s), len(atoms.delay)
+        gram = np.broadcast_to(np.eye(n_users, dtype=complex), (n_sub, n_users, n_users))
+        frame = Frames(
+            np.array([time_s]),
+            (gram if symbols is None else _gram(symbols))[None],
+            np.zeros((n_users, n_sub, 1, 0), complex),
+            np.zeros(n_users),
+        )
+        full = atoms.full_gram_over_time(frame)
+        size = full.shape[0] * full.shape[2]
+        return full.transpose(0, 2, 1, 3).reshape(size, size)
+
+    def add_prior(self, of_phases: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Add the prior of the phases to their block in place, and return which of them are known."""
+        if not self._has_phases:
+            return np.zeros(0, bool)
+        of_phases += walk_precision(self.motion, self._basis)
+        return np.zeros(len(of_phases), bool)
 
 
 def _real_fisher(

@@ -27,7 +27,7 @@ from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.moving import with_movers
-from isac_toolbox.estimators.scene.phases import PhasePrior, phases_of
+from isac_toolbox.estimators.scene.phases import phases_of
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
 from isac_toolbox.estimators.scene.schedule import StructureSchedule
@@ -36,6 +36,7 @@ from isac_toolbox.estimators.scene.squint import SQUINT_NATS, shows_squint
 from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.phases import PhasePrior
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics, pilot_statistics
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import FAILED, STOPPED, TIME_LIMIT, Callback, Deadline

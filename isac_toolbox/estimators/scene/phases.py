@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.motion import Motion
 from isac_toolbox.estimators.scene.derotation import channel_at
 from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.derotation import Derotation
+from isac_toolbox.estimators.symbols.phases import PhasePrior
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments
 
-__all__ = ["PhasePrior", "phases_of"]
+__all__ = ["phases_of"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -23,62 +22,6 @@ BoolArray = NDArray[np.bool_]
 
 # Tuned: Gauss-Newton steps; the phases of a symbol move by less than a radian at once.
 _STEPS = 3
-
-
-@dataclass(frozen=True, eq=False)
-class PhasePrior:
-    """Random walks of the oscillators, less the line over time that gains and frequency offsets explain.
-
-    Attributes
-    ----------
-    times_s : ndarray, shape (T,)
-    station_std_rad : float
-        Of one symbol's step of the station's phase.
-    user_stds_rad : ndarray, shape (K,)
-        The same of the users' oscillators.
-    """
-
-    times_s: RealArray
-    station_std_rad: float
-    user_stds_rad: RealArray
-
-    @classmethod
-    def of(cls, motion: Motion) -> PhasePrior | None:
-        """Return the prior in what is known beforehand; None without phase noise."""
-        if not motion.has_phase_noise or motion.times_s.size < 3:
-            return None
-        return cls(motion.times_s, motion.phase_noise_std_rad, motion.user_phase_noise_stds_rad)
-
-    @cached_property
-    def basis(self) -> RealArray:
-        """Orthonormal basis (T, T - 2) of what is no line over time."""
-        line = np.column_stack([np.ones(self.times_s.size), self.times_s])
-        orthogonal, _ = np.linalg.qr(line, mode="complete")
-        return np.asarray(orthogonal[:, 2:])
-
-    @cached_property
-    def _walk(self) -> RealArray:
-        """Covariance of a walk of unit steps in the basis, (T - 2, T - 2)."""
-        steps = np.minimum(*np.indices((self.times_s.size, self.times_s.size)))
-        return np.asarray(self.basis.T @ steps @ self.basis)
-
-    @cached_property
-    def precision(self) -> RealArray:
-        """Of the users' phases in the basis, (K, T - 2, K, T - 2) as a matrix."""
-        n_users = self.user_stds_rad.size
-        between = self.station_std_rad**2 + np.diag(self.user_stds_rad**2)
-        floor = 1e-9 * float(np.trace(between)) / n_users
-        inverse = np.linalg.inv(between + floor * np.eye(n_users))
-        return np.kron(inverse, np.linalg.inv(self._walk))
-
-    @property
-    def slope_stds_hz(self) -> RealArray:
-        """Deviations of the frequencies that the walks look like over the block, shape (K,)."""
-        n = self.times_s.size
-        along = self.times_s / float(self.times_s @ self.times_s)
-        steps = np.minimum(*np.indices((n, n)))
-        variance = along @ steps @ along * (self.station_std_rad**2 + self.user_stds_rad**2)
-        return np.asarray(np.sqrt(variance) / (2 * np.pi))
 
 
 def phases_of(

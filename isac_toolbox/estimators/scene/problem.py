@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms.dense import Measurements, Statistics
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import Scene, ScenePrior
+from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.phases import PhasePrior
 from isac_toolbox.estimators.symbols.statistics import pilot_statistics
 
 __all__ = ["Problem", "with_noise_precision"]
@@ -53,7 +55,7 @@ class Problem:
         precision = block.scale**2 / obs.noise_variance if obs.noise_variance is not None else 1.0
         data = Measurements(pilot_statistics(block), Receiver.of(obs))
         region = np.full((2, 3), np.nan) if obs.geometry is None else obs.geometry.region_m
-        return cls(data, ScenePrior.of(obs), region, precision, known)
+        return cls(data, _with_walks(ScenePrior.of(obs), obs.motion), region, precision, known)
 
     def empty_scene(self) -> Scene:
         """Return the scene before anything is found: users as expected, no point, no path."""
@@ -120,6 +122,15 @@ class Problem:
     def path_cells(self) -> RealArray:
         """Resolution in length and direction cosines, shape (3,)."""
         return np.array([self.length_cell_m, *self.cosine_cells])
+
+
+def _with_walks(prior: ScenePrior, motion: Motion | None) -> ScenePrior:
+    """The prior with frequency offsets as wide as phases that walk make them look over the block."""
+    walks = None if motion is None else PhasePrior.of(motion)
+    if walks is None or prior.motion is None:
+        return prior
+    offsets = np.hypot(prior.motion.offset_stds_hz, walks.slope_stds_hz)
+    return replace(prior, motion=replace(prior.motion, offset_stds_hz=offsets))
 
 
 def with_noise_precision(problem: Problem, noise_precision: float) -> Problem:

@@ -160,7 +160,12 @@ def _frames(
         weights = interpolation(derotation.nodes_s, derotation.times_s)
         symbol_gram = np.tensordot(weights, second, axes=(1, 1))
         cross = np.matmul(weights * mean.conj()[:, :, None, :], samples)
-    return Frames(derotation.nodes_s, np.ascontiguousarray(symbol_gram), cross, derotation.doppler_hz)
+    return Frames(
+        derotation.nodes_s,
+        np.ascontiguousarray(symbol_gram),
+        np.ascontiguousarray(cross),
+        derotation.doppler_hz,
+    )
 
 
 def _second_moments(moments: SymbolMoments, used: BoolArray) -> ComplexArray:
