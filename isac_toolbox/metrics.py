@@ -41,7 +41,8 @@ def channel_nmse_db(estimate: ArrayLike, truth: ArrayLike) -> float:
 
     Parameters
     ----------
-    estimate, truth : array_like of complex, shape (K, N, M)
+    estimate, truth : array_like of complex, shape (K, N, M) or (K, N, M, T)
+        At the reference time, or over symbols as ``channel_at`` of results and truths gives them.
 
     Returns
     -------

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,23 @@ from isac_toolbox.channel.clutter import (
     path_powers,
     spread_scatterers,
 )
+from isac_toolbox.channel.doppler import (
+    Turning,
+    draw_diffuse_dopplers,
+    fill_dopplers,
+    interference_power,
+    path_dopplers,
+    velocities_of,
+)
 from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
-from isac_toolbox.channel.model import multi_user_channel, normalise_power
+from isac_toolbox.channel.evolution import check_symbol_indices
+from isac_toolbox.channel.model import moving_channel, multi_user_channel, normalise_power
 from isac_toolbox.channel.modulation import qam_constellation
+from isac_toolbox.channel.movement import motion_priors, moves, moving_environment, turning_of
+from isac_toolbox.channel.numerology import NUMEROLOGIES, check_raster, check_symbols, slot_times_s
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.channel.plausibility import warn_of_interference
 from isac_toolbox.channel.rays import Rays
 from isac_toolbox.channel.uplink import (
     all_known,
@@ -44,11 +56,16 @@ from isac_toolbox.channel.uplink import (
     make_pilots,
     noise_variance_for_snr,
     receive,
+    with_pilots_at,
 )
 
 __all__ = ["Scenario", "Simulation", "Truth", "scenario_names"]
 
 Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+Deviation = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Speed = Deviation | tuple[Deviation, Deviation]
+# A moving tail is a sum of so many, each with a Doppler shift of its own.
+_TAIL_PARTS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +75,7 @@ class Truth:
     Attributes
     ----------
     channel : ndarray of complex, shape (K, N, M)
+        Of a block with motion at the reference time, the mean of the symbols' times.
     scatterer_positions_m : ndarray, shape (S, 3)
         Only scatterers that some user sees; centres, where they are bodies.
     visibility : ndarray of bool, shape (K, S)
@@ -80,6 +98,14 @@ class Truth:
     diffuse_channel : ndarray of complex, shape (K, N, M), or None
         What of ``channel`` the line of sight, the scatterers and the unlocated paths do not make up: rays,
         the extent of bodies, a diffuse tail. None without any.
+    user_velocities_m_s, scatterer_velocities_m_s : ndarray, shape (K, 3) and (S, 3)
+    frequency_offsets_hz : ndarray, shape (K,)
+    symbol_phase_rad : ndarray, shape (T,)
+        Phase of the station's oscillator over the symbols, of mean zero.
+    user_symbol_phase_rad : ndarray, shape (K, T)
+        Phases of the users' oscillators, each of mean zero.
+    channel_over_time : ndarray of complex, shape (K, N, M, T), or None
+        With motion and phases; None for a static block. :meth:`channel_at` has it for any block.
     """
 
     channel: NDArray[np.complex128]
@@ -97,6 +123,25 @@ class Truth:
     environment: Environment
     rays: UnlocatedPaths = field(default_factory=UnlocatedPaths.none)
     diffuse_channel: NDArray[np.complex128] | None = None
+    user_velocities_m_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    scatterer_velocities_m_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    frequency_offsets_hz: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    symbol_phase_rad: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    user_symbol_phase_rad: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    channel_over_time: NDArray[np.complex128] | None = None
+
+    def channel_at(self, symbols: Sequence[int]) -> NDArray[np.complex128]:
+        """Return the channel at OFDM symbols, motion and phases included, shape (K, N, M, len(symbols)).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are no indices of symbols.
+        """
+        index = check_symbol_indices(symbols, self.symbols.shape[2])
+        if self.channel_over_time is None:
+            return np.repeat(self.channel[..., None], index.size, axis=3)
+        return self.channel_over_time[..., index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +188,10 @@ class Scenario(BaseModel):
     n_data_symbols: int = Field(12, ge=0)
     snr_db: float = Field(10.0, ge=-200, le=300, allow_inf_nan=False)
     power_control: bool = Field(True, strict=True)
+    pilot_positions: tuple[int, ...] | None = Field(None, min_length=1)
+    numerology: Literal["15kHz", "30kHz", "60kHz", "120kHz", "240kHz"] | None = None
+    symbol_period_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    slot_symbols: tuple[int, ...] | None = None
     # users
     n_users: int = Field(3, ge=1)
     user_region_m: tuple[Point, Point] = ((40.0, -30.0, 1.5), (80.0, 30.0, 1.5))
@@ -170,6 +219,15 @@ class Scenario(BaseModel):
     cluster_azimuth_spread_rad: float = Field(0.4, ge=0, allow_inf_nan=False)
     diffuse_power_db: float | None = Field(None, ge=-200, le=200, allow_inf_nan=False)
     diffuse_decay_s: float = Field(100e-9, gt=0, allow_inf_nan=False)
+    # what moves and turns
+    user_speed_m_s: Speed = 0.0
+    scatterer_speed_m_s: Speed = 0.0
+    moving_share: float = Field(1.0, ge=0, le=1)
+    frequency_offset_std_hz: Deviation = 0.0
+    phase_noise_std_rad: Deviation = 0.0
+    user_phase_noise_std_rad: Deviation = 0.0
+    user_velocity_std_m_s: Deviation | tuple[Deviation, Deviation, Deviation] | None = None
+    scatterer_velocity_std_m_s: Deviation | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -190,7 +248,7 @@ class Scenario(BaseModel):
         if self.pilot_pattern == "orthogonal" and self.pilot_symbols < self.n_users:
             raise ValueError(
                 f"n_pilot_symbols must be at least n_users for orthogonal pilots, "
-                f"got {self.n_pilot_symbols} < {self.n_users}; use pilot_pattern 'comb' or 'random' for fewer"
+                f"got {self.pilot_symbols} < {self.n_users}; use pilot_pattern 'comb' or 'random' for fewer"
             )
         if self.pilot_pattern == "comb" and self.n_subcarriers < self.n_users:
             raise ValueError("pilot_pattern 'comb' needs n_subcarriers >= n_users")
@@ -218,6 +276,8 @@ class Scenario(BaseModel):
                 "rays_per_scatterer above 1 and a scatterer_extent_m above 0 need each other, got "
                 f"{self.rays_per_scatterer} and {self.scatterer_extent_m}"
             )
+        self._check_symbols()
+        self._check_motion()
         for name, box, strict in (
             ("region_m", self.region_m, True),
             ("user_region_m", self.user_region_m, False),
@@ -227,10 +287,71 @@ class Scenario(BaseModel):
                 raise ValueError(f"{name} must have its second corner beyond the first, got {box}")
         return self
 
+    def _check_symbols(self) -> None:
+        """Check where pilots are and when symbols are."""
+        positions, n_symbols = self.pilot_positions, self.pilot_symbols + self.n_data_symbols
+        if positions is not None:
+            check_symbols("pilot_positions", positions, self.pilot_symbols)
+            if positions[-1] >= n_symbols:
+                raise ValueError(f"pilot_positions must be below {n_symbols} symbols, got {positions}")
+        if self.numerology is not None and self.symbol_period_s is not None:
+            raise ValueError(
+                f"numerology and symbol_period_s exclude each other, got {self.numerology!r} and "
+                f"{self.symbol_period_s}"
+            )
+        if self.numerology is not None:
+            check_raster(self.numerology, self.subcarrier_spacing_hz)
+        if self.slot_symbols is not None:
+            check_symbols("slot_symbols", self.slot_symbols, n_symbols)
+            if not self.has_times:
+                raise ValueError(
+                    f"slot_symbols needs numerology or symbol_period_s, got {self.slot_symbols} alone"
+                )
+
+    def _check_motion(self) -> None:
+        """Check that what moves has times, and limits of speeds their order."""
+        for name in ("user_speed_m_s", "scatterer_speed_m_s"):
+            speed = getattr(self, name)
+            if isinstance(speed, tuple) and speed[1] < speed[0]:
+                raise ValueError(f"{name} must have its upper limit second, got {speed}")
+        moving = [name for name in _MOVES if moves(getattr(self, name))]
+        if moving and not self.has_times:
+            raise ValueError(f"{moving[0]} needs numerology or symbol_period_s, which say when symbols are")
+        if self.link == "monostatic":
+            for name in ("user_speed_m_s", "user_velocity_std_m_s"):
+                if moves(getattr(self, name)):
+                    raise ValueError(
+                        f"{name} must be zero for link 'monostatic', whose user is the station, got "
+                        f"{getattr(self, name)}"
+                    )
+
     @property
     def pilot_symbols(self) -> int:
-        """Number of pilot symbols; ``n_users`` unless given."""
+        """Number of pilot symbols: as given, or of their positions, or else ``n_users``."""
+        if self.n_pilot_symbols is None and self.pilot_positions is not None:
+            return len(self.pilot_positions)
         return self.n_users if self.n_pilot_symbols is None else self.n_pilot_symbols
+
+    @property
+    def has_times(self) -> bool:
+        """Whether it is known when symbols are."""
+        return self.numerology is not None or self.symbol_period_s is not None
+
+    @property
+    def carrier_spacing_hz(self) -> float:
+        """Spacing of all subcarriers, used or not; without a numerology that of the narrowest possible."""
+        if self.numerology is not None:
+            return NUMEROLOGIES[self.numerology]
+        return self.subcarrier_spacing_hz if self.symbol_period_s is None else 1 / self.symbol_period_s
+
+    def symbol_times_s(self, n_symbols: int) -> NDArray[np.float64]:
+        """Return the centre times of the OFDM symbols of a block, shape (T,)."""
+        symbols = np.arange(n_symbols) if self.slot_symbols is None else np.asarray(self.slot_symbols)
+        if self.numerology is not None:
+            return slot_times_s(self.numerology, symbols)
+        if self.symbol_period_s is None:
+            raise ValueError("numerology or symbol_period_s must be given for times, got neither")
+        return np.asarray(self.symbol_period_s * (symbols + 0.5), dtype=np.float64)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Scenario:
@@ -298,19 +419,30 @@ class Scenario(BaseModel):
         ----------
         seed : int or SeedSequence
             The same seed gives the same bits. Environment, users, clocks, symbols, noise, bodies,
-            clusters and the diffuse tail have independent streams, so that a change of SNR keeps the scene.
+            clusters, the diffuse tail, motion, oscillators and the motion of the tail have independent
+            streams, so that a change of SNR keeps the scene.
         environment : Environment, optional
             A fixed or traced environment instead of a drawn one.
         users : sequence of int, optional
             Users of a traced or given environment; drawn by seed among those with a path if not given.
+
+        Notes
+        -----
+        docs/theory.md, section 1.7: with motion every path turns at the constant Doppler shift that it has
+        at the reference time.
+
+        Warns
+        -----
+        ImplausibleValueWarning
+            Where inter-carrier interference, which is left out, would exceed the noise.
 
         Raises
         ------
         TypeError, ValueError
             For a bad seed, environment or choice of users.
         """
-        streams = [np.random.default_rng(s) for s in _spawn(seed, 8)]
-        scene = self._scene(environment, users, streams[0])
+        streams = [np.random.default_rng(s) for s in _spawn(seed, 11)]
+        scene = moving_environment(self, self._scene(environment, users, streams[0]), streams[8])
         n_users = scene.n_users
         monostatic = self.link == "monostatic"
         position_std_m, offset_std_s = self.user_position_std_m, self.time_offset_std_s
@@ -328,30 +460,63 @@ class Scenario(BaseModel):
                 part, array, frequencies, offsets_s, self.wavefront, self.carrier_hz, self.beam_squint
             )
 
-        heard, listed = self._heard_and_listed(scene, streams[5], streams[6])
+        heard, listed = self._heard_and_listed(scene, streams[5], streams[6], streams[8])
         channel = channel_of(heard)
         diffuse = channel - channel_of(listed) if listed is not heard else None
+        tails: list[NDArray[np.complex128]] = []
         if self.diffuse_power_db is not None:
-            tail = draw_diffuse(
-                path_powers(heard) * 10 ** (self.diffuse_power_db / 10),
-                first_delays_s(heard) + offsets_s,
-                self.diffuse_decay_s,
-                frequencies,
-                array.n_elements,
-                streams[7],
-            )
+            n_parts = _TAIL_PARTS if moves(scene.user_velocities_m_s) else 1
+            tails = [
+                draw_diffuse(
+                    path_powers(heard) * 10 ** (self.diffuse_power_db / 10) / n_parts,
+                    first_delays_s(heard) + offsets_s,
+                    self.diffuse_decay_s,
+                    frequencies,
+                    array.n_elements,
+                    streams[7],
+                )
+                for _ in range(n_parts)
+            ]
+            tail = np.sum(tails, axis=0) if n_parts > 1 else tails[0]
             channel = channel + tail
             diffuse = tail if diffuse is None else diffuse + tail
         scale = normalise_power(channel, self.power_control)
         channel = channel * scale[:, None, None]
-        n_pilots = self.pilot_symbols if self.n_users == n_users else (self.n_pilot_symbols or n_users)
+        positions = self.pilot_positions
+        n_pilots = self.pilot_symbols
+        if self.n_users != n_users and self.n_pilot_symbols is None and positions is None:
+            n_pilots = n_users
         pilots = make_pilots(self.pilot_pattern, n_users, self.n_subcarriers, n_pilots, streams[3])
         block = draw_symbols(pilots, self.n_data_symbols, qam_constellation(self.modulation), streams[3])
+        if positions is not None:
+            block = with_pilots_at(block, positions)
         if monostatic:
             block = all_known(block)
         noise_variance = noise_variance_for_snr(channel, self.snr_db)
+        times_s = self.symbol_times_s(block.mask.shape[1]) if self.has_times else None
+        turning, over_time = turning_of(self, scene, times_s, streams[9]), None
+        if turning is not None:
+            over_time = moving_channel(
+                heard,
+                array,
+                frequencies,
+                offsets_s,
+                self.wavefront,
+                self.carrier_hz,
+                self.beam_squint,
+                turning.times_s,
+            )
+            tail_dopplers = draw_diffuse_dopplers(self.carrier_hz, scene, len(tails), streams[10])
+            _add_tails(over_time, tails, tail_dopplers, turning.times_s)
+            over_time *= scale[:, None, None, None] * turning.factors[:, None, None, :]
+            interference = interference_power(
+                heard, self.carrier_hz, turning.frequency_offsets_hz, self.carrier_spacing_hz
+            )
+            warn_of_interference(interference * scale**2, noise_variance)
         observation = UplinkObservation(
-            received=receive(channel, block.symbols, noise_variance, streams[4]),
+            received=receive(
+                channel if over_time is None else over_time, block.symbols, noise_variance, streams[4]
+            ),
             pilots=block.pilots,
             pilot_mask=block.mask,
             array=array,
@@ -366,8 +531,10 @@ class Scenario(BaseModel):
             wavefront=self.wavefront,
             link=self.link,
             beam_squint=self.beam_squint,
+            **motion_priors(self, scene, times_s),
         )
         truth = _truth(listed, array, channel, scale, offsets_s, block, noise_variance)
+        truth = replace(truth, **self._moved(listed, turning, over_time, truth))
         if diffuse is not None:
             truth = replace(
                 truth,
@@ -378,8 +545,39 @@ class Scenario(BaseModel):
             )
         return Simulation(observation, truth)
 
+    def _moved(
+        self,
+        listed: Environment,
+        turning: Turning | None,
+        over_time: NDArray[np.complex128] | None,
+        truth: Truth,
+    ) -> dict[str, Any]:
+        """What the truth says of motion and oscillators."""
+        n_users, n_symbols = truth.symbols.shape[0], truth.symbols.shape[2]
+        users_m_s, points_m_s = velocities_of(listed)
+        if turning is None:
+            turning = Turning(
+                np.zeros(n_symbols), np.zeros(n_users), np.zeros(n_symbols), np.zeros((n_users, n_symbols))
+            )
+        unlocated = truth.unlocated_paths
+        if over_time is not None:
+            unlocated = replace(unlocated, doppler_hz=path_dopplers(listed, self.carrier_hz).extra)
+        return {
+            "unlocated_paths": unlocated,
+            "user_velocities_m_s": users_m_s,
+            "scatterer_velocities_m_s": points_m_s,
+            "frequency_offsets_hz": turning.frequency_offsets_hz,
+            "symbol_phase_rad": turning.symbol_phase_rad,
+            "user_symbol_phase_rad": turning.user_symbol_phase_rad,
+            "channel_over_time": over_time,
+        }
+
     def _heard_and_listed(
-        self, scene: Environment, body_rng: np.random.Generator, cluster_rng: np.random.Generator
+        self,
+        scene: Environment,
+        body_rng: np.random.Generator,
+        cluster_rng: np.random.Generator,
+        motion_rng: np.random.Generator,
     ) -> tuple[Environment, Environment]:
         """What the array hears, and what of it the truth lists; one object if there is no difference."""
         heard = listed = scene
@@ -397,6 +595,8 @@ class Scenario(BaseModel):
                 cluster_rng,
             )
             heard = replace(heard, rays=Rays.joined([scene.rays, clusters]))
+            if scene.user_velocities_m_s is not None:
+                heard = fill_dopplers(self.carrier_hz, heard, motion_rng)
         if len(heard.rays):
             listed = replace(listed, rays=Rays.none())
         return heard, listed
@@ -430,6 +630,30 @@ class Scenario(BaseModel):
             towards = ahead.mean(axis=0) - scene.bs_position_m
             azimuth = float(np.arctan2(towards[1], towards[0]))
         return UniformPlanarArray(self.array_shape, self.spacing_wavelengths, azimuth, self.elevation_rad)
+
+
+#: Fields that make a block turn.
+_MOVES = (
+    "user_speed_m_s",
+    "scatterer_speed_m_s",
+    "frequency_offset_std_hz",
+    "phase_noise_std_rad",
+    "user_phase_noise_std_rad",
+    "user_velocity_std_m_s",
+    "scatterer_velocity_std_m_s",
+)
+
+
+def _add_tails(
+    channel: NDArray[np.complex128],
+    tails: list[NDArray[np.complex128]],
+    dopplers_hz: NDArray[np.float64],
+    times_s: NDArray[np.float64],
+) -> None:
+    """Add tails (K, N, M), each turning at its own rate (K, parts), to a channel (K, N, M, T) in place."""
+    for part, doppler_hz in zip(tails, dopplers_hz.T, strict=True):
+        turns = np.exp(2j * np.pi * np.outer(doppler_hz, times_s))
+        channel += part[..., None] * turns[:, None, None, :]
 
 
 def scenario_names() -> list[str]:

@@ -3,7 +3,9 @@
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, ArbitraryArray, UniformPlanarArray
 from isac_toolbox.channel.cdl import CDL_MODELS, cdl_channel
 from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
+from isac_toolbox.channel.evolution import ChannelEvolution
 from isac_toolbox.channel.modulation import bit_labels, qam_constellation
+from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.channel.plausibility import ImplausibleValueWarning
@@ -15,8 +17,10 @@ __all__ = [
     "SPEED_OF_LIGHT_M_S",
     "AntennaArray",
     "ArbitraryArray",
+    "ChannelEvolution",
     "Environment",
     "ImplausibleValueWarning",
+    "Motion",
     "Rays",
     "UniformPlanarArray",
     "UnlocatedPaths",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -22,7 +23,15 @@ from isac_toolbox.channel.environment import DrawSettings, Environment, draw_apa
 from isac_toolbox.channel.geometry import delay_response, unit_vectors
 from isac_toolbox.channel.rays import Rays
 
-__all__ = ["CDL_MODELS", "CdlSettings", "cdl_channel", "cdl_environment", "cdl_rays", "directions_of"]
+__all__ = [
+    "CDL_MODELS",
+    "CdlSettings",
+    "cdl_channel",
+    "cdl_dopplers",
+    "cdl_environment",
+    "cdl_rays",
+    "directions_of",
+]
 
 RealArray = NDArray[np.float64]
 
@@ -31,7 +40,7 @@ CDL_MODELS = tuple(CLUSTER_TABLES)
 
 
 class _Clusters(NamedTuple):
-    """A model as seen from the base station: normalised delays, powers of sum one, angles, spreads (rad)."""
+    """A model as seen from one end: normalised delays, powers of sum one, angles, spreads (rad)."""
 
     delays: RealArray
     powers: RealArray
@@ -49,19 +58,52 @@ class _Clusters(NamedTuple):
         mean = (self.powers * np.exp(1j * np.stack([self.azimuths, self.zeniths]))).sum(axis=1)
         return float(np.angle(mean[0])), float(np.angle(mean[1]))
 
+    @property
+    def ray_counts(self) -> NDArray[np.int64]:
+        """Rays of every cluster: one of the line of sight, 20 of the others."""
+        counts = np.full(self.delays.size, RAY_OFFSETS.size)
+        counts[: int(self.has_line_of_sight)] = 1
+        return counts
 
-def _clusters_of(model: str) -> _Clusters:
-    """By reciprocity the base station hears the uplink where the tables, of the downlink, depart."""
+    @property
+    def offsets(self) -> RealArray:
+        """Ray offsets of the clusters that have 20 rays, for a spread of one, shape (C, 20)."""
+        return np.tile(RAY_OFFSETS, (self.delays.size - int(self.has_line_of_sight), 1))
+
+    def ray_directions(
+        self, towards: RealArray, azimuth_offsets: RealArray, zenith_offsets: RealArray
+    ) -> RealArray:
+        """Return unit vectors (R, 3) of the rays, the centre turned to a unit vector (3,).
+
+        ``azimuth_offsets`` and ``zenith_offsets`` are ``offsets`` in any order of the rays.
+        """
+        sight = np.zeros(int(self.has_line_of_sight))
+        centre_azimuth, centre_zenith = self.centre
+        azimuth = (self.azimuths - centre_azimuth).repeat(self.ray_counts)
+        azimuth = azimuth + np.concatenate([sight, self.azimuth_spread * azimuth_offsets.ravel()])
+        zenith = (self.zeniths - centre_zenith).repeat(self.ray_counts)
+        to_azimuth = np.arctan2(towards[1], towards[0])
+        to_zenith = np.arccos(np.clip(towards[2], -1, 1))
+        coupled = np.concatenate([sight, self.zenith_spread * zenith_offsets.ravel()])
+        return directions_of(azimuth + to_azimuth, zenith + to_zenith + coupled)
+
+
+def _clusters_of(model: str, at_user: bool = False) -> _Clusters:
+    """By reciprocity the uplink arrives where the tables, of the downlink, depart, and departs where they
+    arrive.
+    """
     table = CLUSTER_TABLES[check_choice("model", model, CDL_MODELS)]
-    delays, power_db, aod, _, zod, _ = table.rows.T
+    delays, power_db, aod, aoa, zod, zoa = table.rows.T
+    azimuth, zenith = (aoa, zoa) if at_user else (aod, zod)
+    spreads = (table.c_asa_deg, table.c_zsa_deg) if at_user else (table.c_asd_deg, table.c_zsd_deg)
     powers = 10 ** (power_db / 10)
     return _Clusters(
         delays,
         powers / powers.sum(),
-        np.radians(aod),
-        np.radians(zod),
-        np.radians(table.c_asd_deg),
-        np.radians(table.c_zsd_deg),
+        np.radians(azimuth),
+        np.radians(zenith),
+        float(np.radians(spreads[0])),
+        float(np.radians(spreads[1])),
         table.has_line_of_sight,
     )
 
@@ -94,31 +136,45 @@ def cdl_rays(model: str, towards: RealArray, delay_spread_s: float, rng: np.rand
     Rays
     """
     clusters = _clusters_of(model)
-    first = int(clusters.has_line_of_sight)
-    n_rays = RAY_OFFSETS.size
-    centre_azimuth, centre_zenith = clusters.centre
-    offsets = np.tile(RAY_OFFSETS, (clusters.delays.size - first, 1))
-    azimuth_offsets = np.concatenate([np.zeros(first), clusters.azimuth_spread * offsets.ravel()])
-    count = np.r_[np.ones(first, int), np.full(len(offsets), n_rays)]
+    offsets, count = clusters.offsets, clusters.ray_counts
     amplitude = np.sqrt(clusters.powers / count).repeat(count)
-    azimuth = (clusters.azimuths - centre_azimuth).repeat(count) + azimuth_offsets
-    zenith = (clusters.zeniths - centre_zenith).repeat(count)
     parts = []
     for k, direction in enumerate(towards):
         phase = np.exp(2j * np.pi * rng.random(amplitude.size))
-        coupled = clusters.zenith_spread * rng.permuted(offsets, axis=1).ravel()
-        to_azimuth = np.arctan2(direction[1], direction[0])
-        to_zenith = np.arccos(np.clip(direction[2], -1, 1))
-        zenith_offsets = np.concatenate([np.zeros(first), coupled])
         parts.append(
             Rays(
                 user=np.full(amplitude.size, k),
-                direction=directions_of(azimuth + to_azimuth, zenith + to_zenith + zenith_offsets),
+                direction=clusters.ray_directions(direction, offsets, rng.permuted(offsets, axis=1)),
                 delay_s=delay_spread_s * clusters.delays.repeat(count),
                 gain=amplitude * phase,
             )
         )
     return Rays.joined(parts)
+
+
+def cdl_dopplers(
+    model: str, environment: Environment, carrier_hz: float, rng: np.random.Generator
+) -> Environment:
+    """Give the rays of :func:`cdl_environment` the Doppler shifts of their users' velocities.
+
+    Rays leave the user where the tables, which are of the downlink, arrive (AOA, ZOA, c_ASA, c_ZSA), their
+    centre turned to the base station; which of a cluster's directions at both ends belong to one ray is drawn
+    (7.5, steps 8 and 11).
+    """
+    clusters = _clusters_of(model, at_user=True)
+    first, offsets = int(clusters.has_line_of_sight), clusters.offsets
+    towards, _ = unit_vectors(environment.user_positions_m, environment.bs_position_m)
+    velocities = environment.user_velocities_m_s
+    if velocities is None:
+        raise ValueError("environment must have user_velocities_m_s for Doppler shifts, got None")
+    approach_m_s = []
+    for direction, velocity in zip(towards, velocities, strict=True):
+        departures = clusters.ray_directions(
+            direction, rng.permuted(offsets, axis=1), rng.permuted(offsets, axis=1)
+        )
+        approach_m_s.append(departures[first:] @ velocity)
+    doppler_hz = carrier_hz / SPEED_OF_LIGHT_M_S * np.concatenate(approach_m_s)
+    return replace(environment, rays=replace(environment.rays, doppler_hz=doppler_hz))
 
 
 def cdl_channel(

@@ -36,8 +36,8 @@ def spread_scatterers(
 ) -> Environment:
     """Turn every scatterer into a body of rays, uniform within ``extent_m`` of it, of the same mean power.
 
-    Users share the places of a body's rays; phases are of each user and ray. Scatterer ``q`` becomes the
-    scatterers ``q R`` to ``q R + R - 1``.
+    Users share the places of a body's rays, which move alike; phases are of each user and ray. Scatterer
+    ``q`` becomes the scatterers ``q R`` to ``q R + R - 1``.
     """
     n_scatterers = len(environment.scatterer_positions_m)
     outward = rng.standard_normal((n_scatterers, rays_per_scatterer, 3))
@@ -46,8 +46,12 @@ def spread_scatterers(
     places = environment.scatterer_positions_m[:, None] + radius_m * outward
     phase = np.exp(2j * np.pi * rng.random((environment.n_users, n_scatterers, rays_per_scatterer)))
     gain = environment.scatterer_gain[:, :, None] * phase / np.sqrt(rays_per_scatterer)
+    velocities = environment.scatterer_velocities_m_s
+    if velocities is not None:
+        velocities = np.repeat(velocities, rays_per_scatterer, axis=0)
     return replace(
         environment,
+        scatterer_velocities_m_s=velocities,
         scatterer_positions_m=places.reshape(-1, 3),
         scatterer_gain=gain.reshape(environment.n_users, -1),
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from isac_toolbox._validation import as_array, as_indices, check_finite, check_n
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delays_s, unit_vectors
 from isac_toolbox.channel.plausibility import check_longest_delay, warn_of_implausible_delays
-from isac_toolbox.channel.rays import Rays
+from isac_toolbox.channel.rays import Rays, checked_dopplers
 from isac_toolbox.channel.traced import TRACED_KEYS, traced_arrays
 
 __all__ = ["DrawSettings", "Environment", "draw_apart_users", "draw_environment", "load_traced"]
@@ -65,6 +65,11 @@ class Environment:
     name : str
     rays : Rays
         What stochastic models add: heard like paths, but listed as none.
+    user_velocities_m_s, scatterer_velocities_m_s : ndarray, shape (K, 3) and (S, 3), optional
+        A simulation draws those that are not given.
+    extra_doppler_hz : ndarray, shape (P,), optional
+        Doppler shifts by motion of the further paths, NaN where not known. A simulation in which users move
+        draws those.
 
     Raises
     ------
@@ -89,10 +94,14 @@ class Environment:
     region_m: RealArray
     name: str = "environment"
     rays: Rays = field(default_factory=Rays.none)
+    user_velocities_m_s: RealArray | None = None
+    scatterer_velocities_m_s: RealArray | None = None
+    extra_doppler_hz: RealArray | None = None
 
     def __post_init__(self) -> None:
         self._check_fields()
         self._check_paths()
+        self._check_motion()
 
     def _check_fields(self) -> None:
         """Convert every array, and check its shape and that it is finite."""
@@ -130,6 +139,21 @@ class Environment:
         _, reach_m = unit_vectors(self.bs_position_m, self.scatterer_positions_m)
         scene_m = float(np.max(np.concatenate([direct_m, reach_m])))
         warn_of_implausible_delays("extra_delay_s", delay_s, direct_m[user], scene_m)
+
+    def _check_motion(self) -> None:
+        """Check velocities and Doppler shifts where they are given."""
+        for name, rows in (
+            ("user_velocities_m_s", self.n_users),
+            ("scatterer_velocities_m_s", len(self.scatterer_positions_m)),
+        ):
+            if getattr(self, name) is not None:
+                value = as_array(name, getattr(self, name), float)
+                check_shape(name, value, (rows, 3), "one row per position")
+                check_finite(name, value)
+                object.__setattr__(self, name, value)
+        if self.extra_doppler_hz is not None:
+            checked = checked_dopplers("extra_doppler_hz", self.extra_doppler_hz, self.extra_user.size)
+            object.__setattr__(self, "extra_doppler_hz", checked)
 
     @property
     def n_users(self) -> int:
@@ -176,7 +200,6 @@ class Environment:
         new_index = np.full(self.n_users, -1)
         new_index[chosen] = np.arange(chosen.size)
         kept = (new_index[self.extra_user] >= 0) & (self.extra_gain != 0)
-        ray = new_index[self.rays.user] >= 0
         return Environment(
             bs_position_m=self.bs_position_m,
             user_positions_m=self.user_positions_m[chosen],
@@ -189,13 +212,15 @@ class Environment:
             extra_gain=self.extra_gain[kept],
             region_m=self.region_m,
             name=self.name,
-            rays=Rays(
-                user=new_index[self.rays.user[ray]],
-                direction=self.rays.direction[ray],
-                delay_s=self.rays.delay_s[ray],
-                gain=self.rays.gain[ray],
-            ),
+            rays=self.rays.of_users(new_index),
+            user_velocities_m_s=_of(self.user_velocities_m_s, chosen),
+            scatterer_velocities_m_s=_of(self.scatterer_velocities_m_s, seen),
+            extra_doppler_hz=_of(self.extra_doppler_hz, kept),
         )
+
+
+def _of(values: RealArray | None, chosen: NDArray[Any]) -> RealArray | None:
+    return None if values is None else values[chosen]
 
 
 class DrawSettings(Protocol):

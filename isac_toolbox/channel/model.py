@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import AntennaArray, UniformPlanarArray
+from isac_toolbox.channel.doppler import path_dopplers
 from isac_toolbox.channel.environment import Environment
 from isac_toolbox.channel.geometry import (
     bistatic_delays_s,
@@ -14,7 +18,9 @@ from isac_toolbox.channel.geometry import (
     unit_vectors,
 )
 
-__all__ = ["multi_user_channel", "normalise_power", "response_towards"]
+__all__ = ["moving_channel", "multi_user_channel", "normalise_power", "response_towards"]
+
+Factors = NDArray[np.complex128] | None
 
 
 def response_towards(
@@ -47,40 +53,101 @@ def multi_user_channel(
     environment's further paths and rays. With ``beam_squint`` the array's phase is that of the subcarrier's
     own frequency, ``1 + f_n / f_c`` times the carrier's.
     """
-    bs, users, points = (
-        environment.bs_position_m,
-        environment.user_positions_m,
-        environment.scatterer_positions_m,
+    paths = _PathSums(
+        environment, array, subcarrier_frequencies_hz, time_offsets_s, wavefront, carrier_hz, beam_squint
     )
+    return np.stack([paths.of_user(k)(None, None) for k in range(environment.n_users)])
+
+
+def moving_channel(
+    environment: Environment,
+    array: UniformPlanarArray,
+    subcarrier_frequencies_hz: NDArray[np.float64],
+    time_offsets_s: NDArray[np.float64],
+    wavefront: str,
+    carrier_hz: float,
+    beam_squint: bool,
+    times_s: NDArray[np.float64],
+) -> NDArray[np.complex128]:
+    """Return the channel of every user at times (T,) from the reference on, shape (K, N, M, T).
+
+    Each path of :func:`multi_user_channel` turns by ``exp(j 2 pi nu t)`` at the constant Doppler shift of
+    :func:`~isac_toolbox.channel.doppler.path_dopplers`; frequency offsets and phases are not in it.
+    """
     frequencies = subcarrier_frequencies_hz
-    sight_delay = line_of_sight_delays_s(users, bs) + time_offsets_s
-    delay = bistatic_delays_s(users, points, bs) + time_offsets_s[:, None]
-    rays = environment.rays
-    further_user = np.concatenate([environment.extra_user, rays.user])
-    further_direction = np.concatenate([environment.extra_direction, rays.direction])
-    further_delay_s = np.concatenate([environment.extra_delay_s, rays.delay_s])
-    further_gain = np.concatenate([environment.extra_gain, rays.gain])
-    channel = np.empty((len(users), frequencies.size, array.n_elements), complex)
-    for k in range(len(users)):
-        extra = further_user == k
-        targets = np.vstack([users[k : k + 1], points])
-        delays = np.concatenate([sight_delay[k : k + 1], delay[k]])
-        gains = np.concatenate([environment.line_of_sight_gain[k : k + 1], environment.scatterer_gain[k]])
-        extra_delays = further_delay_s[extra] + time_offsets_s[k]
-        weights = gains * delay_response(delays, frequencies).T
-        extra_weights = further_gain[extra] * delay_response(extra_delays, frequencies).T
-        directions = np.vstack([unit_vectors(bs, targets)[0], further_direction[extra]])
-        cosines = np.stack(array.direction_cosines(directions))
-        if beam_squint:
-            if carrier_hz is None:
-                raise ValueError("carrier_hz is needed for beam_squint=True, got None")
-            weights = np.hstack([weights, extra_weights])
-            channel[k] = _squinted_sum(weights, cosines, array, frequencies / carrier_hz)
-        else:
-            responses = response_towards(targets, array, bs, wavefront, carrier_hz)
-            extra_responses = array.steering_from_cosines(*cosines[:, len(targets) :])
-            channel[k] = weights @ responses + extra_weights @ extra_responses
+    paths = _PathSums(environment, array, frequencies, time_offsets_s, wavefront, carrier_hz, beam_squint)
+    dopplers = path_dopplers(environment, carrier_hz)
+    shape = (environment.n_users, frequencies.size, array.n_elements, times_s.size)
+    channel = np.empty(shape, complex)
+    for k in range(environment.n_users):
+        of_user = paths.of_user(k)
+        own = np.concatenate([dopplers.line_of_sight[k : k + 1], dopplers.scatterer[k]])
+        further = np.concatenate([dopplers.extra, dopplers.rays])[paths.further_user == k]
+        for t, time_s in enumerate(times_s):
+            channel[k, :, :, t] = of_user(
+                np.exp(2j * np.pi * own * time_s), np.exp(2j * np.pi * further * time_s)
+            )
     return channel
+
+
+@dataclass(frozen=True, eq=False)
+class _PathSums:
+    """The sums over paths that the users' channels are; fields as in :func:`multi_user_channel`."""
+
+    environment: Environment
+    array: UniformPlanarArray
+    frequencies: NDArray[np.float64]
+    time_offsets_s: NDArray[np.float64]
+    wavefront: str
+    carrier_hz: float | None
+    beam_squint: bool
+
+    @property
+    def further_user(self) -> NDArray[np.int64]:
+        """User of every further path and ray, shape (P + R,)."""
+        return np.concatenate([self.environment.extra_user, self.environment.rays.user])
+
+    def of_user(self, k: int) -> Callable[[Factors, Factors], NDArray[np.complex128]]:
+        """Return a function from factors of placed paths (1 + S,) and of further ones to the channel (N, M).
+
+        None stands for factors of one.
+        """
+        environment, array, bs = self.environment, self.array, self.environment.bs_position_m
+        user, points = environment.user_positions_m[k : k + 1], environment.scatterer_positions_m
+        rays, extra = environment.rays, self.further_user == k
+        targets = np.vstack([user, points])
+        delays = np.concatenate([line_of_sight_delays_s(user, bs), bistatic_delays_s(user, points, bs)[0]])
+        gains = np.concatenate([environment.line_of_sight_gain[k : k + 1], environment.scatterer_gain[k]])
+        extra_delays = np.concatenate([environment.extra_delay_s, rays.delay_s])[extra]
+        extra_gains = np.concatenate([environment.extra_gain, rays.gain])[extra]
+        extra_directions = np.concatenate([environment.extra_direction, rays.direction])[extra]
+        offset_s = self.time_offsets_s[k]
+        weights = gains * delay_response(delays + offset_s, self.frequencies).T
+        extra_weights = extra_gains * delay_response(extra_delays + offset_s, self.frequencies).T
+        cosines = np.stack(
+            array.direction_cosines(np.vstack([unit_vectors(bs, targets)[0], extra_directions]))
+        )
+        if self.beam_squint:
+            if self.carrier_hz is None:
+                raise ValueError("carrier_hz is needed for beam_squint=True, got None")
+            relative = self.frequencies / self.carrier_hz
+
+            def squinted(own: Factors, further: Factors) -> NDArray[np.complex128]:
+                both = np.hstack([_turned(weights, own), _turned(extra_weights, further)])
+                return _squinted_sum(both, cosines, array, relative)
+
+            return squinted
+        responses = response_towards(targets, array, bs, self.wavefront, self.carrier_hz)
+        extra_responses = array.steering_from_cosines(*cosines[:, len(targets) :])
+
+        def summed(own: Factors, further: Factors) -> NDArray[np.complex128]:
+            return _turned(weights, own) @ responses + _turned(extra_weights, further) @ extra_responses
+
+        return summed
+
+
+def _turned(weights: NDArray[np.complex128], factors: Factors) -> NDArray[np.complex128]:
+    return weights if factors is None else weights * factors
 
 
 def _squinted_sum(

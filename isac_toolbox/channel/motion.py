@@ -47,7 +47,7 @@ class Motion:
     scatterer_velocity_std_m_s : float
         Deviation of every axis of the velocity of a scatterer that moves.
     phase_noise_std_rad : float
-        Deviation of the step of the station's phase from one symbol to the next.
+        Deviation of the step of the station's phase over the shortest time between two symbols.
     user_phase_noise_stds_rad : ndarray, shape (K,)
         The same of the users' oscillators.
     hz_per_m_s : float
@@ -70,7 +70,19 @@ class Motion:
 
     @classmethod
     def of(cls, given: Mapping[str, Any], n_users: int, carrier_hz: float | None) -> Motion | None:
-        """Return what checked fields say; None where nothing turns: no times, or nothing but zeros."""
+        """Return what checked fields say; None where nothing turns: no times, or nothing but zeros.
+
+        Parameters
+        ----------
+        given : mapping of str to ndarray or None
+            ``MOTION_FIELDS``, as :func:`checked_motion` returns them.
+        n_users : int
+        carrier_hz : float, optional
+
+        Returns
+        -------
+        Motion or None
+        """
         if given["symbol_times_s"] is None or not any(_turns(given[name]) for name in _PRIORS):
             return None
 
@@ -92,6 +104,15 @@ class Motion:
             user_phase_noise_stds_rad=spread("user_phase_noise_std_rad", n_users),
             hz_per_m_s=carrier_hz / SPEED_OF_LIGHT_M_S if moves and carrier_hz is not None else 0.0,
         )
+
+    @property
+    def step_variances(self) -> RealArray:
+        """Variance of every step of a random walk in units of that of the shortest, shape (T - 1,).
+
+        Phases are of mean zero over the block, which leaves the law of their steps as it is.
+        """
+        gaps = np.diff(self.times_s)
+        return gaps / np.min(gaps, initial=np.inf)
 
     @property
     def half_span_s(self) -> float:

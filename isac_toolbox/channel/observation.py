@@ -112,7 +112,8 @@ class UplinkObservation:
     scatterer_velocity_std_m_s : array_like, scalar, optional
         Standard deviation of every axis of the velocity of a scatterer that moves.
     phase_noise_std_rad : array_like, scalar, optional
-        Phase noise of the station's oscillator: standard deviation of its step from symbol to symbol.
+        Phase noise of the station's oscillator, a random walk of mean zero over the block: standard deviation
+        of its step over the shortest time between two symbols.
     user_phase_noise_std_rad : array_like, scalar or (K,), optional
         The same of the users' oscillators.
 

@@ -26,6 +26,8 @@ class UnlocatedPaths:
     gain : ndarray of complex, shape (P,)
     probability : ndarray, shape (P,)
         1 in a simulation's truth.
+    doppler_hz : ndarray, shape (P,), optional
+        Doppler shift by motion, frequency offset removed; None for a static block.
     """
 
     user: NDArray[np.int64]
@@ -33,6 +35,7 @@ class UnlocatedPaths:
     delay_s: NDArray[np.float64]
     gain: NDArray[np.complex128]
     probability: NDArray[np.float64]
+    doppler_hz: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return int(self.user.size)

@@ -17,6 +17,7 @@ __all__ = [
     "warn_of_implausible_block",
     "warn_of_implausible_delays",
     "warn_of_implausible_times",
+    "warn_of_interference",
 ]
 
 RealArray = NDArray[np.float64]
@@ -154,6 +155,16 @@ def warn_of_implausible_times(times_s: RealArray, frequencies_hz: RealArray) -> 
         _warn(
             f"symbol_times_s are down to {apart_s:.4g} s apart, but an OFDM symbol with subcarriers "
             f"{spacing_hz:.4g} Hz apart lasts at least {1 / spacing_hz:.4g} s; they are centre times in s"
+        )
+
+
+def warn_of_interference(power: RealArray, noise_variance: float) -> None:
+    """Warn where users' inter-carrier interference (K,), which is not simulated, would exceed the noise."""
+    if power.sum() > noise_variance:
+        _warn(
+            "inter-carrier interference by Doppler shifts and frequency offsets is left out, but would have "
+            f"{power.sum():.3g}, more than the noise's {noise_variance:.3g}, most of it from user "
+            f"{np.argmax(power)}; slower users, smaller offsets, wider subcarriers and lower SNR have less"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = [
     "make_pilots",
     "noise_variance_for_snr",
     "receive",
+    "with_pilots_at",
 ]
 
 PILOT_PATTERNS = ("orthogonal", "comb", "random")
@@ -93,6 +95,20 @@ def draw_symbols(
     )
 
 
+def with_pilots_at(block: Block, positions: Sequence[int]) -> Block:
+    """Return the block with its pilots, which come first, at these OFDM symbols; data keep their order."""
+    n_symbols = block.mask.shape[1]
+    data = np.setdiff1d(np.arange(n_symbols), positions)
+    source = np.empty(n_symbols, np.int64)
+    source[np.concatenate([np.asarray(positions, np.int64), data])] = np.arange(n_symbols)
+    return Block(
+        block.symbols[..., source],
+        block.indices[..., source],
+        block.pilots[..., source],
+        block.mask[:, source],
+    )
+
+
 def all_known(block: Block) -> Block:
     """Return the block as its transmitter knows it: every symbol a pilot."""
     return Block(
@@ -124,7 +140,13 @@ def noise_variance_for_snr(channel: ComplexArray, snr_db: float) -> float:
 def receive(
     channel: ComplexArray, symbols: ComplexArray, noise_variance: float, rng: np.random.Generator
 ) -> ComplexArray:
-    """Return the block ``y_nt = sum_k h_kn u_knt + w`` from (K, N, M) and (K, N, T), shape (N, M, T)."""
-    clean = np.matmul(channel.transpose(1, 2, 0), symbols.transpose(1, 0, 2))
+    """Return the block ``y_nt = sum_k h_knt u_knt + w`` from (K, N, M) and (K, N, T), shape (N, M, T).
+
+    A channel that changes from symbol to symbol has the shape (K, N, M, T).
+    """
+    if channel.ndim == 4:
+        clean = np.einsum("knmt,knt->nmt", channel, symbols)
+    else:
+        clean = np.matmul(channel.transpose(1, 2, 0), symbols.transpose(1, 0, 2))
     noise = rng.standard_normal((2, *clean.shape))
     return clean + np.sqrt(noise_variance / 2) * (noise[0] + 1j * noise[1])

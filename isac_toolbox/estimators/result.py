@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox import _npz
+from isac_toolbox.channel.evolution import ChannelEvolution, check_symbol_indices
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.inference.turbo import History, IterationRecord
 
@@ -131,6 +133,22 @@ class EstimationResult:
         The same from every bin of delay; no bins where there is no diffuse part.
     diffuse_delays_s : ndarray, shape (G,)
         Delays of these bins, clock offsets included.
+    reference_time_s : float, optional
+        When ``channel``, positions and delays hold: the mean of the symbols' times. None, like all that
+        follows, for a block that is taken as static.
+    frequency_offsets_hz, frequency_offset_std_hz : ndarray, shape (K,), optional
+    user_velocities_m_s : ndarray, shape (K, 3), optional
+    user_velocity_covariance_m2_s2 : ndarray, shape (K, 3, 3), optional
+    scatterer_velocities_m_s : ndarray, shape (S_hat, 3), optional
+    scatterer_velocity_covariance_m2_s2 : ndarray, shape (S_hat, 3, 3), optional
+    moving_probability : ndarray, shape (S_hat,), optional
+        That a scatterer moves at all.
+    symbol_phase_rad : ndarray, shape (T,), optional
+        Phase of the station's oscillator over the symbols, of mean zero.
+    user_symbol_phase_rad : ndarray, shape (K, T), optional
+        Phases of the users' oscillators, each of mean zero.
+    evolution : ChannelEvolution, optional
+        The channel over the symbols, from which :meth:`channel_at` reads.
     """
 
     estimator: str
@@ -161,25 +179,53 @@ class EstimationResult:
     diffuse_power: RealArray = field(default_factory=lambda: np.zeros(0))
     diffuse_profile: RealArray = field(default_factory=lambda: np.zeros((0, 0)))
     diffuse_delays_s: RealArray = field(default_factory=lambda: np.zeros(0))
+    reference_time_s: float | None = None
+    frequency_offsets_hz: RealArray | None = None
+    frequency_offset_std_hz: RealArray | None = None
+    user_velocities_m_s: RealArray | None = None
+    user_velocity_covariance_m2_s2: RealArray | None = None
+    scatterer_velocities_m_s: RealArray | None = None
+    scatterer_velocity_covariance_m2_s2: RealArray | None = None
+    moving_probability: RealArray | None = None
+    symbol_phase_rad: RealArray | None = None
+    user_symbol_phase_rad: RealArray | None = None
+    evolution: ChannelEvolution | None = None
 
     def __post_init__(self) -> None:
         if not len(self.diffuse_power):
             object.__setattr__(self, "diffuse_power", np.zeros(len(self.channel)))
             object.__setattr__(self, "diffuse_profile", np.zeros((len(self.channel), 0)))
 
+    def channel_at(self, symbols: Sequence[int]) -> ComplexArray:
+        """Return the channel at OFDM symbols, motion and phases included, shape (K, N, M, len(symbols)).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are no indices of symbols.
+        """
+        if self.evolution is not None:
+            return self.evolution.at(symbols)
+        index = check_symbol_indices(symbols, self.symbol_mean.shape[2])
+        return np.repeat(self.channel[..., None], index.size, axis=3)
+
     def save(self, path: str | Path) -> Path:
         """Write the result as an npz file and return its path.
 
-        One key per attribute; ``candidates`` and ``unlocated_paths`` as ``candidates.FIELD`` and
-        ``unlocated_paths.FIELD``, the history as ``history`` of shape (iterations, 4). Ambiguities have one
-        row of ``ambiguities`` for every alternative: number of the ambiguity, kind (0 clock, 1 scatterer, 2
-        path), index, weight, and the value in three columns (a clock's in the first, the others NaN).
+        One key per attribute that is not None; ``candidates``, ``unlocated_paths`` and ``evolution`` as
+        ``candidates.FIELD``, ``unlocated_paths.FIELD`` and ``evolution.FIELD``, the history as ``history`` of
+        shape (iterations, 4). Ambiguities have one row of ``ambiguities`` per alternative: number of the
+        ambiguity, kind (0 clock, 1 scatterer, 2 path), index, weight, and the value in three columns (a
+        clock's in the first, the others NaN).
         """
         stored: dict[str, Any] = {}
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)
-            if isinstance(value, (Candidates, UnlocatedPaths)):
-                stored.update({f"{name}.{f.name}": getattr(value, f.name) for f in fields(value)})
+            if value is None:
+                continue
+            if isinstance(value, (Candidates, UnlocatedPaths, ChannelEvolution)):
+                parts = {f"{name}.{f.name}": getattr(value, f.name) for f in fields(value)}
+                stored.update({key: part for key, part in parts.items() if part is not None})
             elif isinstance(value, History):
                 rows = [[getattr(r, f.name) for f in fields(IterationRecord)] for r in value]
                 stored[name] = np.array(rows, dtype=float).reshape(-1, len(fields(IterationRecord)))
@@ -204,11 +250,11 @@ class EstimationResult:
         """
         nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
         plain = [f.name for f in fields(cls) if f.name not in (*nested, *_OPTIONAL)]
-        keys = plain + [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
-        data = _npz.read(path, _KIND, keys)
+        keys = [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
+        data = _npz.read(path, _KIND, plain + [key for key in keys if key not in _OPTIONAL])
         values: dict[str, Any] = {name: data[name] for name in plain}
         for name, kind in nested.items():
-            values[name] = kind(**{f.name: data[f"{name}.{f.name}"] for f in fields(kind)})
+            values[name] = kind(**{f.name: data.get(f"{name}.{f.name}") for f in fields(kind)})
         for name, convert in _SCALARS.items():
             values[name] = convert(values[name].item())
         history = History()
@@ -219,18 +265,37 @@ class EstimationResult:
         values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
         no_extent = np.zeros((len(values["scatterer_positions_m"]), 3, 3))
         values["scatterer_extent_m2"] = data.get("scatterer_extent_m2", no_extent)
-        values.update({name: data[name] for name in _OPTIONAL if name.startswith("diffuse") and name in data})
+        values.update({name: data[name] for name in (*_DIFFUSE, *_MOTION) if name in data})
+        if "reference_time_s" in data:
+            values["reference_time_s"] = float(data["reference_time_s"])
+        if "evolution.parts" in data:
+            _npz.require(path, _KIND, data, ["evolution.curves"])
+            values["evolution"] = ChannelEvolution(data["evolution.parts"], data["evolution.curves"])
         return cls(**values)
 
 
-#: Fields that files of earlier versions do not have.
+_DIFFUSE = ("diffuse_power", "diffuse_profile", "diffuse_delays_s")
+_MOTION = (
+    "frequency_offsets_hz",
+    "frequency_offset_std_hz",
+    "user_velocities_m_s",
+    "user_velocity_covariance_m2_s2",
+    "scatterer_velocities_m_s",
+    "scatterer_velocity_covariance_m2_s2",
+    "moving_probability",
+    "symbol_phase_rad",
+    "user_symbol_phase_rad",
+)
+#: Fields that files of earlier versions do not have, and those that a static block leaves out.
 _OPTIONAL = (
     "warnings",
     "ambiguities",
     "scatterer_extent_m2",
-    "diffuse_power",
-    "diffuse_profile",
-    "diffuse_delays_s",
+    *_DIFFUSE,
+    *_MOTION,
+    "reference_time_s",
+    "evolution",
+    "unlocated_paths.doppler_hz",
 )
 
 _AMBIGUITY_KINDS = ("clock", "scatterer", "path")
