@@ -490,8 +490,7 @@ class BiSVBILoop(SceneLoop):
         move = refine if self.settings.m_step == "gauss_newton" else gradient_steps
         self.working = self.working.with_fit(move(self.working.fit, n_steps))
         if self.working.fit.scene.motion is not None:
-            fit, _ = with_movers(self.working.fit)
-            self.working = self.working.with_fit(fit)
+            self.working = self.working.with_fit(with_movers(self.working.fit))
 
     def result(self) -> EstimationResult:
         """Return the result at the present state; it says what no path explains."""

@@ -17,7 +17,7 @@ ComplexArray = NDArray[np.complex128]
 IntArray = NDArray[np.int64]
 
 # Guard: nodes beyond the largest phase in radians, and times its cube root; leaves 1e-8 of the atom.
-_FURTHER_NODES = (12.0, 4.0)
+_FURTHER_NODES, _GROWTH = 12.0, 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,9 @@ class Frames:
         return np.asarray(np.exp(2j * np.pi * self.times_s[:, None] * beside))
 
 
-def chebyshev_times(times_s: RealArray, largest_doppler_hz: float) -> RealArray:
+def chebyshev_times(
+    times_s: RealArray, largest_doppler_hz: float, further: float = _FURTHER_NODES
+) -> RealArray:
     """Return times at which all that turns by no more than a Doppler shift is known between as well.
 
     The symbols' own times where these are fewer; else Chebyshev nodes, as many as the phases over half the
@@ -92,8 +94,7 @@ def chebyshev_times(times_s: RealArray, largest_doppler_hz: float) -> RealArray:
     """
     middle, half = (times_s.max() + times_s.min()) / 2, np.ptp(times_s) / 2
     phase = 2 * np.pi * largest_doppler_hz * half
-    further, growth = _FURTHER_NODES
-    n_nodes = int(np.ceil(phase + further + growth * phase ** (1 / 3)))
+    n_nodes = int(np.ceil(phase + further + _GROWTH * phase ** (1 / 3)))
     if n_nodes >= times_s.size:
         return times_s
     return np.asarray(middle + half * np.cos(np.pi * (np.arange(n_nodes)[::-1] + 0.5) / n_nodes))

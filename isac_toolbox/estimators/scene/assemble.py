@@ -11,18 +11,24 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, ArbitraryArray
 from isac_toolbox.channel.atoms.frames import MovingAtoms
+from isac_toolbox.channel.evolution import ChannelEvolution
 from isac_toolbox.channel.geometry import unit_vectors
+from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult
+from isac_toolbox.estimators.scene.derotation import evolution_of
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
+from isac_toolbox.estimators.scene.moving import Movers
+from isac_toolbox.estimators.symbols.derotation import Derotation
 from isac_toolbox.estimators.symbols.detection import Detection
 from isac_toolbox.inference.turbo import History, IterationRecord
 
 __all__ = [
     "ChannelEstimate",
     "DiffuseEstimate",
+    "MotionEstimate",
     "Outcome",
     "SceneEstimate",
     "build_result",
@@ -92,6 +98,56 @@ class DiffuseEstimate:
 
 
 @dataclass(frozen=True, eq=False)
+class MotionEstimate:
+    """What moves and turns beside the scatterers, in the names and units of :class:`EstimationResult`."""
+
+    reference_time_s: float
+    frequency_offsets_hz: RealArray
+    frequency_offset_std_hz: RealArray
+    user_velocities_m_s: RealArray
+    user_velocity_covariance_m2_s2: RealArray
+    symbol_phase_rad: RealArray
+    user_symbol_phase_rad: RealArray
+    evolution: ChannelEvolution
+
+    @classmethod
+    def of_fit(
+        cls, fit: Fit, covariance: RealArray, motion: Motion, derotation: Derotation, scale: float
+    ) -> MotionEstimate:
+        """Return the motion of a fit of a block that was derotated.
+
+        Of the phases that all users share the station's oscillator has the part that the priors give it.
+        """
+        found = fit.scene.motion
+        assert found is not None
+        offsets, users, _, _ = found.blocks(fit.scene.n_parameters - found.size)
+        variance = np.diag(covariance)
+        station, alone = _shared(derotation.phases_rad, motion)
+        return cls(
+            motion.reference_time_s,
+            found.offsets_hz,
+            np.sqrt(variance[offsets]),
+            found.user_velocities_m_s,
+            _diagonal_blocks(covariance[users, users]),
+            station,
+            alone,
+            evolution_of(fit, derotation, scale),
+        )
+
+
+def _shared(phases_rad: RealArray, motion: Motion) -> tuple[RealArray, RealArray]:
+    """Station's phases (T,) and users' own (K, T) of their sums, by the variances of the walks."""
+    own, common = motion.user_phase_noise_stds_rad**2, motion.phase_noise_std_rad**2
+    if not common:
+        return np.zeros(phases_rad.shape[1]), phases_rad
+    if not np.any(own):
+        return phases_rad.mean(axis=0), np.zeros_like(phases_rad)
+    between = np.diag(own) + common
+    station = np.full(len(own), common) @ np.linalg.pinv(between) @ phases_rad
+    return station, np.where(own[:, None] > 0, phases_rad - station, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
 class SceneEstimate:
     """Everything that a result says of the scene, in the names of :class:`EstimationResult`."""
 
@@ -107,6 +163,9 @@ class SceneEstimate:
     user_position_covariance_m2: RealArray
     time_offsets_s: RealArray
     time_offset_std_s: RealArray
+    scatterer_velocities_m_s: RealArray | None = None
+    scatterer_velocity_covariance_m2_s2: RealArray | None = None
+    moving_probability: RealArray | None = None
 
     @classmethod
     def unknown(cls, obs: UplinkObservation) -> SceneEstimate:
@@ -143,6 +202,7 @@ class SceneEstimate:
         path_probability: RealArray,
         candidates: Candidates | None = None,
         doubt_m2: RealArray | None = None,
+        movers: Movers | None = None,
     ) -> SceneEstimate:
         """Return the scene of a fit; points less likely than not are listed as unlocated paths.
 
@@ -164,6 +224,8 @@ class SceneEstimate:
             Every point considered; the fit's points if not given.
         doubt_m2 : ndarray, shape (S, 3, 3), optional
             Covariance to add to that of the fit's points.
+        movers : Movers, optional
+            Which of the fit's points move.
         """
         covariance = scene_covariance(fit)
         points, users, offsets, _ = fit.scene.blocks()
@@ -186,6 +248,7 @@ class SceneEstimate:
             user_position_covariance_m2=_diagonal_blocks(covariance[users, users]),
             time_offsets_s=fit.scene.offsets_m / SPEED_OF_LIGHT_M_S,
             time_offset_std_s=np.sqrt(np.diag(covariance)[offsets]) / SPEED_OF_LIGHT_M_S,
+            **({} if movers is None else _velocities(movers, shown)),
         )
 
     def widened(self, clock_variance_m2: RealArray, scatterer_covariance_m2: RealArray) -> SceneEstimate:
@@ -259,9 +322,11 @@ def build_result(
     detection: Detection,
     outcome: Outcome,
     diffuse: DiffuseEstimate | None = None,
+    motion: MotionEstimate | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
-    found = {} if diffuse is None else {f.name: getattr(diffuse, f.name) for f in fields(diffuse)}
+    parts = [part for part in (diffuse, motion) if part is not None]
+    found = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
     return EstimationResult(
         estimator=estimator,
         channel=channel.mean,
@@ -329,6 +394,16 @@ def _unseen(array: AntennaArray) -> tuple[str, ...]:
     )
 
 
+def _velocities(movers: Movers, shown: NDArray[np.bool_]) -> dict[str, RealArray]:
+    """The velocities of the points that are shown, in the names of a result."""
+    velocities, covariances = movers.marginal()
+    return {
+        "scatterer_velocities_m_s": velocities[shown],
+        "scatterer_velocity_covariance_m2_s2": covariances[shown],
+        "moving_probability": movers.probability[shown],
+    }
+
+
 def _is_placed(fit: Fit, covariances_m2: RealArray) -> NDArray[np.bool_]:
     """Which points (S,) are known to a resolution cell, where the array does not see all cosines."""
     if all(fit.problem.receiver.array.sees_cosines):
@@ -364,7 +439,16 @@ def _unlocated(fit: Fit, shown: NDArray[np.bool_], probability: RealArray, scale
         delay_s=length / SPEED_OF_LIGHT_M_S,
         gain=np.asarray(fit.posterior.mean[index] * scale, dtype=complex),
         probability=probability[index],
+        doppler_hz=_doppler_by_motion(fit, index),
     )
+
+
+def _doppler_by_motion(fit: Fit, index: NDArray[np.int64]) -> RealArray | None:
+    """Doppler shifts of paths, their users' frequency offsets removed; None where nothing moves."""
+    motion, shifts = fit.scene.motion, fit.parameters.doppler_hz
+    if motion is None or shifts is None:
+        return None
+    return np.asarray(shifts[index] - motion.offsets_hz[fit.paths.user[index]])
 
 
 def channel_variance(fit: Fit, covariance: RealArray, n_users: int) -> RealArray:

@@ -83,7 +83,30 @@ def join_bodies(
             np.append(candidates.scatterer_probability, [b.probability for b in found]),
             np.column_stack([candidates.visibility_probability, *(b.visibility for b in found)]),
         ),
+        **_joined_velocities(scene, groups, energy),
     ), kept
+
+
+def _joined_velocities(
+    scene: SceneEstimate, groups: list[IntArray], energy: RealArray
+) -> dict[str, RealArray]:
+    """Velocities of groups of scatterers by their energies, in the names of a scene; none where none moves."""
+    velocities, covariances, moving = (
+        scene.scatterer_velocities_m_s,
+        scene.scatterer_velocity_covariance_m2_s2,
+        scene.moving_probability,
+    )
+    if velocities is None or covariances is None or moving is None:
+        return {}
+    weights = [energy[group] / max(float(energy[group].sum()), 1e-300) for group in groups]
+    pairs = list(zip(weights, groups, strict=True))
+    return {
+        "scatterer_velocities_m_s": np.array([w @ velocities[g] for w, g in pairs]),
+        "scatterer_velocity_covariance_m2_s2": np.array(
+            [np.tensordot(w, covariances[g], 1) for w, g in pairs]
+        ),
+        "moving_probability": np.array([moving[g].max() for g in groups]),
+    }
 
 
 def body_warnings(scene: SceneEstimate) -> list[str]:

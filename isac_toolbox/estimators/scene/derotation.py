@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.atoms.frames import MovingAtoms, chebyshev_times
+from isac_toolbox.channel.atoms.frames import MovingAtoms, chebyshev_times, interpolation
 from isac_toolbox.channel.atoms.kinematics import KinematicPrior
+from isac_toolbox.channel.evolution import ChannelEvolution
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.search import PathSearch
@@ -20,13 +21,15 @@ from isac_toolbox.estimators.symbols.derotation import Derotation
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge
 from isac_toolbox.estimators.symbols.statistics import pilot_statistics
 
-__all__ = ["acquired", "channel_at", "derotated", "mean_doppler_hz", "no_derotation"]
+__all__ = ["acquired", "channel_at", "derotated", "evolution_of", "mean_doppler_hz", "no_derotation"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 # Mathematics: steps of the Doppler search in units of what the pilots' span resolves; a quarter loses 0.2 dB.
 _STEPS_PER_CELL = 4
+# Guard: nodes of the channel over time beyond its largest phase; leaves less than 1e-6 of it.
+_EVOLUTION_NODES = 6.0
 # Cost cap: Doppler shifts that are tried for every user.
 _MOST_TRIALS = 512
 
@@ -114,3 +117,18 @@ def channel_at(fit: Fit, derotation: Derotation) -> ChannelKnowledge:
     return ChannelKnowledge.from_paths(
         atoms.still, posterior.mean * turn, covariance, derotation.doppler_hz.size
     )
+
+
+def evolution_of(fit: Fit, derotation: Derotation, scale: float) -> ChannelEvolution:
+    """Return the channel over the symbols of a derotated block; ``scale`` undoes the normalisation.
+
+    Its parts are the channels at a few times, between which it is interpolated.
+    """
+    atoms, gains = fit.atoms, fit.posterior.mean * scale
+    assert isinstance(atoms, MovingAtoms)
+    beside = atoms.doppler_hz - derotation.doppler_hz[atoms.user]
+    times, n_users = derotation.times_s, derotation.doppler_hz.size
+    nodes = chebyshev_times(times, float(np.abs(beside).max(initial=0.0)), _EVOLUTION_NODES)
+    turns = np.exp(2j * np.pi * nodes[:, None] * beside)
+    parts = np.stack([atoms.still.synthesise(gains * turn, n_users) for turn in turns])
+    return ChannelEvolution(parts, derotation.factors[:, None, :] * interpolation(nodes, times))

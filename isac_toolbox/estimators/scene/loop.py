@@ -24,6 +24,7 @@ from isac_toolbox.estimators.scene.ambiguity import (
 from isac_toolbox.estimators.scene.assemble import (
     ChannelEstimate,
     DiffuseEstimate,
+    MotionEstimate,
     Outcome,
     SceneEstimate,
     build_result,
@@ -36,6 +37,7 @@ from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import acquired, channel_at
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
+from isac_toolbox.estimators.scene.moving import movers_of
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
@@ -233,6 +235,7 @@ class SceneLoop(TurboLoop):
             path_probability=working.state.probability[working.active],
             candidates=self._candidates(places_m, probability),
             doubt_m2=doubt_m2,
+            movers=None if fit.scene.motion is None else movers_of(fit),
         )
         ambiguities, clock_variance_m2 = clock_ambiguities(
             fit.scene.offsets_m, fit.problem.prior.offset_stds_m, self._clock_periods_m()
@@ -249,7 +252,22 @@ class SceneLoop(TurboLoop):
         warnings = (*self.warnings, *contradictions(fit, covariance), *body_warnings(scene))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
         found = None if diffuse is None else DiffuseEstimate.of(diffuse, scale)
-        return build_result(self.name, channel, scene, self._final_detection(), outcome, found)
+        return build_result(
+            self.name,
+            channel,
+            scene,
+            self._final_detection(),
+            outcome,
+            found,
+            self._motion(fit, covariance),
+        )
+
+    def _motion(self, fit: Fit, covariance: RealArray) -> MotionEstimate | None:
+        """What moves and turns beside the scatterers, None in a static block."""
+        motion, derotation = self.obs.motion, self.block.derotation
+        if motion is None or derotation is None:
+            return None
+        return MotionEstimate.of_fit(fit, covariance, motion, derotation, self.block.scale)
 
     def _clock_periods_m(self) -> RealArray:
         """Shift of every user's clock that the data used so far do not see, as a length, shape (K,)."""

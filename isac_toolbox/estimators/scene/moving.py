@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from scipy.special import expit
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
 from isac_toolbox.estimators.scene.refine import refine
 
-__all__ = ["moving_probability", "with_movers"]
+__all__ = ["Movers", "movers_of", "with_movers"]
 
 RealArray = NDArray[np.float64]
 
@@ -21,8 +21,34 @@ _SHARE, _COUNTS = 0.1, 10.0
 _ROUNDS = 3
 
 
-def moving_probability(fit: Fit) -> tuple[RealArray, RealArray]:
-    """Return the probability that each point moves (S,), and its velocity if it does (S, 3).
+@dataclass(frozen=True, eq=False)
+class Movers:
+    """Which points move, and how those do that move.
+
+    Attributes
+    ----------
+    probability : ndarray, shape (S,)
+    velocities_m_s : ndarray, shape (S, 3)
+    covariances_m2_s2 : ndarray, shape (S, 3, 3)
+    """
+
+    probability: RealArray
+    velocities_m_s: RealArray
+    covariances_m2_s2: RealArray
+
+    def marginal(self) -> tuple[RealArray, RealArray]:
+        """Return velocities (S, 3) and covariances (S, 3, 3): of movers their own, zero and doubt of others."""
+        moves = self.probability > 0.5
+        outer = self.velocities_m_s[:, :, None] * self.velocities_m_s[:, None, :]
+        doubt = self.probability[:, None, None] * (self.covariances_m2_s2 + outer)
+        return (
+            np.where(moves[:, None], self.velocities_m_s, 0.0),
+            np.where(moves[:, None, None], self.covariances_m2_s2, doubt),
+        )
+
+
+def movers_of(fit: Fit) -> Movers:
+    """Return the probability that each point moves, and its velocity if it does.
 
     By the density of its velocity at rest, posterior over prior (Savage and Dickey), the other points as they
     are, moving or not. The share of movers is learned.
@@ -30,17 +56,17 @@ def moving_probability(fit: Fit) -> tuple[RealArray, RealArray]:
     motion, prior = fit.scene.motion, fit.problem.prior.motion
     n_points = len(fit.scene.points_m)
     if motion is None or prior is None or not prior.scatterer_velocity_std_m_s > 0 or not n_points:
-        return np.zeros(n_points), np.zeros((n_points, 3))
-    log_odds, velocity = _evidence(fit, prior.scatterer_velocity_std_m_s)
+        return Movers(np.zeros(n_points), np.zeros((n_points, 3)), np.zeros((n_points, 3, 3)))
+    log_odds, velocity, covariance = _evidence(fit, prior.scatterer_velocity_std_m_s)
     share = _SHARE
     for _ in range(20):
         probability = expit(log_odds + np.log(share / (1 - share)))
         share = (_SHARE * _COUNTS + float(probability.sum())) / (_COUNTS + n_points)
-    return probability, velocity
+    return Movers(probability, velocity, covariance)
 
 
-def _evidence(fit: Fit, std_m_s: float) -> tuple[RealArray, RealArray]:
-    """Log Bayes factors of moving against rest (S,), and velocities (S, 3)."""
+def _evidence(fit: Fit, std_m_s: float) -> tuple[RealArray, RealArray, RealArray]:
+    """Log Bayes factors of moving against rest (S,), velocities (S, 3) and covariances (S, 3, 3)."""
     motion = fit.scene.motion
     assert motion is not None
     hessian, gradient = fit.normal_equations
@@ -49,6 +75,7 @@ def _evidence(fit: Fit, std_m_s: float) -> tuple[RealArray, RealArray]:
     unknown = ~fit.problem.prior.known(fit.scene)
     points = np.arange(len(motion.moving))
     log_odds, velocity = np.zeros(points.size), np.zeros((points.size, 3))
+    covariances = np.zeros((points.size, 3, 3))
     for q in points:
         own = first + 3 * q + np.arange(3)
         rest = np.setdiff1d(np.flatnonzero(unknown), own)
@@ -64,20 +91,20 @@ def _evidence(fit: Fit, std_m_s: float) -> tuple[RealArray, RealArray]:
         block -= through @ across.T
         pull -= through @ slope[rest]
         covariance = np.linalg.inv(block + 1e-12 * np.trace(block) * np.eye(3))
+        covariances[q] = covariance
         velocity[q] = motion.point_velocities_m_s[q] - covariance @ pull
         at_rest = velocity[q] @ np.linalg.solve(covariance, velocity[q])
         _, log_det = np.linalg.slogdet(covariance / std_m_s**2)
         log_odds[q] = 0.5 * (log_det + at_rest)
-    return log_odds, velocity
+    return log_odds, velocity, covariances
 
 
-def with_movers(fit: Fit) -> tuple[Fit, RealArray]:
-    """Return the fit with the points free that more likely move than not, refined, and the probabilities."""
-    probability = np.zeros(len(fit.scene.points_m))
+def with_movers(fit: Fit) -> Fit:
+    """Return the fit with the points free that more likely move than not, refined."""
     for _ in range(_ROUNDS):
         motion = fit.scene.motion
-        probability, velocity = moving_probability(fit)
-        moving = probability > 0.5
+        movers = movers_of(fit)
+        moving, velocity = movers.probability > 0.5, movers.velocities_m_s
         if motion is None or np.array_equal(moving, motion.moving):
             break
         kept = np.where((moving & motion.moving)[:, None], motion.point_velocities_m_s, velocity)
@@ -85,4 +112,4 @@ def with_movers(fit: Fit) -> tuple[Fit, RealArray]:
         scene = replace(fit.scene, motion=changed)
         trial = evaluate(fit.problem, scene, fit.paths, fit.posterior.prior_precision)
         fit = refine(trial, n_steps=6, tol=1e-2)
-    return fit, probability
+    return fit

@@ -131,6 +131,10 @@ def detect_over_time(
     """
     assert block.derotation is not None
     found = []
+    if not block.received.shape[2]:
+        return detect(
+            block, ChannelKnowledge(np.zeros((block.n_users, *block.received.shape[:2]), complex)), 1.0
+        )
     for t in range(block.received.shape[2]):
         part = block.take(np.array([t]))
         assert part.derotation is not None
