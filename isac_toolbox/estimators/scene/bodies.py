@@ -71,7 +71,7 @@ def join_bodies(
     )
     found = [b for b, group in zip(joined, groups, strict=True) if group.size > 1]
     candidates = scene.candidates
-    return replace(
+    whole = replace(
         scene,
         scatterer_positions_m=np.array([b.position_m for b in joined]),
         scatterer_probability=np.array([b.probability for b in joined]),
@@ -83,30 +83,26 @@ def join_bodies(
             np.append(candidates.scatterer_probability, [b.probability for b in found]),
             np.column_stack([candidates.visibility_probability, *(b.visibility for b in found)]),
         ),
-        **_joined_velocities(scene, groups, energy),
-    ), kept
+    )
+    return _with_velocities(whole, groups, energy), kept
 
 
-def _joined_velocities(
-    scene: SceneEstimate, groups: list[IntArray], energy: RealArray
-) -> dict[str, RealArray]:
-    """Velocities of groups of scatterers by their energies, in the names of a scene; none where none moves."""
+def _with_velocities(joined: SceneEstimate, groups: list[IntArray], energy: RealArray) -> SceneEstimate:
+    """The scene of groups of points with their velocities, weighted by energy, where there are any."""
     velocities, covariances, moving = (
-        scene.scatterer_velocities_m_s,
-        scene.scatterer_velocity_covariance_m2_s2,
-        scene.moving_probability,
+        joined.scatterer_velocities_m_s,
+        joined.scatterer_velocity_covariance_m2_s2,
+        joined.moving_probability,
     )
     if velocities is None or covariances is None or moving is None:
-        return {}
-    weights = [energy[group] / max(float(energy[group].sum()), 1e-300) for group in groups]
-    pairs = list(zip(weights, groups, strict=True))
-    return {
-        "scatterer_velocities_m_s": np.array([w @ velocities[g] for w, g in pairs]),
-        "scatterer_velocity_covariance_m2_s2": np.array(
-            [np.tensordot(w, covariances[g], 1) for w, g in pairs]
-        ),
-        "moving_probability": np.array([moving[g].max() for g in groups]),
-    }
+        return joined
+    pairs = [(energy[group] / max(float(energy[group].sum()), 1e-300), group) for group in groups]
+    return replace(
+        joined,
+        scatterer_velocities_m_s=np.array([w @ velocities[g] for w, g in pairs]),
+        scatterer_velocity_covariance_m2_s2=np.array([np.tensordot(w, covariances[g], 1) for w, g in pairs]),
+        moving_probability=np.array([moving[g].max() for g in groups]),
+    )
 
 
 def body_warnings(scene: SceneEstimate) -> list[str]:

@@ -37,7 +37,7 @@ class Movers:
     covariances_m2_s2: RealArray
 
     def marginal(self) -> tuple[RealArray, RealArray]:
-        """Return velocities (S, 3) and covariances (S, 3, 3): of movers their own, zero and doubt of others."""
+        """Return velocities (S, 3), zero of those at rest, and covariances (S, 3, 3)."""
         moves = self.probability > 0.5
         outer = self.velocities_m_s[:, :, None] * self.velocities_m_s[:, None, :]
         doubt = self.probability[:, None, None] * (self.covariances_m2_s2 + outer)
