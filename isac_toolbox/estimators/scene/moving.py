@@ -17,8 +17,6 @@ RealArray = NDArray[np.float64]
 
 # Prior: a scatterer moves, and counts of those that the share is learned with.
 _SHARE, _COUNTS = 0.1, 10.0
-# Tuned: rounds in which movers change; a second one follows what the first has freed.
-_ROUNDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +98,27 @@ def _evidence(fit: Fit, std_m_s: float) -> tuple[RealArray, RealArray, RealArray
 
 
 def with_movers(fit: Fit) -> Fit:
-    """Return the fit with the points free that more likely move than not, refined."""
-    for _ in range(_ROUNDS):
+    """Return the fit with the points free that more likely move than not, refined.
+
+    One mover makes users and offsets wrong as long as it counts as resting, and others look like movers for
+    it: the likeliest begins to move, and all that more likely rest do so, until no point changes.
+    """
+    for _ in range(2 * len(fit.scene.points_m)):
         motion = fit.scene.motion
-        movers = movers_of(fit)
-        moving, velocity = movers.probability > 0.5, movers.velocities_m_s
-        if motion is None or np.array_equal(moving, motion.moving):
+        if motion is None:
             break
-        kept = np.where((moving & motion.moving)[:, None], motion.point_velocities_m_s, velocity)
-        changed = replace(motion, moving=moving, point_velocities_m_s=np.where(moving[:, None], kept, 0.0))
+        movers = movers_of(fit)
+        moving = motion.moving & (movers.probability > 0.5)
+        start = np.where(motion.moving, 0.0, movers.probability)
+        if start.max(initial=0.0) > 0.5:
+            moving[np.argmax(start)] = True
+        if np.array_equal(moving, motion.moving):
+            break
+        begins = moving & ~motion.moving
+        velocities = np.where(begins[:, None], movers.velocities_m_s, motion.point_velocities_m_s)
+        changed = replace(
+            motion, moving=moving, point_velocities_m_s=np.where(moving[:, None], velocities, 0.0)
+        )
         scene = replace(fit.scene, motion=changed)
         trial = evaluate(fit.problem, scene, fit.paths, fit.posterior.prior_precision)
         fit = refine(trial, n_steps=6, tol=1e-2)
