@@ -17,6 +17,7 @@ from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
+from isac_toolbox.estimators.coarse.acquire import acquired, doppler_search
 from isac_toolbox.estimators.coarse.start import COARSE_STAGES, NO_PEAKS, coarse_working_set
 from isac_toolbox.estimators.fallback import better_of, failed_over
 from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
@@ -322,6 +323,10 @@ class BiSVBILoop(SceneLoop):
     def _coarse(self, pilots: Problem, watch: SilenceWatch | None) -> WorkingSet:
         """The first working set, by the coarse stage; what it says is kept."""
         settings = self.settings
+        if self.obs.motion is not None:
+            self.block = acquired(self.obs, self.block, self.search, settings.false_alarm_rate)
+            pilots = Problem.on_pilots(self.obs, self.block)
+            self.search = doppler_search(self.obs, self.block, self.search) or self.search
         self._pilots = pilots.with_statistics(pilots.statistics.stored_as(settings.dtype))
         self.search = self.search.covering(self._pilots.statistics.cross_correlation)
         coarse = coarse_working_set(

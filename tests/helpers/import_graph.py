@@ -49,6 +49,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "estimators/symbols/",
         "estimators/_music_kernel.py",
         "estimators/_search_kernels.py",
+        "estimators/doppler_search.py",
         "estimators/fallback.py",
         "estimators/memory.py",
         "estimators/music.py",

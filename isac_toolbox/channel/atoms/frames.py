@@ -221,12 +221,16 @@ class MovingAtoms:
 
     def explained(self, frames: Frames, gains: ComplexArray) -> ComplexArray:
         """Return ``sum_q sum_j R_q[k, j] H_jq``: what the paths are in ``sum_q Z_kq``, shape (K, N, M)."""
+        return self.explained_over_time(frames, gains).sum(axis=2)
+
+    def explained_over_time(self, frames: Frames, gains: ComplexArray) -> ComplexArray:
+        """Return ``sum_j R_q[k, j] H_jq``: what the paths are in ``Z_kq``, shape (K, N, Q, M)."""
         turns = frames.turns(self.doppler_hz, self.user)
-        n_users = frames.mean_doppler_hz.size
-        total = np.zeros((len(self.delay), n_users, self.steering.shape[2]), complex)
-        for gram, turn in zip(frames.symbol_gram, turns, strict=True):
-            total += np.matmul(gram, self.still.synthesise(gains * turn, n_users).transpose(1, 0, 2))
-        return total.transpose(1, 0, 2)
+        explained = np.empty(frames.cross_correlation.shape, complex)
+        for q, (gram, turn) in enumerate(zip(frames.symbol_gram, turns, strict=True)):
+            channel = self.still.synthesise(gains * turn, len(explained))
+            explained[:, :, q] = np.matmul(gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
+        return explained
 
     def gram(self, symbol_gram: ComplexArray) -> ComplexArray:
         """Gram of the path atoms at the reference time, shape (L, L)."""

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.kinematics import Kinematics
 from isac_toolbox.estimators.coarse.lobes import fit_unlocated, on_best_lobes, without_companions
-from isac_toolbox.estimators.scene.fit import Fit, completed, residual_correlation
+from isac_toolbox.estimators.doppler_search import DopplerSearch
+from isac_toolbox.estimators.scene.fit import Fit, completed
+from isac_toolbox.estimators.scene.misfit import spectra_of
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.silence import SilenceWatch
@@ -71,7 +73,7 @@ def newtonised_omp(
     groups = _groups(problem)
     spectra: list[Spectrum] = []
     for group in groups:
-        spectra += search.spectra(group.problem.statistics.cross_correlation, group.problem.user_energies)
+        spectra += group.spectra(search)
     for _ in range(max_rounds):
         counts = np.concatenate([group.counts for group in groups])
         found, found_user, noise = search.detect_in(
@@ -86,7 +88,8 @@ def newtonised_omp(
         for i, group in enumerate(groups):
             in_group = np.isin(found_user, group.users)
             if in_group.any():
-                extended = group.extended(problem, found[in_group], found_user[in_group])
+                further = _shifts(search, spectra, found[in_group], found_user[in_group])
+                extended = group.extended(problem, found[in_group], found_user[in_group], further)
                 groups[i] = (
                     extended.on_best_lobes(search, false_alarm_rate) if search.has_high_lobes else extended
                 )
@@ -130,11 +133,17 @@ class _Group:
     def _at_noise(self, problem: Problem) -> Problem:
         return replace(self.problem, noise_precision=problem.noise_precision)
 
-    def extended(self, problem: Problem, found: RealArray, found_user: NDArray[np.int64]) -> _Group:
-        """Return the group with the paths found, refined."""
+    def extended(
+        self,
+        problem: Problem,
+        found: RealArray,
+        found_user: NDArray[np.int64],
+        doppler_hz: RealArray | None = None,
+    ) -> _Group:
+        """Return the group with the paths found, refined; they turn as their users do, or as is given."""
         at_noise = self._at_noise(problem)
         users = found_user - self.users[0]
-        further_hz = at_noise.further_hz(self.fit.scene, users)
+        further_hz = at_noise.further_hz(self.fit.scene, users, doppler_hz)
         scene = self.fit.scene.extended(np.zeros((0, 3)), found, further_hz)
         user = np.concatenate([self.fit.paths.user, users])
         fit = completed(refine(fit_unlocated(at_noise, scene, user), n_steps=4, tol=0.1))
@@ -147,7 +156,7 @@ class _Group:
 
     def spectra(self, search: PathSearch) -> list[Spectrum]:
         """Return the spectra of what the paths leave."""
-        return search.spectra(residual_correlation(self.fit), self.problem.user_energies)
+        return spectra_of(self.fit, search)
 
     def finished(self, problem: Problem, deadline: Deadline) -> _Group:
         """Return the group refined to the end, as far as there is time."""
@@ -159,6 +168,13 @@ class _Group:
     def pruned(self, search: PathSearch, false_alarm_rate: float) -> _Group:
         """Return the group without the paths that it does not need."""
         return replace(self, fit=_prune(self.fit, search, false_alarm_rate))
+
+
+def _shifts(
+    search: PathSearch, spectra: list[Spectrum], found: RealArray, user: NDArray[np.int64]
+) -> RealArray | None:
+    """Doppler shifts of paths found by a search over them, None of one at the users' means alone."""
+    return search.shifts_at(spectra, found, user) if isinstance(search, DopplerSearch) else None
 
 
 def _groups(problem: Problem) -> list[_Group]:

@@ -12,11 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms
+from isac_toolbox.channel.atoms.frames import MovingAtoms
 from isac_toolbox.channel.atoms.scene import PathJacobian, PathParameters, Paths, Scene, path_parameters
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.inference.posterior import GaussianPosterior, unchecked_posterior
 
-__all__ = ["Fit", "completed", "evaluate", "residual_correlation", "scene_blocks", "scene_covariance"]
+__all__ = [
+    "Fit",
+    "completed",
+    "evaluate",
+    "residual_correlation",
+    "residual_over_time",
+    "scene_blocks",
+    "scene_covariance",
+]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -142,6 +151,18 @@ def residual_correlation(fit: Fit) -> ComplexArray:
     residual = statistics.cross_correlation - statistics.explained(fit.atoms, fit.posterior.mean)
     if fit.problem.receiver.element_mask is not None:
         residual[..., ~fit.problem.receiver.element_mask] = 0
+    return residual
+
+
+def residual_over_time(fit: Fit) -> ComplexArray:
+    """Return what the paths leave of the correlations at every time of the frames, shape (K, N, Q, M)."""
+    frames = fit.problem.statistics.frames
+    assert frames is not None
+    residual = frames.cross_correlation
+    if isinstance(fit.atoms, MovingAtoms):
+        residual = residual - fit.atoms.explained_over_time(frames, fit.posterior.mean)
+    if fit.problem.receiver.element_mask is not None:
+        residual = np.where(fit.problem.receiver.element_mask, residual, 0)
     return residual
 
 

@@ -34,7 +34,7 @@ from isac_toolbox.estimators.scene.assemble import (
 from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
-from isac_toolbox.estimators.scene.derotation import acquired, channel_at
+from isac_toolbox.estimators.scene.derotation import channel_at, derotated, no_derotation
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.moving import movers_of
@@ -133,7 +133,7 @@ class SceneLoop(TurboLoop):
             if obs is not self.obs:
                 self.obs, self.block, self.search = obs, block, PathSearch.for_observation(obs)
             if self.follows_motion and obs.motion is not None:
-                self.block = block = acquired(block, obs.motion, self.search)
+                self.block = block = derotated(block, no_derotation(obs.motion))
             self.working = coarse(Problem.on_pilots(obs, block), watch)
             return self.working.fit
 

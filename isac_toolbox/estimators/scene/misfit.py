@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.estimators.doppler_search import DopplerSearch
 from isac_toolbox.estimators.scene.diffuse import Diffuse
-from isac_toolbox.estimators.scene.fit import Fit, residual_correlation
+from isac_toolbox.estimators.scene.fit import Fit, residual_correlation, residual_over_time
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import PathSearch, Spectrum, beside
 from isac_toolbox.inference.turbo import Deadline
 
-__all__ = ["Residual", "Work"]
+__all__ = ["Residual", "Work", "spectra_of"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -31,6 +32,14 @@ _MAX_TRIALS = 8
 _FEW_TRIALS = 2
 # Cost cap: births of a user that a run may have beside doubling what its first search finds.
 _BIRTHS_PER_USER = 8
+
+
+def spectra_of(fit: Fit, search: PathSearch) -> list[Spectrum]:
+    """Return the spectra of what the paths of a fit leave, over Doppler shifts where the search is."""
+    energies, frames = fit.problem.user_energies, fit.problem.statistics.frames
+    if isinstance(search, DopplerSearch) and frames is not None:
+        return [*search.spectra_over_time(residual_over_time(fit), frames, energies)]
+    return search.spectra(residual_correlation(fit), energies)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +69,7 @@ class Residual:
         """Return what the mean channel of a working set leaves."""
         problem = working.problem
         correlation = residual_correlation(working.fit)
-        spectra = search.spectra(correlation, problem.user_energies)
+        spectra = spectra_of(working.fit, search)
         median = float(np.median([spectrum.noise_level for spectrum in spectra]))
         return cls(search, correlation, spectra, max(median, 1 / problem.noise_precision))
 
@@ -85,6 +94,12 @@ class Residual:
             self.spectra, false_alarm_rate, rooms, noise_level=self.level, rises=self._rises
         )
         return found, user
+
+    def doppler_hz(self, found: RealArray, user: IntArray) -> RealArray | None:
+        """Return the Doppler shifts of paths found, None where they turn as their users do."""
+        if isinstance(self.search, DopplerSearch):
+            return self.search.shifts_at([*self.spectra], found, user)
+        return None
 
     def n_peaks(self, false_alarm_rate: float) -> int:
         """Return how many peaks rise above the noise, whatever their surroundings."""

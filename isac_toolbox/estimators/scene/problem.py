@@ -65,12 +65,17 @@ class Problem:
             motion = self.prior.motion.expected(self.statistics.frames.mean_doppler_hz)
         return Scene(nothing, self.prior.users_m, np.zeros(n_users), nothing, motion)
 
-    def further_hz(self, scene: Scene, user: NDArray[np.int64]) -> RealArray:
-        """Return shifts (P,) beside their offsets of paths of users that turn as the users' symbols do."""
+    def further_hz(
+        self, scene: Scene, user: NDArray[np.int64], doppler_hz: RealArray | None = None
+    ) -> RealArray:
+        """Return shifts (P,) beside their offsets of paths of users, zero where nothing moves.
+
+        Of paths of given shifts (P,), or of those that turn as the users' symbols do.
+        """
         if scene.motion is None or self.statistics.frames is None:
             return np.zeros(user.size)
-        beside = self.statistics.frames.mean_doppler_hz - scene.motion.offsets_hz
-        return np.asarray(beside[user])
+        total = self.statistics.frames.mean_doppler_hz[user] if doppler_hz is None else doppler_hz
+        return np.asarray(total - scene.motion.offsets_hz[user])
 
     @property
     def statistics(self) -> Statistics:

@@ -91,7 +91,8 @@ def give_birth(
     unlocated = ~located if unlocated_paths else np.zeros(len(found), bool)
     if not (located.any() or unlocated.any()):
         return None
-    further_hz = problem.further_hz(fit.scene, user[unlocated])
+    shifts = residual.doppler_hz(found[unlocated], user[unlocated])
+    further_hz = problem.further_hz(fit.scene, user[unlocated], shifts)
     scene = fit.scene.extended(points[located], found[unlocated], further_hz)
     kept_points = np.concatenate([np.arange(working.n_points), np.full(located.sum(), -1)])
     kept_unlocated = np.concatenate([np.arange(len(fit.scene.unlocated_m)), np.full(unlocated.sum(), -1)])
