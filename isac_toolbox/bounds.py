@@ -120,6 +120,9 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
         scene, paths = _unlocated(scene, paths, station)
 
     symbols = truth.symbols if known_data else obs.pilots
+    if obs.motion is not None:
+        turned = np.exp(1j * (truth.symbol_phase_rad + truth.user_symbol_phase_rad))
+        symbols = symbols * turned[:, None, :]
     masks = Masks.of(obs)
     if masks is not None:
         symbols = symbols * np.sqrt(masks.share())

@@ -15,7 +15,7 @@ __all__ = ["PhasePrior", "walk_precision"]
 RealArray = NDArray[np.float64]
 
 # Guard: of the mean variance of the walks; users that share the station's oscillator alone are as one.
-_RIDGE = 1e-9
+_RIDGE = 1e-6
 
 
 def walk_precision(motion: Motion, basis: RealArray) -> RealArray:
@@ -23,11 +23,16 @@ def walk_precision(motion: Motion, basis: RealArray) -> RealArray:
 
     The station's walk is common to the users, their own are independent; both start anywhere.
     """
-    n = motion.times_s.size
-    walk = basis.T @ np.minimum(*np.indices((n, n))) @ basis
+    walk = basis.T @ _walk_covariance(motion) @ basis
     between = np.diag(motion.user_phase_noise_stds_rad**2) + motion.phase_noise_std_rad**2
     ridge = _RIDGE * float(np.trace(between)) / len(between)
     return np.kron(np.linalg.inv(between + ridge * np.eye(len(between))), np.linalg.inv(walk))
+
+
+def _walk_covariance(motion: Motion) -> RealArray:
+    """Covariance (T, T) of a walk from zero whose shortest step has variance one."""
+    passed = np.concatenate([[0.0], np.cumsum(motion.step_variances)])
+    return np.minimum(passed[:, None], passed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +68,6 @@ class PhasePrior:
         """Deviations of the frequencies that the walks look like over the block, shape (K,)."""
         times = self.motion.times_s
         along = times / float(times @ times)
-        unit = along @ np.minimum(*np.indices((times.size, times.size))) @ along
+        unit = along @ _walk_covariance(self.motion) @ along
         steps = self.motion.phase_noise_std_rad**2 + self.motion.user_phase_noise_stds_rad**2
         return np.asarray(np.sqrt(unit * steps) / (2 * np.pi))
