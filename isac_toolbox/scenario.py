@@ -426,20 +426,20 @@ class Scenario(BaseModel):
         users : sequence of int, optional
             Users of a traced or given environment; drawn by seed among those with a path if not given.
 
-        Notes
-        -----
-        docs/theory.md, section 1.7: with motion every path turns at the constant Doppler shift that it has
-        at the reference time.
+        Raises
+        ------
+        TypeError, ValueError
+            For a bad seed, environment or choice of users.
 
         Warns
         -----
         ImplausibleValueWarning
             Where inter-carrier interference, which is left out, would exceed the noise.
 
-        Raises
-        ------
-        TypeError, ValueError
-            For a bad seed, environment or choice of users.
+        Notes
+        -----
+        With motion every path turns at the constant Doppler shift that it has at the reference time
+        (docs/theory.md, section 1.7).
         """
         streams = [np.random.default_rng(s) for s in _spawn(seed, 11)]
         scene = moving_environment(self, self._scene(environment, users, streams[0]), streams[8])

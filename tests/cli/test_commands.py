@@ -164,6 +164,14 @@ def test_simulate_then_estimate_from_the_file(tmp_path, monkeypatch):
     assert report["summary"]["snr_db"] == pytest.approx(5, abs=0.5)
 
 
+def test_simulate_writes_what_moves(tmp_path):
+    changes = ("--set", "user_speed_m_s=[1.0, 2.0]", "--set", "array_shape=[2, 2]")
+    run("simulate", "moving_uplink", *changes, "-o", str(tmp_path / "block.npz"))
+    motion = isac.UplinkObservation.load(tmp_path / "block.npz").motion
+    assert motion.user_velocity_stds_m_s[0] == pytest.approx([np.sqrt(7 / 6), np.sqrt(7 / 6), 0])
+    assert motion.frequency_offset_stds_hz.tolist() == [200.0] * 3 and motion.times_s.shape == (14,)
+
+
 def test_simulate_adds_the_suffix_and_quotes_the_path(tmp_path):
     outcome = run("simulate", "urban_uplink", *SMALL_OPTIONS, "-o", tmp_path / "my block")
     assert (tmp_path / "my block.npz").is_file()

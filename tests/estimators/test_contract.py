@@ -6,7 +6,7 @@ import ast
 import pickle
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +43,11 @@ def arrays_of(result: isac.EstimationResult) -> dict[str, np.ndarray]:
         if isinstance(value, History):
             values["objective"], values["noise_variances"] = value.objective, value.noise_variance
             values["n_active"] = value.n_active
-        elif field.name in ("candidates", "unlocated_paths"):
+        elif is_dataclass(value):
             values.update({f"{field.name}.{f.name}": getattr(value, f.name) for f in fields(value)})
         else:
-            values[field.name] = np.asarray(value)
-    return values
+            values[field.name] = value
+    return {name: np.asarray(value) for name, value in values.items() if value is not None}
 
 
 # --- no truth ----------------------------------------------------------------------------------------

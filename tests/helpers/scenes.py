@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import numpy as np
 
@@ -199,8 +199,10 @@ def assert_no_nan(result: isac.EstimationResult) -> None:
     """No NaN or infinity in any number of a result; a method without iterations has no objective."""
     for field in fields(result):
         value = getattr(result, field.name)
-        if field.name in ("candidates", "unlocated_paths"):
-            arrays = [getattr(value, f.name) for f in fields(value)]
+        if value is None:
+            continue
+        if is_dataclass(value) and field.name != "history":
+            arrays = [part for f in fields(value) if (part := getattr(value, f.name)) is not None]
         elif field.name == "history":
             arrays = [value.noise_variance, value.n_active, value.seconds]
             if result.estimator in ("EM-Turbo-BiSVBI", "MUSIC-SCVBI"):
