@@ -129,8 +129,8 @@ def main() -> None:
     base = isac.Scenario.load("moving_uplink").replace(
         user_velocity_std_m_s=(20.0, 20.0, 1.0), scatterer_velocity_std_m_s=0.0, moving_share=0.0
     )
-    print(f"EM-Turbo-BiSVBI, {arguments.seeds} blocks a cell, seeds from {arguments.first}: NMSE over all")
-    print("symbols above the bound in dB; velocity: RMSE over its bound; errors of symbols beside a genie's.\n")
+    print(f"EM-Turbo-BiSVBI, {arguments.seeds} blocks a cell, seeds from {arguments.first}: NMSE over")
+    print("all symbols above the bound in dB; velocity: RMSE over its bound; errors: of symbols.\n")
     print(header())
     for snr in SNRS_DB:
         for speed in SPEEDS_KM_H:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isac_toolbox._choices import DTYPES, M_STEPS
 from isac_toolbox._threads import bounded_threads
@@ -17,7 +18,7 @@ from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
-from isac_toolbox.estimators.coarse.acquire import acquired, doppler_search
+from isac_toolbox.estimators.coarse.acquire import acquired, data_residual, doppler_search
 from isac_toolbox.estimators.coarse.start import COARSE_STAGES, NO_PEAKS, coarse_working_set
 from isac_toolbox.estimators.fallback import better_of, failed_over
 from isac_toolbox.estimators.grid.e_step import INVERSES, make_e_step
@@ -45,6 +46,9 @@ from isac_toolbox.inference.turbo import FAILED, STOPPED, TIME_LIMIT, Callback, 
 __all__ = ["M_STEPS", "BiSVBILoop", "EMTurboBiSVBI"]
 
 
+RealArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
 # Tuned: sweeps of an E-step; after three the support hardly changes.
 _SWEEPS = 3
 # Tuned: steps of an M-step.
@@ -59,6 +63,11 @@ _BAD_FIT = 1.12
 _NEGLIGIBLE_NOISE = 1e-7
 # Cost cap: iterations after a run has spent its work on structure; paths made by a misfit never rest.
 _LAST_ITERATIONS = 3
+# Guard: what the data leave, relative to the noise, above which users may turn by other shifts than found;
+# shifts from pilots alone are not exact, and leave less.
+_BAD_DATA = 1.5
+# Guard: share of it that another shift has to leave at most.
+_BETTER_DATA = 0.9
 
 
 # Guard: settings that can do without places have this value.
@@ -289,6 +298,8 @@ class BiSVBILoop(SceneLoop):
 
     name = "EM-Turbo-BiSVBI"
     follows_motion = True
+    _pilots: Problem
+    _coarse_noise_variance: float
 
     def __init__(self, settings: EMTurboBiSVBI, obs: UplinkObservation) -> None:
         super().__init__(obs, settings.max_iter, settings.tol, settings.max_seconds)
@@ -322,11 +333,55 @@ class BiSVBILoop(SceneLoop):
 
     def _coarse(self, pilots: Problem, watch: SilenceWatch | None) -> WorkingSet:
         """The first working set, by the coarse stage; what it says is kept."""
+        if self.obs.motion is None:
+            return self._coarse_on(pilots, watch)
+        rate = self.settings.false_alarm_rate
+        self.block, others = acquired(self.obs, self.block, self.search, rate)
+        self.search = doppler_search(self.obs, self.block, self.search) or self.search
+        self.working = self._coarse_on(Problem.on_pilots(self.obs, self.block), watch)
+        if watch is None or watch.found is None:
+            self._try_other_shifts(others, watch)
+        return self.working
+
+    def _try_other_shifts(self, others: list[RealArray], watch: SilenceWatch | None) -> None:
+        """Take other shifts of users that their pilots allow where these explain the data better.
+
+        Nothing is tried where the data leave hardly more than noise.
+        """
+        if not any(shifts.size for shifts in others):
+            return
+        misfit = self._data_misfit()
+        for user in self._by_doubt():
+            for shift in others[user]:
+                if misfit < _BAD_DATA or self.deadline.reached():
+                    return
+                before = self.block, self.working, self._pilots, self._coarse_noise_variance
+                doppler = mean_doppler_hz(self.working.fit)
+                doppler[user] = shift
+                assert self.block.derotation is not None
+                self.block = derotated(self.block, replace(self.block.derotation, doppler_hz=doppler))
+                self.working = self._coarse_on(Problem.on_pilots(self.obs, self.block), watch)
+                trial = self._data_misfit()
+                if trial < _BETTER_DATA * misfit:
+                    misfit = trial
+                else:
+                    self.block, self.working, self._pilots, self._coarse_noise_variance = before
+
+    def _by_doubt(self) -> IntArray:
+        """Users in the order of how uncertain their data are."""
+        variance = np.mean(self.detect().moments.variance, axis=(1, 2))
+        return np.argsort(-variance, kind="stable")
+
+    def _data_misfit(self) -> float:
+        """What paths and detected data leave, relative to the noise; one without data."""
+        if not np.any(~self.block.known):
+            return 1.0
+        noise = 1 / self.working.problem.noise_precision
+        return data_residual(self.working.fit, self.block, self.detect()) / noise
+
+    def _coarse_on(self, pilots: Problem, watch: SilenceWatch | None) -> WorkingSet:
+        """The first working set from a problem on the pilots; what it says is kept."""
         settings = self.settings
-        if self.obs.motion is not None:
-            self.block = acquired(self.obs, self.block, self.search, settings.false_alarm_rate)
-            pilots = Problem.on_pilots(self.obs, self.block)
-            self.search = doppler_search(self.obs, self.block, self.search) or self.search
         self._pilots = pilots.with_statistics(pilots.statistics.stored_as(settings.dtype))
         self.search = self.search.covering(self._pilots.statistics.cross_correlation)
         coarse = coarse_working_set(

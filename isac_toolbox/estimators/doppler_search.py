@@ -25,9 +25,13 @@ _STEPS_PER_CELL = 2
 
 @dataclass(frozen=True, eq=False)
 class ShiftedSpectrum(Spectrum):
-    """Highest matched-filter power over Doppler shifts, and the index of the shift, both (G, G_h, G_v)."""
+    """Highest matched-filter power over Doppler shifts, and the index of the shift, both (G, G_h, G_v).
+
+    ``tops`` (F, 4) holds the highest power at every shift, and its length and direction cosines.
+    """
 
     shift: NDArray[np.int16]
+    tops: RealArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +50,12 @@ class DopplerSearch(PathSearch):
     stds_hz: RealArray = field(default_factory=lambda: np.zeros(1))
 
     @classmethod
-    def over(cls, search: PathSearch, stds_hz: RealArray, times_s: RealArray) -> Self:
-        """Return a search with trials up to four deviations, two in what symbols at these times resolve."""
+    def over(
+        cls, search: PathSearch, stds_hz: RealArray, times_s: RealArray, steps: int = _STEPS_PER_CELL
+    ) -> Self:
+        """Return a search with trials up to four deviations, ``steps`` in what these times resolve."""
         span, reach = float(np.ptp(times_s)), 4 * float(np.max(stds_hz))
-        n = min(int(np.ceil(reach * span * _STEPS_PER_CELL)), _MOST_SHIFTS // 2)
+        n = min(int(np.ceil(reach * span * steps)), _MOST_SHIFTS // 2)
         values = {f.name: getattr(search, f.name) for f in fields(search)}
         shifts = np.linspace(-reach, reach, 2 * n + 1) if n else np.zeros(1)
         return cls(**{**values, "shifts_hz": shifts, "stds_hz": stds_hz})
@@ -76,9 +82,11 @@ class DopplerSearch(PathSearch):
         """The spectrum of one user, whose symbols were turned back by ``mean_hz`` already."""
         order = np.argsort(np.abs(self.shifts_hz), kind="stable")
         highest, shift, level = np.zeros(0), np.zeros(0, np.int16), 0.0
+        tops = np.zeros((order.size, 4))
         for index in order:
             back = np.exp(-2j * np.pi * (self.shifts_hz[index] - mean_hz) * times_s)
             power = self.spectrum(np.matmul(back, left).astype(np.complex64), energy)
+            tops[index] = self._top(power)
             if not highest.size:
                 level = self.noise_level(power)
                 highest, shift = power, np.full(power.shape, index, np.int16)
@@ -87,7 +95,13 @@ class DopplerSearch(PathSearch):
             higher = power > highest
             shift[higher] = index
             np.maximum(highest, power, out=highest)
-        return ShiftedSpectrum(highest, level, shift)
+        return ShiftedSpectrum(highest, level, shift, tops)
+
+    def _top(self, power: RealArray) -> RealArray:
+        """Highest power in a spectrum, its length and direction cosines, shape (4,)."""
+        g, h, v = np.unravel_index(int(np.argmax(power)), power.shape)
+        u_h, u_v = self.cosine_grids
+        return np.array([power[g, h, v], self.lengths_m[g], u_h[h], u_v[v]])
 
     def shifts_at(
         self, spectra: Sequence[Spectrum], parameters: RealArray, user: NDArray[np.int64]
