@@ -65,7 +65,7 @@ _NEGLIGIBLE_NOISE = 1e-7
 _LAST_ITERATIONS = 3
 # Guard: what the data leave, relative to the noise, above which users may turn by other shifts than found;
 # shifts from pilots alone are not exact, and leave less.
-_BAD_DATA = 1.5
+_BAD_DATA = 1.15
 # Guard: share of it that another shift has to leave at most.
 _BETTER_DATA = 0.9
 

@@ -99,6 +99,12 @@ class Problem:
         """Return the problem of one user, for users that decouple."""
         return replace(self, data=self.data.of_user(user), prior=self.prior.of_user(user))
 
+    @property
+    def doppler_step_hz(self) -> float:
+        """Resolution in the Doppler shift, the inverse of the block's span."""
+        assert self.statistics.frames is not None
+        return 1 / max(float(np.ptp(self.statistics.frames.times_s)), 1e-12)
+
     @cached_property
     def length_cell_m(self) -> float:
         """Resolution in path length, ``c / bandwidth``."""

@@ -20,7 +20,9 @@ from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
 from isac_toolbox.estimators.scene.locate import coincidence_evidence, condition_on_coincidence, path_snr
 from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.place import list_alternatives
+from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.scene.velocities import with_first_movers
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import BIN_VARIANCE
 
@@ -94,10 +96,24 @@ def give_birth(
     shifts = residual.doppler_hz(found[unlocated], user[unlocated])
     further_hz = problem.further_hz(fit.scene, user[unlocated], shifts)
     scene = fit.scene.extended(points[located], found[unlocated], further_hz)
+    if scene.motion is not None and located.any():
+        scene = _moving_as_found(
+            problem, scene, user[located], residual.doppler_hz(found[located], user[located])
+        )
     kept_points = np.concatenate([np.arange(working.n_points), np.full(located.sum(), -1)])
     kept_unlocated = np.concatenate([np.arange(len(fit.scene.unlocated_m)), np.full(unlocated.sum(), -1)])
     unlocated_user = np.concatenate([working.unlocated_user, user[unlocated]])
     return working.restructured(scene, unlocated_user, kept_points, kept_unlocated)
+
+
+def _moving_as_found(problem: Problem, scene: Scene, user: IntArray, doppler_hz: RealArray | None) -> Scene:
+    """The scene whose last points, of a path each, move as the Doppler shifts of the paths say."""
+    if doppler_hz is None:
+        return scene
+    target = len(scene.points_m) - user.size + np.arange(user.size)
+    paths = Paths(user, target, np.full(user.size, -1))
+    information = np.full(user.size, 12 / problem.doppler_step_hz**2)
+    return replace(scene, motion=with_first_movers(problem, scene, paths, doppler_hz, information))
 
 
 def _only_places(alternatives: Alternatives, n_paths: int) -> tuple[RealArray, NDArray[np.bool_]]:

@@ -12,10 +12,12 @@ from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.scene.problem import Problem
 
-__all__ = ["doppler_information", "kinematics_of"]
+__all__ = ["doppler_information", "kinematics_of", "with_first_movers"]
 
 RealArray = NDArray[np.float64]
 
+# Prior: log odds against a point that moves.
+_MOVES_NATS = float(np.log(9.0))
 # Tuned: rounds in which paths over scatterers that may move lose weight.
 _ROUNDS = 5
 
@@ -76,4 +78,36 @@ def kinematics_of(
     own = paths.is_unlocated
     further = motion.further_hz.copy()
     further[paths.unlocated[own]] = doppler_hz[own] - motion.offsets_hz[paths.user[own]]
-    return replace(motion, further_hz=further)
+    motion = replace(motion, further_hz=further)
+    return with_first_movers(problem, replace(scene, motion=motion), paths, doppler_hz, information)
+
+
+def with_first_movers(
+    problem: Problem, scene: Scene, paths: Paths, doppler_hz: RealArray, information: RealArray
+) -> Kinematics:
+    """Return the motion of a scene with the resting points moving that Doppler shifts show to move.
+
+    By the evidence of the shifts of a point's paths with a velocity of Gaussian prior against none, users and
+    offsets as they are; the parameters are those of :func:`kinematics_of`.
+    """
+    prior, motion = problem.prior.motion, scene.motion
+    assert prior is not None and motion is not None
+    std = prior.scatterer_velocity_std_m_s
+    if not std > 0:
+        return motion
+    parameters = path_parameters(scene, paths, problem.receiver)
+    assert parameters.doppler_hz is not None
+    first = motion.blocks(scene.n_parameters - motion.size)[2].start
+    moving, velocities = motion.moving.copy(), motion.point_velocities_m_s.copy()
+    for q in np.unique(paths.target[paths.is_point]):
+        own = np.flatnonzero(paths.target == q)
+        slopes = parameters.jacobian[-1][own, first + 3 * q : first + 3 * q + 3] * std
+        beside = (doppler_hz - parameters.doppler_hz)[own] * np.sqrt(information[own])
+        scaled = slopes * np.sqrt(information[own])[:, None]
+        precision = np.eye(3) + scaled.T @ scaled
+        pull = scaled.T @ beside
+        found = np.linalg.solve(precision, pull)
+        log_odds = 0.5 * (pull @ found - np.linalg.slogdet(precision)[1])
+        if not moving[q] and log_odds > _MOVES_NATS:
+            moving[q], velocities[q] = True, std * found
+    return replace(motion, moving=moving, point_velocities_m_s=velocities)
