@@ -442,6 +442,8 @@ class BiSVBILoop(SceneLoop):
         if self._phase_prior is not None:
             detection = self.detect()
             used = np.max(detection.moments.variance, axis=0) < 0.5
+            if self.block.masks is not None:
+                used &= self.block.masks.cells
             derotation, _ = phases_of(self._phase_prior, fit, self.block, detection.moments, used)
             self.block = derotated(self.block, derotation)
         self._divide_block()
