@@ -19,7 +19,7 @@ from matplotlib import pyplot
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-WITH_CODE = ["quickstart", "simulate", "estimate", "compare", "link-level", "networks"]
+WITH_CODE = ["quickstart", "simulate", "estimate", "moving", "compare", "link-level", "networks"]
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason='needs the extra "nn"')
 

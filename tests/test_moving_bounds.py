@@ -207,3 +207,41 @@ class BruteForce:
 )
 def test_bound_of_a_tiny_moving_scene(fields, known_data):
     BruteForce(TINY.replace(**fields).simulate(1)).check(known_data)
+
+
+quiet = pytest.mark.filterwarnings("ignore::isac_toolbox.ImplausibleValueWarning")
+
+
+@quiet
+def test_the_bound_of_what_hardly_moves_is_the_static_one():
+    at_rest = {"user_speed_m_s": 0.0, "scatterer_speed_m_s": 0.0, "frequency_offset_std_hz": 0.0}
+    still = TINY.replace(**at_rest).simulate(3)
+    slow = TINY.replace(**{**at_rest, "user_speed_m_s": 1e-7, "frequency_offset_std_hz": 1e-7}).simulate(3)
+    assert still.observation.motion is None and slow.observation.motion is not None
+    first, second = hybrid_crb(still), hybrid_crb(slow)
+    assert second.channel_nmse == pytest.approx(first.channel_nmse, rel=1e-6)
+    assert_allclose(second.position_covariance_m2, first.position_covariance_m2, rtol=1e-4, atol=1e-9)
+    assert_allclose(second.time_offset_rmse_s, first.time_offset_rmse_s, rtol=1e-5)
+    assert first.frequency_offset_rmse_hz.size == 0
+    assert np.all(second.frequency_offset_rmse_hz <= 1e-7)
+
+
+@quiet
+def test_what_moves_is_bounded_by_its_prior_and_knowing_less_bounds_less():
+    simulation = TINY.simulate(3)
+    obs, bound = simulation.observation, hybrid_crb(simulation)
+    assert np.all(bound.frequency_offset_rmse_hz < obs.motion.frequency_offset_stds_hz)
+    assert np.all(bound.user_velocity_rmse_m_s < np.linalg.norm(obs.motion.user_velocity_stds_m_s, axis=1))
+    wider = replace(simulation, observation=replace(obs, frequency_offset_std_hz=2000.0))
+    assert np.all(hybrid_crb(wider).frequency_offset_rmse_hz > bound.frequency_offset_rmse_hz)
+    assert hybrid_crb(simulation, known_data=False).channel_nmse > bound.channel_nmse
+
+
+@quiet
+def test_without_places_shifts_are_bounded_path_by_path():
+    simulation = TINY.simulate(3)
+    unknown = dict.fromkeys(("user_positions_m", "user_position_std_m", "region_m"))
+    nowhere = replace(simulation, observation=replace(simulation.observation, **unknown))
+    bound = hybrid_crb(nowhere)
+    assert bound.position_rmse_m.size == 0 and np.isfinite(bound.channel_nmse_db)
+    assert bound.channel_nmse > hybrid_crb(simulation).channel_nmse

@@ -73,6 +73,9 @@ _BETTER_DATA = 0.9
 # Guard: settings that can do without places have this value.
 _NEED_NO_PLACES = (("coarse", "nomp"), ("inverse", "subspace"), ("unlocated_paths", True))
 
+_NO_STATIC_PEAKS = (
+    "symbol_times_s: MUSIC takes the block as static, so NOMP was the coarse stage instead of coarse='music'"
+)
 _SQUINT = "the samples show beam squint, which was taken into account; pass beam_squint=True"
 _DATA_REFUSED = (
     "the detected data contradict the pilots, so the scene was estimated from the pilots alone; the channel "
@@ -101,8 +104,8 @@ class EMTurboBiSVBI:
     Parameters
     ----------
     coarse : {"nomp", "music"}
-        Coarse stage that finds the starting scene. A linear array's location spectrum has no peaks, so
-        ``"music"`` gives way to ``"nomp"`` there, with a warning.
+        Coarse stage that finds the starting scene. A linear array's location spectrum has no peaks, and MUSIC
+        takes a block as static: ``"music"`` gives way to ``"nomp"`` there, with a warning.
     rule : {"extrinsic", "structured", "mean_field"}
         Update rule of the sparse prior.
     m_step : {"gauss_newton", "gradient"}
@@ -242,8 +245,9 @@ class EMTurboBiSVBI:
         TypeError
             If ``obs`` is not an observation.
         ValueError
-            If a user has no usable pilot, ``grid_points`` are too many for a full inverse, or settings need
-            places (``unlocated_paths=False``, ``coarse="music"``, inverses on a grid) that are not given.
+            If a user has no usable pilot, ``grid_points`` are too many for a full inverse, settings need
+            places (``unlocated_paths=False``, ``coarse="music"``, inverses on a grid) that are not given, or
+            a block that moves has an inverse on a grid or misses single samples.
         """
         try:
             loop, result = self._run(obs, callback)
@@ -289,6 +293,26 @@ class EMTurboBiSVBI:
         return replace(self, max_seconds=max(deadline.seconds_left, 1e-3))
 
 
+def _check_motion(settings: EMTurboBiSVBI, obs: UplinkObservation, block: ReceivedBlock) -> None:
+    """Refuse what does not go together with a block that moves."""
+    if obs.motion is None:
+        return
+    if settings.inverse != "subspace":
+        raise ValueError(
+            "inverse must be 'subspace' for a block that moves (symbol_times_s with priors of motion), whose "
+            f"paths turn apart, got {settings.inverse!r}"
+        )
+    masks = block.masks
+    if masks is not None and masks.samples is not None:
+        whole = np.all(masks.samples | ~masks.elements[:, None], axis=1)
+        n_cells = int(np.count_nonzero(masks.cells & ~whole))
+        raise ValueError(
+            "sample_mask must leave out whole resource elements, all antennas of a subcarrier and symbol, of "
+            "a block that moves (symbol_times_s with priors of motion); mask antennas by element_mask: got "
+            f"{n_cells} resource elements of which single samples are missing"
+        )
+
+
 def _statistics(block: ReceivedBlock, moments: SymbolMoments) -> Statistics:
     return data_statistics(block.received, moments, block.masks, block.derotation)
 
@@ -309,6 +333,9 @@ class BiSVBILoop(SceneLoop):
                 obs.geometry_for(f"{name}={getattr(settings, name)!r}")
         if settings.coarse == "music" and not all(obs.array.sees_cosines):
             self.warnings.append(f"{NO_PEAKS}, so NOMP was the coarse stage")
+        elif settings.coarse == "music" and obs.motion is not None:
+            self.warnings.append(_NO_STATIC_PEAKS)
+        _check_motion(settings, obs, self.block)
 
     def setup(self) -> None:
         """Run the coarse stage on the pilots and make the first working set."""
@@ -401,6 +428,8 @@ class BiSVBILoop(SceneLoop):
 
     def step(self) -> None:
         """Do one EM iteration: data, E-step, noise, M-step, structure."""
+        if not self.settings.data_aided and self.block.derotation is not None:
+            self._use_turned_pilots()
         if self._uses_data:
             if self._pilot_misfit is None:
                 self._pilot_misfit = self._misfit_on_pilots()
@@ -433,6 +462,12 @@ class BiSVBILoop(SceneLoop):
         self._statistics = statistics.stored_as(self.settings.dtype)
         self._take_statistics()
 
+    def _use_turned_pilots(self) -> None:
+        """Put the pilots' statistics, turned back as they are known by now, in the place of the present."""
+        self._turn()
+        self._statistics = pilot_statistics(self.block).stored_as(self.settings.dtype)
+        self._take_statistics()
+
     def _turn(self) -> None:
         """Turn the symbols back by the present Doppler shifts and phases, and make their statistics anew."""
         fit, derotation = self.working.fit, self.block.derotation
@@ -440,11 +475,19 @@ class BiSVBILoop(SceneLoop):
         derotation = replace(derotation, doppler_hz=mean_doppler_hz(fit))
         self.block = derotated(self.block, derotation)
         if self._phase_prior is not None:
-            detection = self.detect()
-            used = np.max(detection.moments.variance, axis=0) < 0.5
-            derotation, _ = phases_of(self._phase_prior, fit, self.block, detection.moments, used)
+            moments = self._present_symbols()
+            used = np.max(moments.variance, axis=0) < 0.5
+            if self.block.masks is not None:
+                used &= self.block.masks.cells
+            derotation, _ = phases_of(self._phase_prior, fit, self.block, moments, used)
             self.block = derotated(self.block, derotation)
         self._divide_block()
+
+    def _present_symbols(self) -> SymbolMoments:
+        """All symbols as detected; without use of data the pilots, and nothing known of the others."""
+        if self.settings.data_aided:
+            return self.detect().moments
+        return SymbolMoments(self.block.pilots, np.where(self.block.known, 0.0, 1.0))
 
     def _take_statistics(self) -> None:
         """Fit the paths to the present statistics, without the diffuse parts of other users in them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import EstimationResult
@@ -47,6 +48,7 @@ def better_of(obs: UplinkObservation, result: EstimationResult, plain: Estimatio
         symbol_mean=plain.symbol_mean,
         symbol_decision=plain.symbol_decision,
         llr=plain.llr,
+        evolution=None,
         scatterer_probability=np.minimum(result.scatterer_probability, 0.5),
         candidates=replace(
             result.candidates,
@@ -72,13 +74,20 @@ def failed_over(plain: EstimationResult, estimator: str) -> EstimationResult:
     )
 
 
+def _fitted(result: EstimationResult) -> NDArray[np.complex128]:
+    """Samples (N, M, T) as channel and data explain them."""
+    if result.evolution is None:
+        return np.einsum("knm,knt->nmt", result.channel, result.symbol_mean)
+    sent = enumerate(np.moveaxis(result.symbol_mean, 2, 0))
+    return np.stack([np.einsum("knm,kn->nm", result.channel_at([t])[..., 0], u) for t, u in sent], axis=2)
+
+
 def _expected_error(obs: UplinkObservation, result: EstimationResult) -> float:
     """Mean squared residual of the samples with data, or what stands for it where there are none."""
     data = ~np.all(obs.known, axis=0)
     if not data.any():
         return float(np.mean(np.sum(result.channel_variance, axis=0))) + result.noise_variance
-    fitted = np.einsum("knm,knt->nmt", result.channel, result.symbol_mean)
-    squared = np.abs(obs.received - fitted) ** 2
+    squared = np.abs(obs.received - _fitted(result)) ** 2
     if obs.usable is not None:
         squared *= obs.usable
     return float(np.mean(np.sum(squared, axis=1)[data]))

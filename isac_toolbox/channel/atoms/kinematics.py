@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.channel.atoms.paths import PathJacobian, Paths
 from isac_toolbox.channel.motion import Motion
-
-if TYPE_CHECKING:
-    from isac_toolbox.channel.atoms.scene import PathJacobian, Paths, Scene
 
 __all__ = ["KinematicPrior", "Kinematics", "MovingJacobian", "doppler_shifts"]
 
@@ -227,18 +224,21 @@ class MovingJacobian:
 
 
 def doppler_shifts(
-    scene: Scene, paths: Paths, still: PathJacobian, bs_position_m: RealArray
+    motion: Kinematics,
+    points_m: RealArray,
+    users_m: RealArray,
+    paths: Paths,
+    still: PathJacobian,
+    bs_position_m: RealArray,
 ) -> tuple[RealArray, RealArray]:
     """Return the Doppler shifts of paths (L,) in Hz and their derivatives (L, P) in the scene's vector.
 
     ``nu = eps_k - (f_c / c) d length / dt``; the length's slopes are those of ``still``. Unlocated paths have
     their own shift beside the user's offset.
     """
-    motion = scene.motion
-    assert motion is not None
     n_paths, rows = len(paths), np.arange(len(paths))
-    offsets, users, points, further = motion.blocks(scene.n_parameters - motion.size)
-    slopes = np.zeros((n_paths, scene.n_parameters))
+    offsets, users, points, further = motion.blocks(still.n_parameters - motion.size)
+    slopes = np.zeros((n_paths, still.n_parameters))
     shifts = motion.offsets_hz[paths.user].copy()
     slopes[rows, offsets.start + paths.user] = 1.0
 
@@ -259,26 +259,30 @@ def doppler_shifts(
     speed = motion.point_velocities_m_s[target]
     shifts[over] -= scale * np.sum(still.in_target[over, 0] * speed, axis=1)
     slopes[over[:, None], points.start + 3 * target[:, None] + xyz] = -scale * still.in_target[over, 0]
-    _add_slopes_in_places(slopes, scene, paths, still, bs_position_m)
+    _add_slopes_in_places(slopes, motion, points_m, users_m, paths, still, bs_position_m)
     return shifts, slopes
 
 
 def _add_slopes_in_places(
-    slopes: RealArray, scene: Scene, paths: Paths, still: PathJacobian, bs_position_m: RealArray
+    slopes: RealArray,
+    motion: Kinematics,
+    points_m: RealArray,
+    users_m: RealArray,
+    paths: Paths,
+    still: PathJacobian,
+    bs_position_m: RealArray,
 ) -> None:
     """Add the derivatives of Doppler shifts in the places of points and users, as unit vectors turn."""
-    motion = scene.motion
-    assert motion is not None
     scale, xyz = motion.hz_per_m_s, np.arange(3)
     sight = np.flatnonzero(paths.is_line_of_sight)
     user = paths.user[sight]
-    turned = _across(scene.users_m[user] - bs_position_m, motion.user_velocities_m_s[user])
+    turned = _across(users_m[user] - bs_position_m, motion.user_velocities_m_s[user])
     slopes[sight[:, None], still.user_column[sight][:, None] + xyz] -= scale * turned
     over = np.flatnonzero(paths.is_point)
     user, target = paths.user[over], paths.target[over]
     speed = motion.point_velocities_m_s[target]
-    beside = _across(scene.points_m[target] - scene.users_m[user], motion.user_velocities_m_s[user] - speed)
-    towards = _across(scene.points_m[target] - bs_position_m, speed)
+    beside = _across(points_m[target] - users_m[user], motion.user_velocities_m_s[user] - speed)
+    towards = _across(points_m[target] - bs_position_m, speed)
     slopes[over[:, None], still.user_column[over][:, None] + xyz] -= scale * beside
     slopes[over[:, None], still.target_column[over][:, None] + xyz] += scale * (beside - towards)
 

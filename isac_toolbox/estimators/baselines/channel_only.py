@@ -8,7 +8,13 @@ from numpy.typing import ArrayLike, NDArray
 from isac_toolbox._validation import as_array, check_finite, check_non_negative, check_shape
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
+from isac_toolbox.estimators.scene.assemble import (
+    ChannelEstimate,
+    Outcome,
+    SceneEstimate,
+    build_result,
+    taken_as_static,
+)
 from isac_toolbox.estimators.scene.silence import without_zeros
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
 
@@ -99,7 +105,8 @@ def result_from_channel(
     knowledge = ChannelKnowledge(np.divide(h, scale), white_variance=white)
     detection = detect(block, knowledge, float(noise) / scale**2, joint)
     estimate = ChannelEstimate(h, variance, float(noise))
-    outcome = Outcome.finished(float(noise), n_users, seconds, warnings)
+    said = [*warnings, *taken_as_static(obs)]
+    outcome = Outcome.finished(float(noise), n_users, seconds, said)
     return build_result(estimator, estimate, SceneEstimate.unknown(obs), detection, outcome)
 
 

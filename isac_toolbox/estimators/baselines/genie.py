@@ -13,7 +13,13 @@ from isac_toolbox.estimators.baselines.channel_only import (
     check_observation,
 )
 from isac_toolbox.estimators.result import Candidates, EstimationResult
-from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate, build_result
+from isac_toolbox.estimators.scene.assemble import (
+    ChannelEstimate,
+    Outcome,
+    SceneEstimate,
+    build_result,
+    taken_as_static,
+)
 from isac_toolbox.estimators.scene.silence import without_zeros
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
@@ -89,5 +95,7 @@ class GenieLMMSE:
         )
         estimate = ChannelEstimate(truth.channel, np.zeros(expected), truth.noise_variance)
         n_paths = int(truth.visibility.sum())
-        outcome = Outcome.finished(truth.noise_variance, n_paths, perf_counter() - start, warnings)
+        outcome = Outcome.finished(
+            truth.noise_variance, n_paths, perf_counter() - start, [*warnings, *taken_as_static(obs)]
+        )
         return build_result("GenieLMMSE", estimate, scene, detection, outcome)

@@ -82,7 +82,7 @@ class LeastSquares:
             seconds=perf_counter() - start,
         )
         said = warnings if grouped is None else [*warnings, _shared_tones(grouped)]
-        return replace(result, warnings=tuple(said))
+        return replace(result, warnings=(*said, *result.warnings))
 
 
 def _shared_tones(grouped: GroupedChannel) -> str:

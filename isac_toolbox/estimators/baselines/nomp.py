@@ -21,6 +21,7 @@ from isac_toolbox.estimators.scene.assemble import (
     Outcome,
     SceneEstimate,
     build_result,
+    taken_as_static,
     unseen_cosines,
     without_places,
 )
@@ -96,7 +97,7 @@ class NOMP:
         detection = detect(block, channel, 1 / problem.noise_precision, joint=False)
         estimate = ChannelEstimate.of_fit(path_fit, obs.n_users, block.scale)
         located = SceneEstimate.certain(fit, block.scale, sight, seen, share, doubt_m2).of_block(obs)
-        said = [*warnings, *unseen_cosines(obs.array), *without_places(obs)]
+        said = [*warnings, *unseen_cosines(obs.array), *without_places(obs), *taken_as_static(obs)]
         seconds = perf_counter() - start
         outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), seconds, said)
         return build_result("NOMP", estimate, located, detection, outcome)

@@ -22,6 +22,7 @@ from isac_toolbox.estimators.scene.assemble import (
     Outcome,
     SceneEstimate,
     build_result,
+    taken_as_static,
     unseen_cosines,
 )
 from isac_toolbox.estimators.scene.fit import Fit, completed, evaluate, residual_correlation
@@ -126,7 +127,7 @@ class OMP:
         scene = SceneEstimate.certain(fit, block.scale, sight, seen)
         within_cell = np.diag(grid.step_m**2 / 12)
         scene = replace(scene, scatterer_covariance_m2=scene.scatterer_covariance_m2 + within_cell)
-        seconds, said = perf_counter() - start, [*warnings, *unseen_cosines(obs.array)]
+        seconds, said = perf_counter() - start, [*warnings, *unseen_cosines(obs.array), *taken_as_static(obs)]
         outcome = Outcome.finished(estimate.noise_variance, len(fit.paths), seconds, said)
         return build_result("OMP", estimate, scene, detection, outcome)
 

@@ -69,10 +69,11 @@ def coarse_working_set(
 ) -> Coarse:
     """Return what one of :data:`COARSE_STAGES` finds on the pilots.
 
-    NOMP takes the place of MUSIC for an array that does not see both direction cosines. Where ``watch`` finds
+    NOMP takes the place of MUSIC for an array that does not see both direction cosines, and in a block that
+    moves. Where ``watch`` finds
     parts without signal on the way, the set is of no use.
     """
-    if stage == "music" and all(obs.array.sees_cosines):
+    if stage == "music" and all(obs.array.sees_cosines) and problem.statistics.frames is None:
         working = music_working_set(obs, problem, search, rule)
         return Coarse(_settled(working), 1 / working.problem.noise_precision, [])
     start, noise, warnings = _nomp_start(problem, search, false_alarm_rate, deadline, watch)

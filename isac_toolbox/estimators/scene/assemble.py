@@ -23,6 +23,7 @@ from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covarianc
 from isac_toolbox.estimators.scene.moving import Movers
 from isac_toolbox.estimators.symbols.derotation import Derotation
 from isac_toolbox.estimators.symbols.detection import Detection
+from isac_toolbox.estimators.symbols.phases import PhasePrior
 from isac_toolbox.inference.turbo import History, IterationRecord
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "SceneEstimate",
     "build_result",
     "channel_variance",
+    "taken_as_static",
     "unseen_cosines",
     "without_places",
 ]
@@ -116,23 +118,33 @@ class MotionEstimate:
     ) -> MotionEstimate:
         """Return the motion of a fit of a block that was derotated.
 
-        Of the phases that all users share the station's oscillator has the part that the priors give it.
+        Of the phases that all users share the station's oscillator has the part that the priors give it, and
+        of the frequencies that walks look like the walks have theirs.
         """
         found = fit.scene.motion
         assert found is not None
         offsets, users, _, _ = found.blocks(fit.scene.n_parameters - found.size)
-        variance = np.diag(covariance)
-        station, alone = _shared(derotation.phases_rad, motion)
+        of_walks = _slope_variances(motion)
+        share = of_walks / np.maximum(of_walks + motion.frequency_offset_stds_hz**2, 1e-300)
+        variance = (1 - share) ** 2 * np.diag(covariance)[offsets] + (1 - share) * of_walks
+        lines = 2 * np.pi * np.outer(share * found.offsets_hz, motion.times_s)
+        station, alone = _shared(derotation.phases_rad + lines, motion)
         return cls(
             motion.reference_time_s,
-            found.offsets_hz,
-            np.sqrt(variance[offsets]),
+            (1 - share) * found.offsets_hz,
+            np.sqrt(variance),
             found.user_velocities_m_s,
             _diagonal_blocks(covariance[users, users]),
             station,
             alone,
             evolution_of(fit, derotation, scale),
         )
+
+
+def _slope_variances(motion: Motion) -> RealArray:
+    """Variances (K,) of the frequencies that walking phases look like, zero without."""
+    walks = PhasePrior.of(motion)
+    return np.zeros(len(motion.frequency_offset_stds_hz)) if walks is None else walks.slope_stds_hz**2
 
 
 def _shared(phases_rad: RealArray, motion: Motion) -> tuple[RealArray, RealArray]:
@@ -367,6 +379,16 @@ def without_places(obs: UplinkObservation) -> tuple[str, ...]:
     return (
         f"{missing}: none given, so that nothing is located and lines of sight stay undecided; paths have "
         "directions, and delays relative to the receiver's time base, up to one unambiguous interval",
+    )
+
+
+def taken_as_static(obs: UplinkObservation) -> tuple[str, ...]:
+    """Return what the result of a method that follows no motion has to say of a block that moves."""
+    if obs.motion is None:
+        return ()
+    return (
+        "symbol_times_s: the block moves or turns, but this estimator takes it as static, and its channel as "
+        "one for all symbols; EMTurboBiSVBI follows motion",
     )
 
 

@@ -28,13 +28,14 @@ from isac_toolbox.estimators.scene.assemble import (
     Outcome,
     SceneEstimate,
     build_result,
+    taken_as_static,
     unseen_cosines,
     without_places,
 )
 from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
-from isac_toolbox.estimators.scene.derotation import channel_at, derotated, no_derotation
+from isac_toolbox.estimators.scene.derotation import channel_at, derotated, evolution_of, no_derotation
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.moving import movers_of
@@ -98,6 +99,8 @@ class SceneLoop(TurboLoop):
         super().__init__(max_iter, tol, max_seconds)
         self.obs, self.block, self.warnings = without_zeros(obs)
         self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
+        if not self.follows_motion:
+            self.warnings += taken_as_static(obs)
         self.search = PathSearch.for_observation(self.obs)
         if self.search.has_high_lobes:
             self.warnings.append(_FAR_BLOCKS)
@@ -173,17 +176,27 @@ class SceneLoop(TurboLoop):
         detection = self.detect()
         if not self.doubts_data:
             return detection
-        channel, block = self.channel() / self.block.scale, self.block
-        fitted = np.einsum("knm,knt->nmt", channel, detection.moments.mean)
-        gain = np.sum(np.abs(channel) ** 2, axis=2)
-        error = np.einsum("knm,nmt->knt", channel.conj(), block.received - fitted)
-        noise = gain[:, :, None] * self._white_noise
+        block, parts = self.block, self._parts_alike()
+        error, gain = np.empty(block.pilots.shape, complex), np.empty(block.pilots.shape)
+        for channel, at in parts:
+            fitted = np.einsum("knm,knt->nmt", channel, detection.moments.mean[..., at])
+            gain[..., at] = np.sum(np.abs(channel) ** 2, axis=2)[..., None]
+            error[..., at] = np.einsum("knm,nmt->knt", channel.conj(), block.received[..., at] - fitted)
+        noise = gain * self._white_noise
         data = ~block.known & block.has_samples
         excess = np.sum(np.abs(error) ** 2 * data, axis=1) / np.maximum(np.sum(noise * data, axis=1), 1e-300)
         tempered = detection.log_probability / np.maximum(excess, 1.0)[:, None, :, None]
         total = logsumexp(tempered, axis=3, keepdims=True)
         log_probability = np.where(block.known[..., None], detection.log_probability, tempered - total)
         return replace(detection, log_probability=log_probability)
+
+    def _parts_alike(self) -> list[tuple[NDArray[np.complex128], slice]]:
+        """Channels (K, N, M) of the scaled block and their symbols, each its own where the block moves."""
+        derotation = self.block.derotation
+        if derotation is None:
+            return [(self.channel() / self.block.scale, slice(None))]
+        evolution = evolution_of(self.working.fit, derotation, 1.0)
+        return [(evolution.at([t])[..., 0], slice(t, t + 1)) for t in range(evolution.n_symbols)]
 
     def remove_rejected(self) -> None:
         """Drop what the posterior rejects, remembering dropped points as candidates."""

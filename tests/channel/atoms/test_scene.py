@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from helpers.moving import moving_case
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.atoms.dense import make_atoms
 from isac_toolbox.channel.atoms.receiver import Receiver
@@ -192,3 +193,48 @@ def test_pulled_slopes_are_those_of_the_dense_jacobian(wavefront):
     slopes = np.random.default_rng(1).standard_normal((derivatives.in_target.shape[1], len(paths)))
     expected = np.einsum("dl,dlp->p", slopes, derivatives.dense())
     assert_allclose(derivatives.pull(slopes), expected, atol=1e-12)
+
+
+# --- scenes that move --------------------------------------------------------------------------------
+
+
+def test_a_vector_of_a_scene_that_moves_holds_its_motion():
+    scene = moving_case(0).scene
+    vector = scene.vector()
+    assert vector.size == scene.n_parameters
+    again = scene.with_vector(vector[::-1])
+    assert np.array_equal(again.vector(), vector[::-1])
+    assert np.array_equal(vector[-scene.motion.size :], scene.motion.vector())
+    assert max(block.stop for block in scene.blocks()) == vector.size - scene.motion.size
+
+
+def test_parts_of_a_scene_keep_their_motion():
+    scene = moving_case(0).scene
+    taken = scene.take(np.array([2, 0, 0]), slice(1, 2))
+    assert np.array_equal(taken.motion.point_velocities_m_s, scene.motion.point_velocities_m_s[[2, 0, 0]])
+    assert np.array_equal(taken.points_m, scene.points_m[[2, 0, 0]])
+    assert np.array_equal(taken.motion.further_hz, scene.motion.further_hz[1:2])
+    longer = scene.extended(np.ones((2, 3)), np.ones((3, 3)), 5.0)
+    assert longer.motion.point_velocities_m_s.shape == (5, 3) and not longer.motion.moving[3:].any()
+    assert np.array_equal(longer.motion.further_hz[-3:], [5.0] * 3)
+    back = longer.take(slice(0, 3), slice(0, 2))
+    assert np.array_equal(back.vector(), scene.vector())
+    still = Scene(scene.points_m, scene.users_m, scene.offsets_m, scene.unlocated_m)
+    assert still.extended(np.ones((1, 3)), np.ones((1, 3)), 5.0).motion is None
+
+
+def test_the_prior_of_a_scene_that_moves_is_gaussian_in_all_that_is_unknown():
+    case = moving_case(0)
+    prior, scene = case.problem.prior, case.scene
+    stds, means = prior.motion.stds(scene.motion), prior.motion.means(scene.motion)
+    known, precision, deviation = prior.known(scene), prior.precision(scene), prior.deviation(scene)
+    n = scene.motion.size
+    assert np.array_equal(known[-n:], stds == 0) and known[-n:].sum() == 3  # of the point at rest
+    free = ~known
+    assert_allclose(precision[-n:][stds > 0], stds[stds > 0] ** -2.0)
+    assert not precision[known].any()
+    assert_allclose(deviation[-n:], scene.motion.vector() - means)
+    expected = 0.5 * np.sum(precision[free] * deviation[free] ** 2)
+    assert prior.penalty(scene) == pytest.approx(expected)
+    alone = prior.of_user(1)
+    assert alone.motion.offset_stds_hz.shape == (1,)

@@ -17,7 +17,8 @@ from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.channel.modulation import bit_labels
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
-from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
+from isac_toolbox.estimators.symbols.derotation import Derotation
+from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect, detect_over_time
 
 N_SUB = 6
 
@@ -357,3 +358,55 @@ def test_degenerate_channels_give_numbers():
 def test_every_combination_of_two_bits_occurs():
     labels = bit_labels(4)
     assert sorted(map(tuple, labels.tolist())) == sorted(product([False, True], repeat=2))
+
+
+# --- over time ---------------------------------------------------------------------------------------
+
+
+def over_time(received: ReceivedBlock, doppler_hz, phases_rad) -> ReceivedBlock:
+    n_symbols = received.received.shape[2]
+    times = (np.arange(n_symbols) - (n_symbols - 1) / 2) * 1e-4
+    return replace(received, derotation=Derotation(times, times, np.array(doppler_hz), phases_rad))
+
+
+def soft_block(seed: int = 0, n_users: int = 2):
+    rng = np.random.default_rng(seed)
+    channel = complex_normal(rng, (n_users, N_SUB, 4))
+    observation, symbols, index = block(channel, 0.3, seed)
+    return ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), symbols, index
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_symbol_by_symbol_is_all_at_once_where_nothing_turns(joint):
+    received, channel, _, _ = soft_block()
+    n_symbols = received.received.shape[2]
+    turning = over_time(received, np.zeros(2), np.zeros((2, n_symbols)))
+    expected = detect(received, channel, 0.3, joint)
+    found = detect_over_time(turning, lambda _: channel, 0.3, joint)
+    assert_allclose(found.moments.mean, expected.moments.mean, atol=1e-12)
+    assert_allclose(found.moments.variance, expected.moments.variance, atol=1e-12)
+    assert_allclose(found.log_probability, expected.log_probability, atol=1e-9)
+    assert np.array_equal(found.known, expected.known)
+    first, second = (
+        d.moments.error_correlation * np.sqrt(np.einsum("knt,jnt->ntkj", v, v))
+        for d, v in ((d, d.moments.variance) for d in (found, expected))
+    )
+    assert_allclose(first, second, atol=1e-9)
+
+
+def test_a_channel_that_turns_is_detected_as_one_at_rest():
+    """Turning a user's channel and its samples alike changes nothing."""
+    rng = np.random.default_rng(4)
+    received, channel, _, _ = soft_block(1, n_users=1)
+    n_symbols = received.received.shape[2]
+    turning = over_time(received, [700.0], rng.normal(0, 1, (1, n_symbols)))
+    turned = replace(turning, received=turning.received * turning.derotation.factors[0])
+    found = detect_over_time(turned, lambda at: ChannelKnowledge(channel.mean * at.factors[:, :, None]), 0.3)
+    assert_allclose(found.log_probability, detect(received, channel, 0.3).log_probability, atol=1e-9)
+
+
+def test_no_symbol_at_all_has_no_decision():
+    received, channel, _, _ = soft_block()
+    nothing = over_time(received, np.zeros(2), np.zeros((2, 5))).take(np.zeros(0, np.int64))
+    found = detect_over_time(nothing, lambda _: channel, 0.3)
+    assert found.moments.mean.shape == (2, N_SUB, 0) and found.llr.shape == (2, N_SUB, 0, 2)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 import isac_toolbox as isac
 from helpers.scenes import SMALL, complex_normal, soft_moments, with_arguments
+from isac_toolbox.channel.atoms.dense import Statistics
+from isac_toolbox.channel.atoms.frames import chebyshev_times
 from isac_toolbox.estimators.symbols.block import ReceivedBlock, amplitude_scale
+from isac_toolbox.estimators.symbols.derotation import Derotation
 from isac_toolbox.estimators.symbols.statistics import (
     SymbolMoments,
     data_statistics,
@@ -186,3 +191,111 @@ def test_least_squares_interpolates_a_comb_linearly():
     assert_allclose(estimate[1], channel[1], atol=1e-12)
     assert_allclose(estimate[0, 2:-2], channel[0, 2:-2], atol=1e-12)
     assert_allclose(estimate[0, 0], channel[0, 2], atol=1e-12)  # held at the edges
+
+
+# --- over time ---------------------------------------------------------------------------------------
+
+
+def turning(n_symbols: int, n_users: int = 2, few: bool = False) -> Derotation:
+    """Shifts of some tenths of a cycle over the block, and phases; at Chebyshev nodes if ``few``."""
+    times = (np.arange(n_symbols) - (n_symbols - 1) / 2) * 1e-4
+    span = 1e-4 * n_symbols
+    shifts = np.array([0.3, -0.2])[:n_users] / span
+    nodes = chebyshev_times(times, 1 / span) if few else times
+    phases = np.random.default_rng(5).normal(0, 0.4, (n_users, n_symbols))
+    return Derotation(times, nodes, shifts, phases)
+
+
+def still(n_symbols: int) -> Derotation:
+    times = (np.arange(n_symbols) - (n_symbols - 1) / 2) * 1e-4
+    return Derotation(times, times, np.zeros(2), np.zeros((2, n_symbols)))
+
+
+def check_sums(statistics: Statistics, plain: Statistics) -> None:
+    """The same as plain statistics, and what is kept over time adds up to them."""
+    assert_allclose(statistics.symbol_gram, plain.symbol_gram, atol=1e-12)
+    assert_allclose(statistics.cross_correlation, plain.cross_correlation, atol=1e-12)
+    assert statistics.energy == pytest.approx(plain.energy)
+    assert statistics.n_observations == plain.n_observations
+    frames = statistics.frames
+    assert_allclose(frames.symbol_gram.sum(axis=0), plain.symbol_gram, atol=1e-9)
+    assert_allclose(frames.cross_correlation.sum(axis=2), plain.cross_correlation, atol=1e-9)
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_statistics_over_time_add_up_to_plain_ones_where_nothing_turns(correlated):
+    rng = np.random.default_rng(0)
+    received, moments = complex_normal(rng, (4, 3, 5)), soft_moments(rng, SHAPE)
+    if correlated:
+        both = np.zeros((4, 5, 2, 2), complex)
+        both[..., 0, 1] = 0.4j
+        both[..., 1, 0] = -0.4j
+        moments = replace(moments, error_correlation=both)
+    plain = data_statistics(received, moments)
+    check_sums(data_statistics(received, moments, None, still(5)), plain)
+    observation = hand_made()
+    block = ReceivedBlock.of(observation, 1.0)
+    turned = replace(block, derotation=still(5))
+    check_sums(pilot_statistics(turned), pilot_statistics(block))
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_statistics_of_symbols_that_turn_are_those_of_turned_symbols(few):
+    """Turning a user's symbols is sending others: the plain statistics of those are the sums over time."""
+    rng, n_symbols = np.random.default_rng(1), 60
+    received, moments = complex_normal(rng, (4, 3, n_symbols)), soft_moments(rng, (2, 4, n_symbols))
+    derotation = turning(n_symbols, few=few)
+    assert derotation.keeps_symbols != few
+    statistics = data_statistics(received, moments, None, derotation)
+    check_sums(statistics, data_statistics(received, moments.derotated(derotation.factors)))
+    assert statistics.frames.times_s is derotation.nodes_s
+    assert np.array_equal(statistics.frames.mean_doppler_hz, derotation.doppler_hz)
+    # a function of time is known at the nodes: its sum against the symbols is that against the frames
+    turn = [np.exp(2j * np.pi * 0.9 * t / 60e-4) for t in (derotation.nodes_s, derotation.times_s)]
+    sent = moments.derotated(derotation.factors).mean
+    expected = np.einsum("nmt,knt,t->knm", received, sent.conj(), turn[1])
+    found = np.einsum("knqm,q->knm", statistics.frames.cross_correlation, turn[0])
+    assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_parts_of_a_block_that_moves_add_up():
+    rng = np.random.default_rng(2)
+    received, moments = complex_normal(rng, (4, 3, 5)), soft_moments(rng, SHAPE)
+    derotation = turning(5)
+
+    def of(symbols):
+        some = SymbolMoments(moments.mean[..., symbols], moments.variance[..., symbols])
+        return data_statistics(received[..., symbols], some, None, derotation.take(symbols))
+
+    both = of(np.array([0, 3])) + of(np.array([1, 2, 4]))
+    check_sums(both, data_statistics(received, moments.derotated(derotation.factors)))
+    assert sorted(both.frames.times_s) == sorted(derotation.times_s)
+
+
+def test_masked_cells_and_elements_count_nothing_over_time():
+    rng, observation = np.random.default_rng(3), hand_made()
+    cells = rng.random((4, 5)) < 0.8
+    cells[:, :2] |= ~cells[:, :2].any(axis=1, keepdims=True)
+    elements = np.array([True, False, True, True])
+    masked = replace(
+        observation, sample_mask=np.broadcast_to(cells[:, None, :], (4, 4, 5)), element_mask=elements
+    )
+    block = ReceivedBlock.of(masked, 1.0)
+    assert block.masks is not None and block.masks.samples is None
+    moments = soft_moments(rng, SHAPE)
+    plain = data_statistics(block.received, moments, block.masks)
+    check_sums(data_statistics(block.received, moments, block.masks, still(5)), plain)
+    check_sums(pilot_statistics(replace(block, derotation=still(5))), pilot_statistics(block))
+
+
+def test_users_that_only_time_keeps_apart_are_coupled():
+    """Pilots that are orthogonal over symbols are so no more when the users turn apart."""
+    pilots = np.array([[[1.0, 1.0]], [[1.0, -1.0]]]) + 0j
+    certain = SymbolMoments(pilots, np.zeros(pilots.shape))
+    received = complex_normal(np.random.default_rng(0), (1, 3, 2))
+    assert data_statistics(received, certain).users_decouple
+    assert not data_statistics(received, certain, None, still(2)).users_decouple
+    alone = SymbolMoments(pilots * np.array([[[1, 0]], [[0, 1]]]), np.zeros(pilots.shape))
+    moving = data_statistics(received, alone, None, still(2))
+    assert moving.users_decouple
+    assert np.array_equal(moving.of_user(1).frames.symbol_gram, moving.frames.symbol_gram[:, :, 1:, 1:])
