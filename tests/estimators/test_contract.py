@@ -45,6 +45,10 @@ def arrays_of(result: isac.EstimationResult) -> dict[str, np.ndarray]:
             values["n_active"] = value.n_active
         elif field.name in ("candidates", "unlocated_paths"):
             values.update({f"{field.name}.{f.name}": getattr(value, f.name) for f in fields(value)})
+        elif field.name == "misfit":
+            axes = [] if value is None else value.axes.values()
+            # of sums in single precision, which passes rounding on enlarged
+            values["misfit"] = np.round([[axis.excess_db, axis.p_value] for axis in axes], 3)
         else:
             values[field.name] = np.asarray(value)
     return values

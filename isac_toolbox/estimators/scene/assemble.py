@@ -13,9 +13,10 @@ from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, Arbitra
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
-from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult
+from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult, Misfit
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
+from isac_toolbox.estimators.scene.remedies import misfit_warnings
 from isac_toolbox.estimators.symbols.detection import Detection
 from isac_toolbox.inference.turbo import History, IterationRecord
 
@@ -258,6 +259,7 @@ def build_result(
     detection: Detection,
     outcome: Outcome,
     diffuse: DiffuseEstimate | None = None,
+    misfit: Misfit | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
     found = {} if diffuse is None else {f.name: getattr(diffuse, f.name) for f in fields(diffuse)}
@@ -273,11 +275,21 @@ def build_result(
         history=outcome.history,
         converged=outcome.converged,
         n_iter=len(outcome.history),
-        status="ambiguous" if outcome.converged and outcome.ambiguities else outcome.status,
-        warnings=outcome.warnings,
+        status=_status(outcome, misfit),
+        warnings=(*outcome.warnings, *misfit_warnings(misfit)),
         ambiguities=outcome.ambiguities,
+        misfit=misfit,
         **found,
     )
+
+
+def _status(outcome: Outcome, misfit: Misfit | None) -> str:
+    """Why an estimator stopped, or what is the matter with an outcome that it converged to."""
+    if not outcome.converged:
+        return outcome.status
+    if misfit is not None and misfit.failing:
+        return "misfit"
+    return "ambiguous" if outcome.ambiguities else outcome.status
 
 
 def _nominal(obs: UplinkObservation) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.search import PathSearch
 
-__all__ = ["Diffuse"]
+__all__ = ["Diffuse", "through_grams"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -135,7 +135,7 @@ class Diffuse:
         gram = left.statistics.symbol_gram
         profile, mean = np.zeros_like(self.profile), self.mean.copy()
         variance, floor = np.zeros_like(self.variance), np.empty_like(self.profile)
-        remains = left.residual - _through(gram, mean)
+        remains = left.residual - through_grams(gram, mean)
         determined = 0.0
         for k, (energy, overlap) in enumerate(zip(energies, overlaps, strict=True)):
             own = remains[k] + energy[:, None] * mean[k]
@@ -170,7 +170,7 @@ class Diffuse:
     def crossing(self, gram: ComplexArray) -> ComplexArray:
         """Return what the diffuse parts of the other users add to each user's correlation, (K, N, M)."""
         own = np.real(np.einsum("nkk->kn", gram))
-        return _through(gram, self.mean) - own[:, :, None] * self.mean
+        return through_grams(gram, self.mean) - own[:, :, None] * self.mean
 
     @property
     def power(self) -> RealArray:
@@ -223,7 +223,7 @@ class _Left:
         heard = fit.problem.receiver.element_mask
         if heard is not None:
             channel[..., ~heard] = 0
-        residual = statistics.cross_correlation - _through(statistics.symbol_gram, channel)
+        residual = statistics.cross_correlation - through_grams(statistics.symbol_gram, channel)
         explained = float(np.real(np.vdot(channel, statistics.cross_correlation + residual)))
         uncertain = float(np.real(np.vdot(fit.gram, fit.posterior.covariance)))
         energy = statistics.energy - explained + uncertain
@@ -255,8 +255,8 @@ def _posterior(
     return np.asarray(covariance @ matched), np.asarray(covariance)
 
 
-def _through(gram: ComplexArray, channel: ComplexArray) -> ComplexArray:
-    """``sum_j R[k, j] H_j``, shape (K, N, M)."""
+def through_grams(gram: ComplexArray, channel: ComplexArray) -> ComplexArray:
+    """Return ``sum_j R[k, j] H_j``, shape (K, N, M)."""
     return np.asarray(np.matmul(gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2))
 
 
