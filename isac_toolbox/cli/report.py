@@ -16,6 +16,7 @@ from isac_toolbox import metrics
 from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.geometry import bistatic_delays_s, delay_response, line_of_sight_delays_s
 from isac_toolbox.channel.model import response_towards
+from isac_toolbox.estimators.scene.remedies import headline
 
 if TYPE_CHECKING:
     from isac_toolbox.bounds import HybridBound
@@ -147,6 +148,7 @@ def estimation_report(run: Run) -> Report:
     report["users"] = [_user(run, k) for k in range(run.observation.n_users)]
     report["summary"] = _summary(run, localisation)
     report["paths"] = None if run.observation.geometry is not None else _paths(result)
+    report["misfit"] = _misfit(result)
     report["warnings"] = list(result.warnings)
     report["ambiguities"] = [
         {
@@ -159,6 +161,22 @@ def estimation_report(run: Run) -> Report:
         for entry in result.ambiguities
     ]
     return plain(report)
+
+
+def _misfit(result: EstimationResult) -> Report | None:
+    """Return how far the residual is from noise, and what to do about it first; None if it was not judged."""
+    if result.misfit is None:
+        return None
+    axes = {
+        name: {
+            "part": axis.part,
+            "excess_db": axis.excess_db,
+            "p_value": axis.p_value,
+            "fails": axis.fails,
+        }
+        for name, axis in result.misfit.axes.items()
+    }
+    return {"axes": axes, "text": headline(result.misfit)}
 
 
 def _paths(result: EstimationResult) -> list[Report]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["block_sizes", "print_bound", "print_estimation", "print_sweep"]
 
-_WORDS = ("", "seen by", "estimate", "bound or truth", "estimator")
+_WORDS = ("", "seen by", "estimate", "bound or truth", "estimator", "over", "residual")
 
 
 def print_estimation(console: Console, report: Report) -> None:
@@ -31,6 +31,8 @@ def print_estimation(console: Console, report: Report) -> None:
     _print_header(console, report)
     iterations = _count(how["n_iter"], "iteration")
     _line(console, f"{how['name']}: {how['status'] or 'done'}, {iterations}, {how['seconds']:.2f} s")
+    if report["misfit"] is not None and report["misfit"]["text"] is not None:
+        console.print(Text(report["misfit"]["text"], style="bold yellow"))
     if report["paths"] is None:
         _print_scatterers(console, report, known)
         _print_user_positions(console, report["users"], known)
@@ -38,6 +40,7 @@ def print_estimation(console: Console, report: Report) -> None:
     else:
         _print_paths(console, report["paths"])
     _print_summary(console, report, known)
+    _print_misfit(console, report["misfit"])
     if known:
         _note(console, "bound: hybrid Cramér-Rao bound of the root mean square error, all symbols known")
         _note(console, "std: stated standard deviation; nominal: error of the given position")
@@ -238,6 +241,17 @@ def _print_summary(console: Console, report: Report, known: bool) -> None:
     for row in rows:
         table.add_row(*(row if known else row[:2]))
     _show(console, "Summary", table)
+
+
+def _print_misfit(console: Console, misfit: Report | None) -> None:
+    """Print how far the residual is from noise."""
+    if misfit is None:
+        return
+    table = _table("over", "residual", "excess\ndB", "p")
+    for name, axis in misfit["axes"].items():
+        row = [name, axis["part"], _number(axis["excess_db"], 1), _short(axis["p_value"], 2)]
+        table.add_row(*row, style="yellow" if axis["fails"] else None)
+    _show(console, "What is left, against noise", table)
 
 
 def _rows_with_truth(report: Report) -> list[tuple[str, str, str]]:

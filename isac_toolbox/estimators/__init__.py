@@ -8,7 +8,7 @@ from isac_toolbox.estimators.baselines.omp import OMP
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
 from isac_toolbox.estimators.music_scvbi import MusicSCVBI
 from isac_toolbox.estimators.recorder import SceneRecorder, SceneSnapshot
-from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult
+from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult, Misfit, MisfitAxis
 
 __all__ = [
     "NOMP",
@@ -19,6 +19,8 @@ __all__ = [
     "EstimationResult",
     "GenieLMMSE",
     "LeastSquares",
+    "Misfit",
+    "MisfitAxis",
     "MusicSCVBI",
     "SceneRecorder",
     "SceneSnapshot",

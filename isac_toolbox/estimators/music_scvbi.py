@@ -76,6 +76,7 @@ class MusicScvbiLoop(SceneLoop):
     """Sweeps of :class:`MusicSCVBI`."""
 
     name = "MUSIC-SCVBI"
+    judges_fit = False  # positions stay on the grid
 
     def __init__(self, settings: MusicSCVBI, obs: UplinkObservation) -> None:
         super().__init__(obs, settings.max_iter, settings.tol)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,17 @@ from isac_toolbox.channel.evolution import ChannelEvolution, check_symbol_indice
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.inference.turbo import History, IterationRecord
 
-__all__ = ["Ambiguity", "Candidates", "EstimationResult"]
+__all__ = ["Ambiguity", "Candidates", "EstimationResult", "Misfit", "MisfitAxis"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 _KIND = "estimation-result"
+
+# Guard: probability of a residual as far from noise as that seen, below which noise does not explain it.
+_IMPROBABLE = 1e-6
+# Guard: excess that matters, in dB; less costs an estimate little.
+_RELEVANT_DB = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +84,57 @@ class Ambiguity:
         return f"({', '.join(f'{x:.2f}' for x in value)}) m ({weight:.2f})"
 
 
+@dataclass(frozen=True)
+class MisfitAxis:
+    """How far a residual is from noise along one axis.
+
+    Attributes
+    ----------
+    part : str
+        What is furthest from noise: ``"echoes"`` (delay), ``"colour"`` (direction), ``"rotation"`` or
+        ``"power"`` (time), ``"response"`` or ``"power"`` (element).
+    excess_db : float
+        Power of that part over what noise leaves there on average; zero where the block cannot tell.
+    p_value : float
+        Probability of noise that is at least as uneven along this axis; one where the block cannot tell.
+    """
+
+    part: str
+    excess_db: float
+    p_value: float
+
+    @property
+    def fails(self) -> bool:
+        """Whether noise does not explain it."""
+        return self.p_value < _IMPROBABLE and self.excess_db > _RELEVANT_DB
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """What an estimate leaves of the samples, against noise: over delay, direction, symbols and elements.
+
+    Attributes
+    ----------
+    delay, direction, time, element : MisfitAxis
+    """
+
+    delay: MisfitAxis
+    direction: MisfitAxis
+    time: MisfitAxis
+    element: MisfitAxis
+
+    @property
+    def axes(self) -> dict[str, MisfitAxis]:
+        """All four by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @property
+    def failing(self) -> tuple[str, ...]:
+        """Names of the axes that noise does not explain, that with the largest excess first."""
+        failing = [name for name, axis in self.axes.items() if axis.fails]
+        return tuple(sorted(failing, key=lambda name: -getattr(self, name).excess_db))
+
+
 @dataclass(frozen=True, eq=False)
 class EstimationResult:
     """Scene, channel and data recovered from one block.
@@ -119,8 +175,9 @@ class EstimationResult:
     converged : bool
     n_iter : int
     status : str
-        Why it stopped; ``"ambiguous"`` where it converged and ``ambiguities`` has entries, ``"fell back to
-        least squares"`` where no scene explained the samples as well.
+        Why it stopped; where it converged, ``"misfit"`` if noise does not explain what is left of the
+        samples, else ``"ambiguous"`` if ``ambiguities`` has entries; ``"fell back to least squares"`` where
+        no scene explained the samples as well.
     warnings : tuple of str
         What the block contradicts or does not tell, what was done about it, and the remedy.
     ambiguities : tuple of Ambiguity
@@ -149,6 +206,10 @@ class EstimationResult:
         Phases of the users' oscillators, each of mean zero.
     evolution : ChannelEvolution, optional
         The channel over the symbols, from which :meth:`channel_at` reads.
+    misfit : Misfit, optional
+        How far what is left of the samples is from noise; of the scene, also where least squares took over.
+        None of blocks that move, and from methods without a model to judge: ``MusicSCVBI`` and ``OMP``, whose
+        points stay on a grid, ``LeastSquares`` and ``GenieLMMSE``.
     """
 
     estimator: str
@@ -190,6 +251,7 @@ class EstimationResult:
     symbol_phase_rad: RealArray | None = None
     user_symbol_phase_rad: RealArray | None = None
     evolution: ChannelEvolution | None = None
+    misfit: Misfit | None = None
 
     def __post_init__(self) -> None:
         if not len(self.diffuse_power):
@@ -217,6 +279,8 @@ class EstimationResult:
         shape (iterations, 4). Ambiguities have one row of ``ambiguities`` per alternative: number of the
         ambiguity, kind (0 clock, 1 scatterer, 2 path), index, weight, and the value in three columns (a
         clock's in the first, the others NaN).
+        ``misfit`` has one row (excess in dB, p-value) for each of delay, direction, time and element, and
+        ``misfit_parts`` their parts.
         """
         stored: dict[str, Any] = {}
         for name in (f.name for f in fields(self)):
@@ -231,6 +295,8 @@ class EstimationResult:
                 stored[name] = np.array(rows, dtype=float).reshape(-1, len(fields(IterationRecord)))
             elif name == "ambiguities":
                 stored[name] = _ambiguity_rows(value)
+            elif name == "misfit":
+                stored.update(_misfit_columns(value))
             elif name == "warnings":
                 stored[name] = np.array(value, dtype=str)
             else:
@@ -271,6 +337,7 @@ class EstimationResult:
         if "evolution.parts" in data:
             _npz.require(path, _KIND, data, ["evolution.curves"])
             values["evolution"] = ChannelEvolution(data["evolution.parts"], data["evolution.curves"])
+        values["misfit"] = _misfit_of(data.get("misfit_parts", ()), data.get("misfit", ()))
         return cls(**values)
 
 
@@ -296,6 +363,7 @@ _OPTIONAL = (
     "reference_time_s",
     "evolution",
     "unlocated_paths.doppler_hz",
+    "misfit",
 )
 
 _AMBIGUITY_KINDS = ("clock", "scatterer", "path")
@@ -320,6 +388,20 @@ def _ambiguities(rows: RealArray) -> tuple[Ambiguity, ...]:
         width = 1 if kind == "clock" else 3
         found.append(Ambiguity(kind, int(own[0, 2]), own[:, 4 : 4 + width], own[:, 3]))
     return tuple(found)
+
+
+def _misfit_columns(misfit: Misfit | None) -> dict[str, NDArray[Any]]:
+    """Numbers (4, 2) and parts (4,) of the axes; without a misfit no rows."""
+    axes = [] if misfit is None else list(misfit.axes.values())
+    numbers = np.array([[axis.excess_db, axis.p_value] for axis in axes], dtype=float)
+    parts = np.array([axis.part for axis in axes], dtype=str)
+    return {"misfit": numbers.reshape(-1, 2), "misfit_parts": parts}
+
+
+def _misfit_of(parts: Iterable[str], numbers: Iterable[RealArray]) -> Misfit | None:
+    """What :func:`_misfit_columns` made columns of."""
+    axes = [MisfitAxis(str(part), *map(float, row)) for part, row in zip(parts, numbers, strict=True)]
+    return Misfit(*axes) if axes else None
 
 
 _SCALARS: dict[str, Any] = {

@@ -175,7 +175,7 @@ class PathSearch(LengthWindow):
         over_sidelobes = self.levels(spectrum) - self._median_sidelobe * highest_power / _EXPONENTIAL_MEDIAN
         ratio = over_sidelobes / max(spectrum.noise_level, 1e-300)
         total = np.concatenate([[0.0], np.cumsum(ratio - 1)])
-        cells = max(self._visible_bins.size / OVERSAMPLING**2, 1.0) / self._bins_per_free_cell
+        cells = max(self._visible_bins.size / OVERSAMPLING**2, 1.0) / self.bins_per_free_cell
         highest = 0.0
         width = _LEAST_WINDOW_CELLS * self._bins_per_cell
         while width < len(ratio):

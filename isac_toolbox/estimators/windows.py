@@ -238,6 +238,13 @@ class LengthWindow:
         strong = np.any(profile > floor[:, None], axis=0)
         return np.asarray(lengths[one_period][strong])
 
+    def over_a_period(self) -> Self:
+        """Return the search over all lengths that equally spaced tones tell apart, from zero on."""
+        if not self.receiver.equally_spaced:
+            return self
+        free = replace(self, code_shift_m=None, tone_step_hz=None, min_length_m=0.0)
+        return replace(free, max_length_m=free._period_m)
+
     def on_all_tones(self) -> Self:
         """Return the search for statistics that hold every subcarrier and tell the users apart."""
         free = replace(self, code_shift_m=None, tone_step_hz=None, sidelobe=0.0)
@@ -275,7 +282,7 @@ class LengthWindow:
         return OVERSAMPLING * max(round(12 * float(np.var(frequencies)) / bandwidth**2), 1)
 
     @property
-    def _bins_per_free_cell(self) -> float:
+    def bins_per_free_cell(self) -> float:
         """Bins over which noise is the same: the tones that there are tell, not the gaps between them."""
         occupied_hz = self.receiver.frequencies_hz.size * self._spacing_hz
         return SPEED_OF_LIGHT_M_S / occupied_hz / self.length_step_m

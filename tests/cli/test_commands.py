@@ -146,6 +146,25 @@ def test_warnings_and_ambiguities_are_printed_and_in_json(tmp_path, simulation):
     assert clocks[0]["text"].startswith(f"clock of user {clocks[0]['index'] + 1}:")
 
 
+def test_what_does_not_fit_is_printed_and_in_json(tmp_path, simulation):
+    turns = np.exp(0.05j * np.arange(simulation.observation.n_symbols))
+    turned = dataclasses.replace(simulation.observation, received=simulation.observation.received * turns)
+    path = turned.save(tmp_path / "turned.npz")
+    printed = run("estimate", path).stdout
+    assert "does not fit over time (" in printed and "give symbol_times_s" in printed
+    assert "What is left, against noise" in printed and "rotation" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    misfit = strict_json(run("estimate", path, "--json").stdout)["misfit"]
+    assert misfit["text"].startswith("does not fit over time (") and "\n" not in misfit["text"]
+    assert list(misfit["axes"]) == ["delay", "direction", "time", "element"]
+    assert misfit["axes"]["time"]["part"] == "rotation" and misfit["axes"]["time"]["fails"]
+    assert misfit["axes"]["time"]["excess_db"] > 10 and misfit["axes"]["time"]["p_value"] < 1e-9
+    clean = strict_json(run("estimate", "urban_uplink", "--json").stdout)["misfit"]
+    assert clean["text"] is None and not any(axis["fails"] for axis in clean["axes"].values())
+    plain = strict_json(run("estimate", "urban_uplink", "--estimator", "ls", "--json").stdout)
+    assert plain["misfit"] is None
+
+
 def test_simulate_then_estimate_from_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outcome = run("simulate", "urban_uplink", "--seed", "3", *SMALL_OPTIONS, "--snr-db", "5")

@@ -54,6 +54,8 @@ def test_results_come_back_bit_for_bit(all_results, tmp_path, name):
         elif field.name in ("candidates", "unlocated_paths"):
             for inner in fields(value):
                 assert same_bits(getattr(value, inner.name), getattr(other, inner.name)), inner.name
+        elif field.name == "misfit":
+            assert other == value and (value is None) == (name not in ("bisvbi", "city", "nomp"))
         elif field.name in ("warnings", "ambiguities"):
             assert other == value == ()
         elif field.name in SCALARS:
@@ -88,9 +90,11 @@ def test_warnings_and_ambiguities_come_back(all_results, tmp_path):
     assert str(clock) == "clock of user 2: 3.0 ns (0.75), -5.0 ns (0.25)"
     assert place.in_words(first=1).startswith("place of scatterer 1: (0.00, 1.00, 2.00) m (0.50), (3.00,")
     without = dict(np.load(tmp_path / "told.npz").items())
-    del without["warnings"], without["ambiguities"]  # as files of earlier versions
+    for name in ("warnings", "ambiguities", "misfit", "misfit_parts"):  # as files of earlier versions
+        del without[name]
     np.savez(tmp_path / "old.npz", **without)
-    assert isac.EstimationResult.load(tmp_path / "old.npz").warnings == ()
+    old = isac.EstimationResult.load(tmp_path / "old.npz")
+    assert old.warnings == () and old.misfit is None
 
 
 def test_a_result_without_iterations_can_be_stored(all_results, tmp_path):

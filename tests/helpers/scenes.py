@@ -209,6 +209,9 @@ def assert_no_nan(result: isac.EstimationResult) -> None:
                 arrays.append(value.objective)
         elif field.name == "ambiguities":
             arrays = [array for entry in value for array in (entry.alternatives, entry.weights)]
+        elif field.name == "misfit":
+            axes = [] if value is None else value.axes.values()
+            arrays = [np.array([axis.excess_db, axis.p_value]) for axis in axes]
         elif isinstance(value, str) or field.name == "warnings":
             continue
         else:

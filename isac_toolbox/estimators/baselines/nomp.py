@@ -32,6 +32,7 @@ from isac_toolbox.estimators.scene.place import place_points, release_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
+from isac_toolbox.estimators.scene.whiteness import FittedBlock, whiteness
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
@@ -100,7 +101,9 @@ class NOMP:
         said = [*warnings, *unseen_cosines(obs.array), *without_places(obs), *taken_as_static(obs)]
         seconds = perf_counter() - start
         outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), seconds, said)
-        return build_result("NOMP", estimate, located, detection, outcome)
+        fitted = FittedBlock(block, estimate.mean / block.scale, detection.moments, path_fit.n_fitted)
+        misfit = whiteness(fitted, PathSearch.for_observation(obs))
+        return build_result("NOMP", estimate, located, detection, outcome, misfit=misfit)
 
     def _find_paths(self, obs: UplinkObservation) -> tuple[Problem, Fit, ReceivedBlock, list[str]]:
         """Paths of all users, in the parts of the block that carry signal, and what was left out."""

@@ -16,11 +16,12 @@ from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
-from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult
+from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult, Misfit
 from isac_toolbox.estimators.scene.derotation import evolution_of
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
 from isac_toolbox.estimators.scene.moving import Movers
+from isac_toolbox.estimators.scene.remedies import misfit_warnings
 from isac_toolbox.estimators.symbols.derotation import Derotation
 from isac_toolbox.estimators.symbols.detection import Detection
 from isac_toolbox.estimators.symbols.phases import PhasePrior
@@ -335,6 +336,7 @@ def build_result(
     outcome: Outcome,
     diffuse: DiffuseEstimate | None = None,
     motion: MotionEstimate | None = None,
+    misfit: Misfit | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
     parts = [part for part in (diffuse, motion) if part is not None]
@@ -351,11 +353,21 @@ def build_result(
         history=outcome.history,
         converged=outcome.converged,
         n_iter=len(outcome.history),
-        status="ambiguous" if outcome.converged and outcome.ambiguities else outcome.status,
-        warnings=outcome.warnings,
+        status=_status(outcome, misfit),
+        warnings=(*outcome.warnings, *misfit_warnings(misfit)),
         ambiguities=outcome.ambiguities,
+        misfit=misfit,
         **found,
     )
+
+
+def _status(outcome: Outcome, misfit: Misfit | None) -> str:
+    """Why an estimator stopped, or what is the matter with an outcome that it converged to."""
+    if not outcome.converged:
+        return outcome.status
+    if misfit is not None and misfit.failing:
+        return "misfit"
+    return "ambiguous" if outcome.ambiguities else outcome.status
 
 
 def _nominal(obs: UplinkObservation) -> dict[str, Any]:

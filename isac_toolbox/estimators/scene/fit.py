@@ -70,6 +70,11 @@ class Fit:
         """Atoms of the paths."""
         return make_atoms(self.parameters, self.paths, self.problem.receiver)
 
+    @property
+    def n_fitted(self) -> float:
+        """Complex parameters: gains, and half of the scene's real ones."""
+        return len(self.paths) + self.scene.n_parameters / 2
+
     @cached_property
     def objective(self) -> float:
         """Negative log posterior at the best gains, without constants (docs/theory.md, section 6).

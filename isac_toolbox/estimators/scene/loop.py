@@ -43,6 +43,7 @@ from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
 from isac_toolbox.estimators.scene.structure import remove_rejected
+from isac_toolbox.estimators.scene.whiteness import FittedBlock, whiteness
 from isac_toolbox.estimators.scene.working_set import WorkingSet, marginal_objective
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
@@ -82,11 +83,14 @@ class SceneLoop(TurboLoop):
         What the result has to say beside its numbers.
     diffuse : Diffuse, optional
         Diffuse part of the channel, where there is one.
+    judges_fit : bool
+        Whether the residual is expected to be noise.
     doubts_data : bool
         Whether the data contradict the pilots, so that LLRs have to allow for more than noise.
     """
 
     name: str
+    judges_fit = True
     working: WorkingSet
     #: Whether Doppler shifts and phases are estimated where the observation asks for it.
     follows_motion = False
@@ -265,15 +269,14 @@ class SceneLoop(TurboLoop):
         warnings = (*self.warnings, *contradictions(fit, covariance), *body_warnings(scene))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
         found = None if diffuse is None else DiffuseEstimate.of(diffuse, scale)
-        return build_result(
-            self.name,
-            channel,
-            scene,
-            self._final_detection(),
-            outcome,
-            found,
-            self._motion(fit, covariance),
-        )
+        detection = self._final_detection()
+        misfit = None
+        if self.judges_fit and self.block.derotation is None:
+            n_fitted = fit.n_fitted + (0.0 if diffuse is None else diffuse.n_determined)
+            fitted = FittedBlock(self.block, channel.mean / scale, detection.moments, n_fitted, diffuse)
+            misfit = whiteness(fitted, self.search)
+        motion = self._motion(fit, covariance)
+        return build_result(self.name, channel, scene, detection, outcome, found, motion, misfit)
 
     def _motion(self, fit: Fit, covariance: RealArray) -> MotionEstimate | None:
         """What moves and turns beside the scatterers, None in a static block."""

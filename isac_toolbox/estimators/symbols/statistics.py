@@ -15,6 +15,7 @@ from isac_toolbox.estimators.symbols.derotation import Derotation
 __all__ = [
     "SymbolMoments",
     "data_statistics",
+    "error_moments",
     "least_squares_channel",
     "pilot_statistics",
     "sounded_entries",
@@ -170,15 +171,30 @@ def _frames(
 
 def _second_moments(moments: SymbolMoments, used: BoolArray) -> ComplexArray:
     """``E[conj(u_knt) u_jnt]`` in the used cells, zero elsewhere, shape (N, T, K, K)."""
-    mean, spread = (x.transpose(1, 2, 0) for x in (moments.mean, np.sqrt(moments.variance)))
-    correlation = np.zeros((*used.shape, mean.shape[2], mean.shape[2]), complex)
+    mean = moments.mean.transpose(1, 2, 0) * used[..., None]
+    return mean.conj()[..., :, None] * mean[..., None, :] + error_moments(moments, used)
+
+
+def error_moments(moments: SymbolMoments, used: BoolArray) -> ComplexArray:
+    """Return ``E[conj(e_knt) e_jnt]`` of the errors ``e = u - E[u]``, zero in cells that are not used.
+
+    Parameters
+    ----------
+    moments : SymbolMoments
+        Of the symbols (K, N, T).
+    used : ndarray of bool, shape (N, T)
+
+    Returns
+    -------
+    ndarray of complex, shape (N, T, K, K)
+    """
+    spread = np.sqrt(moments.variance).transpose(1, 2, 0) * used[..., None]
+    correlation = np.zeros((*used.shape, spread.shape[2], spread.shape[2]), complex)
     if moments.error_correlation is not None:
         correlation += moments.error_correlation.transpose(0, 1, 3, 2)
-    users = np.arange(mean.shape[2])
+    users = np.arange(spread.shape[2])
     correlation[..., users, users] = 1
-    second = mean.conj()[..., :, None] * mean[..., None, :]
-    second += spread[..., :, None] * spread[..., None, :] * correlation
-    return np.asarray(second * used[..., None, None])
+    return np.asarray(spread[..., :, None] * spread[..., None, :] * correlation)
 
 
 def _symbol_gram(mean: ComplexArray) -> ComplexArray:
