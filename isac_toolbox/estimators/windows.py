@@ -227,8 +227,8 @@ class LengthWindow:
         loudest = quiet * chdtri(freedom, rate) / chdtri(freedom, 1 - _QUIET_SHARE)
         lowest = _TAPER_SIDELOBE * profile.max(axis=1)
         loud = np.any(profile > np.maximum(loudest, lowest)[:, None], axis=0)
-        lengths = np.asarray(lengths[one_period])
-        return lengths[loud], float(lengths[np.argmax(profile.max(axis=0))])
+        lengths = lengths[one_period]
+        return np.asarray(lengths[loud]), float(lengths[np.argmax(profile.max(axis=0))])
 
     def _strong_lengths_m(self, correlation: ComplexArray) -> RealArray:
         """Path lengths, up to periods, at which users have power far above noise and sidelobes, (S,)."""
