@@ -126,6 +126,8 @@ class LengthWindow:
             return None
         gram = np.einsum("knt,jnt->kjn", pilots.conj(), pilots)
         energy = np.real(np.einsum("kkn->k", gram))
+        if not energy.all():
+            return None
         n_users, _, n_tones = gram.shape
         response = np.abs(fft.fft(gram, axis=2)) / np.sqrt(np.multiply.outer(energy, energy))[:, :, None]
         shifts = SPEED_OF_LIGHT_M_S * np.arange(n_tones) / (n_tones * self._spacing_hz) % self._period_m
