@@ -5,3 +5,5 @@ ray-traced scenes, ``csi`` reads measured channels, and ``conventions`` has the 
 """
 
 from __future__ import annotations
+
+__all__: list[str] = ["conventions", "csi"]
