@@ -16,7 +16,7 @@ from isac_toolbox.estimators.baselines.channel_only import result_from_channel
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.interop.conventions import elements_from_top, nr_constellation, pilots_on_grid
 
-__all__ = ["Link", "Places"]
+__all__ = ["Link", "Places", "grid_pilots", "to_numpy"]
 
 ComplexArray = NDArray[np.complex128]
 IntArray = NDArray[np.int64]
@@ -86,10 +86,8 @@ class Link:
         TypeError, ValueError
             For several grids, more than one stream a user, or an array that is none.
         """
-        _check_grid(resource_grid)
+        pilots, known = grid_pilots(resource_grid)
         order = _order(array)
-        pattern = resource_grid.pilot_pattern
-        pilots, known = pilots_on_grid(to_numpy(pattern.mask)[:, 0], to_numpy(pattern.pilots)[:, 0])
         subcarriers = to_numpy(resource_grid.effective_subcarrier_ind).astype(np.int64)
         size = int(resource_grid.fft_size)
         fields: dict[str, Any] = dict(places)
@@ -207,6 +205,19 @@ def to_numpy(value: Any) -> NDArray[Any]:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
     return np.asarray(value)
+
+
+def grid_pilots(resource_grid: Any) -> tuple[ComplexArray, NDArray[np.bool_]]:
+    """Return the pilots of a resource grid and their mask, each (K, N, T).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no grid, or has more than one stream a user.
+    """
+    _check_grid(resource_grid)
+    pattern = resource_grid.pilot_pattern
+    return pilots_on_grid(to_numpy(pattern.mask)[:, 0], to_numpy(pattern.pilots)[:, 0])
 
 
 def _check_grid(resource_grid: Any) -> None:

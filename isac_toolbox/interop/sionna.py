@@ -14,15 +14,20 @@ from typing import Any, Literal, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from isac_toolbox._validation import check_has, check_integer
+from isac_toolbox._validation import check_has, check_integer, check_shape
 from isac_toolbox.channel.array import AntennaArray, UniformPlanarArray
 from isac_toolbox.channel.environment import Environment
 from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delays_s
 from isac_toolbox.channel.model import response_towards
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
-from isac_toolbox.interop._blocks import Link, Places
-from isac_toolbox.interop.conventions import channel_over_symbols, elements_from_top, llr_stream
+from isac_toolbox.interop._blocks import Link, Places, grid_pilots, to_numpy
+from isac_toolbox.interop.conventions import (
+    channel_over_symbols,
+    elements_from_top,
+    llr_on_grid,
+    llr_stream,
+)
 from isac_toolbox.scenario import Scenario, Simulation
 
 if find_spec("sionna") is None or find_spec("torch") is None:
@@ -35,9 +40,12 @@ import torch
 from sionna.phy import Block
 from sionna.phy.ofdm import BaseChannelEstimator
 
+# Guard: of a bit that goes to a decoder that clips nothing.
+_MOST_LLR = 40.0
+
 Precision = Literal["single", "double"] | None
 
-__all__ = ["SceneChannels", "SionnaEstimator", "SionnaReceiver", "observation_from_sionna"]
+__all__ = ["SceneChannels", "SionnaDecoder", "SionnaEstimator", "SionnaReceiver", "observation_from_sionna"]
 
 
 class SionnaEstimator(BaseChannelEstimator):
@@ -184,6 +192,47 @@ class SionnaReceiver(Block):
             llr = link.detected(samples, noise, results).llr
             found.append(llr_stream(llr, link.known)[:, None])
         return torch.as_tensor(np.stack(found), dtype=self.dtype, device=self.device)
+
+
+class SionnaDecoder:
+    """A decoder of Sionna in the loop of ``EMTurboBiSVBI(decoder=...)``.
+
+    Code words of a user follow each other in the order of its data: symbol by symbol, subcarriers and then
+    bits fastest. Decoders of Sionna clip what they are told and what they say at their ``llr_max``: they are
+    told no more than half of it, as the difference would have the wrong sign for bits that are sure already.
+
+    Parameters
+    ----------
+    decoder : sionna.phy.Block
+        From LLRs (..., n) to those of all n code bits, as ``LDPC5GDecoder(encoder, hard_out=False,
+        return_infobits=False)`` gives them.
+    resource_grid : sionna.phy.ofdm.ResourceGrid
+    n_code_bits : int
+        Length n of a code word.
+
+    Raises
+    ------
+    ValueError
+        When called with data that are no whole number of code words, or if the decoder gives another shape.
+    """
+
+    def __init__(self, decoder: Any, resource_grid: Any, n_code_bits: int) -> None:
+        self._decoder = decoder
+        self._known = grid_pilots(resource_grid)[1]
+        self._n_code_bits = check_integer("n_code_bits", n_code_bits, 1)
+        self._most_llr = (getattr(decoder, "llr_max", None) or 2 * _MOST_LLR) / 2
+
+    def __call__(self, llr: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the extrinsic LLRs of bits (K, N, T, bits), in our sign and order."""
+        heard = llr_stream(llr, self._known)
+        if heard.shape[1] % self._n_code_bits:
+            raise ValueError(
+                f"n_code_bits must divide the {heard.shape[1]} bits of a user's data, got {self._n_code_bits}"
+            )
+        words = np.clip(heard, -self._most_llr, self._most_llr).reshape(len(heard), -1, self._n_code_bits)
+        decided = to_numpy(self._decoder(torch.as_tensor(words, dtype=torch.float32)))
+        check_shape("decoder: its LLRs", decided, words.shape, "(K, words, n), of all code bits")
+        return llr_on_grid((decided - words).reshape(heard.shape), self._known)
 
 
 def observation_from_sionna(
