@@ -7,11 +7,12 @@ pilots on the 3rd and 12th symbol, 16-QAM, four LDPC words of rate 1/2 a user an
 38.901 with and without a line of sight, channels of unit power (``pip install isac-toolbox[sionna]``).
 
 All but the rows "own LLRs" are detected by the LMMSE detector of Sionna with the stated error variance. "LS"
-is that of Sionna with linear interpolation; "LMMSE" its filter over frequency, time and antennas, whose
-covariances are those of other drops of the same model, ``--covariance-drops`` of them. Nobody knows places.
-"EM, decoder" has the LDPC decoder in its loop. NMSE is that of the mean error over all cells; time is that of
-channel estimation, with its detection where the estimator has one. Drops are seeds; a store that was begun is
-gone on with, and may hold more drops of one method than of another.
+is that of Sionna with linear interpolation; "LMMSE" its filter over frequency and time, antenna by antenna,
+whose covariances are those of other drops of the same model, ``--covariance-drops`` of them; over antennas as
+well it takes several gigabytes. Nobody knows places. "EM, decoder" has the LDPC decoder in its loop. NMSE is
+that of the mean error over all cells; time is that of channel estimation, with its detection where the
+estimator has one. Drops are seeds; a store that was begun is gone on with, and may hold more drops of one
+method than of another.
 """
 
 from __future__ import annotations
@@ -120,14 +121,25 @@ def channels(model: str, sight: bool, speed_m_s: float, seed: int, count: int = 
 
 @cache
 def covariances(model: str, sight: bool, speed_m_s: float, count: int) -> tuple[torch.Tensor, ...]:
-    """Covariances over time, frequency and antennas, of drops that are estimated by nobody."""
-    sums = [torch.zeros((n, n), dtype=torch.complex64) for n in (14, 624, 16)]
+    """Covariances over time and frequency, of drops that are estimated by nobody."""
+    sums = [torch.zeros((n, n), dtype=torch.complex64) for n in (14, 624)]
     for seed in range(count):
         h = channels(model, sight, speed_m_s, 10_000 + seed)[0, 0, :, :, 0]  # [16, 4, 14, 624]
-        for total, axis in zip(sums, (2, 3, 0), strict=True):
+        for total, axis in zip(sums, (2, 3), strict=True):
             rows = h.movedim(axis, 0).reshape(h.shape[axis], -1)
             total += rows @ rows.mH / rows.shape[1] / count
     return tuple(sums)
+
+
+class ByAntenna:
+    """An estimator that is given one antenna at a time."""
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    def __call__(self, y: torch.Tensor, no: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        parts = [self.estimator(y[:, :, m : m + 1], no) for m in range(y.shape[2])]
+        return tuple(torch.cat(part, dim=2) for part in zip(*parts, strict=True))
 
 
 class Kept:
@@ -161,8 +173,8 @@ def channel_estimators(
     limit = arguments.max_seconds
     return {
         "LS": lambda: LSChannelEstimator(grid(), interpolation_type="lin"),
-        "LMMSE": lambda: LMMSEChannelEstimator(
-            grid(), *covariances(*case, arguments.covariance_drops), order="f-t-s"
+        "LMMSE": lambda: ByAntenna(
+            LMMSEChannelEstimator(grid(), *covariances(*case, arguments.covariance_drops), order="f-t")
         ),
         "NOMP": lambda: ours(isac.NOMP()),
         "EM": lambda: ours(isac.EMTurboBiSVBI(max_seconds=limit)),
