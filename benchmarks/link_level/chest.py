@@ -1,6 +1,7 @@
-"""Channel estimation in link-level simulations of Sionna PHY: errors of channels, bits and words, and time.
+r"""Channel estimation in link-level simulations of Sionna PHY: errors of channels, bits and words, and time.
 
-    python benchmarks/link_level/chest.py --store chest.jsonl --drops 2 > benchmarks/link_level/chest.txt
+    python benchmarks/link_level/chest.py --store benchmarks/link_level/chest.jsonl --ebno 0 10 --drops 1 \
+        --covariance-drops 20 --max-seconds 120 > benchmarks/link_level/chest.txt
 
 4 users with one antenna, a station of 4 x 4, 14 symbols of 624 subcarriers of 30 kHz at 3.5 GHz, Kronecker
 pilots on the 3rd and 12th symbol, 16-QAM, four LDPC words of rate 1/2 a user and slot, UMi and UMa of 3GPP TR
@@ -12,7 +13,10 @@ whose covariances are those of other drops of the same model, ``--covariance-dro
 well it takes several gigabytes. Nobody knows places. "EM, decoder" has the LDPC decoder in its loop. NMSE is
 that of the mean error over all cells; time is that of channel estimation, with its detection where the
 estimator has one. Drops are seeds; a store that was begun is gone on with, and may hold more drops of one
-method than of another.
+method than of another. LMMSE takes five minutes a block on a CPU, so that the stored table has it once.
+
+One user of the first drop of UMa has a delay spread of 2 to 4 us, where the comb of four users tells delays
+of up to 8.3 us apart: that limits all estimators there.
 """
 
 from __future__ import annotations
