@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from isac_toolbox.nn.export.codings import RunLengthIndex, decode_runs, encode_runs
-from isac_toolbox.nn.export.surgery import device_of
+from isac_toolbox.nn.export.inputs import device_of
 
 __all__ = ["export_onnx", "load_compressed", "save_compressed"]
 
