@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,11 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from isac_toolbox.nn.export.codings import RunLengthIndex, decode_runs, encode_runs
 from isac_toolbox.nn.export.inputs import device_of
 
-__all__ = ["export_onnx", "load_compressed", "save_compressed"]
+__all__ = ["export_onnx", "load_compressed", "open_bias_slots", "save_compressed"]
 
 _FORMAT = "isac-toolbox run-length 1"
 
@@ -26,7 +28,7 @@ def save_compressed(
     path: str | Path,
     model: nn.Module,
     masks: Mapping[str, Tensor],
-    value_dtype: torch.dtype = torch.float32,
+    value_dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a masked model: values and run-length index of each masked layer, everything else unchanged.
 
@@ -38,8 +40,9 @@ def save_compressed(
         Plain model, zero outside the masks.
     masks : mapping of str to Tensor of bool
         Kept weights by layer name.
-    value_dtype : torch.dtype
-        ``torch.float32`` (exact) or ``torch.float16`` / ``torch.bfloat16`` for the kept values.
+    value_dtype : torch.dtype, optional
+        Number format of the kept values, ``torch.float32``, ``torch.float16`` or ``torch.bfloat16``; their own
+        (exact) if not given.
 
     Returns
     -------
@@ -50,7 +53,7 @@ def save_compressed(
     ValueError
         If a mask does not fit its layer or the model is not zero outside it.
     """
-    if value_dtype not in (torch.float32, torch.float16, torch.bfloat16):
+    if value_dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"value_dtype must be float32, float16 or bfloat16, got {value_dtype}")
     target = Path(path)
     target = target if target.suffix == ".safetensors" else target.with_name(f"{target.name}.safetensors")
@@ -73,10 +76,13 @@ def save_compressed(
             "n_bits": index.n_bits,
         }
         del tensors[key]
-        tensors[f"{key}:values"] = weight[mask].to(value_dtype).contiguous()
+        tensors[f"{key}:values"] = weight[mask].to(value_dtype or weight.dtype).contiguous()
         tensors[f"{key}:runs"] = torch.from_numpy(index.stream.copy())
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     save_file(tensors, str(target), metadata={"format": _FORMAT, "layers": json.dumps(described)})
+    mask_of_process = os.umask(0)
+    os.umask(mask_of_process)
+    target.chmod(0o666 & ~mask_of_process)  # the library writes files that only their owner may read
     return target
 
 
@@ -87,7 +93,8 @@ def load_compressed(path: str | Path, model: nn.Module) -> nn.Module:
     ----------
     path : path
     model : nn.Module
-        Of the same architecture; it is changed.
+        Of the same architecture; it is changed. Where constants were folded into the bias of a layer that had
+        none, its layer gets one.
 
     Returns
     -------
@@ -119,11 +126,29 @@ def load_compressed(path: str | Path, model: nn.Module) -> nn.Module:
             tensors[key] = _decode(tensors.pop(f"{key}:values"), tensors.pop(f"{key}:runs"), about)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{source} is damaged: {error!r}") from None
+    open_bias_slots(model, tensors)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"{source} does not fit {type(model).__name__}: {error}") from None
     return model
+
+
+def open_bias_slots(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Give layers without a bias one where a state has it, because constants were folded there.
+
+    Returns
+    -------
+    bool
+        Whether there was such a layer.
+    """
+    opened = False
+    for name, module in model.named_modules():
+        key = f"{name}.bias" if name else "bias"
+        if isinstance(module, (nn.Linear, _ConvNd)) and module.bias is None and key in state:
+            module.bias = nn.Parameter(torch.zeros_like(state[key], device=module.weight.device))
+            opened = True
+    return opened
 
 
 def _decode(values: Tensor, stream: Tensor, about: dict[str, Any]) -> Tensor:
@@ -139,8 +164,8 @@ def _decode(values: Tensor, stream: Tensor, about: dict[str, Any]) -> Tensor:
     mask = torch.from_numpy(decode_runs(index))
     if int(mask.sum()) != values.numel():
         raise ValueError(f"the index keeps {int(mask.sum())} weights, but {values.numel()} values are stored")
-    weight = torch.zeros(index.shape)
-    weight[mask] = values.to(torch.float32)
+    weight = torch.zeros(index.shape, dtype=torch.promote_types(values.dtype, torch.float32))
+    weight[mask] = values.to(weight.dtype)
     return weight
 
 

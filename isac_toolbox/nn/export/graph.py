@@ -87,12 +87,12 @@ class ChannelGraph:
             (product.macs / traced.n_examples, [of[f.flatten().long()] for f in product.factors])
             for product in self.spread.products
         ]
-        self._weighted = {
+        self._weighted = [
             node
             for node in traced.owned
             if node.meta["val"].ndim >= 2
             and any(name_of(user).startswith(_WEIGHTED) or "mm" in name_of(user) for user in node.users)
-        }
+        ]
         # what normalises is one where a channel is removed: variances, directions of weights
         self._ones = {n.args[4] for n in traced.nodes if "batch_norm" in name_of(n) and len(n.args) > 4}
         self._ones |= {n.args[0] for n in traced.nodes if name_of(n) == "_weight_norm"}

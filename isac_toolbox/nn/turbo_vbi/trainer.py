@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isac_toolbox.nn.export.codings import mean_run
+from isac_toolbox.nn.export.files import open_bias_slots
 from isac_toolbox.nn.export.shrink import Channels, simplify
 from isac_toolbox.nn.layers import VariationalConv2d, VariationalLinear, gaussian_kl, to_plain
 from isac_toolbox.nn.training import (
@@ -261,6 +262,8 @@ class PosteriorTraining:
         RuntimeError
             If it belongs to another model.
         """
+        if open_bias_slots(self.model, state["model"]):
+            self.optimiser.param_groups[0]["params"] = list(self.model.parameters())
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         for name, prior in self.priors.items():
