@@ -144,10 +144,12 @@ class ChannelGraph:
 
     # ---- what can go ---------------------------------------------------------------------------------
 
-    def removable(self, tensors: Mapping[fx.Node, Tensor]) -> Tensor:
+    def removable(
+        self, tensors: Mapping[fx.Node, Tensor], patterns: Mapping[fx.Node, Tensor] | None = None
+    ) -> Tensor:
         """Return the classes that no output would miss if all constants were zero, bool, (n_classes,)."""
         device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
-        patterns = self._patterns(tensors)
+        patterns = self._patterns(tensors) if patterns is None else patterns
         removed = torch.zeros(self.n_classes, dtype=torch.bool, device=device)
         while True:
             at = Pass(self.traced, tensors, patterns, self._removed_axes(removed), {}, self._ones)
@@ -339,18 +341,21 @@ class ChannelGraph:
     def costs(self, model: nn.Module, layers: Sequence[str]) -> dict[str, int]:
         """Return the operations of one example that go with the first output of each layer alone."""
         tensors: dict[fx.Node, Any] = self.tensors(model)
-        whole = self.macs(self.removable(tensors))
+        patterns = self._patterns(tensors)
+        whole = self.macs(self.removable(tensors, patterns))
         names = {self.name(node): node for node in tensors}
         found = {}
         for layer in layers:
-            if f"{layer}.weight" not in names:
+            node, bias = names.get(f"{layer}.weight"), names.get(f"{layer}.bias")
+            if node not in patterns:
                 continue
-            without = dict(tensors)
-            for node in (names.get(f"{layer}.{kind}") for kind in ("weight", "bias")):
-                if node is not None:
-                    without[node] = tensors[node].detach().clone()
-                    without[node][0] = 0.0
-            found[layer] = round(whole - self.macs(self.removable(without)))
+            silent, without = dict(patterns), dict(tensors)
+            silent[node] = patterns[node].clone()
+            silent[node][0] = False
+            if bias is not None:
+                without[bias] = tensors[bias].detach().clone()
+                without[bias][0] = 0.0
+            found[layer] = round(whole - self.macs(self.removable(without, silent)))
         return found
 
 

@@ -57,8 +57,7 @@ class Channels:
         masks : dict of str to Tensor of bool
             Kept weights by name of the parameter.
         """
-        own = dict(model.named_parameters())
-        masked = {name: own[name].detach() * mask for name, mask in masks.items()}
+        masked = _masked(model, masks)
         found = {name: mask & (masked[name] != 0) for name, mask in masks.items()}
         for graph in self.graphs:
             found = graph.connected(found, graph.removable(graph.tensors(model, masked)))
@@ -72,8 +71,7 @@ class Channels:
         model, masks
             As for ``connected``.
         """
-        own = dict(model.named_parameters())
-        masked = {name: own[name].detach() * mask for name, mask in masks.items()}
+        masked = _masked(model, masks)
         total = self._n_macs
         for graph in self.graphs:
             none = torch.zeros(graph.n_classes, dtype=torch.bool)
@@ -96,6 +94,12 @@ class Channels:
                 f"{self.reason}; channels are removed only inside parts that can be traced: {found}",
                 stacklevel=4,
             )
+
+
+def _masked(model: nn.Module, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the masked parameters by name."""
+    own = dict(model.named_parameters())
+    return {name: own[name].detach() * mask for name, mask in masks.items()}
 
 
 def shrink(model: nn.Module, example: Any, *, fold_norms: bool = False) -> nn.Module:

@@ -6,7 +6,6 @@ from typing import Self
 
 import numpy as np
 import torch
-from scipy.special import expit
 from torch import Tensor
 
 from isac_toolbox._validation import check_integer
@@ -153,7 +152,7 @@ class SupportBudgets(PosteriorTraining):
             odds = np.where(scaled > 0.0, np.minimum(0.5 * (scaled - 1.0), _MOST_EVIDENCE), -_MOST_EVIDENCE)
             if not isinstance(graph, IndependentSupport):
                 odds += graph.extrinsic_log_odds(odds)
-            kept = torch.from_numpy(is_kept(expit(odds))).reshape(layer.mask.shape)
+            kept = torch.from_numpy(is_kept(odds)).reshape(layer.mask.shape)
             support[name] = layer.mask & kept.to(layer.mask.device)
         return support
 

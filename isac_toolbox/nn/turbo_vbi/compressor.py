@@ -30,7 +30,7 @@ from isac_toolbox.nn.turbo_vbi.trainer import EpochRecord, dead_norm_channels
 
 __all__ = ["EpochRecord", "TurboVBICompressor"]
 
-_CHECKPOINT_FORMAT = "isac-toolbox compression checkpoint 4"
+_CHECKPOINT_FORMAT = "isac-toolbox compression checkpoint 5"
 
 
 class TurboVBICompressor(SupportBudgets):
