@@ -1,7 +1,8 @@
-"""What the engine, the counts and a budget of MACs cost beside a training step, for ResNet-18 on 3 x 32 x 32.
+"""What engine, counts and a budget of MACs cost beside a training step, for ResNet-18 on 3 x 32 x 32.
 
-CPU seconds of one thread (what other processes do has no effect), the smallest of three; a step is forward,
-backward and Adam on 128 images. Also the bytes per weight of all that a fit keeps beside weights and optimiser.
+CPU seconds of one thread (which other processes change little), the smallest of three; a step is
+forward, backward and Adam on 128 images. Also the bytes per weight of what a fit keeps beside weights and
+optimiser.
 
 Run: python benchmarks/nn/engine_cost.py > benchmarks/nn/engine_cost.txt
 """
@@ -64,24 +65,29 @@ def bytes_per_weight(compressor):
     return total / sum(layer.mask.numel() for layer in compressor.layers.values())
 
 
+def row(width):
+    """Return the figures of a width."""
+    step = seconds(training_step(width))
+    compressor = compressor_with_support(width)
+    support = {name: layer.mask.clone() for name, layer in compressor.layers.items()}
+    n_weights = sum(mask.numel() for mask in support.values())
+    trace = seconds(lambda: compressor.channels, 1)
+    update = seconds(lambda: compressor._update_priors(0.1, 50_000))
+    connected = seconds(lambda: compressor._n_connected(support))
+    budget = sum(count_macs(compressor.original, SHAPE).values()) // 3
+    compressor.history = [None]  # as after a fit
+    compressor._set_masked(True)
+    macs = seconds(lambda: compressor.keep_macs_at_most(budget), 1)
+    ratios = "  ".join(f"{value:6.2f} {value / step:9.2f} " for value in (update, connected, macs))
+    return f"{width:5d} {n_weights:9d} {step:6.2f} {trace:6.2f} {ratios} {bytes_per_weight(compressor):8.1f}"
+
+
 def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    print("width  weights   step   trace  update  of a step  n_connected  of a step  macs  of a step  bytes/weight")
+    print("width   weights   step  trace  update  of a step  connected  of a step  macs  of a step  bytes")
     for width in WIDTHS:
-        step = seconds(training_step(width))
-        compressor = compressor_with_support(width)
-        support = {name: layer.mask.clone() for name, layer in compressor.layers.items()}
-        n_weights = sum(mask.numel() for mask in support.values())
-        trace = seconds(lambda: compressor.channels, 1)
-        update = seconds(lambda: compressor._update_priors(0.1, 50_000))
-        connected = seconds(lambda: compressor._n_connected(support))
-        budget = sum(count_macs(compressor.original, SHAPE).values()) // 3
-        compressor.history = [None]  # as after a fit
-        compressor._set_masked(True)
-        macs = seconds(lambda: compressor.keep_macs_at_most(budget), 1)
-        ratios = [f"{value:6.2f} {value / step:9.2f} " for value in (update, connected, macs)]
-        print(f"{width:5d} {n_weights:9d} {step:6.2f} {trace:6.2f} {'  '.join(ratios)} {bytes_per_weight(compressor):8.1f}")
+        print(row(width), flush=True)
 
 
 if __name__ == "__main__":

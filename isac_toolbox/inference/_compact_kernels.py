@@ -1,7 +1,7 @@
 """One pass over equal groups of a gated chain in single precision (docs/theory.md, sections 3 and 4).
 
-The filters of ``_chain_kernels`` in odds instead of logarithms: per coefficient two exponentials and
-three logarithms. Evidence beyond ``_LIMIT`` nats decides its coefficient; the rest of it counts for the gate alone.
+The filters of ``_chain_kernels`` in odds instead of logarithms: per coefficient two exponentials and three
+logarithms. Evidence beyond ``_LIMIT`` nats decides its coefficient; the rest counts for the gate alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
-#: Guard: largest evidence of one coefficient in the filters; its exponential, and products of two, are finite.
+#: Guard: largest evidence of one coefficient in the filters; its exponential times _LARGE is finite.
 _LIMIT = 300.0
 #: Guard: evidence whose exponential is finite in single precision.
 _SINGLE = 80.0

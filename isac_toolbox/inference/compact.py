@@ -1,8 +1,8 @@
-"""The sweep of the three-layer prior for many real coefficients in single precision (docs/theory.md, 3 and 4)."""
+"""The sweep of the three-layer prior for many coefficients in single precision (docs/theory.md, 3, 4)."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,15 @@ def is_compact(prior: ThreeLayerPrior, support: GatedChain | IndependentSupport)
 
     It does for real coefficients of one class under the extrinsic rule without moment matching, and groups of
     one size with scalar parameters strictly between 0 and 1.
+
+    Parameters
+    ----------
+    prior : ThreeLayerPrior
+    support : GatedChain or IndependentSupport
+
+    Returns
+    -------
+    bool
     """
     rule = prior.rule == "extrinsic" and not prior.is_complex and not prior.moment_matching
     if not rule or prior.slab_precision.size != 1:
@@ -78,7 +87,8 @@ def compact_sweep(
         parameters = (1.0, *[float(support.probability)] * 3)
     sums = np.zeros(9)
     slab, spike = float(prior.slab_precision[0]), float(np.max(prior.spike_precision))
-    sweep_groups(
+    kernel: Any = sweep_groups
+    kernel(
         message.mean.reshape(shape),
         message.variance.reshape(shape),
         slab,
@@ -100,7 +110,9 @@ def _learned(support: Graph, sums: np.ndarray) -> Graph:
     if isinstance(support, IndependentSupport):
         if not support.learn_probability:
             return support
-        return support.with_parameters(probability=_ratio(sums[6], support.n_coefficients, support.prior_counts))
+        return support.with_parameters(
+            probability=_ratio(sums[6], support.n_coefficients, support.prior_counts)
+        )
     if not support.learn_parameters:
         return support
     opened, first, n00, n01, n10, n11, groups = *sums[:6], sums[8]

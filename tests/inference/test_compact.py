@@ -61,7 +61,11 @@ def test_extreme_evidence_gives_finite_numbers(sign):
     mean = np.full(60, 30.0 if sign > 0 else 0.0, np.float32)
     message = GaussianMessage(mean, np.full(60, 1e-9, np.float32))
     prior = ThreeLayerPrior(np.array([1e-3]), 1e8, is_complex=False)
-    for graph in (GatedChain([20] * 3, gate=1e-300), GatedChain([20] * 3, gate=1 - 1e-12), IndependentSupport(60)):
+    for graph in (
+        GatedChain([20] * 3, gate=1e-300),
+        GatedChain([20] * 3, gate=1 - 1e-12),
+        IndependentSupport(60),
+    ):
         precision, odds = np.ones(60, np.float32), np.zeros(60, np.float32)
         new, learned = compact_sweep(prior, graph, message, precision, odds, 1.0)
         assert np.all(np.isfinite(odds)) and np.all(np.isfinite(precision)) and np.all(np.sign(odds) == sign)

@@ -1,21 +1,20 @@
-"""Graph of a model with shapes: ``torch.export`` for one set of example inputs (docs/theory-networks.md, 5.2)."""
+"""Graph of a model with shapes: ``torch.export`` for example inputs (docs/theory-networks.md, 5.2)."""
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from isac_toolbox.nn.export.inputs import Inputs, evaluating, flat_tensors
+from isac_toolbox.nn.export.inputs import Inputs, evaluating, flat_tensors, quiet
 
-__all__ = ["Traced", "TraceError", "parts", "shape_of", "trace"]
+__all__ = ["Node", "TraceError", "Traced", "parts", "shape_of", "trace"]
+
+
+#: An ``fx.Node``; the types of its arguments are known to its operation alone.
+Node: TypeAlias = Any
 
 
 class TraceError(ValueError):
@@ -32,11 +31,11 @@ class Traced:
         Name of the module in the model, ``""`` for the model itself.
     module : nn.Module
         The module.
-    nodes : list of fx.Node
+    nodes : list of Node
         Operations without effects on their inputs, in order.
-    owned : dict of fx.Node to str
+    owned : dict of Node to str
         Parameters and buffers by node: their names in the module.
-    constants : dict of fx.Node to Tensor
+    constants : dict of Node to Tensor
         Tensors that the module's code made.
     n_examples : int
         Examples of the traced batch.
@@ -44,13 +43,13 @@ class Traced:
 
     prefix: str
     module: nn.Module
-    nodes: list[fx.Node]
-    owned: dict[fx.Node, str]
-    constants: dict[fx.Node, Tensor]
+    nodes: list[Node]
+    owned: dict[Node, str]
+    constants: dict[Node, Tensor]
     n_examples: int
 
 
-def shape_of(node: fx.Node) -> tuple[int, ...]:
+def shape_of(node: Node) -> tuple[int, ...]:
     """Return the shape of a node's output."""
     return tuple(int(n) for n in node.meta["val"].shape)
 
@@ -63,7 +62,7 @@ def trace(module: nn.Module, inputs: Inputs, prefix: str = "") -> Traced:
     TraceError
         If ``torch.export`` cannot trace the module.
     """
-    with evaluating(module), _quiet():
+    with evaluating(module), quiet():
         try:
             program = torch.export.export(module, inputs.args, inputs.named, strict=False)
             if any(_writes(node) for node in program.graph.nodes):
@@ -85,20 +84,7 @@ def trace(module: nn.Module, inputs: Inputs, prefix: str = "") -> Traced:
     return Traced(prefix, module, list(program.graph.nodes), owned, held, inputs.size)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back remarks on internals of torch, which it makes while it fails as well."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
-def _writes(node: fx.Node) -> bool:
+def _writes(node: Node) -> bool:
     """Return whether an operation changes one of its inputs."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and bool(schema.is_mutable)

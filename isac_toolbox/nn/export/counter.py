@@ -18,7 +18,16 @@ from isac_toolbox.nn.export.inputs import Inputs, evaluating
 __all__ = ["counted"]
 
 #: Operations of torch with products that torch's counter does not know.
-_NOT_COUNTED = ("_fft", "linalg", "_cudnn_rnn", "miopen_rnn", "mkldnn_rnn", "_cdist", "_trilinear", "_embedding_bag")
+_NOT_COUNTED = (
+    "_fft",
+    "linalg",
+    "_cudnn_rnn",
+    "miopen_rnn",
+    "mkldnn_rnn",
+    "_cdist",
+    "_trilinear",
+    "_embedding_bag",
+)
 _TORCH = {"aten", "prim", "prims", "profiler", "c10d"}
 
 
@@ -29,7 +38,7 @@ def _unfused(model: nn.Module) -> Iterator[None]:
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # a remark on number formats of other devices
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))  # type: ignore[attr-defined]
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield

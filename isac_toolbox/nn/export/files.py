@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from isac_toolbox.nn.export.codings import RunLengthIndex, decode_runs, encode_runs
-from isac_toolbox.nn.export.inputs import device_of
+from isac_toolbox.nn.export.inputs import Inputs, evaluating, flat_tensors, inputs_of, outputs, quiet
 
 __all__ = ["export_onnx", "load_compressed", "open_bias_slots", "save_compressed"]
 
 _FORMAT = "isac-toolbox run-length 1"
+#: Largest deviation of onnxruntime's outputs, relative to the largest output; eight bits round.
+_ONNX_TOLERANCE, _INT8_TOLERANCE = 1e-4, 0.5
 
 
 def save_compressed(
@@ -41,8 +43,8 @@ def save_compressed(
     masks : mapping of str to Tensor of bool
         Kept weights by layer name.
     value_dtype : torch.dtype, optional
-        Number format of the kept values, ``torch.float32``, ``torch.float16`` or ``torch.bfloat16``; their own
-        (exact) if not given.
+        Number format of the kept values, ``torch.float32``, ``torch.float16`` or ``torch.bfloat16``; their
+        own (exact) if not given.
 
     Returns
     -------
@@ -169,17 +171,22 @@ def _decode(values: Tensor, stream: Tensor, about: dict[str, Any]) -> Tensor:
     return weight
 
 
-def export_onnx(model: nn.Module, path: str | Path, input_shape: Sequence[int]) -> Path:
-    """Write a plain model as ONNX, for any batch size.
+def export_onnx(model: nn.Module, path: str | Path, example: Any, *, int8: bool = False) -> Path:
+    """Write a plain model as one ONNX file, for any batch size.
+
+    With onnxruntime, the file is run on the example and compared with the model.
 
     Parameters
     ----------
     model : nn.Module
-        Plain model, for example the result of ``shrink``.
+        Plain model, for example the result of ``shrink``; its mode does not change.
     path : path
-        File to write.
-    input_shape : sequence of int
-        Shape of one example.
+        File to write; the suffix ``.onnx`` is added if missing.
+    example : Tensor, tuple of Tensor, mapping of str to Tensor, or tuple of int
+        Inputs of a batch, or the shape of one example, which stands for noise. With ``int8``, their ranges
+        set the scales of the activations: give real inputs.
+    int8 : bool
+        Whether weights and activations have eight bits, with a scale for each output channel of a weight.
 
     Returns
     -------
@@ -189,15 +196,86 @@ def export_onnx(model: nn.Module, path: str | Path, input_shape: Sequence[int]) 
     Raises
     ------
     ImportError
-        If onnx or onnxscript is not installed.
+        If onnx or onnxscript is not installed, or onnxruntime for ``int8``.
+    RuntimeError
+        If onnxruntime computes something else.
     """
-    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    names = ("onnx", "onnxscript", "onnxruntime") if int8 else ("onnx", "onnxscript")
+    missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise ImportError(
             f"ONNX export needs {' and '.join(missing)}, which is not installed; "
             f"get it with: pip install {' '.join(missing)}"
         )
-    example = torch.zeros((2, *input_shape), device=device_of(model))
-    batch = torch.export.Dim("batch")
-    torch.onnx.export(model.eval(), (example,), str(path), dynamo=True, dynamic_shapes=({0: batch},))
-    return Path(path)
+    target = Path(path)
+    target = target if target.suffix == ".onnx" else target.with_name(f"{target.name}.onnx")
+    inputs = inputs_of(example, model)
+    export: Any = torch.onnx.export
+    with evaluating(model), quiet():
+        program = export(
+            model, inputs.args, kwargs=inputs.named or None, dynamo=True, dynamic_shapes=_any_batch(inputs)
+        )
+    program.save(str(target), external_data=False)  # no second file beside it that could be lost
+    if int8:
+        _quantize(target, inputs)
+    if find_spec("onnxruntime") is not None:
+        _compare(model, target, inputs, rounded=int8)
+    return target
+
+
+def _any_batch(inputs: Inputs) -> Any:
+    """Return the shapes in which the first axis of every tensor of the batch may have another size."""
+    size = inputs.size
+
+    def free(tensor: Any) -> dict[int, Any]:
+        whole = isinstance(tensor, Tensor) and tensor.ndim and len(tensor) == size
+        return {0: torch.export.Dim.DYNAMIC} if whole else {}
+
+    if inputs.args and inputs.named:
+        return None
+    return (
+        [free(t) for t in inputs.args] if inputs.args else {name: free(t) for name, t in inputs.named.items()}
+    )
+
+
+def _session_inputs(session: Any, inputs: Inputs) -> dict[str, np.ndarray]:
+    """Return the inputs of a session by name, in the order of the model's."""
+    tensors = flat_tensors((inputs.args, inputs.named))
+    return {given.name: tensor.numpy(force=True) for given, tensor in zip(session.get_inputs(), tensors)}
+
+
+def _quantize(target: Path, inputs: Inputs) -> None:
+    """Replace a file by one of eight bits, with the ranges of the activations for some inputs."""
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    batches = iter([_session_inputs(session, inputs)])
+
+    class Reader(CalibrationDataReader):
+        """The example, once."""
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(batches, None)
+
+    whole = target.with_name(f"{target.name}.part")
+    os.replace(target, whole)
+    try:
+        with quiet():
+            quantize_static(str(whole), str(target), Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+    finally:
+        whole.unlink()
+
+
+def _compare(model: nn.Module, target: Path, inputs: Inputs, rounded: bool) -> None:
+    """Raise an error where onnxruntime computes something else, for the example and for a batch of one."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    for part in (inputs, inputs.first()):
+        found = session.run(None, _session_inputs(session, part))
+        wanted = [t.numpy(force=True) for t in outputs(model, part)]
+        tolerance = _INT8_TOLERANCE if rounded else _ONNX_TOLERANCE
+        for a, b in zip(wanted, found):
+            if a.shape != b.shape or not np.all(np.abs(a - b) <= tolerance * (1.0 + np.abs(a).max())):
+                raise RuntimeError(f"onnxruntime computes something else from {target} than the model does")

@@ -1,7 +1,7 @@
 """Which channels of a network can be removed: its dependency groups (docs/theory-networks.md, section 5.2).
 
-A *class* is a set of indices of parameters that are removed together; a *block* is a set of classes that share
-an axis of a parameter, such as all channels of the tensors of a residual stream.
+A *class* is a set of indices of parameters that are removed together; a *block* is a set of classes that
+share an axis of a parameter, such as all channels of the tensors of a residual stream.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from isac_toolbox.nn.export.capture import Traced, TraceError
+from isac_toolbox.nn.export.capture import Node, Traced, TraceError
 from isac_toolbox.nn.export.labels import FIXED
 from isac_toolbox.nn.export.spread import Reader, Spread, name_of
 from isac_toolbox.nn.export.values import Pass
@@ -78,7 +78,7 @@ class ChannelGraph:
         self.classes = self.spread.labels.resolve(self.spread.all_factors())
         self.n_classes = int(self.classes.max()) + 1
         of = torch.from_numpy(self.classes.astype(np.int64))
-        self.axes: dict[fx.Node, list[tuple[int, Tensor]]] = {}
+        self.axes: dict[Node, list[tuple[int, Tensor]]] = {}
         for node in (n for n in traced.owned if n.users):
             found = [(int(np.argmax(f.shape)), of[f.flatten().long()]) for f in self.spread.factors[node]]
             self.axes[node] = [(axis, classes) for axis, classes in found if bool((classes != FIXED).any())]
@@ -107,18 +107,19 @@ class ChannelGraph:
                 pairs.append(np.stack([free, np.full_like(free, free[0])], axis=1))
         joined = np.concatenate(pairs)
         links = coo_array(
-            (np.ones(len(joined), np.int8), (joined[:, 0], joined[:, 1])), shape=(self.n_classes, self.n_classes)
+            (np.ones(len(joined), np.int8), (joined[:, 0], joined[:, 1])),
+            shape=(self.n_classes, self.n_classes),
         )
         return connected_components(links, directed=False)[1]
 
     # ---- tensors -------------------------------------------------------------------------------------
 
-    def name(self, node: fx.Node) -> str:
+    def name(self, node: Node) -> str:
         """Return the name of a parameter in the whole model."""
         inner = self.traced.owned[node]
         return f"{self.traced.prefix}.{inner}" if self.traced.prefix else inner
 
-    def tensors(self, model: nn.Module, other: Mapping[str, Tensor] | None = None) -> dict[fx.Node, Tensor]:
+    def tensors(self, model: nn.Module, other: Mapping[str, Tensor] | None = None) -> dict[Node, Tensor]:
         """Return parameters and buffers of a model by node; ``other`` replaces some by name."""
         own = dict(model.named_parameters(remove_duplicate=False)) | dict(
             model.named_buffers(remove_duplicate=False)
@@ -126,14 +127,14 @@ class ChannelGraph:
         names = {node: self.name(node) for node in self.traced.owned}
         return {node: (other or {}).get(name, own[name]) for node, name in names.items()}
 
-    def _patterns(self, tensors: Mapping[fx.Node, Tensor]) -> dict[fx.Node, Tensor]:
+    def _patterns(self, tensors: Mapping[Node, Tensor]) -> dict[Node, Tensor]:
         found = {}
         for node in self._weighted:
             nonzero = tensors[node].detach() != 0
             found[node] = nonzero.flatten(2).any(2) if nonzero.ndim > 2 else nonzero
         return found
 
-    def _removed_axes(self, removed: Tensor) -> dict[fx.Node, list[tuple[int, Tensor]]]:
+    def _removed_axes(self, removed: Tensor) -> dict[Node, list[tuple[int, Tensor]]]:
         found = {}
         for node, axes in self.axes.items():
             here = [(axis, removed[classes]) for axis, classes in axes]
@@ -145,7 +146,7 @@ class ChannelGraph:
     # ---- what can go ---------------------------------------------------------------------------------
 
     def removable(
-        self, tensors: Mapping[fx.Node, Tensor], patterns: Mapping[fx.Node, Tensor] | None = None
+        self, tensors: Mapping[Node, Tensor], patterns: Mapping[Node, Tensor] | None = None
     ) -> Tensor:
         """Return the classes that no output would miss if all constants were zero, bool, (n_classes,)."""
         device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
@@ -164,7 +165,9 @@ class ChannelGraph:
         free[FIXED] = False
         for reader, classes in self._read:
             value, varies = at.constant(reader)
-            foldable = ~varies & (silent | (value == 0) | (reader.folds and not reader.padded and reader in slots))
+            foldable = ~varies & (
+                silent | (value == 0) | (reader.folds and not reader.padded and reader in slots)
+            )
             free[classes[~(foldable | at.unread(reader))]] = False
         return free
 
@@ -179,7 +182,7 @@ class ChannelGraph:
         """
         tensors = self.tensors(model)
         given = dict(tensors)
-        extra: dict[fx.Node, Tensor] = {}
+        extra: dict[Node, Tensor] = {}
         slots = self._slots(model)
         device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
         removed = torch.zeros(self.n_classes, dtype=torch.bool, device=device)
@@ -187,7 +190,14 @@ class ChannelGraph:
             if silence:
                 self._zero(tensors, self.removable(tensors))
             while True:
-                at = Pass(self.traced, tensors, self._patterns(tensors), self._removed_axes(removed), extra, self._ones)
+                at = Pass(
+                    self.traced,
+                    tensors,
+                    self._patterns(tensors),
+                    self._removed_axes(removed),
+                    extra,
+                    self._ones,
+                )
                 more = self._more(at, removed, silent=False, slots=slots)
                 more = more if only is None else more & only
                 if not bool(more.any()):
@@ -200,13 +210,13 @@ class ChannelGraph:
         biases = {slots[reader]: extra[reader.node] for reader, _ in self._read if reader.node in extra}
         return Rewriting(changed, biases), removed
 
-    def silenced(self, tensors: dict[fx.Node, Tensor], classes: Tensor) -> Rewriting:
+    def silenced(self, tensors: dict[Node, Tensor], classes: Tensor) -> Rewriting:
         """Return parameters in which some classes are zero."""
         zeroed = dict(tensors)
         self._zero(zeroed, classes)
         return Rewriting({self.name(n): t for n, t in zeroed.items() if t is not tensors[n]})
 
-    def _zero(self, tensors: dict[fx.Node, Tensor], classes: Tensor) -> None:
+    def _zero(self, tensors: dict[Node, Tensor], classes: Tensor) -> None:
         """Set the slices of some classes to zero in all parameters, but one in what normalises."""
         for node, axes in self._removed_axes(classes).items():
             for axis, gone in axes:
@@ -233,7 +243,7 @@ class ChannelGraph:
                     found[reader] = layer
         return found
 
-    def _norm_after(self, reader: Reader) -> fx.Node | None:
+    def _norm_after(self, reader: Reader) -> Node | None:
         """Return the running mean of a normalisation that alone reads the output, and nothing else does."""
         users = list(reader.node.users)
         if len(users) != 1 or not _normalises(users[0]):
@@ -242,9 +252,14 @@ class ChannelGraph:
         return mean if mean in self.traced.owned and len(mean.users) == 1 else None
 
     def _fold(
-        self, at: Pass, reader: Reader, gone: Tensor, tensors: dict[fx.Node, Tensor],
-        extra: dict[fx.Node, Tensor], slots: Mapping[Reader, str],
-    ) -> None:  # fmt: skip
+        self,
+        at: Pass,
+        reader: Reader,
+        gone: Tensor,
+        tensors: dict[Node, Tensor],
+        extra: dict[Node, Tensor],
+        slots: Mapping[Reader, str],
+    ) -> None:
         """Add the constants of some channels, times their weights, to the bias of a reader."""
         value, varies = at.constant(reader)
         amount = torch.where(gone & ~varies & ~at.unread(reader), value, torch.zeros_like(value))
@@ -340,7 +355,7 @@ class ChannelGraph:
 
     def costs(self, model: nn.Module, layers: Sequence[str]) -> dict[str, int]:
         """Return the operations of one example that go with the first output of each layer alone."""
-        tensors: dict[fx.Node, Any] = self.tensors(model)
+        tensors: dict[Node, Any] = self.tensors(model)
         patterns = self._patterns(tensors)
         whole = self.macs(self.removable(tensors, patterns))
         names = {self.name(node): node for node in tensors}
@@ -359,7 +374,7 @@ class ChannelGraph:
         return found
 
 
-def _normalises(node: fx.Node) -> bool:
+def _normalises(node: Node) -> bool:
     """Return whether a node is a batch normalisation with running moments."""
     name = name_of(node)
     return "no_training" in name or (name == "batch_norm" and not bool(node.args[5]))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Inputs", "difference", "evaluating", "flat_tensors", "inputs_of"]
+__all__ = [
+    "Inputs",
+    "device_of",
+    "difference",
+    "evaluating",
+    "flat_tensors",
+    "inputs_of",
+    "outputs",
+    "quiet",
+]
 
 #: Examples of the noise that stands for inputs where only their shape is given.
 _BATCH = 3
@@ -83,8 +96,8 @@ def inputs_of(example: Any, model: nn.Module) -> Inputs:
         found = Inputs(tuple(example), {})
     else:
         raise TypeError(
-            "example must be a tensor, a tuple of tensors, a mapping of names to tensors, or the shape of one "
-            f"example as a tuple of int, got {type(example).__name__}"
+            "example must be a tensor, a tuple of tensors, a mapping of names to tensors, or the shape of "
+            f"one example as a tuple of int, got {type(example).__name__}"
         )
     return found.mapped(lambda t: t.to(tensor.device))
 
@@ -112,7 +125,7 @@ def flat_tensors(value: Any) -> Iterator[Tensor]:
 
 
 class evaluating:
-    """Context in which a model is in evaluation mode, without gradients, fused paths and new random state.
+    """Context in which a model is in evaluation mode, without gradients, fused paths and random effects.
 
     Fused paths of attention read parameters that a smaller module no longer has in that shape. The mode of
     every module is restored, even where children differ.
@@ -137,6 +150,19 @@ class evaluating:
         for context in reversed(self._contexts):
             context.__exit__(*error)
         torch.backends.mha.set_fastpath_enabled(self._fast)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back remarks on internals of torch, which it makes while it fails as well."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:

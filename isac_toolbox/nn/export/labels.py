@@ -149,5 +149,7 @@ class Labels:
         """Return in words why these labels are fixed."""
         classes = self._classes(with_fixed=False)
         wanted = np.unique(classes[labels.numpy().ravel()])
-        found = [why for fixed, why in self._reasons if np.isin(classes[fixed], wanted[wanted != FIXED]).any()]
+        found = [
+            why for fixed, why in self._reasons if np.isin(classes[fixed], wanted[wanted != FIXED]).any()
+        ]
         return list(dict.fromkeys(found))

@@ -76,7 +76,9 @@ def count_macs(model: nn.Module, example: Any, kept: dict[str, Tensor] | None = 
     """
     counts, missed = counted(model, inputs_of(example, model))
     if missed:
-        text = "; ".join(f"{', '.join(names)} in {name or 'the model itself'!r}" for name, names in missed.items())
+        text = "; ".join(
+            f"{', '.join(names)} in {name or 'the model itself'!r}" for name, names in missed.items()
+        )
         warnings.warn(f"operations that are not counted: {text}", stacklevel=2)
     modules: dict[str, Any] = dict(model.named_modules())
     for name, mask in (kept or {}).items():

@@ -80,7 +80,9 @@ class Channels:
 
     def costs(self, model: nn.Module) -> dict[str, int]:
         """Return the operations that go with one output of each Linear and Conv2d layer alone, 0 if none."""
-        layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+        layers = [
+            name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
+        ]
         found = dict.fromkeys(layers, 0)
         for graph in self.graphs:
             found |= graph.costs(model, layers)
@@ -107,8 +109,8 @@ def shrink(model: nn.Module, example: Any, *, fold_norms: bool = False) -> nn.Mo
 
     Channels are removed where their weights are all zero (their constant output is folded into the next
     biases) or where nothing reads them, together with everything that depends on them: channels that are
-    added, multiplied or joined, normalisations, heads of an attention. Every removal is checked on the example
-    in double precision before it is adopted.
+    added, multiplied or joined, normalisations, heads of an attention. Every removal is checked on the
+    example in double precision before it is adopted.
 
     Parameters
     ----------
@@ -159,7 +161,9 @@ def shrink(model: nn.Module, example: Any, *, fold_norms: bool = False) -> nn.Mo
     return fold_batch_norm(small, example) if fold_norms else small
 
 
-def simplify(model: nn.Module, example: Any, *, silence: bool = False, channels: Channels | None = None) -> nn.Module:
+def simplify(
+    model: nn.Module, example: Any, *, silence: bool = False, channels: Channels | None = None
+) -> nn.Module:
     """Zero all channels of a plain model that ``shrink`` would remove, in place, and return it; shapes stay.
 
     Parameters
@@ -217,7 +221,7 @@ def _simplify(model: nn.Module, graph: ChannelGraph, inputs: Inputs, silence: bo
 
 
 def _differs(reference: nn.Module, model: nn.Module, new: Rewriting, inputs: Inputs) -> str:
-    """Return in words how a rewriting of a model changes the outputs of the reference; empty if it does not."""
+    """Return in words how a rewriting of a model changes the outputs of the reference; empty if not."""
     trial = deepcopy(model)
     apply_rewriting(trial, new)
     return difference(reference, trial, inputs)
@@ -288,7 +292,9 @@ def fold_batch_norm(model: nn.Module, example: Any) -> nn.Module:
     inputs = inputs_of(example, model)
     traced, reason = parts(folded, inputs)
     if reason:
-        warnings.warn(f"{reason}; normalisations are folded only inside parts that can be traced", stacklevel=2)
+        warnings.warn(
+            f"{reason}; normalisations are folded only inside parts that can be traced", stacklevel=2
+        )
     pairs = []
     for one in traced:
         for node in one.nodes:
@@ -311,10 +317,19 @@ def _foldable(one: Any, norm: Any) -> tuple[str, str] | None:
     """Return the names of the layer and the normalisation of a pair that can be folded."""
     source, mean = norm.args[0], norm.args[3]
     name = name_of(source)
-    if len(source.users) != 1 or mean not in one.owned or not name.startswith(("linear", "conv1d", "conv2d", "conv3d")):
+    if (
+        len(source.users) != 1
+        or mean not in one.owned
+        or not name.startswith(("linear", "conv1d", "conv2d", "conv3d"))
+    ):
         return None
     weight = source.args[1]
-    if weight not in one.owned or len(weight.users) != 1 or len(mean.users) != 1 or norm.args[0] is not source:
+    if (
+        weight not in one.owned
+        or len(weight.users) != 1
+        or len(mean.users) != 1
+        or norm.args[0] is not source
+    ):
         return None
     lead = f"{one.prefix}." if one.prefix else ""
     layer, _, last = (lead + one.owned[weight]).rpartition(".")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from isac_toolbox.nn.export.capture import Traced, shape_of
+from isac_toolbox.nn.export.capture import Node, Traced, shape_of
 from isac_toolbox.nn.export.labels import Factor, Labels, compressed, support
 
 __all__ = ["MOVES", "SAME", "Product", "Reader", "Spread", "is_pointwise", "move", "name_of", "reduced_axes"]
@@ -39,23 +39,23 @@ _REDUCTIONS = {
 _MIXED = "an operation mixes these channels"
 
 
-def name_of(node: fx.Node) -> str:
+def name_of(node: Node) -> str:
     """Return the name of a node's operation, without its overload."""
     packet = getattr(node.target, "overloadpacket", None)
     return packet.__name__ if packet is not None else getattr(node.target, "__name__", str(node.target))
 
 
-def move(node: fx.Node) -> Any:
+def move(node: Node) -> Any:
     """Return the operation of a node that moves entries, for tensors of any layout in memory."""
     return torch.reshape if name_of(node) in ("view", "_unsafe_view") else node.target
 
 
-def is_pointwise(node: fx.Node) -> bool:
+def is_pointwise(node: Node) -> bool:
     """Return whether every entry of the output depends on the same entry of the inputs alone."""
     return torch.Tag.pointwise in getattr(node.target, "tags", ()) or name_of(node) in _POINTWISE
 
 
-def reduced_axes(node: fx.Node) -> list[int]:
+def reduced_axes(node: Node) -> list[int]:
     """Return the axes that a reduction removes."""
     n_axes = len(shape_of(node.args[0]))
     name = name_of(node)
@@ -72,11 +72,11 @@ class Reader:
 
     Attributes
     ----------
-    node : fx.Node
+    node : Node
         The operation.
     labels : Tensor of int, shape (n,)
         Labels of the channels.
-    source, weight : (fx.Node, int)
+    source, weight : (Node, int)
         The operands and their axes of the channels; ``weight`` is None for a plain sum.
     groups : int
         Groups of a convolution, of which each has these channels.
@@ -84,25 +84,25 @@ class Reader:
         Whether a constant channel is the same as another bias.
     padded : bool
         Whether that holds for the constant zero alone.
-    bias : fx.Node or None
+    bias : Node or None
         The bias.
     """
 
-    node: fx.Node
+    node: Node
     labels: Tensor
-    source: tuple[fx.Node, int]
-    weight: tuple[fx.Node, int] | None
+    source: tuple[Node, int]
+    weight: tuple[Node, int] | None
     groups: int = 1
     folds: bool = False
     padded: bool = False
-    bias: fx.Node | None = None
+    bias: Node | None = None
 
 
 @dataclass(frozen=True)
 class Product:
     """Multiply-accumulate operations of a node for the whole batch, and the factors that they depend on."""
 
-    node: fx.Node
+    node: Node
     macs: int
     factors: tuple[Factor, ...]
 
@@ -120,7 +120,7 @@ class Spread:
     Attributes
     ----------
     labels : Labels
-    factors : dict of fx.Node to list of Factor
+    factors : dict of Node to list of Factor
         Factors of every node; a tuple of lists for operations with several outputs.
     readers : list of Reader
     products : list of Product
@@ -128,7 +128,7 @@ class Spread:
 
     def __init__(self, traced: Traced) -> None:
         self.labels = Labels()
-        self.factors: dict[fx.Node, Any] = {}
+        self.factors: dict[Node, Any] = {}
         self.readers: list[Reader] = []
         self.products: list[Product] = []
         own = dict(traced.module.named_parameters(remove_duplicate=False))
@@ -141,9 +141,7 @@ class Spread:
                     fresh = [self.labels.fresh(n, axis, len(shape)) for axis, n in enumerate(shape) if n > 1]
                     shared[key] = fresh
                 self.factors[node] = shared[key]
-            elif name_of(node).startswith("_assert"):
-                self.factors[node] = []
-            elif node.op == "placeholder":
+            elif name_of(node).startswith("_assert") or node.op == "placeholder":
                 self.factors[node] = []
             elif node.op == "output":
                 self._fix_inputs(node, "an output of the network")
@@ -160,7 +158,7 @@ class Spread:
 
     # ---- one operation -------------------------------------------------------------------------------
 
-    def _read(self, node: fx.Node) -> None:
+    def _read(self, node: Node) -> None:
         name = name_of(node)
         if node.target is operator.getitem:
             of = self.factors[node.args[0]]
@@ -175,7 +173,7 @@ class Spread:
             found = []
         self.factors[node] = found
 
-    def _rule(self, node: fx.Node, name: str) -> Callable[[fx.Node], Any] | None:
+    def _rule(self, node: Node, name: str) -> Callable[[Node], Any] | None:
         if name in MOVES:
             return self._move
         if name in SAME:
@@ -189,7 +187,7 @@ class Spread:
         if "pool" in name or name.startswith("upsample") or name == "reflection_pad":
             return self._spatial
         if name.lstrip("_") in _OWN:
-            rule: Callable[[fx.Node], Any] = getattr(self, f"_{name.lstrip('_')}")
+            rule: Callable[[Node], Any] = getattr(self, f"_{name.lstrip('_')}")
             return rule
         if name.startswith(("_native_batch_norm", "batch_norm", "native_batch_norm")):
             return self._channel_norm
@@ -202,7 +200,7 @@ class Spread:
     def _operand(self, node: Any) -> Operand:
         return self._of(node), shape_of(node)
 
-    def _fix_inputs(self, node: fx.Node, reason: str) -> None:
+    def _fix_inputs(self, node: Node, reason: str) -> None:
         for source in node.all_input_nodes:
             of = self.factors.get(source, [])
             for part in of if isinstance(of, tuple) else (of,):
@@ -216,7 +214,7 @@ class Spread:
 
     # ---- families of operations ----------------------------------------------------------------------
 
-    def _move(self, node: fx.Node) -> Any:
+    def _move(self, node: Node) -> Any:
         if len(node.all_input_nodes) != 1:
             return None
         source = node.args[0]
@@ -233,11 +231,11 @@ class Spread:
                     self.labels.fix(small, "one channel is taken out")
         return tuple(found) if several else found[0]
 
-    def _along(self, node: fx.Node) -> list[Factor]:
+    def _along(self, node: Node) -> list[Factor]:
         axis = int(node.args[1]) % len(shape_of(node.args[0]))
         return self._without(self._of(node.args[0]), [axis], f"read by {name_of(node)}")
 
-    def _reduce(self, node: fx.Node) -> Any:
+    def _reduce(self, node: Node) -> Any:
         axes, kept = reduced_axes(node), node.meta["val"]
         shape = shape_of(node.args[0])
         factors: list[Factor] = []
@@ -253,10 +251,10 @@ class Spread:
             factors = [f.reshape([f.shape[axis] for axis in others]) for f in factors]
         return (factors, factors) if several else factors
 
-    def _sum(self, node: fx.Node, factor: Factor, axis: int) -> None:
+    def _sum(self, node: Node, factor: Factor, axis: int) -> None:
         self.readers.append(Reader(node, factor.flatten(), (node.args[0], axis), None))
 
-    def _spatial(self, node: fx.Node) -> list[Factor]:
+    def _spatial(self, node: Node) -> list[Factor]:
         """Carry examples and channels through pooling and interpolation."""
         name = name_of(node)
         n = next((int(c) for c in reversed(name) if c.isdigit()), 2)
@@ -265,7 +263,7 @@ class Spread:
         several = isinstance(node.meta["val"], (tuple, list))
         return (factors, factors) if several else factors  # type: ignore[return-value]
 
-    def _pad(self, node: fx.Node) -> list[Factor] | None:
+    def _pad(self, node: Node) -> list[Factor] | None:
         source, pad = node.args[0], list(node.args[1])
         n_axes = len(shape_of(source))
         around = {n_axes - 1 - i // 2 for i, n in enumerate(pad) if n}
@@ -278,9 +276,12 @@ class Spread:
             for axis in support(factor):
                 i = 2 * (n_axes - 1 - axis)
                 if axis in around:
-                    zeros = [torch.zeros_like(factor.narrow(axis, 0, 1)).expand(
-                        [abs(n) if k == axis else s for k, s in enumerate(factor.shape)]
-                    ) for n in pad[i : i + 2]]  # fmt: skip
+                    zeros = [
+                        torch.zeros_like(factor.narrow(axis, 0, 1)).expand(
+                            [abs(n) if k == axis else s for k, s in enumerate(factor.shape)]
+                        )
+                        for n in pad[i : i + 2]
+                    ]
                     if min(pad[i : i + 2]) < 0:
                         return None
                     factor = torch.cat([zeros[0], factor, zeros[1]], axis)
@@ -289,7 +290,7 @@ class Spread:
 
     _constant_pad_nd = _pad
 
-    def _pointwise(self, node: fx.Node) -> list[Factor]:
+    def _pointwise(self, node: Node) -> list[Factor]:
         operands = [self._operand(n) for n in node.all_input_nodes if isinstance(n.meta["val"], Tensor)]
         return self._combined(operands, len(shape_of(node)), f"read by {name_of(node)}")
 
@@ -311,7 +312,7 @@ class Spread:
                 found.append(self.labels.coarse(factor, bare, reason))
         return self.labels.merged(found, reason)
 
-    def _channel_norm(self, node: fx.Node) -> Any:
+    def _channel_norm(self, node: Node) -> Any:
         """Batch and instance normalisation, whose parameters belong to axis 1."""
         source = node.args[0]
         factors, shape = self._operand(source)
@@ -327,25 +328,27 @@ class Spread:
 
     _instance_norm = _channel_norm
 
-    def _on_axis_1(self, parameter: fx.Node, n_axes: int) -> Operand:
+    def _on_axis_1(self, parameter: Node, n_axes: int) -> Operand:
         wanted = (1, -1, *[1] * (n_axes - 2))
         size = math.prod(shape_of(parameter))
         return [f.reshape(wanted) for f in self._of(parameter)], (1, size, *[1] * (n_axes - 2))
 
-    def _weight_norm(self, node: fx.Node) -> list[Factor]:
+    def _weight_norm(self, node: Node) -> list[Factor]:
         direction, size = node.args[:2]
         axis = int(node.args[2]) if len(node.args) > 2 else 0
         shape = shape_of(direction)
         others = [a for a in range(len(shape)) if a != axis]
         factors = self._without(self._of(direction), others, "read by a norm of weights")
-        return self._combined([(factors, shape), self._operand(size)], len(shape), "read by a norm of weights")
+        return self._combined(
+            [(factors, shape), self._operand(size)], len(shape), "read by a norm of weights"
+        )
 
-    def _prelu(self, node: fx.Node) -> list[Factor]:
+    def _prelu(self, node: Node) -> list[Factor]:
         factors, shape = self._operand(node.args[0])
         slopes = self._on_axis_1(node.args[1], len(shape)) if len(shape) > 1 else self._operand(node.args[1])
         return self._combined([(factors, shape), slopes], len(shape), "read by prelu")
 
-    def _layer_norm(self, node: fx.Node) -> Any:
+    def _layer_norm(self, node: Node) -> Any:
         source, n = node.args[0], len(node.args[1])
         self._fix_parameters(node, source)
         n_axes = len(shape_of(source))
@@ -355,18 +358,18 @@ class Spread:
 
     _rms_norm = _native_layer_norm = _layer_norm
 
-    def _group_norm(self, node: fx.Node) -> list[Factor]:
+    def _group_norm(self, node: Node) -> list[Factor]:
         source = node.args[0]
         self._fix_parameters(node, source)
         return self._without(self._of(source), range(1, len(shape_of(source))), "read by group_norm")
 
-    def _fix_parameters(self, node: fx.Node, source: Any) -> None:
+    def _fix_parameters(self, node: Node, source: Any) -> None:
         for parameter in node.all_input_nodes:
             if parameter is not source:
                 for factor in self._of(parameter):
                     self.labels.fix(factor, f"read by {name_of(node)}")
 
-    def _glu(self, node: fx.Node) -> Any:
+    def _glu(self, node: Node) -> Any:
         source = node.args[0]
         factors, shape = self._operand(source)
         axis = (int(node.args[1]) if len(node.args) > 1 else -1) % len(shape)
@@ -383,7 +386,7 @@ class Spread:
                 self.labels.fix(factor, "read by glu")
         return found
 
-    def _embedding(self, node: fx.Node) -> list[Factor]:
+    def _embedding(self, node: Node) -> list[Factor]:
         table, index = node.args[0], node.args[1]
         new = (1,) * len(shape_of(index))
         columns = self._without(self._of(table), [0], "rows of an embedding")
@@ -391,7 +394,7 @@ class Spread:
             self.labels.fix(factor, "an index")
         return [f.reshape(*new, -1) for f in columns]
 
-    def _cat(self, node: fx.Node) -> Any:
+    def _cat(self, node: Node) -> Any:
         tensors = list(node.args[0])
         shapes = [shape_of(t) for t in tensors]
         axis = (int(node.args[1]) if len(node.args) > 1 else node.kwargs.get("dim", 0)) % len(shapes[0])
@@ -412,7 +415,7 @@ class Spread:
         found = self._combined(across, len(shapes[0]), "joined with others")
         return [*found, joined] if bool(joined.any()) and joined.numel() > 1 else found
 
-    def _stack(self, node: fx.Node) -> list[Factor]:
+    def _stack(self, node: Node) -> list[Factor]:
         tensors = list(node.args[0])
         n_axes = len(shape_of(tensors[0]))
         axis = (int(node.args[1]) if len(node.args) > 1 else node.kwargs.get("dim", 0)) % (n_axes + 1)
@@ -422,7 +425,7 @@ class Spread:
     # ---- sums of products ----------------------------------------------------------------------------
 
     def _contract(
-        self, node: fx.Node, operands: Sequence[Operand], letters: Sequence[str], out: str, times: int = 1
+        self, node: Node, operands: Sequence[Operand], letters: Sequence[str], out: str, times: int = 1
     ) -> tuple[list[Factor], list[Factor]]:
         """Return the factors of a sum of products, and those of the axes that it sums over.
 
@@ -450,12 +453,12 @@ class Spread:
                 pure.append(factor)
             else:
                 kept.append(self.labels.coarse(factor, inside, _MIXED))
-        self.products.append(Product(node, times * math.prod(sizes), tuple([*kept, *pure])))
+        self.products.append(Product(node, times * math.prod(sizes), (*kept, *pure)))
         order = [space.index(letter) for letter in out]
         rest = [k for k in range(len(space)) if k not in order]
         return [f.permute([*order, *rest]).reshape([f.shape[k] for k in order]) for f in kept], pure
 
-    def _with_bias(self, factors: list[Factor], node: fx.Node, bias: Any, axis: int) -> list[Factor]:
+    def _with_bias(self, factors: list[Factor], node: Node, bias: Any, axis: int) -> list[Factor]:
         if not isinstance(bias, fx.Node):
             return factors
         shape = shape_of(node)
@@ -464,7 +467,7 @@ class Spread:
         of = [f.reshape(wanted) for f in self._of(bias)]
         return self._combined([(factors, shape), (of, tuple(wanted))], len(shape), "added to a bias")
 
-    def _linear(self, node: fx.Node) -> list[Factor]:
+    def _linear(self, node: Node) -> list[Factor]:
         x, weight = node.args[0], node.args[1]
         bias = node.args[2] if len(node.args) > 2 else None
         free = string.ascii_lowercase[: len(shape_of(x)) - 1]
@@ -477,13 +480,13 @@ class Spread:
             )
         return self._with_bias(found, node, bias, len(free))
 
-    def _matmul(self, node: fx.Node) -> Any:
+    def _matmul(self, node: Node) -> Any:
         a, b = node.args[0], node.args[1]
         return self._multiplied(node, a, b, None)
 
     _mm = _bmm = _matmul
 
-    def _multiplied(self, node: fx.Node, a: Any, b: Any, bias: Any) -> Any:
+    def _multiplied(self, node: Node, a: Any, b: Any, bias: Any) -> Any:
         n_a, n_b = len(shape_of(a)), len(shape_of(b))
         if n_a < 2 or n_b < 2:
             return None
@@ -497,13 +500,13 @@ class Spread:
             )
         return found
 
-    def _addmm(self, node: fx.Node) -> Any:
+    def _addmm(self, node: Node) -> Any:
         bias, a, b = node.args[:3]
         if node.kwargs or len(shape_of(bias)) != 1:
             return None
         return self._with_bias(self._multiplied(node, a, b, bias), node, bias, len(shape_of(node)) - 1)
 
-    def _einsum(self, node: fx.Node) -> Any:
+    def _einsum(self, node: Node) -> Any:
         equation, tensors = str(node.args[0]).replace(" ", ""), list(node.args[1])
         left, arrow, out = equation.partition("->")
         letters = left.split(",")
@@ -521,7 +524,7 @@ class Spread:
             self.readers.append(Reader(node, factor.flatten(), at[0], at[1]))
         return found
 
-    def _scaled_dot_product_attention(self, node: fx.Node) -> Any:
+    def _scaled_dot_product_attention(self, node: Node) -> Any:
         query, key, value = node.args[:3]
         given = dict(zip(("attn_mask", "dropout_p", "is_causal"), node.args[3:])) | node.kwargs
         if given.get("enable_gqa") or len({len(shape_of(t)) for t in (query, key, value)}) > 1:
@@ -549,7 +552,7 @@ class Spread:
             self.labels.fix(factor, "read by attention")
         return found
 
-    def _convolution(self, node: fx.Node) -> Any:
+    def _convolution(self, node: Node) -> Any:
         x, weight = node.args[0], node.args[1]
         bias = node.args[2] if len(node.args) > 2 else None
         n = len(shape_of(weight)) - 2
@@ -576,16 +579,28 @@ class Spread:
             axis = 0 if transposed else 1
             self.readers.append(
                 Reader(
-                    node, factor.flatten(), (x, 1), (weight, axis), groups=groups,
-                    folds=groups == 1 and not transposed, padded=padded, bias=bias,
-                )  # fmt: skip
+                    node,
+                    factor.flatten(),
+                    (x, 1),
+                    (weight, axis),
+                    groups=groups,
+                    folds=groups == 1 and not transposed,
+                    padded=padded,
+                    bias=bias,
+                )
             )
         found = [f.reshape(*f.shape, *[1] * n) for f in found]
         return self._with_bias(found, node, bias, 1)
 
     def _grouped(
-        self, node: fx.Node, flat: list[list[Factor]], shapes: list[Any], groups: int, transposed: bool, times: int
-    ) -> tuple[list[Factor], list[Factor]]:  # fmt: skip
+        self,
+        node: Node,
+        flat: list[list[Factor]],
+        shapes: list[Any],
+        groups: int,
+        transposed: bool,
+        times: int,
+    ) -> tuple[list[Factor], list[Factor]]:
         """Each group of a convolution keeps the same channels; a group of one is a channel by itself."""
         (_, n_in), (first, second) = shapes
         n_out = second * groups if transposed else first
@@ -638,7 +653,7 @@ _OWN = {
 }
 
 
-def _argument(node: fx.Node, name: str, default: Any) -> Any:
+def _argument(node: Node, name: str, default: Any) -> Any:
     """Return an argument of a torch operation by its name in the schema."""
     if name in node.kwargs:
         return node.kwargs[name]

@@ -1,7 +1,7 @@
 """Which channels are constant: one pass over a graph with all that the weights alone decide.
 
-A value has size 1 along the axes where it does not change, so that the pass costs little more than reading the
-weights.
+A value has size 1 along the axes where it does not change, so that the pass costs little more than reading
+the weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from isac_toolbox.nn.export.capture import Traced, shape_of
+from isac_toolbox.nn.export.capture import Node, Traced, shape_of
 from isac_toolbox.nn.export.labels import compressed
 from isac_toolbox.nn.export.spread import (
     MOVES,
@@ -76,31 +76,31 @@ class Pass:
     Parameters
     ----------
     traced : Traced
-    tensors : mapping of fx.Node to Tensor
+    tensors : mapping of Node to Tensor
         Parameters and buffers.
-    patterns : mapping of fx.Node to Tensor
+    patterns : mapping of Node to Tensor
         Which weights are not zero by weight node, any over the axes from the third on.
-    removed : mapping of fx.Node to list of (int, Tensor)
+    removed : mapping of Node to list of (int, Tensor)
         Removed indices of parameters: axis, and bool (n,).
-    extra_bias : mapping of fx.Node to Tensor
+    extra_bias : mapping of Node to Tensor
         Biases of operations that have none in the graph.
-    ones : set of fx.Node
+    ones : set of Node
         Parameters that are one, not zero, where channels are removed.
     """
 
     def __init__(
         self,
         traced: Traced,
-        tensors: Mapping[fx.Node, Tensor],
-        patterns: Mapping[fx.Node, Tensor],
-        removed: Mapping[fx.Node, list[tuple[int, Tensor]]],
-        extra_bias: Mapping[fx.Node, Tensor],
+        tensors: Mapping[Node, Tensor],
+        patterns: Mapping[Node, Tensor],
+        removed: Mapping[Node, list[tuple[int, Tensor]]],
+        extra_bias: Mapping[Node, Tensor],
         ones: Set[Any],
     ) -> None:
         self._tensors, self._patterns, self._removed, self._extra = tensors, patterns, removed, extra_bias
         self._ones = ones
-        self.of: dict[fx.Node, Any] = {}
-        self._row_sums: set[fx.Node] = set()
+        self.of: dict[Node, Any] = {}
+        self._row_sums: set[Node] = set()
         self._device = next((t.device for t in tensors.values()), torch.device("cpu"))
         for node in traced.nodes:
             if node in traced.owned:
@@ -113,7 +113,7 @@ class Pass:
 
     # ---- values of nodes -----------------------------------------------------------------------------
 
-    def _varying(self, node: fx.Node) -> Any:
+    def _varying(self, node: Node) -> Any:
         """Return that nothing is known."""
         outputs = node.meta.get("val")
         if isinstance(outputs, (tuple, list)):
@@ -137,11 +137,13 @@ class Pass:
                 shape = [-1 if a == axis else 1 for a in range(value.ndim)]
                 filler = value.new_full((), 1.0 if node in self._ones else 0.0)
                 value = torch.where(removed.reshape(shape), filler, value)
-            self.of[node] = Known(value, torch.zeros((1,) * value.ndim, dtype=torch.bool, device=value.device))
+            self.of[node] = Known(
+                value, torch.zeros((1,) * value.ndim, dtype=torch.bool, device=value.device)
+            )
         found: Known = self.of[node]
         return found
 
-    def _value(self, node: fx.Node) -> Any:
+    def _value(self, node: Node) -> Any:
         if node.op != "call_function":
             return self._varying(node)
         try:
@@ -150,7 +152,7 @@ class Pass:
             found = None  # an argument that the rule does not expect: nothing is known
         return self._varying(node) if found is None else found
 
-    def _rule(self, node: fx.Node) -> Callable[[fx.Node], Any]:
+    def _rule(self, node: Node) -> Callable[[Node], Any]:
         name = name_of(node)
         if node.target is operator.getitem:
             return lambda n: self.of[n.args[0]][n.args[1]] if isinstance(self.of[n.args[0]], tuple) else None
@@ -175,10 +177,15 @@ class Pass:
         if name in _KEEP_UNIFORM or name == "sum":
             return self._reduce
         own = {
-            "prelu": self._prelu, "glu": self._glu, "cat": self._cat, "embedding": self._embedding,
-            "layer_norm": self._norm, "group_norm": self._norm, "rms_norm": self._norm,
+            "prelu": self._prelu,
+            "glu": self._glu,
+            "cat": self._cat,
+            "embedding": self._embedding,
+            "layer_norm": self._norm,
+            "group_norm": self._norm,
+            "rms_norm": self._norm,
             "scaled_dot_product_attention": self._attention,
-        }.get(name)  # fmt: skip
+        }.get(name)
         if own is not None:
             return own
         if is_pointwise(node):
@@ -187,13 +194,13 @@ class Pass:
             self._row_sums.add(node)
         return self._evaluated
 
-    def _run(self, node: fx.Node, replace: Callable[[fx.Node], Any]) -> Any:
+    def _run(self, node: Node, replace: Callable[[Node], Any]) -> Any:
         """Call the operation of a node on other inputs."""
         assert callable(node.target)
         args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), replace)
         return node.target(*args, **kwargs)
 
-    def _evaluated(self, node: fx.Node) -> Any:
+    def _evaluated(self, node: Node) -> Any:
         """Run an operation whose inputs are all known."""
         inputs = node.all_input_nodes
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
@@ -208,7 +215,7 @@ class Pass:
             return Known(small, torch.zeros((1,) * small.ndim, dtype=torch.bool, device=self._device))
         return None
 
-    def _same(self, node: fx.Node) -> Known:
+    def _same(self, node: Node) -> Known:
         source = self.get(node.args[0])
         if node.args[0] in self._row_sums:
             self._row_sums.add(node)
@@ -217,7 +224,7 @@ class Pass:
             value = value.to(node.meta["val"].dtype)
         return Known(value, source.varies)
 
-    def _dropout(self, node: fx.Node) -> Any:
+    def _dropout(self, node: Node) -> Any:
         source = self.get(node.args[0])
         always = bool(_argument(node, "train", False)) and float(node.args[1]) > 0.0
         if node.args[0] in self._row_sums and not always:
@@ -226,7 +233,7 @@ class Pass:
         several = isinstance(node.meta["val"], (tuple, list))
         return (found, self._unknown(node.meta["val"][1])) if several else found
 
-    def _move(self, node: fx.Node) -> Any:
+    def _move(self, node: Node) -> Any:
         if len(node.all_input_nodes) != 1:
             return None
         source = node.args[0]
@@ -236,7 +243,7 @@ class Pass:
             return Known(compressed(moved), compressed(moving))
         return tuple(Known(compressed(a), compressed(b)) for a, b in zip(moved, moving))
 
-    def _pad(self, node: fx.Node) -> Any:
+    def _pad(self, node: Node) -> Any:
         source = node.args[0]
         value, varies = self.get(source).full(shape_of(source))
         moved = self._run(node, lambda _: value)
@@ -244,7 +251,7 @@ class Pass:
         moving = F.pad(varies.to(value.dtype), list(node.args[1]), mode=mode) != 0
         return Known(compressed(moved), compressed(moving))
 
-    def _pointwise(self, node: fx.Node) -> Any:
+    def _pointwise(self, node: Node) -> Any:
         name, inputs = name_of(node), node.all_input_nodes
         known = {n: self.get(n) for n in inputs}
         n_axes = len(shape_of(node))
@@ -259,17 +266,18 @@ class Pass:
             value, varies = torch.where(zero, torch.zeros_like(value), value), varies & ~zero
         return Known(torch.where(varies, torch.zeros_like(value), value), varies)
 
-    def _reduce(self, node: fx.Node) -> Any:
+    def _reduce(self, node: Node) -> Any:
         source = node.args[0]
         axes = reduced_axes(node)
         value, varies = self.get(source).full(shape_of(source))
         if len(axes) < len(shape_of(source)) and name_of(node) in _KEEP_UNIFORM:
             # the mean of equal entries is the entry: no need to write them out
             value, varies = (
-                t if any(t.stride(a) for a in axes) else t[tuple(
-                    slice(0, 1) if a in axes else slice(None) for a in range(t.ndim)
-                )] for t in (value, varies)
-            )  # fmt: skip
+                t
+                if any(t.stride(a) for a in axes)
+                else t[tuple(slice(0, 1) if a in axes else slice(None) for a in range(t.ndim))]
+                for t in (value, varies)
+            )
             value, varies = torch.broadcast_tensors(value, varies)
         out = self._run(node, lambda _: value)
         if not isinstance(out, Tensor):
@@ -282,7 +290,7 @@ class Pass:
 
     # ---- layers --------------------------------------------------------------------------------------
 
-    def _weights(self, node: fx.Node) -> tuple[Tensor, Callable[[], Tensor]]:
+    def _weights(self, node: Node) -> tuple[Tensor, Callable[[], Tensor]]:
         """Return which weights are not zero, (first axis, second axis), and their sums over the rest."""
         if node in self._patterns:
             pattern = self._patterns[node]
@@ -306,13 +314,15 @@ class Pass:
                 return removed
         return torch.zeros(n, dtype=torch.bool, device=self._device)
 
-    def _bias(self, node: fx.Node, bias: Any, n: int, dtype: torch.dtype) -> Tensor:
+    def _bias(self, node: Node, bias: Any, n: int, dtype: torch.dtype) -> Tensor:
         value = torch.zeros(n, dtype=dtype, device=self._device)
         if isinstance(bias, fx.Node):
             value = self.get(bias).value.expand(n)
         return value + self._extra[node] if node in self._extra else value
 
-    def _affine(self, x: Known, pattern: Tensor, sums: Callable[[], Tensor], bias: Tensor, axis: int) -> Known:
+    def _affine(
+        self, x: Known, pattern: Tensor, sums: Callable[[], Tensor], bias: Tensor, axis: int
+    ) -> Known:
         """Return ``W x + b`` along an axis, from the pattern (out, in) of the weights."""
         n = pattern.shape[1]
         value, varies = torch.broadcast_tensors(x.value.movedim(axis, -1), x.varies.movedim(axis, -1))
@@ -324,7 +334,7 @@ class Pass:
         out = torch.where(moving, torch.zeros_like(out), out)
         return Known(out.movedim(-1, axis), moving.movedim(-1, axis))
 
-    def _linear(self, node: fx.Node) -> Known:
+    def _linear(self, node: Node) -> Known:
         if name_of(node) == "addmm":
             bias, x, weight = node.args[:3]
             pattern, sums = self._weights(weight)
@@ -338,7 +348,7 @@ class Pass:
         b = torch.where(self._rows(weight, len(b)), torch.zeros_like(b), b)
         return self._affine(self.get(x), pattern, sums, b, len(shape_of(x)) - 1)
 
-    def _convolution(self, node: fx.Node) -> Known | None:
+    def _convolution(self, node: Node) -> Known | None:
         x, weight = node.args[:2]
         bias = node.args[2] if len(node.args) > 2 else None
         n_axes, n_in = len(shape_of(x)), shape_of(x)[1]
@@ -363,8 +373,14 @@ class Pass:
         return Known(found.value.reshape(shape), found.varies.reshape(shape))
 
     def _grouped(
-        self, x: Known, pattern: Tensor, sums: Callable[[], Tensor], bias: Tensor, groups: int, transposed: bool
-    ) -> Known:  # fmt: skip
+        self,
+        x: Known,
+        pattern: Tensor,
+        sums: Callable[[], Tensor],
+        bias: Tensor,
+        groups: int,
+        transposed: bool,
+    ) -> Known:
         """Return the constants after a convolution with several groups."""
         value, varies = x.value.reshape(groups, -1), x.varies.reshape(groups, -1)
         blocks, weights = (t.reshape(groups, -1, t.shape[1]) for t in (pattern, sums()))
@@ -374,7 +390,7 @@ class Pass:
         out = bias + torch.einsum("goi,gi->go", weights, value).flatten()
         return Known(torch.where(moving, torch.zeros_like(out), out), moving)
 
-    def _matmul(self, node: fx.Node) -> Known | None:
+    def _matmul(self, node: Node) -> Known | None:
         a, b = node.args[:2]
         n_a, n_b = len(shape_of(a)), len(shape_of(b))
         if n_a < 2 or n_b < 2:
@@ -398,14 +414,14 @@ class Pass:
             out, moving = right.value + out, right.varies | torch.zeros_like(moving)
         return Known(out, moving)
 
-    def _attention(self, node: fx.Node) -> Known | None:
+    def _attention(self, node: Node) -> Known | None:
         value = self.get(node.args[2])
         if value.value.shape[-2] != 1 or value.varies.shape[-2] != 1:
             moving = (value.varies | (value.value != 0)).any(-2, keepdim=True)
             return Known(torch.zeros_like(moving, dtype=value.value.dtype), moving)
         return value
 
-    def _channel_norm(self, node: fx.Node) -> Any:
+    def _channel_norm(self, node: Node) -> Any:
         x, n_axes = node.args[0], len(shape_of(node.args[0]))
         weight, shift, mean, var = node.args[1:5]
         n = shape_of(x)[1]
@@ -415,7 +431,10 @@ class Pass:
         if name == "batch_norm" and bool(node.args[5]):
             running = False
         source = self.get(x)
-        dtype, shape = node.meta["val"][0].dtype if "native" in name else node.meta["val"].dtype, (1, n, *[1] * (n_axes - 2))
+        dtype, shape = (
+            node.meta["val"][0].dtype if "native" in name else node.meta["val"].dtype,
+            (1, n, *[1] * (n_axes - 2)),
+        )
         scale = self._vector(weight, n, 1.0, dtype)
         offset = self._vector(shift, n, 0.0, dtype)
         if running:
@@ -424,7 +443,7 @@ class Pass:
             value = offset.reshape(shape) + gain * (source.value - centre)
             varies = source.varies & (gain != 0)
         else:
-            first, moving = source.along(1, n)
+            _, moving = source.along(1, n)
             moving = moving if name == "instance_norm" else torch.ones_like(moving)
             varies = (moving & (scale != 0)).reshape(shape)
             value = offset.reshape(shape) + torch.zeros_like(varies, dtype=dtype)
@@ -434,7 +453,7 @@ class Pass:
         several = isinstance(node.meta["val"], (tuple, list))
         return (found, *[self._unknown(o) for o in node.meta["val"][1:]]) if several else found
 
-    def _removed_channels(self, node: fx.Node, n: int) -> Tensor:
+    def _removed_channels(self, node: Node, n: int) -> Tensor:
         for parameter in node.all_input_nodes[1:]:
             for _, removed in self._removed.get(parameter, []):
                 return removed
@@ -445,10 +464,10 @@ class Pass:
             return torch.full((n,), default, dtype=dtype, device=self._device)
         return self._tensors[node].detach() if node in self._tensors else self.get(node).value.expand(n)
 
-    def _norm(self, node: fx.Node) -> Any:
+    def _norm(self, node: Node) -> Any:
         """Normalisation over channels: constant only where its scale is zero."""
         name = name_of(node)
-        weight, shift = (node.args[2:4] if name == "group_norm" else (*node.args[2:4], None, None)[:2])
+        weight, shift = node.args[2:4] if name == "group_norm" else (*node.args[2:4], None, None)[:2]
         if name == "rms_norm":
             shift = None
         if not isinstance(weight, fx.Node):
@@ -462,7 +481,7 @@ class Pass:
         lead = (1,) * (n_axes - varies.ndim)
         return Known(offset.reshape(*lead, *offset.shape), varies.reshape(*lead, *varies.shape))
 
-    def _spatial(self, node: fx.Node) -> Any:
+    def _spatial(self, node: Node) -> Any:
         name = name_of(node)
         n = next((int(c) for c in reversed(name) if c.isdigit()), 2)
         source, n_axes = self.get(node.args[0]), len(shape_of(node.args[0]))
@@ -478,18 +497,24 @@ class Pass:
         return (found, self._unknown(node.meta["val"][1])) if several else found
 
     @staticmethod
-    def _uneven(node: fx.Node) -> bool:
+    def _uneven(node: Node) -> bool:
         """Return whether an average may count positions beyond the border, or divides by another number."""
         padded = any(_several(_argument(node, "padding", 0)))
-        return padded or bool(_argument(node, "ceil_mode", False)) or _argument(node, "divisor_override", None) is not None
+        return (
+            padded
+            or bool(_argument(node, "ceil_mode", False))
+            or _argument(node, "divisor_override", None) is not None
+        )
 
-    def _prelu(self, node: fx.Node) -> Known:
+    def _prelu(self, node: Node) -> Known:
         x, slope = self.get(node.args[0]), self.get(node.args[1])
         n_axes = len(shape_of(node))
         weight = slope.value.reshape(1, -1, *[1] * (n_axes - 2)) if n_axes > 1 else slope.value
-        return Known(torch.where(x.value > 0, x.value, weight * x.value), x.varies | torch.zeros_like(weight > 0))
+        return Known(
+            torch.where(x.value > 0, x.value, weight * x.value), x.varies | torch.zeros_like(weight > 0)
+        )
 
-    def _glu(self, node: fx.Node) -> Known:
+    def _glu(self, node: Node) -> Known:
         x, shape = self.get(node.args[0]), shape_of(node.args[0])
         axis = (int(node.args[1]) if len(node.args) > 1 else -1) % len(shape)
         wide = [shape[axis] if a == axis else -1 for a in range(len(shape))]
@@ -499,13 +524,17 @@ class Pass:
         value = a * torch.sigmoid(b)
         return Known(torch.where(varies, torch.zeros_like(value), value), varies)
 
-    def _cat(self, node: fx.Node) -> Known:
+    def _cat(self, node: Node) -> Known:
         tensors = list(node.args[0])
-        axis = (int(node.args[1]) if len(node.args) > 1 else node.kwargs.get("dim", 0)) % len(shape_of(tensors[0]))
+        axis = (int(node.args[1]) if len(node.args) > 1 else node.kwargs.get("dim", 0)) % len(
+            shape_of(tensors[0])
+        )
         known = [self.get(t) for t in tensors]
         joined = []
         for values in ([k.value for k in known], [k.varies for k in known]):
-            sizes = torch.broadcast_shapes(*[tuple(1 if a == axis else n for a, n in enumerate(v.shape)) for v in values])
+            sizes = torch.broadcast_shapes(
+                *[tuple(1 if a == axis else n for a, n in enumerate(v.shape)) for v in values]
+            )
             parts = [
                 v.expand([shape_of(t)[axis] if a == axis else n for a, n in enumerate(sizes)])
                 for v, t in zip(values, tensors)
@@ -513,7 +542,7 @@ class Pass:
             joined.append(compressed(torch.cat(parts, axis)))
         return Known(joined[0], joined[1])
 
-    def _embedding(self, node: fx.Node) -> Known:
+    def _embedding(self, node: Node) -> Known:
         table = self.get(node.args[0])
         value, varies = table.along(1, shape_of(node)[-1])
         shape = (*[1] * (len(shape_of(node)) - 1), -1)

@@ -48,11 +48,10 @@ def drop_until(
 
     Of a list of tensors, the positions of each leave together.
     """
-    positions = order
-    stops: Sequence[int] = range(len(order) + 1)
-    if isinstance(order, list):
-        stops = [0, *accumulate(part.numel() for part in order)]
-        positions = torch.cat(order) if order else torch.zeros(0, dtype=torch.int64)
+    parts = order if isinstance(order, list) else []
+    positions = order if isinstance(order, Tensor) else torch.cat([torch.zeros(0, dtype=torch.int64), *parts])
+    whole: Sequence[int] = [0, *accumulate(part.numel() for part in parts)]
+    stops = whole if isinstance(order, list) else range(len(order) + 1)
     low, high = 0, len(stops) - 1
     while low < high:
         middle = (low + high) // 2

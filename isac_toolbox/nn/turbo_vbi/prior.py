@@ -169,19 +169,18 @@ class LayerPrior:
     def update(self, message: GaussianMessage, mean: Tensor, variance: Tensor) -> None:
         """Let the engine update support, precision, slab and graph, damped on ``ln rho``."""
         damping = self.settings.damping
-        if is_compact(self.prior, self.graph):
-            self.prior, self.graph = compact_sweep(
-                self.prior, self.graph, message, self.rho, self.odds, damping
-            )
+        graph: Any = self.graph
+        if is_compact(self.prior, graph):
+            self.prior, self.graph = compact_sweep(self.prior, graph, message, self.rho, self.odds, damping)
             return
         double = GaussianMessage(message.mean.astype(np.float64), message.variance.astype(np.float64))
-        moments = [t.detach().double().numpy(force=True).ravel() for t in (mean, variance)]
+        mu, var = (t.detach().double().numpy(force=True).ravel() for t in (mean, variance))
         rho, odds = self.rho.astype(np.float64), self.odds.astype(np.float64)
         mean_log = np.log(rho) if self._mean_log is None else self._mean_log.astype(np.float64)
         state = PriorState(rho, mean_log, expit(odds), odds, np.zeros_like(odds))
         classes = np.zeros(odds.size, dtype=np.int64)
         self.prior, state, self.graph = self.prior.sweep(
-            state, double, *moments, classes, self.graph, damping=damping
+            state, double, mu, var, classes, graph, damping=damping
         )
         self.rho = state.precision.astype(np.float32)
         self.odds = (state.log_likelihood_ratio + state.extrinsic_log_odds).astype(np.float32)

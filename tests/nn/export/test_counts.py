@@ -72,18 +72,37 @@ CALLS = {
     "conv3d": (nn.Conv3d(1, 2, 2), (1, 3, 3, 3), {"": 2 * 8 * 8}),
     "conv transpose": (nn.ConvTranspose2d(3, 2, 2, stride=2), (3, 4, 4), {"": 3 * 2 * 4 * 16}),
     "groups": (nn.Conv2d(4, 6, 3, groups=2), (4, 5, 5), {"": 6 * 2 * 9 * 9}),
-    "functional": (Applied(lambda m, x: nn.functional.linear(x, m.w), w=nn.Parameter(torch.ones(4, 3))), (3,), {"": 12}),
-    "lstm": (Applied(lambda m, x: m.core(x)[0], core=nn.LSTM(3, 4, batch_first=True)), (7, 3), {"core": 7 * 16 * (3 + 4)}),
-    "gru": (Applied(lambda m, x: m.core(x)[0], core=nn.GRU(3, 4, batch_first=True)), (7, 3), {"core": 7 * 12 * (3 + 4)}),
+    "functional": (
+        Applied(lambda m, x: nn.functional.linear(x, m.w), w=nn.Parameter(torch.ones(4, 3))),
+        (3,),
+        {"": 12},
+    ),
+    "lstm": (
+        Applied(lambda m, x: m.core(x)[0], core=nn.LSTM(3, 4, batch_first=True)),
+        (7, 3),
+        {"core": 7 * 16 * (3 + 4)},
+    ),
+    "gru": (
+        Applied(lambda m, x: m.core(x)[0], core=nn.GRU(3, 4, batch_first=True)),
+        (7, 3),
+        {"core": 7 * 12 * (3 + 4)},
+    ),
     "attention": (
-        Applied(lambda m, x: m.core(x, x, x)[0], core=nn.MultiheadAttention(6, 2, batch_first=True)), (5, 6),
+        Applied(lambda m, x: m.core(x, x, x)[0], core=nn.MultiheadAttention(6, 2, batch_first=True)),
+        (5, 6),
         {"core": 4 * 5 * 36 + 2 * 25 * 6},
     ),
-    "attention by hand": (Applied(attention_by_hand, qkv=nn.Linear(6, 18)), (5, 6), {"": 2 * 25 * 6, "qkv": 5 * 6 * 18}),
-    "fused attention": (
-        Applied(lambda m, x: nn.functional.scaled_dot_product_attention(x, x, x)), (2, 5, 6), {"": 2 * 2 * 25 * 6},
+    "attention by hand": (
+        Applied(attention_by_hand, qkv=nn.Linear(6, 18)),
+        (5, 6),
+        {"": 2 * 25 * 6, "qkv": 5 * 6 * 18},
     ),
-}  # fmt: skip
+    "fused attention": (
+        Applied(lambda m, x: nn.functional.scaled_dot_product_attention(x, x, x)),
+        (2, 5, 6),
+        {"": 2 * 2 * 25 * 6},
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CALLS)

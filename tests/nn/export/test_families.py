@@ -5,8 +5,8 @@ from copy import deepcopy
 
 import pytest
 import torch
-from helpers.families import FAMILIES, draw
 
+from helpers.families import FAMILIES, draw
 from isac_toolbox.nn import count_macs, shrink
 from isac_toolbox.nn.export.shrink import Channels, simplify
 

@@ -167,7 +167,9 @@ class Branching(nn.Module):
 
 def test_an_untraceable_model_loses_only_channels_inside_its_parts():
     model = kill(Branching())
-    with pytest.warns(UserWarning, match=r"cannot trace Branching: .*only inside parts that can be traced: 'body'"):
+    with pytest.warns(
+        UserWarning, match=r"cannot trace Branching: .*only inside parts that can be traced: 'body'"
+    ):
         small = shrink(model, (4,))
     assert small.body[0].out_features < 6 and small.head.in_features == 6
     x = torch.randn(5, 4)
@@ -215,7 +217,9 @@ def test_unknown_operations_protect_what_they_read_and_a_warning_says_so():
     model = kill(Odd())
     with torch.no_grad():
         model.a.weight[:2] = model.b.weight[3:] = 0.0
-    with pytest.warns(UserWarning, match="of 'a', 'b' are zero, but they can never leave: read by softmax, read by cumsum"):
+    with pytest.warns(
+        UserWarning, match="of 'a', 'b' are zero, but they can never leave: read by softmax, read by cumsum"
+    ):
         small = shrink(model, (4,))
     assert n_parameters(small) == n_parameters(model)
     x = torch.randn(3, 4)
@@ -223,7 +227,7 @@ def test_unknown_operations_protect_what_they_read_and_a_warning_says_so():
 
 
 def test_bad_examples_are_named():
-    with pytest.raises(TypeError, match="example must be a tensor, a tuple of tensors, .* got float"):
+    with pytest.raises(TypeError, match=r"example must be a tensor, a tuple of tensors, .* got float"):
         shrink(mlp(4, (3,), 2), 4.0)
 
 

@@ -31,7 +31,14 @@ def vit(attention):
 
 def gpt2(attention):
     config = transformers.GPT2Config(
-        vocab_size=50, n_positions=16, n_embd=24, n_layer=2, n_head=4, use_cache=False, bos_token_id=0, eos_token_id=0
+        vocab_size=50,
+        n_positions=16,
+        n_embd=24,
+        n_layer=2,
+        n_head=4,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     model = transformers.GPT2LMHeadModel._from_config(config, attn_implementation=attention)
     return model, {"input_ids": torch.randint(1, 50, (2, 7))}

@@ -86,7 +86,9 @@ def test_message_excludes_the_prior():
     prior = LayerPrior(torch.full((4, 5), 100.0), PriorSettings())
     message = prior.message(mu, g, h, temperature, n_data)
     np.testing.assert_allclose(message.mean, r.numpy().ravel(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(message.variance, temperature / (n_data * h.double().numpy().ravel()), rtol=1e-6)
+    np.testing.assert_allclose(
+        message.variance, temperature / (n_data * h.double().numpy().ravel()), rtol=1e-6
+    )
     # and it is what the engine calls extrinsic: the marginal with the prior divided out
     variance = 1.0 / (n_data * h / temperature + rho)
     reference = extrinsic_message(
