@@ -106,17 +106,24 @@ class BlockTables:
         return int(fft.next_fast_len(2 * self.raster.size))
 
     @cached_property
-    def _step(self) -> float:
-        """Distance of grid lengths in metres."""
+    def _place_wavenumber(self) -> float:
+        """Wavenumbers from one place of the raster to the next."""
         lowest, next_lowest = np.argsort(self.raster.place)[:2]
         distance = self.wavenumbers_per_m[next_lowest] - self.wavenumbers_per_m[lowest]
-        return 2 * np.pi / (float(distance / self.raster.place[next_lowest]) * self._size)
+        return float(distance / self.raster.place[next_lowest])
+
+    @cached_property
+    def _step(self) -> float:
+        """Distance of grid lengths in metres."""
+        return 2 * np.pi / (self._place_wavenumber * self._size)
 
     @cached_property
     def _reference(self) -> tuple[int, float]:
-        """Place and wavenumber of the subcarrier in the raster's middle, which tables are relative to."""
-        nearest = int(np.argmin(np.abs(self.raster.place - self.raster.size // 2)))
-        return int(self.raster.place[nearest]), float(self.wavenumbers_per_m[nearest])
+        """Middle of the raster, which may be a hole, and its wavenumber; the tables are relative to it."""
+        middle = self.raster.size // 2
+        nearest = int(np.argmin(np.abs(self.raster.place - middle)))
+        from_nearest = middle - int(self.raster.place[nearest])
+        return middle, float(self.wavenumbers_per_m[nearest] + from_nearest * self._place_wavenumber)
 
     @cached_property
     def _array_shape(self) -> tuple[tuple[int, int], tuple[float, float]]:

@@ -90,7 +90,13 @@ def test_normal_blocks(n_sub, shape):
         assert_allclose(own, expected, atol=1e-9 * np.abs(expected).max())
 
 
-HOLES = [((12,), False), ((0, 3, 12, 13, 14, 23), False), ((), True), ((1, 2, 11, 12, 13), True)]
+HOLES = [
+    ((12,), False),
+    ((0, 3, 12, 13, 14, 23), False),
+    ((), True),
+    ((1, 2, 11, 12, 13), True),
+    (tuple(range(5, 20)), False),  # the middle in a hole
+]
 
 
 @pytest.mark.parametrize(("holes", "shuffled"), HOLES)
