@@ -165,10 +165,11 @@ class LengthWindow:
         return float((outside.max(initial=0.0) / power.sum()) ** 2)
 
     def covering(self, correlation: ComplexArray) -> Self:
-        """Return the search with its window widened to all strong paths of the pilots.
+        """Return the search with its window widened to all paths that the pilots show.
 
-        Priors choose the window; where they are wrong, paths arrive outside it and would alias. Powers over
-        path length, tapered against sidelobes and summed over some antennas, tell where paths are.
+        Priors choose the window; where they are wrong, or paths are late, they arrive outside it and would
+        alias or be missed. Powers over path length, tapered against sidelobes and summed over antennas, tell
+        where paths are: all above the noise on a raster without holes, strong ones on others.
 
         Parameters
         ----------
@@ -186,6 +187,8 @@ class LengthWindow:
         if self.receiver.raster is None or self.code_shift_m is not None:
             return self
         lengths = self._strong_lengths_m(correlation)
+        if not self.receiver.raster.has_holes:  # those have sidelobes that no taper keeps down
+            lengths = np.concatenate([lengths, self._loud_lengths_m(correlation)])
         period, middle = self._period_m, (self.min_length_m + self.max_length_m) / 2
         lengths = lengths - period * np.rint((lengths - middle) / period)
         margin = _WINDOW_MARGIN * SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)

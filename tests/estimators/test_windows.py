@@ -164,3 +164,15 @@ def test_cyclic_shifts_are_found_on_a_raster_with_holes():
     whole = PathSearch.for_observation(observation).code_shift_m
     holed = PathSearch.for_observation(on_subcarriers(observation, HOLES["no dc"])).code_shift_m
     assert holed == pytest.approx(whole, rel=0.05)
+
+
+def test_a_window_grows_to_a_weak_late_path():
+    """30 dB below the others and 1.5 us late, where the region ends before."""
+    for seed in range(3):
+        observation = NARROW.simulate(seed).observation
+        frequencies = observation.subcarrier_frequencies_hz
+        late = np.sqrt(1e-3) * np.exp(-2j * np.pi * frequencies * 1.5e-6)
+        sent = np.sum(observation.pilots, axis=0)
+        received = observation.received + late[:, None, None] * sent[:, None, :]
+        search, seen = searches(replace(observation, received=received))
+        assert search.max_length_m < SPEED_OF_LIGHT_M_S * 1.5e-6 < seen.max_length_m
