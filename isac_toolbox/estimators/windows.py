@@ -188,7 +188,7 @@ class LengthWindow:
             return self
         lengths = self._strong_lengths_m(correlation)
         if not self.receiver.raster.has_holes:  # those have sidelobes that no taper keeps down
-            lengths = np.concatenate([lengths, self._loud_lengths_m(correlation)])
+            lengths = np.concatenate([lengths, self._loud_lengths_m(correlation)[0]])
         period, middle = self._period_m, (self.min_length_m + self.max_length_m) / 2
         lengths = lengths - period * np.rint((lengths - middle) / period)
         margin = _WINDOW_MARGIN * SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
