@@ -39,6 +39,17 @@ def with_arguments(observation: isac.UplinkObservation, **changes) -> isac.Uplin
     return replace(observation, **changes)
 
 
+def on_subcarriers(observation: isac.UplinkObservation, index: np.ndarray) -> isac.UplinkObservation:
+    """The block on some of its subcarriers, in an order; one pilot mask for all users."""
+    return replace(
+        observation,
+        received=observation.received[index],
+        pilots=observation.pilots[:, index],
+        pilot_mask=observation.pilot_mask[index],
+        subcarrier_frequencies_hz=observation.subcarrier_frequencies_hz[index],
+    )
+
+
 def complex_normal(rng: np.random.Generator, shape) -> np.ndarray:
     """Independent CN(0, 1) numbers."""
     return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / np.sqrt(2)
