@@ -43,12 +43,12 @@ def arrays_of(result: isac.EstimationResult) -> dict[str, np.ndarray]:
         if isinstance(value, History):
             values["objective"], values["noise_variances"] = value.objective, value.noise_variance
             values["n_active"] = value.n_active
-        elif is_dataclass(value):
-            values.update({f"{field.name}.{f.name}": getattr(value, f.name) for f in fields(value)})
         elif field.name == "misfit":
             axes = [] if value is None else value.axes.values()
             # of sums in single precision, which passes rounding on enlarged
             values["misfit"] = np.round([[axis.excess_db, axis.p_value] for axis in axes], 3)
+        elif is_dataclass(value):
+            values.update({f"{field.name}.{f.name}": getattr(value, f.name) for f in fields(value)})
         else:
             values[field.name] = value
     return {name: np.asarray(value) for name, value in values.items() if value is not None}
