@@ -3,7 +3,12 @@
 Priors, support graphs and messages are those of ``isac_toolbox.inference``, which the channel estimators call
 as well. PyTorch is imported by this package alone.
 
-``TurboVBICompressor`` compresses a trained ``torch.nn.Module``, with any loader of ``(x, y)``::
+``compress`` makes any ``torch.nn.Module`` smaller as far as it loses no more than asked, or to a budget::
+
+    result = compress(model, train_loader, max_loss_drop=0.01, val_loader=val_loader)
+    result.model, result.report.compression  # a smaller plain torch.nn.Module, and how much smaller
+
+``TurboVBICompressor`` has the steps one by one::
 
     compressor = TurboVBICompressor(model, temperature=0.2)
     compressor.fit(train_loader, epochs=30)
@@ -30,6 +35,8 @@ if _missing:
     )
 
 _PUBLIC = {
+    "compress": "compress",
+    "CompressedNetwork": "compress",
     "TurboVBICompressor": "turbo_vbi",
     "CompressionSettings": "turbo_vbi",
     "EpochRecord": "turbo_vbi",
@@ -104,6 +111,8 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from isac_toolbox.nn import baselines as baselines
     from isac_toolbox.nn import models as models
+    from isac_toolbox.nn.compress import CompressedNetwork as CompressedNetwork
+    from isac_toolbox.nn.compress import compress as compress
     from isac_toolbox.nn.data import TensorLoader as TensorLoader
     from isac_toolbox.nn.data import load_cifar10 as load_cifar10
     from isac_toolbox.nn.data import load_digits_split as load_digits_split
