@@ -205,7 +205,9 @@ def fingerprint(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, nn.Module):
-        return f"{type(value).__qualname__} {_digest(repr(value), value.state_dict())}"
+        own = {k: v for k, v in vars(value).items() if k[0] != "_" and isinstance(v, (str, int, float))}
+        own.pop("training", None)
+        return f"{type(value).__qualname__} {_digest(repr(value), value.state_dict(), own)}"
     if isinstance(value, partial):
         return f"partial {fingerprint(value.func)} {_digest(value.args, value.keywords)}"
     code = getattr(value, "__code__", None)

@@ -35,7 +35,7 @@ __all__ = ["GuardedFit"]
 #: Guard: part of the epochs in which the result settles, and part of these in which it still loses weights.
 _SETTLING_PART, _CUTTING_PART = 0.5, 0.6
 #: Part of the weights that stays at a cut.
-_CUT = 0.75
+_CUT = 0.6
 #: Guard: part of the posterior's epochs before the engine is called, at most.
 _WARMUP_PART = 0.25
 #: Guard: how many times the allowed loss a network may show before it has settled, and before another cut.
