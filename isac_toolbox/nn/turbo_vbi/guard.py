@@ -34,8 +34,8 @@ __all__ = ["GuardedFit"]
 
 #: Guard: part of the epochs in which the result settles, and part of these in which it still loses weights.
 _SETTLING_PART, _CUTTING_PART = 0.5, 0.6
-#: Part of the weights that stays at a cut.
-_CUT = 0.6
+#: Part of the weights that stays at the first cut and at least; factor after a cut that was recovered from.
+_CUT, _LEAST_CUT, _BOLDER = 0.75, 0.5, 0.9
 #: Guard: part of the posterior's epochs before the engine is called, at most.
 _WARMUP_PART = 0.25
 #: Guard: how many times the allowed loss a network may show before it has settled, and before another cut.
@@ -54,7 +54,7 @@ _WIDE = 4.0
 _NORM_EXAMPLES = 1000
 #: What a checkpoint holds beside the state of the compressor.
 _STATES = ("dense", "good", "strict", "settled", "recovered", "near")
-_VALUES = ("rank", "n_near", "temperature", "growth", "cut", "misses")
+_VALUES = ("rank", "n_near", "temperature", "growth", "cut", "misses", "again")
 
 
 class GuardedFit:
@@ -105,6 +105,7 @@ class GuardedFit:
         self.near: dict[str, Any] | None = None
         self.rank, self.n_near = (math.inf, math.inf), 0
         self.temperature, self.growth, self.cut, self.misses = 0.0, 0.0, _CUT, 0
+        self.again = False
         self.history: list[EpochRecord] = []
 
     @property
@@ -164,25 +165,38 @@ class GuardedFit:
         """Train the kept weights; cut more of them while the network recovers."""
         first, last = self.n_dense + self.n_posterior, self.n_epochs
         quiet = first + round(_CUTTING_PART * self.n_settling)
+        middle = (quiet + last) // 2
         if first < epoch < quiet:
             self._cut_or_go_back()
         elif epoch == quiet:
             self._settle_on()
-        first = quiet if epoch >= quiet else epoch  # the rate falls in the quiet part alone
+        elif epoch == middle and self._n_kept() < self.rank[0]:
+            self.again = True
+            self._settle_on_less()
+        falling = middle if self.again else quiet  # the rate falls in the quiet part alone
+        first = falling if epoch >= quiet else epoch
         record = self._plain_epoch(epoch, first, max(last - first, 1), "settling", self.teacher)
         self._keep_if_better()
         return record
 
     def _settle_on(self) -> None:
-        """Choose the support of the quiet part: the sparsest that has lost what is allowed on average."""
-        if self.near is not None:
+        """Choose the support of the quiet part: the sparsest from which the network has recovered."""
+        if self.recovered is not None and not self.watch.holds(self.compressor.model, _CUT_SLACK):
+            self._load_masked(self.recovered)
+
+    def _settle_on_less(self) -> None:
+        """Choose a denser support: one that has lost what is allowed on average, or that holds."""
+        if self.near is not None and self.n_near < self.rank[0]:
             self._load_masked(self.near)
-        elif self.settled is None:
+        elif self.settled is not None:
+            self._load_masked(self.settled)
+        else:
             self._fall_back()
 
     def _cut_or_go_back(self) -> None:
         """Drop the least important weights if the network has recovered; go back if it does not."""
         if self.watch.holds(self.compressor.model, _CUT_SLACK):
+            self.cut = self.cut if self.recovered is None else max(_BOLDER * self.cut, _LEAST_CUT)
             self.misses, self.recovered = 0, self.compressor.posterior_state()
         else:
             self.misses += 1
