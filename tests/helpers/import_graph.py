@@ -37,6 +37,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "estimators/result.py",
         "nn/_batches.py",
         "nn/_checkpoints.py",
+        "nn/_posteriors.py",
         "nn/_settings.py",
         "nn/data.py",
         "nn/layers.py",

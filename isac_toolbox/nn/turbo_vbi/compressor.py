@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from isac_toolbox._progress import epoch_progress
 from isac_toolbox._validation import check_fraction, check_integer, check_loader
 from isac_toolbox.nn._batches import Batch
 from isac_toolbox.nn._checkpoints import Checkpoint, run_epochs
+from isac_toolbox.nn._posteriors import read_state, write_state
 from isac_toolbox.nn._settings import settings_with
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink
@@ -35,9 +37,9 @@ from isac_toolbox.nn.training import (
     size_or_none,
     train,
 )
-from isac_toolbox.nn.turbo_vbi.budgets import SupportBudgets
 from isac_toolbox.nn.turbo_vbi.guard import GuardedFit
 from isac_toolbox.nn.turbo_vbi.masking import dead_norm_channels
+from isac_toolbox.nn.turbo_vbi.own_loop import OwnLoop
 from isac_toolbox.nn.turbo_vbi.records import EpochRecord, Schedule
 from isac_toolbox.nn.turbo_vbi.settings import CompressionSettings
 from isac_toolbox.nn.turbo_vbi.watch import Quality, Watch, hold_back, some_of
@@ -46,10 +48,11 @@ __all__ = ["EpochRecord", "TurboVBICompressor"]
 
 #: Cost cap: training examples on which a guarded fit is judged beside the held-back ones.
 _SEEN_EXAMPLES = 2000
+_FILE_FORMAT = "isac-toolbox compression posterior 1"
 _CHECKPOINT_FORMAT = "isac-toolbox compression checkpoint 5"
 
 
-class TurboVBICompressor(SupportBudgets):
+class TurboVBICompressor(OwnLoop):
     """Compress a network; the engine decides which neurons and which runs of weights are kept.
 
     Parameters
@@ -341,6 +344,58 @@ class TurboVBICompressor(SupportBudgets):
         """Yield what every drawn network returns."""
         seed = epoch_seed(self.seed, 0, 2)
         return drawn_outputs(self.model, x, n_samples, self._set_sampling, seed, batch_size)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fitted posterior with its settings as a safetensors file, and return its path.
+
+        Raises
+        ------
+        RuntimeError
+            If ``fit`` has not been called.
+        """
+        self._require_fit("save")
+        state = {name: value for name, value in self.state().items() if name != "optimiser"}
+        settings = asdict(self.settings) | {"independent_layers": list(self.settings.independent_layers)}
+        return write_state(path, _FILE_FORMAT, state | {"settings": settings, "seed": self.seed})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        model: nn.Module,
+        *,
+        exclude: Iterable[str] = (),
+        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
+        metric: Callable[[Any, Any], Any] | None = None,
+    ) -> TurboVBICompressor:
+        """Return the compressor of a file of ``save``.
+
+        Parameters
+        ----------
+        path : path
+        model : nn.Module
+            Of the same architecture as the one that was compressed; its weights do not matter.
+        exclude, loss, metric
+            As in the constructor.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is damaged, of another kind, or of another architecture.
+        """
+        state = read_state(path, _FILE_FORMAT)
+        settings = CompressionSettings(**state["settings"])
+        loaded = cls(model, settings=settings, exclude=exclude, loss=loss, metric=metric, seed=state["seed"])
+        loaded._new_optimiser()
+        try:
+            loaded.restore(state | {"optimiser": loaded.optimiser.state_dict()})
+        except (RuntimeError, KeyError) as error:  # torch: names or shapes of the tensors differ
+            raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from None
+        loaded._set_masked(True)
+        loaded.model.eval()
+        return loaded
 
     def masked_model(self) -> nn.Module:
         """Return a plain copy of the full network, zero outside the mask."""
