@@ -54,7 +54,7 @@ _WIDE = 4.0
 _NORM_EXAMPLES = 1000
 #: What a checkpoint holds beside the state of the compressor.
 _STATES = ("dense", "good", "strict", "settled", "recovered", "near")
-_VALUES = ("rank", "n_near", "temperature", "growth", "cut", "misses", "again")
+_VALUES = ("rank", "n_near", "temperature", "growth", "cut", "misses", "again", "alone")
 
 
 class GuardedFit:
@@ -105,7 +105,7 @@ class GuardedFit:
         self.near: dict[str, Any] | None = None
         self.rank, self.n_near = (math.inf, math.inf), 0
         self.temperature, self.growth, self.cut, self.misses = 0.0, 0.0, _CUT, 0
-        self.again = False
+        self.again, self.alone = False, False
         self.history: list[EpochRecord] = []
 
     @property
@@ -180,8 +180,8 @@ class GuardedFit:
         return record
 
     def _settle_on(self) -> None:
-        """Choose the support of the quiet part: the sparsest from which the network has recovered."""
-        if self.recovered is not None and not self.watch.holds(self.compressor.model, _CUT_SLACK):
+        """Choose the support of the quiet part: the sparsest from which the network can recover."""
+        if self.recovered is not None and not self.watch.holds(self.compressor.model, _SLACK):
             self._load_masked(self.recovered)
 
     def _settle_on_less(self) -> None:
@@ -203,14 +203,22 @@ class GuardedFit:
             if self.misses < _MISSES or self.recovered is None:
                 return
             self._load_masked(self.recovered)
-            self.misses, self.cut = 0, math.sqrt(self.cut)
+            self.cut = math.sqrt(self.cut) if self.alone else self.cut
+            self.misses, self.alone = 0, True
         self._drop(self.cut)
 
     def _drop(self, part: float) -> None:
-        """Keep a part of the weights, by the evidence of each and of its neighbours in the support graph."""
+        """Keep a part of the weights, by the evidence of each and of its neighbours in the support graph.
+
+        After a cut that the network did not recover from, by the evidence of each weight alone.
+        """
         compressor = self.compressor
         saliency = compressor._saliency()
         target = part * self._n_kept()
+        if self.alone:
+            order = torch.cat([value.flatten() for value in saliency.values()]).argsort(descending=True)
+            self._replace_support(self._first_of(order, max(int(target), 1)))
+            return
         positive = torch.cat([value[value > 0.0] for value in saliency.values()])
         if not positive.numel():
             return
@@ -222,7 +230,11 @@ class GuardedFit:
                 low = middle
             else:
                 high = middle
-        support = compressor._support_above(saliency, math.exp(low))
+        self._replace_support(compressor._support_above(saliency, math.exp(low)))
+
+    def _replace_support(self, support: dict[str, Tensor]) -> None:
+        """Use a smaller support as the mask, unless it is empty."""
+        compressor = self.compressor
         if any(bool(mask.any()) for mask in support.values()):
             compressor._keep(support)
             recalibrate(compressor.model, self.norm_batches, compressor.seed, frozen=compressor.frozen)
