@@ -35,8 +35,8 @@ if _missing:
     )
 
 _PUBLIC = {
-    "compress": "compress",
-    "CompressedNetwork": "compress",
+    "compress": "one_call",
+    "CompressedNetwork": "one_call",
     "TurboVBICompressor": "turbo_vbi",
     "CompressionSettings": "turbo_vbi",
     "EpochRecord": "turbo_vbi",
@@ -111,8 +111,6 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from isac_toolbox.nn import baselines as baselines
     from isac_toolbox.nn import models as models
-    from isac_toolbox.nn.compress import CompressedNetwork as CompressedNetwork
-    from isac_toolbox.nn.compress import compress as compress
     from isac_toolbox.nn.data import TensorLoader as TensorLoader
     from isac_toolbox.nn.data import load_cifar10 as load_cifar10
     from isac_toolbox.nn.data import load_digits_split as load_digits_split
@@ -136,6 +134,8 @@ if TYPE_CHECKING:
     from isac_toolbox.nn.layers import VariationalLinear as VariationalLinear
     from isac_toolbox.nn.layers import convert as convert
     from isac_toolbox.nn.layers import gaussian_kl as gaussian_kl
+    from isac_toolbox.nn.one_call import CompressedNetwork as CompressedNetwork
+    from isac_toolbox.nn.one_call import compress as compress
     from isac_toolbox.nn.ssvi.baselines import DenseVI as DenseVI
     from isac_toolbox.nn.ssvi.baselines import MagnitudeSparse as MagnitudeSparse
     from isac_toolbox.nn.ssvi.baselines import PrunedVI as PrunedVI

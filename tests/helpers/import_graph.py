@@ -62,7 +62,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "nn/baselines/",
         "nn/evaluation/",
     ),
-    ("nn/ssvi/", "nn/compress.py"),
+    ("nn/ssvi/", "nn/one_call.py"),
     ("estimators/scene/",),
     ("estimators/coarse/", "estimators/grid/", "estimators/recorder.py"),
     ("estimators/baselines/",),

@@ -1,5 +1,8 @@
 """Compression in one call: limits are kept, budgets met, bad input named."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -42,3 +45,9 @@ def test_bad_limits_are_named(digits, trained):
     with pytest.raises(TypeError, match="train_loader"):
         compress(trained, iter([]), **QUIET)
     assert isinstance(trained, torch.nn.Module)
+
+
+def test_the_function_is_public_whatever_was_imported_first():
+    code = "import isac_toolbox.nn as nn; nn.CompressedNetwork; print(callable(nn.compress))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
