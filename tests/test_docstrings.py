@@ -43,7 +43,9 @@ METHODS = {
     f"{name}.{attribute}": getattr(kind, attribute)
     for name, kind in CLASSES.items()
     for attribute, value in vars(kind).items()
-    if not attribute.startswith("_") and (inspect.isfunction(value) or isinstance(value, classmethod))
+    if not attribute.startswith("_")
+    and (inspect.isfunction(value) or isinstance(value, classmethod))
+    and attribute not in getattr(kind, "__dataclass_fields__", ())  # the default of a field is no method
 }
 PROPERTIES = {
     f"{name}.{attribute}": value

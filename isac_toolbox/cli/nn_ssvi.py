@@ -11,12 +11,19 @@ from isac_toolbox._choices import LAYER_DENSITIES, REMOVALS
 from isac_toolbox.cli.errors import bad_input
 from isac_toolbox.cli.inputs import one_of
 from isac_toolbox.cli.nn_shared import (
-    DataName,
+    TEST_SET,
+    CheckpointOption,
+    DataOption,
     ModelName,
+    ModelOption,
+    ResumeOption,
+    Task,
+    ThreadsOption,
+    check_checkpoint,
     draw_masks,
     fitting_threads,
     layer_table,
-    load_data,
+    load_task,
     make_network,
     needs_extra,
 )
@@ -32,10 +39,8 @@ _QUALITIES = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE", "brier": "Brie
 
 
 def ssvi(
-    model: Annotated[ModelName, typer.Option(help="Network.")] = ModelName.digits_mlp,
-    data: Annotated[
-        DataName | None, typer.Option(help="Data set; by default digits for digits-mlp, else fashion-mnist.")
-    ] = None,
+    model: ModelOption = ModelName.digits_mlp,
+    data: DataOption = None,
     density: Annotated[float, typer.Option(help="Share of the weights that are active, in (0, 1].")] = 0.1,
     removal: Annotated[str, one_of(REMOVALS, "Score whose lowest weights are removed")] = "snr",
     layer_density: Annotated[str, one_of(LAYER_DENSITIES, "Density of each layer")] = "erk",
@@ -49,6 +54,9 @@ def ssvi(
     data_folder: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder of Fashion-MNIST's idx files.")
     ] = None,
+    checkpoint: CheckpointOption = None,
+    resume: ResumeOption = False,
+    threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Train a Bayesian network that is sparse from the start, and show its quality and cost."""
@@ -56,15 +64,17 @@ def ssvi(
         from isac_toolbox.nn import save_compressed
         from isac_toolbox.nn.ssvi.baselines import DenseVI
         from isac_toolbox.nn.ssvi.classifier import SSVI
-    chosen = data or (DataName.digits if model is ModelName.digits_mlp else DataName.fashion_mnist)
-    small = chosen is DataName.digits
-    total = epochs or (60 if small else 20)
     with bad_input("--out"):
         out.mkdir(parents=True, exist_ok=True)
+    with bad_input("--checkpoint"):
+        check_checkpoint(checkpoint, resume)
     with bad_input("--data"):
-        loaders = load_data(chosen, model, data_folder, seed)
+        task = load_task(model, data, data_folder, seed)
+        if not task.is_classification or task.train.y.ndim != 1:
+            raise ValueError("ssvi measures classifications: y_train must hold a whole number per example")
     with bad_input("--model"):
-        network = make_network(model, loaders[0], seed)
+        network = make_network(model, task, seed)
+    total = epochs or (60 if task.is_small else 20)
     with bad_input("--density"):
         fitted = SSVI(
             network,
@@ -72,24 +82,33 @@ def ssvi(
             removal,
             "structured" if removal == "structured" else "gradient",
             layer_density=layer_density,
-            update_interval=update_interval or (20 if small else 100),
+            update_interval=update_interval or (20 if task.is_small else 100),
             seed=seed,
         )
     methods: dict[str, SparseClassifier] = {"ssvi": fitted}
     if dense:
         methods["dense_vi"] = DenseVI(network, seed=seed)
-    with fitting_threads(chosen), compiling_notice(as_json):
-        for method in methods.values():
-            method.fit(loaders[0], loaders[1], epochs=total, progress=not as_json)
+    with fitting_threads(task, threads), compiling_notice(as_json):
+        for name, method in methods.items():
+            with bad_input():
+                method.fit(
+                    task.train,
+                    task.validation,
+                    epochs=total,
+                    checkpoint=_file_of(name, checkpoint),
+                    resume=resume,
+                    progress=not as_json,
+                )
         summary: dict[str, Any] = {
             "model": str(model),
-            "data": str(chosen),
+            "data": task.name,
+            "measured_on": task.measured_on,
             "density": fitted.density,
             "removal": removal,
             "layer_density": layer_density,
             "epochs": total,
             "seed": seed,
-            **{name: _measured(method, loaders[2]) for name, method in methods.items()},
+            **{name: _measured(method, task.test) for name, method in methods.items()},
         }
     with bad_input("--out"):
         plain = fitted.mean_model()
@@ -98,8 +117,15 @@ def ssvi(
     if as_json:
         print_json(summary)
     else:
-        _print(summary, fitted)
+        _print(summary, fitted, task)
         typer.echo(f"wrote masks.png and mean_network.safetensors to {out}")
+
+
+def _file_of(method: str, checkpoint: Path | None) -> Path | None:
+    """Return the checkpoint of a method; that of dense training is beside the other."""
+    if checkpoint is None or method == "ssvi":
+        return checkpoint
+    return checkpoint.with_name(f"{checkpoint.name}.{method}")
 
 
 def _measured(method: SparseClassifier, test: Any) -> dict[str, Any]:
@@ -115,7 +141,7 @@ def _measured(method: SparseClassifier, test: Any) -> dict[str, Any]:
     }
 
 
-def _print(summary: dict[str, Any], fitted: SparseClassifier) -> None:
+def _print(summary: dict[str, Any], fitted: SparseClassifier, task: Task) -> None:
     """Print the tables of the methods and of the layers."""
     from rich.table import Table
 
@@ -123,10 +149,11 @@ def _print(summary: dict[str, Any], fitted: SparseClassifier) -> None:
     names = {"ssvi": f"SSVI, density {summary['density']:.3g}", "dense_vi": "dense VI"}
     shown = {label: summary[name] for name, label in names.items() if name in summary}
     table = Table("", *shown, title=f"{summary['model']} on {summary['data']}")
+    where = "test" if task.measured_on == TEST_SET else task.measured_on
     rows: list[tuple[str, Any]] = [
-        (f"test {name}{', mean network' if part == 'test' else f', {_SAMPLES} draws'}", _quality(part, key))
+        (f"{where} {name}, {network}", _quality(part, key))
         for key, name in _QUALITIES.items()
-        for part in ("test", "test_sampled")
+        for part, network in (("test", "mean network"), ("test_sampled", f"{_SAMPLES} draws"))
     ]
     rows += [
         ("active weights", lambda m: f"{m['active_weights']:,}"),

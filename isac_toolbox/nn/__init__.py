@@ -3,7 +3,12 @@
 Priors, support graphs and messages are those of ``isac_toolbox.inference``, which the channel estimators call
 as well. PyTorch is imported by this package alone.
 
-``TurboVBICompressor`` compresses a trained ``torch.nn.Module``, with any loader of ``(x, y)``::
+``compress`` makes any ``torch.nn.Module`` smaller as far as it loses no more than asked, or to a budget::
+
+    result = compress(model, train_loader, max_loss_drop=0.01, val_loader=val_loader)
+    result.model, result.report.compression  # a smaller plain torch.nn.Module, and how much smaller
+
+``TurboVBICompressor`` has the steps one by one::
 
     compressor = TurboVBICompressor(model, temperature=0.2)
     compressor.fit(train_loader, epochs=30)
@@ -30,6 +35,8 @@ if _missing:
     )
 
 _PUBLIC = {
+    "compress": "one_call",
+    "CompressedNetwork": "one_call",
     "TurboVBICompressor": "turbo_vbi",
     "CompressionSettings": "turbo_vbi",
     "EpochRecord": "turbo_vbi",
@@ -127,6 +134,8 @@ if TYPE_CHECKING:
     from isac_toolbox.nn.layers import VariationalLinear as VariationalLinear
     from isac_toolbox.nn.layers import convert as convert
     from isac_toolbox.nn.layers import gaussian_kl as gaussian_kl
+    from isac_toolbox.nn.one_call import CompressedNetwork as CompressedNetwork
+    from isac_toolbox.nn.one_call import compress as compress
     from isac_toolbox.nn.ssvi.baselines import DenseVI as DenseVI
     from isac_toolbox.nn.ssvi.baselines import MagnitudeSparse as MagnitudeSparse
     from isac_toolbox.nn.ssvi.baselines import PrunedVI as PrunedVI

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -18,6 +19,8 @@ __all__ = ["VariationalConv2d", "VariationalLinear", "convert", "gaussian_kl", "
 _TINY = 1e-16
 #: Posterior standard deviation at the start, relative to the root mean square of the layer's weights.
 _START_SPREAD = 0.1
+#: Layers that a warning names at most.
+_MOST_NAMED = 8
 
 
 def gaussian_kl(mean: Tensor, variance: Tensor, precision: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ class _Variational:
     Attributes
     ----------
     variance : Tensor
-        ``sigma^2``, in the shape of ``weight`` (whose value is the posterior mean ``mu``).
+        ``sigma^2``, in the shape of ``mean``.
     mask : Tensor of bool
         True where a weight is kept.
     sampling : bool
@@ -59,17 +62,17 @@ class _Variational:
         Source of the noise.
     """
 
-    weight: Any
     bias: Any
     variance: Tensor
     mask: Tensor
-    sampling: bool
-    masked: bool
-    generator: torch.Generator | None
+    sampling: bool = False
+    masked: bool = False
+    generator: torch.Generator | None = None
+    _parameters: dict[str, Any]
 
     def _adopt(self: Any, plain: nn.Linear | nn.Conv2d) -> None:
         """Use the parameters of a plain layer."""
-        self.weight, self.bias = plain.weight, plain.bias
+        self._parameters["weight"], self._parameters["bias"] = plain.weight, plain.bias
         weight = plain.weight.detach()
         self.register_buffer("variance", torch.empty_like(weight))
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
@@ -77,14 +80,30 @@ class _Variational:
         self.sampling, self.masked, self.generator = False, False, None
         self.training = plain.training
 
+    @property
+    def mean(self) -> Any:
+        """Return the parameter ``mu``; its name in ``state_dict`` is ``weight``."""
+        if self._parameters.get("weight") is None:
+            raise AttributeError(f"{type(self).__name__} has no weights yet")
+        return self._parameters["weight"]
+
+    @property
+    def weight(self) -> Any:
+        """Return ``mu``, zero outside the mask where the mask is applied.
+
+        Modules that read the weights themselves (fused attention, tied decoders) get these.
+        """
+        return self.effective_mean()
+
     def start_variance(self) -> None:
         """Set ``sigma^2`` to one small value, relative to the weights of the layer."""
-        spread = _START_SPREAD * float(self.weight.detach().square().mean().sqrt())
+        spread = _START_SPREAD * float(self.mean.detach().square().mean().sqrt())
         self.variance.fill_(max(spread, 1e-4) ** 2)
 
     def effective_mean(self) -> Tensor:
         """Return ``mu``, zero outside the mask where the mask is applied."""
-        return self.weight * self.mask if self.masked else self.weight
+        mean: Tensor = self.mean
+        return mean * self.mask if self.masked else mean
 
     def effective_variance(self) -> Tensor:
         """Return ``sigma^2``, zero outside the mask where the mask is applied."""
@@ -100,7 +119,7 @@ class _Variational:
         self.variance.requires_grad_(on)
 
 
-class VariationalLinear(_Variational, nn.Linear):
+class VariationalLinear(_Variational, nn.Linear):  # type: ignore[override]
     """Linear layer with a Gaussian posterior, sampled by local reparameterisation.
 
     The output is drawn instead of the weights, ``y ~ N(x mu^T + b, x^2 (sigma^2)^T)``, independently for
@@ -133,7 +152,7 @@ class VariationalLinear(_Variational, nn.Linear):
         return mean + torch.sqrt(variance + _TINY) * self._noise(mean)
 
 
-class VariationalConv2d(_Variational, nn.Conv2d):
+class VariationalConv2d(_Variational, nn.Conv2d):  # type: ignore[override]
     """Convolution with a Gaussian posterior, whose kernel is drawn once per forward pass.
 
     A weight of the kernel acts at all output positions. Noise that is independent from position to position
@@ -186,7 +205,7 @@ def variational_layers(model: nn.Module) -> dict[str, VariationalLinear | Variat
 
 
 def convert(model: nn.Module, exclude: Iterable[str] = ()) -> nn.Module:
-    """Return a copy of the model in which every Linear and Conv2d has a Gaussian posterior.
+    """Return a copy of the model in which every Linear and Conv2d that learns has a Gaussian posterior.
 
     Parameters
     ----------
@@ -206,15 +225,48 @@ def convert(model: nn.Module, exclude: Iterable[str] = ()) -> nn.Module:
     ValueError
         If layers share weights, a name in ``exclude`` does not exist, a lazy layer has no weights yet, or
         there is no layer to convert.
+
+    Warns
+    -----
+    UserWarning
+        If layers that ``exclude`` does not name keep all their weights: other kinds, and frozen ones.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+    if lazy:
+        raise ValueError(f"model has lazy layers without weights, {lazy}; call it once with a batch before")
     candidates = {n: m for n, m in model.named_modules() if type(m) in (nn.Linear, nn.Conv2d)}
     skipped = check_names("exclude", exclude, candidates)
-    _refuse_shared_weights(model)
-    if not set(candidates) - skipped:
-        raise ValueError("model must have at least one nn.Linear or nn.Conv2d layer to compress, found none")
-    return replace_modules(deepcopy(model), set(candidates) - skipped, _to_variational)
+    kept = {n: "frozen" for n, m in candidates.items() if not m.weight.requires_grad}
+    kept |= dict.fromkeys(_tied_elsewhere(model, candidates), "weight shared")
+    chosen = set(candidates) - skipped - set(kept)
+    _refuse_shared_weights(model, chosen)
+    if not chosen:
+        text = f"; {sorted(kept)} are frozen or share their weights" if kept else ""
+        raise ValueError(
+            f"model must have at least one nn.Linear or nn.Conv2d layer to compress, found none{text}"
+        )
+    _name_whole_layers(model, chosen | skipped, kept)
+    return replace_modules(deepcopy(model), chosen, _to_variational)
+
+
+def _name_whole_layers(model: nn.Module, expected: Collection[str], reasons: Mapping[str, str]) -> None:
+    """Warn of layers that keep all their weights though nobody excluded them."""
+    whole = {}
+    for name, module in model.named_modules():
+        n = sum(p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
+        if n and name not in expected:
+            kind = reasons.get(name, type(module).__name__)
+            whole[f"{name or 'the model'} ({kind}, {n:,})"] = n
+    if whole:
+        share = sum(whole.values()) / max(sum(p.numel() for p in model.parameters()), 1)
+        shown = list(whole)[:_MOST_NAMED] + (["..."] if len(whole) > _MOST_NAMED else [])
+        warnings.warn(
+            f"these layers keep all their weights, {share:.0%} of the model's parameters, because only "
+            f"nn.Linear and nn.Conv2d layers that learn are compressed: {', '.join(shown)}",
+            stacklevel=4,
+        )
 
 
 def _to_variational(module: nn.Module) -> nn.Module:
@@ -242,18 +294,31 @@ def replace_modules(model: nn.Module, names: set[str], make: Any) -> nn.Module:
     return model
 
 
-def _refuse_shared_weights(model: nn.Module) -> None:
+def _tied_elsewhere(model: nn.Module, candidates: Collection[str]) -> set[str]:
+    """Return the candidates whose weight is also a parameter of a module of another kind."""
+    others = {
+        id(p)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if name not in candidates
+        for p in module.parameters(recurse=False)
+    }
+    return {name for name in candidates if id(model.get_submodule(name).weight) in others}
+
+
+def _refuse_shared_weights(model: nn.Module, candidates: Collection[str]) -> None:
     """Raise an error where two layers have the same weight tensor, or one layer is called twice."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding, nn.ConvTranspose2d)):
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
             owners.setdefault(id(module.weight), []).append(name)
     shared = [names for names in owners.values() if len(names) > 1]
     shared += [[name, name] for name in _called_twice(model)]
+    shared = [names for names in shared if set(names) & set(candidates)]
     if shared:
         text = "; ".join(" and ".join(repr(name) for name in names) for names in shared)
         raise ValueError(
-            f"model must not share weights between layers, but these do: {text}. Give each use its layer"
+            f"model must not share weights between layers, but these do: {text}. Give each use its layer, or "
+            "exclude them"
         )
 
 

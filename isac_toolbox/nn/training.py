@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -12,20 +12,39 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from isac_toolbox._validation import check_fraction, check_integer, check_loader, check_positive
+from isac_toolbox.nn._batches import (
+    Batch,
+    as_inputs,
+    batches,
+    concatenated,
+    dataset_size_of,
+    n_batches_of,
+)
+from isac_toolbox.nn.objective import Objective, distillation_loss, is_classification
 
 __all__ = [
     "accuracy",
     "batch_norms",
+    "class_probabilities",
     "cosine",
     "dataset_size_of",
     "distillation_loss",
-    "drawn_predictions",
+    "drawn_outputs",
+    "evaluating",
+    "frozen_modules",
     "recalibrate",
+    "set_training",
+    "size_or_none",
     "train",
     "training_epoch",
 ]
+
+#: Losses of logits of independent labels.
+_BINARY_LOSSES = (F.binary_cross_entropy_with_logits, F.multilabel_soft_margin_loss)
+_BINARY_MODULES = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
 
 @contextmanager
@@ -63,90 +82,172 @@ def cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
 
-def dataset_size_of(loader: Any, given: int | None) -> int:
-    """Return the number of examples: as given, or from the loader.
+def accuracy(model: nn.Module, loader: Any) -> float:
+    """Return the part of correct decisions in evaluation mode; all modes are restored.
 
     Raises
     ------
     ValueError
-        If the loader does not have it.
+        If outputs and targets are not logits (batch, n_classes, ...) and class indices (batch, ...).
     """
-    if given is not None:
-        return check_integer("dataset_size", given, 1)
-    size = getattr(loader, "dataset_size", None)
-    if size is None and hasattr(loader, "dataset"):
-        try:
-            size = len(loader.dataset)
-        except TypeError:  # an iterable-style data set has no length
-            size = None
-    if size is None and isinstance(loader, (list, tuple)):
-        size = sum(len(batch[1]) for batch in loader)
-    if size is None:
-        raise ValueError(
-            f"dataset_size must be given, {type(loader).__name__} does not know its number of examples"
-        )
-    return check_integer("dataset_size", int(size), 1)
-
-
-def accuracy(model: nn.Module, loader: Any) -> float:
-    """Return the part of correct decisions in evaluation mode; the mode is restored."""
-    was_training = model.training
-    model.eval()
     right, total = 0, 0
-    with torch.no_grad():
-        for x, y in loader:
-            right += int((model(x).argmax(1) == y).sum())
-            total += len(y)
-    model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        for batch in batches(loader, model):
+            output, target = batch.run(model), batch.target
+            if not is_classification(output, target):
+                raise ValueError(
+                    "accuracy needs logits (batch, n_classes, ...) and class indices (batch, ...), got "
+                    f"outputs {_shape_of(output)} and targets {_shape_of(target)}; use a metric of your own"
+                )
+            counted = target >= 0
+            right += int(((output.argmax(1) == target) & counted).sum())
+            total += int(counted.sum())
     return right / max(total, 1)
 
 
-def drawn_predictions(
+def _shape_of(value: Any) -> str:
+    """Return shape and type of a tensor, or the type of anything else."""
+    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+@contextmanager
+def evaluating(*models: nn.Module | None) -> Iterator[None]:
+    """Put models into evaluation mode, and every module back into its own afterwards."""
+    modes = {m: m.training for model in models if model is not None for m in model.modules()}
+    for module in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def frozen_modules(model: nn.Module) -> frozenset[str]:
+    """Return the names of modules that stay in evaluation mode in training.
+
+    These are modules in evaluation mode inside a model in training mode, and normalisations whose scale and
+    shift do not learn or whose momentum is zero.
+    """
+    frozen = set()
+    for name, module in model.named_modules():
+        norm = isinstance(module, _BatchNorm) and module.track_running_stats
+        fixed = norm and (module.momentum == 0.0 or not _learns(module))
+        if (model.training and not module.training) or fixed:
+            frozen.add(name)
+    return frozenset(frozen)
+
+
+def _learns(norm: nn.Module) -> bool:
+    """Return whether a normalisation has no scale and shift, or any of them learns."""
+    own = list(norm.parameters(recurse=False))
+    return not own or any(p.requires_grad for p in own)
+
+
+def set_training(model: nn.Module, frozen: Iterable[str] = ()) -> None:
+    """Put a model into training mode, apart from its frozen modules."""
+    model.train()
+    for name in frozen:
+        model.get_submodule(name).training = False
+
+
+def drawn_outputs(
     model: nn.Module,
-    x: Tensor,
+    x: Any,
     n_samples: int,
     set_sampling: Callable[[int | None], None],
     seed: int,
-) -> Tensor:
-    """Return class probabilities (n_networks, batch, n_classes) of networks drawn from the posterior.
+    batch_size: int | None = None,
+) -> Iterator[Any]:
+    """Yield what every network drawn from the posterior returns for all examples.
 
     Parameters
     ----------
     model : nn.Module
-        Classifier that returns logits; used in evaluation mode, the mode is restored.
-    x : Tensor, shape (batch, ...)
+        Used in evaluation mode; all modes are restored.
+    x : Tensor, or tuple, list or dict of Tensor
+        Inputs; the examples are along the first axis.
     n_samples : int
         Number of networks; 0 for the mean network alone.
     set_sampling : callable
         Function that turns the noise of the model's layers on with a seed, or off with None.
     seed : int
         Seed of the draws.
+    batch_size : int, optional
+        Examples per forward pass; all at once if not given.
 
     Raises
     ------
     TypeError, ValueError
-        If ``x`` is no tensor or ``n_samples`` is negative.
+        If ``x`` has no tensor, or a number is out of range.
     """
     n_samples = check_integer("n_samples", n_samples, 0)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        set_sampling(seed if n_samples else None)
-        drawn = torch.stack([F.softmax(model(x), 1) for _ in range(max(n_samples, 1))])
-        set_sampling(None)
-    model.train(was_training)
-    return drawn
+    inputs = as_inputs(x, model)
+    step = max(inputs.size, 1) if batch_size is None else check_integer("batch_size", batch_size, 1)
+    parts = [inputs.part(i, i + step) for i in range(0, max(inputs.size, 1), step)]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    for number in range(max(n_samples, 1)):
+        with evaluating(model), torch.no_grad():
+            if number == 0:
+                set_sampling(seed if n_samples else None)
+            torch.backends.mha.set_fastpath_enabled(fused and not n_samples)  # it would see no noise
+            try:
+                outputs = _outputs_of_one_network(model, parts)
+            finally:
+                torch.backends.mha.set_fastpath_enabled(fused)
+                if number + 1 >= n_samples:
+                    set_sampling(None)
+        yield outputs
 
 
-def batch_norms(model: nn.Module) -> list[Any]:
-    """Return the batch normalisations that keep running moments."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    return [m for m in model.modules() if isinstance(m, kinds) and m.track_running_stats]
+def _outputs_of_one_network(model: nn.Module, parts: list[Batch]) -> Any:
+    """Return the outputs of all parts; the noise starts anew in each, so that the weights are the same."""
+    found = [getattr(module, "generator", None) for module in model.modules()]
+    generators = [generator for generator in found if isinstance(generator, torch.Generator)]
+    starts = [generator.get_state() for generator in generators]
+    outputs = []
+    for part in parts:
+        for generator, state in zip(generators, starts):
+            generator.set_state(state)
+        outputs.append(part.run(model))
+    return outputs[0] if len(outputs) == 1 else concatenated(outputs)
 
 
-def recalibrate(model: nn.Module, loader: Any, seed: int = 0, n_batches: int | None = None) -> None:
+def class_probabilities(output: Any, loss: Callable[[Any, Any], Tensor]) -> Tensor:
+    """Return probabilities for logits: of classes along the second axis, or of independent labels.
+
+    Raises
+    ------
+    ValueError
+        If the outputs are not logits of classes and the loss is not one of independent labels.
+    """
+    if loss in _BINARY_LOSSES or isinstance(loss, _BINARY_MODULES):
+        return torch.sigmoid(output)
+    if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[1] < 2:
+        raise ValueError(
+            "predict_proba needs logits (batch, n_classes, ...) with two classes or more, or a loss of binary"
+            f" labels (binary_cross_entropy_with_logits); the model returns {_shape_of(output)}. Use predict"
+        )
+    return F.softmax(output, 1)
+
+
+def batch_norms(model: nn.Module, frozen: Iterable[str] = ()) -> list[Any]:
+    """Return the batch normalisations that keep running moments, apart from frozen ones."""
+    left_out = frozenset(frozen)
+    return [
+        m
+        for name, m in model.named_modules()
+        if isinstance(m, _BatchNorm) and m.track_running_stats and name not in left_out
+    ]
+
+
+def recalibrate(
+    model: nn.Module,
+    loader: Any,
+    seed: int = 0,
+    n_batches: int | None = None,
+    frozen: Iterable[str] | None = None,
+) -> None:
     """Compute the running moments of all batch normalisations again, as plain averages over the batches.
 
     Parameters
@@ -159,66 +260,29 @@ def recalibrate(model: nn.Module, loader: Any, seed: int = 0, n_batches: int | N
         Seed of dropout and of loaders that use the global generator.
     n_batches : int, optional
         Number of batches; all if not given.
+    frozen : iterable of str, optional
+        Modules that stay as they are; by default those that ``frozen_modules`` finds.
     """
-    norms = batch_norms(model)
+    left_out = frozen_modules(model) if frozen is None else frozenset(frozen)
+    norms = batch_norms(model, left_out)
     if not norms:
         return
-    momenta, was_training = [norm.momentum for norm in norms], model.training
+    momenta, modes = [norm.momentum for norm in norms], {m: m.training for m in model.modules()}
     generator: Any = getattr(loader, "generator", None)
     state = generator.get_state() if isinstance(generator, torch.Generator) else None
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
-    model.train()
+    set_training(model, left_out)
     with torch.no_grad(), training_epoch(seed, 0, loader):
-        for x, _ in islice(loader, n_batches):
-            model(x)
+        for batch in islice(batches(loader, model), n_batches):
+            batch.run(model)
     if state is not None:
         generator.set_state(state)
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
-    model.train(was_training)
-
-
-def distillation_loss(
-    output: Tensor,
-    target: Tensor,
-    teacher: Tensor | None,
-    weight: float = 0.5,
-    softness: float = 3.0,
-    hard_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-) -> Tensor:
-    """Return the loss of the labels, mixed with the divergence from the softened outputs of a teacher.
-
-    Parameters
-    ----------
-    output : Tensor, shape (batch, n_classes)
-        Logits of the student.
-    target : Tensor, shape (batch,)
-        Class indices.
-    teacher : Tensor, shape (batch, n_classes), optional
-        Logits of the teacher; without them the loss is that of the labels.
-    weight : float
-        Weight of the divergence, from 0 to 1.
-    softness : float
-        Temperature of both softmax functions.
-    hard_loss : callable
-        Mean loss of (output, target).
-
-    Notes
-    -----
-    Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", arXiv:1503.02531.
-    """
-    hard = hard_loss(output, target)
-    if teacher is None:
-        return hard
-    soft = F.kl_div(
-        F.log_softmax(output / softness, 1),
-        F.log_softmax(teacher / softness, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return (1.0 - weight) * hard + weight * softness**2 * soft
+    for module, mode in modes.items():
+        module.training = mode
 
 
 def train(
@@ -232,6 +296,9 @@ def train(
     first_epoch: int = 0,
     teacher: nn.Module | None = None,
     distillation: float = 0.5,
+    loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
+    metric: Callable[[Any, Any], Any] | None = None,
+    frozen: Iterable[str] | None = None,
     after_backward: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
     on_epoch: Callable[[int, float, float], None] | None = None,
@@ -241,9 +308,9 @@ def train(
     Parameters
     ----------
     model : nn.Module
-        Classifier that returns logits.
+        Any network; parameters without ``requires_grad`` and frozen modules (``frozen_modules``) stay.
     loader : iterable of (x, y)
-        Batches, iterated once per epoch.
+        Batches, iterated once per epoch; also ``(x1, x2, y)`` and dicts.
     epochs : int
         Number of epochs.
     learning_rate, weight_decay : float
@@ -253,13 +320,19 @@ def train(
     first_epoch : int
         Number of earlier epochs; it shifts the seeds.
     teacher : nn.Module, optional
-        Network for distillation.
+        Network for distillation; its modes are restored.
     distillation : float
         Weight of the teacher's term.
+    loss : callable
+        Mean negative log-likelihood of (output, target).
+    metric : callable, optional
+        Quality of (output, target), larger is better; by default the accuracy of a classification.
+    frozen : iterable of str, optional
+        Modules that stay in evaluation mode; by default those that ``frozen_modules`` finds.
     after_backward, after_step : callable, optional
         Called in every step, after the gradients are there and after the weights have moved.
     on_epoch : callable, optional
-        Called with (epoch, mean loss, accuracy) of every epoch.
+        Called with (epoch, mean loss, metric) of every epoch.
 
     Returns
     -------
@@ -270,44 +343,59 @@ def train(
     epochs = check_integer("epochs", epochs, 0)
     check_positive("learning_rate", learning_rate)
     check_fraction("distillation", distillation, low_open=False, high_open=False)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    if teacher is not None:
-        teacher.eval()
-    for epoch in range(epochs):
-        total, right, seen = 0.0, 0, 0
-        model.train()
-        with training_epoch(seed, first_epoch + epoch, loader):
-            for i, (x, y) in enumerate(loader):
-                optimiser.param_groups[0]["lr"] = learning_rate * cosine((epoch + i / len(loader)) / epochs)
-                loss, hits = _step(model, optimiser, x, y, teacher, distillation, after_backward)
-                if after_step is not None:
-                    after_step()
-                total, right, seen = total + loss * len(y), right + hits, seen + len(y)
-        if on_epoch is not None:
-            on_epoch(epoch, total / max(seen, 1), right / max(seen, 1))
+    objective = Objective(loss, metric)
+    frozen = frozen_modules(model) if frozen is None else frozenset(frozen)
+    optimiser = adam(model.parameters(), learning_rate, weight_decay)
+    n_batches, size = None, 0
+    with evaluating(teacher):
+        for epoch in range(epochs):
+            total, quality, seen = 0.0, 0.0, 0
+            set_training(model, frozen)
+            with training_epoch(seed, first_epoch + epoch, loader):
+                for i, batch in enumerate(batches(loader, model)):
+                    if n_batches is None:
+                        size = size_or_none(loader) or batch.size
+                        n_batches = n_batches_of(loader, size, batch.size)
+                    set_rate(optimiser, learning_rate * cosine((epoch + i / n_batches) / epochs))
+                    value, part = objective.training_loss(model, batch, teacher, distillation)
+                    descend(optimiser, value, after_backward)
+                    if after_step is not None:
+                        after_step()
+                    size = batch.size
+                    total += float(value.detach()) * size
+                    quality, seen = quality + part * size, seen + size
+            n_batches = i + 1
+            if on_epoch is not None:
+                on_epoch(epoch, total / max(seen, 1), quality / max(seen, 1))
     return model.eval()
 
 
-def _step(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    x: Tensor,
-    y: Tensor,
-    teacher: nn.Module | None,
-    distillation: float,
-    after_backward: Callable[[], None] | None,
-) -> tuple[float, int]:
-    """Take one step of the optimiser; return the loss and the number of correct decisions."""
-    output = model(x)
-    hint = None
-    if teacher is not None:
-        with torch.no_grad():
-            hint = teacher(x)
-    loss = distillation_loss(output, y, hint, distillation)
+def adam(parameters: Iterable[Any], learning_rate: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+    """Return Adam, with decoupled weight decay, for the parameters that learn."""
+    learning = [p for p in parameters if p.requires_grad]
+    return torch.optim.AdamW(learning, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all groups."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def descend(
+    optimiser: torch.optim.Optimizer, loss: Tensor, after_backward: Callable[[], None] | None = None
+) -> None:
+    """Take one step of the optimiser."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     if after_backward is not None:
         after_backward()
     optimiser.step()
-    return float(loss.detach()), int((output.detach().argmax(1) == y).sum())
+
+
+def size_or_none(loader: Any) -> int | None:
+    """Return the number of examples if the loader knows it."""
+    try:
+        return dataset_size_of(loader, None)
+    except ValueError:
+        return None

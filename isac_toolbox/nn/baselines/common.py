@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from isac_toolbox.nn._batches import first_batch
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink, simplify
+from isac_toolbox.nn.objective import Objective
 from isac_toolbox.nn.training import train
 
 Masks = dict[str, Tensor]
@@ -49,12 +52,23 @@ class Finetuning:
         Weight of the teacher's term in the loss, from 0 to 1.
     seed : int
         Seed of dropout and of loaders that use the global generator.
+    loss : callable
+        Mean negative log-likelihood of (output, target).
+    metric : callable, optional
+        Quality of (output, target) of a batch, larger is better.
     """
 
     learning_rate: float = 1e-3
     teacher: nn.Module | None = None
     distillation: float = 0.5
     seed: int = 0
+    loss: Callable[[Any, Any], Tensor] = F.cross_entropy
+    metric: Callable[[Any, Any], Any] | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """Return loss and metric."""
+        return Objective(self.loss, self.metric)
 
     def run(self, model: nn.Module, loader: Any, epochs: int, first_epoch: int = 0, **hooks: Any) -> None:
         """Train in place.
@@ -78,6 +92,8 @@ class Finetuning:
             first_epoch=first_epoch,
             teacher=self.teacher,
             distillation=self.distillation,
+            loss=self.loss,
+            metric=self.metric,
             **hooks,
         )
 
@@ -110,16 +126,15 @@ def finish(
     """Fine-tune under fixed masks, remove disconnected weights, and return the result with its report."""
     apply_masks(model, masks)
     tuning.run(model, loader, epochs, first, after_step=lambda: apply_masks(model, masks))
-    shape = example_shape(loader)
-    simplify(model.eval(), shape)
+    example = first_batch(loader, model).part(0, 2)
+    simplify(model.eval(), example)
     masks = {name: mask & (prunable(model)[name].weight != 0.0) for name, mask in masks.items()}
-    return BaselineResult(model, masks, make_report(model, masks, shape, shrink(model, shape)))
+    return BaselineResult(model, masks, make_report(model, masks, example, shrink(model, example)))
 
 
-def example_shape(loader: Any) -> tuple[int, ...]:
+def example_shape(model: nn.Module, loader: Any) -> tuple[int, ...]:
     """Return the shape of one example, without a draw from the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        return tuple(next(iter(loader))[0].shape[1:])
+    return first_batch(loader, model).input_shape
 
 
 def weight_budget(model: nn.Module, density: float) -> int:

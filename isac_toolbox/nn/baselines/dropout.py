@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isac_toolbox._validation import check_fraction, check_integer, check_positive
+from isac_toolbox.nn._batches import batches, n_batches_of
 from isac_toolbox.nn.baselines.common import (
     BaselineResult,
     Finetuning,
@@ -17,7 +18,17 @@ from isac_toolbox.nn.baselines.common import (
     weight_budget,
 )
 from isac_toolbox.nn.layers import convert, to_plain, variational_layers
-from isac_toolbox.nn.training import cosine, dataset_size_of, epoch_seed, training_epoch
+from isac_toolbox.nn.training import (
+    adam,
+    cosine,
+    dataset_size_of,
+    descend,
+    epoch_seed,
+    frozen_modules,
+    set_rate,
+    set_training,
+    training_epoch,
+)
 
 __all__ = ["sparse_variational_dropout"]
 
@@ -64,31 +75,29 @@ def sparse_variational_dropout(
     epochs, size = check_integer("epochs", epochs, 1), dataset_size_of(loader, dataset_size)
     tuning = tuning or Finetuning()
     net = convert(model)
-    layers = variational_layers(net)
-    logs = {name: nn.Parameter(torch.full_like(layer.weight, -10.0)) for name, layer in layers.items()}
-    optimiser = torch.optim.Adam([*net.parameters(), *logs.values()], lr=tuning.learning_rate, fused=True)
+    layers, frozen = variational_layers(net), frozen_modules(net)
+    logs = {name: nn.Parameter(torch.full_like(layer.mean, -10.0)) for name, layer in layers.items()}
+    optimiser = adam([*net.parameters(), *logs.values()], tuning.learning_rate)
     for epoch in range(epochs):
-        net.train()
+        set_training(net, frozen)
         for i, layer in enumerate(layers.values()):
             layer.sampling = True
-            layer.generator = torch.Generator(layer.weight.device).manual_seed(
+            layer.generator = torch.Generator(layer.mean.device).manual_seed(
                 epoch_seed(tuning.seed, epoch, 1) + i
             )
         with training_epoch(tuning.seed, epoch, loader):
-            for i, (x, y) in enumerate(loader):
-                part = (epoch + i / len(loader)) / epochs
-                optimiser.param_groups[0]["lr"] = tuning.learning_rate * cosine(part)
+            for i, batch in enumerate(batches(loader, net)):
+                part = (epoch + i / n_batches_of(loader, size, batch.size)) / epochs
+                set_rate(optimiser, tuning.learning_rate * cosine(part))
                 for name, layer in layers.items():
                     layer.variance = logs[name].exp()
-                kl: Any = sum(_molchanov_kl(layers[n].weight, logs[n]) for n in layers)
-                loss = F.cross_entropy(net(x), y) + kl_weight * min(part / warmup_part, 1.0) / size * kl
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
+                kl: Any = sum(_molchanov_kl(layers[n].mean, logs[n]) for n in layers)
+                data_loss, _ = tuning.objective.training_loss(net, batch)
+                descend(optimiser, data_loss + kl_weight * min(part / warmup_part, 1.0) / size * kl)
     for name, layer in layers.items():
         layer.sampling, layer.generator = False, None
         layer.variance = logs[name].detach().exp()
-    scores = {n: -_log_alpha(layer.weight, logs[n]).detach() for n, layer in layers.items()}
+    scores = {n: -_log_alpha(layer.mean, logs[n]).detach() for n, layer in layers.items()}
     plain = to_plain(net)
     return finish(
         plain, keep_largest(scores, weight_budget(plain, density)), loader, finetune_epochs, epochs, tuning

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from isac_toolbox._validation import check_choice, check_fraction, check_positive
+from isac_toolbox.nn._batches import Batch, first_batch, n_batches_of
 from isac_toolbox.nn.baselines.common import (
     BaselineResult,
     Finetuning,
     Masks,
     apply_masks,
-    example_shape,
     finish,
     prunable,
     weight_budget,
 )
 from isac_toolbox.nn.export.shrink import Channels, simplify
-from isac_toolbox.nn.training import cosine
+from isac_toolbox.nn.training import cosine, dataset_size_of
 
 __all__ = ["group_lasso"]
 
@@ -66,7 +66,8 @@ def group_lasso(
     check_positive("strength", strength)
     check_choice("group", group, ("in", "out"))
     tuning, net = tuning or Finetuning(), deepcopy(model)
-    total_steps = max(epochs * len(loader), 1)
+    first = first_batch(loader, net).size
+    total_steps = max(epochs * n_batches_of(loader, dataset_size_of(loader, None), first), 1)
     count = 0
 
     def shrink_groups() -> None:
@@ -88,7 +89,7 @@ def group_lasso(
         scores[name] = (norm / norm.mean().clamp(min=1e-12)).expand_as(layer.weight).detach()
     if group == "out":
         scores[name] = torch.full_like(scores[name], math.inf)
-    masks = _whole_groups(net, scores, weight_budget(net, density), example_shape(loader))
+    masks = _whole_groups(net, scores, weight_budget(net, density), first_batch(loader, net))
     return finish(net, masks, loader, finetune_epochs, epochs, tuning)
 
 
@@ -101,19 +102,17 @@ def _group_norm(layer: nn.Linear | nn.Conv2d, group: str) -> tuple[Tensor, int]:
     return weight.norm(dim=axis, keepdim=True), weight.shape[axis]
 
 
-def _whole_groups(
-    model: nn.Module, scores: Mapping[str, Tensor], n_keep: int, shape: tuple[int, ...]
-) -> Masks:
+def _whole_groups(model: nn.Module, scores: Mapping[str, Tensor], n_keep: int, example: Batch) -> Masks:
     """Return masks of the groups of largest norm that meet the budget without disconnected weights."""
     values = torch.unique(torch.cat([score.flatten() for score in scores.values()]), sorted=True)
-    channels = Channels(model, shape)
+    channels = Channels(model, example)
     low, high = 0, len(values) - 1  # a higher threshold keeps less
     while low < high:
         middle = (low + high) // 2
         masks = {name: score > values[middle] for name, score in scores.items()}
         trial = deepcopy(model).eval()
         apply_masks(trial, masks)
-        simplify(trial, shape, channels=channels)
+        simplify(trial, example, channels=channels)
         kept = sum(int(layer.weight.count_nonzero()) for layer in prunable(trial).values())
         low, high = (low, middle) if kept <= n_keep else (middle + 1, high)
     return {name: score > values[low] for name, score in scores.items()}

@@ -59,7 +59,7 @@ def torch_pruning(
     """
     if (density is None) == (macs is None):
         raise ValueError(f"give either density or macs, got density={density!r} and macs={macs!r}")
-    tuning, shape = tuning or Finetuning(), example_shape(loader)
+    tuning, shape = tuning or Finetuning(), example_shape(model, loader)
 
     def fits(net: nn.Module) -> bool:
         if density is not None:

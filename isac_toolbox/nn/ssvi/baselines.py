@@ -31,7 +31,7 @@ class DenseVI(SparseClassifier):
     ----------
     model : nn.Module
         As in ``SSVI``.
-    exclude, loss, seed
+    exclude, loss, metric, seed
         As in ``SSVI``.
     **settings : float
         ``learning_rate``, ``momentum``, ``weight_decay``, ``initial_mean_sd``, ``prior_sd``, ``kl_weight``,
@@ -52,12 +52,13 @@ class DenseVI(SparseClassifier):
         model: nn.Module,
         *,
         exclude: Iterable[str] = (),
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
+        metric: Callable[[Any, Any], Any] | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> None:
         check_known("DenseVI", settings, _OPTIMISER + _POSTERIOR)
-        super().__init__(model, SSVISettings(density=1.0, **settings), exclude, loss, seed)
+        super().__init__(model, SSVISettings(density=1.0, **settings), exclude, loss, seed, metric)
 
 
 class MagnitudeSparse(SparseClassifier):
@@ -71,7 +72,7 @@ class MagnitudeSparse(SparseClassifier):
         Active part of the weights.
     addition : {"gradient", "random"}
         As in ``SSVI``.
-    exclude, loss, seed
+    exclude, loss, metric, seed
         As in ``SSVI``.
     **settings
         ``layer_density``, ``erk_power``, ``replace_fraction``, ``update_interval``, ``update_until``,
@@ -95,14 +96,15 @@ class MagnitudeSparse(SparseClassifier):
         addition: str = "gradient",
         *,
         exclude: Iterable[str] = (),
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
+        metric: Callable[[Any, Any], Any] | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> None:
         check_choice("addition", addition, ("gradient", "random"))
         check_known("MagnitudeSparse", settings, _OPTIMISER + _SUPPORT)
         chosen = SSVISettings(density, "magnitude", addition, posterior=False, **settings)
-        super().__init__(model, chosen, exclude, loss, seed)
+        super().__init__(model, chosen, exclude, loss, seed, metric)
 
 
 class PrunedVI(SparseClassifier):
@@ -119,7 +121,7 @@ class PrunedVI(SparseClassifier):
     finetune_part : float
         Part of the epochs after pruning, in [0, 1), with a second learning-rate schedule. With 0 the network
         is pruned after the last epoch.
-    exclude, loss, seed
+    exclude, loss, metric, seed
         As in ``SSVI``.
     **settings : float
         As in ``DenseVI``.
@@ -142,7 +144,8 @@ class PrunedVI(SparseClassifier):
         *,
         finetune_part: float = 0.25,
         exclude: Iterable[str] = (),
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
+        metric: Callable[[Any, Any], Any] | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> None:
@@ -150,7 +153,7 @@ class PrunedVI(SparseClassifier):
         self.finetune_part = check_fraction("finetune_part", finetune_part, low_open=False)
         check_known("PrunedVI", settings, _OPTIMISER + _POSTERIOR)
         chosen = SSVISettings(density, score, replace_fraction=0.0, update_until=0.0, **settings)
-        super().__init__(model, chosen, exclude, loss, seed)
+        super().__init__(model, chosen, exclude, loss, seed, metric)
 
     def _budgets(self) -> dict[str, int]:
         self._pruned = False

@@ -7,29 +7,38 @@ variational inference", ICLR 2024, arXiv:2402.11025.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isac_toolbox._validation import check_integer, check_loader
+from isac_toolbox.nn._batches import described_data
 from isac_toolbox.nn._checkpoints import Checkpoint, run_epochs
 from isac_toolbox.nn._settings import settings_with
 from isac_toolbox.nn.evaluation.metrics import predict_loader, prediction_metrics
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink
+from isac_toolbox.nn.objective import Objective
 from isac_toolbox.nn.ssvi.flops import step_flops
 from isac_toolbox.nn.ssvi.layers import convert_sparse, sparse_layers
 from isac_toolbox.nn.ssvi.settings import AUTHORS_SETTINGS, SSVISettings
 from isac_toolbox.nn.ssvi.training import SparseEpochRecord, SparseTraining
-from isac_toolbox.nn.training import dataset_size_of, drawn_predictions, epoch_seed
+from isac_toolbox.nn.training import (
+    class_probabilities,
+    dataset_size_of,
+    drawn_outputs,
+    epoch_seed,
+    frozen_modules,
+)
 
 __all__ = ["AUTHORS_SETTINGS", "SSVI", "SSVIReport", "SparseClassifier", "SparseEpochRecord"]
 
-_CHECKPOINT_FORMAT = "isac-toolbox sparse training checkpoint 1"
+_CHECKPOINT_FORMAT = "isac-toolbox sparse training checkpoint 2"
 
 Self = TypeVar("Self", bound="SparseClassifier")
 
@@ -61,7 +70,7 @@ class SparseClassifier(SparseTraining):
     Parameters
     ----------
     model : nn.Module
-        Network that returns logits; it is not changed. Biases and normalisations start from its values, the
+        Any network; it is not changed. Biases and normalisations start from its values, the
         weights are drawn.
     settings : SSVISettings
         All settings.
@@ -69,6 +78,8 @@ class SparseClassifier(SparseTraining):
         Names of layers that are not converted.
     loss : callable
         Mean negative log-likelihood of (output, target).
+    metric : callable, optional
+        Quality of (output, target) of a batch, larger is better; by default the accuracy of a classification.
     seed : int
         Seed of support, weights, noise, and of the order of loaders that use torch's global generator.
     """
@@ -78,13 +89,14 @@ class SparseClassifier(SparseTraining):
         model: nn.Module,
         settings: SSVISettings,
         exclude: Iterable[str] = (),
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
         seed: int = 0,
+        metric: Callable[[Any, Any], Any] | None = None,
     ) -> None:
-        self.settings, self.loss = settings, loss
+        self.settings, self.objective = settings, Objective(loss, metric)
         self.seed = check_integer("seed", seed, 0)
         self.model = convert_sparse(model, exclude, settings.sparse_below)
-        self.layers = sparse_layers(self.model)
+        self.layers, self.frozen = sparse_layers(self.model), frozen_modules(self.model)
         self._small = {name: value.clone() for name, value in self.model.state_dict().items()}
         self._start()
 
@@ -104,7 +116,7 @@ class SparseClassifier(SparseTraining):
 
         Parameters
         ----------
-        train_loader : iterable of (x, y), with a length
+        train_loader : iterable of (x, y)
             Batches, iterated once per epoch; ``TensorLoader`` is the fastest loader.
         val_loader : iterable of (x, y), optional
             Batches for the accuracy per epoch, which has no effect on training.
@@ -134,14 +146,13 @@ class SparseClassifier(SparseTraining):
             If the loss is no longer finite.
         """
         check_loader("train_loader", train_loader)
-        if not hasattr(train_loader, "__len__"):
-            raise TypeError(f"train_loader must have a length, got {type(train_loader).__name__}")
         epochs = check_integer("epochs", epochs, 1)
+        size = dataset_size_of(train_loader, dataset_size)
         shared = asdict(self.settings) | {"seed": self.seed, "epochs": epochs}
+        shared |= self.objective.described() | described_data(train_loader, size)
         file = Checkpoint.from_arguments(
             checkpoint, resume, _CHECKPOINT_FORMAT, "training on a fixed budget", shared
         )
-        size = dataset_size_of(train_loader, dataset_size)
         if self.step_count:
             self._start()
         run_epochs(
@@ -159,31 +170,56 @@ class SparseClassifier(SparseTraining):
 
     # ---- after the fit -------------------------------------------------------------------------------
 
-    def predict_proba(self, x: Tensor, n_samples: int = 0) -> Tensor:
-        """Return class probabilities, (batch, n_classes).
+    def predict(self, x: Any, n_samples: int = 0, *, batch_size: int | None = None) -> Tensor:
+        """Return what every drawn network returns, (n_networks, batch, ...).
 
         Parameters
         ----------
-        x : Tensor, shape (batch, ...)
-            Inputs.
+        x : Tensor, or tuple, list or dict of Tensor
+            Inputs, the examples along the first axis.
         n_samples : int
-            Number of networks drawn from the posterior, whose probabilities are averaged; 0 for the mean
-            network. The draws are the same in every call.
+            Number of networks drawn from the posterior; 0 for the mean network alone. The draws are the same
+            in every call.
+        batch_size : int, optional
+            Examples per forward pass; all at once if not given.
         """
-        return self.predict_draws(x, n_samples).mean(0)
+        return torch.stack(list(self._drawn_outputs(x, n_samples, batch_size)))
 
-    def predict_draws(self, x: Tensor, n_samples: int) -> Tensor:
-        """Return class probabilities of every drawn network, (n_networks, batch, n_classes).
+    def predict_proba(self, x: Any, n_samples: int = 0, *, batch_size: int | None = None) -> Tensor:
+        """Return class probabilities, (batch, n_classes, ...), averaged over the drawn networks.
 
         Parameters
         ----------
-        x : Tensor, shape (batch, ...)
-            Inputs.
-        n_samples : int
-            Number of networks drawn from the posterior; 0 for the mean network alone.
+        x, n_samples, batch_size
+            As in ``predict``.
+
+        Raises
+        ------
+        ValueError
+            If the network returns no logits.
         """
+        return self.predict_draws(x, n_samples, batch_size=batch_size).mean(0)
+
+    def predict_draws(self, x: Any, n_samples: int, *, batch_size: int | None = None) -> Tensor:
+        """Return class probabilities of every drawn network, (n_networks, batch, n_classes, ...).
+
+        Parameters
+        ----------
+        x, n_samples, batch_size
+            As in ``predict``.
+
+        Raises
+        ------
+        ValueError
+            If the network returns no logits.
+        """
+        drawn = self._drawn_outputs(x, n_samples, batch_size)
+        return torch.stack([class_probabilities(output, self.objective.loss) for output in drawn])
+
+    def _drawn_outputs(self, x: Any, n_samples: int, batch_size: int | None) -> Iterator[Any]:
+        """Yield what every drawn network returns."""
         seed = epoch_seed(self.seed, 0, 2)
-        return drawn_predictions(self.model, x, n_samples, self._set_sampling, seed)
+        return drawn_outputs(self.model, x, n_samples, self._set_sampling, seed, batch_size)
 
     def evaluate(self, loader: Any, n_samples: int = 0) -> dict[str, float]:
         """Return ``accuracy``, ``nll``, ``ece`` and ``brier``; ``n_samples`` as in ``predict_proba``."""
@@ -206,9 +242,7 @@ class SparseClassifier(SparseTraining):
         if self.input_shape is None or not self.history:
             raise RuntimeError("report needs a fitted network; call fit first")
         plain = self.mean_model()
-        base = make_report(
-            plain, self.support(), self.input_shape, shrink(plain, self.input_shape), value_bits
-        )
+        base = make_report(plain, self.support(), self.example, shrink(plain, self.example), value_bits)
         return SSVIReport(
             **{field.name: getattr(base, field.name) for field in fields(base)},
             training_flops=self.training_flops,
@@ -233,7 +267,7 @@ class SSVI(SparseClassifier):
     Parameters
     ----------
     model : nn.Module
-        Network that returns logits; it is not changed. New weights are drawn.
+        Any network; it is not changed. New weights are drawn.
     density, removal, addition
         The first three fields of ``SSVISettings``; taken from ``settings`` if not given.
     settings : SSVISettings, optional
@@ -242,6 +276,8 @@ class SSVI(SparseClassifier):
         Names of layers that are not converted.
     loss : callable
         Mean negative log-likelihood of (output, target).
+    metric : callable, optional
+        Quality of (output, target) of a batch, larger is better; by default the accuracy of a classification.
     seed : int
         Seed of everything.
     **changes
@@ -276,7 +312,8 @@ class SSVI(SparseClassifier):
         *,
         settings: SSVISettings | None = None,
         exclude: Iterable[str] = (),
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
+        metric: Callable[[Any, Any], Any] | None = None,
         seed: int = 0,
         **changes: Any,
     ) -> None:
@@ -290,4 +327,4 @@ class SSVI(SparseClassifier):
                 UserWarning,
                 stacklevel=2,
             )
-        super().__init__(model, chosen, exclude, loss, seed)
+        super().__init__(model, chosen, exclude, loss, seed, metric)

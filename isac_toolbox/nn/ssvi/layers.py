@@ -96,6 +96,16 @@ class _SparseGaussian:
         _refresh(self)
         return self
 
+    @property
+    def weight(self) -> Tensor:
+        """Return the means as a full tensor, zero outside the support.
+
+        Modules that read the weights themselves (fused attention, tied decoders) get these.
+        """
+        if getattr(self, "mean", None) is None:
+            raise AttributeError(f"{type(self).__name__} has no weights yet")
+        return self.expand(self.mean)
+
     def set_support(self, index: Tensor | None, mean: Tensor, rho: Tensor | None) -> None:
         """Replace support and weights; a number that stays the same keeps the optimiser's parameters."""
         if self.mean is not None and self.mean.shape == mean.shape:
@@ -184,7 +194,7 @@ def _refresh(layer: Any, _: Any = None) -> None:
         layer.refresh()
 
 
-class SparseGaussianLinear(_SparseGaussian, nn.Linear):
+class SparseGaussianLinear(_SparseGaussian, nn.Linear):  # type: ignore[override]
     """Linear layer with a Gaussian posterior on a support of fixed size.
 
     Notes
@@ -227,7 +237,7 @@ class SparseGaussianLinear(_SparseGaussian, nn.Linear):
         return product if self.bias is None else product + self.bias
 
 
-class SparseGaussianConv2d(_SparseGaussian, nn.Conv2d):
+class SparseGaussianConv2d(_SparseGaussian, nn.Conv2d):  # type: ignore[override]
     """Convolution with a Gaussian posterior on a support of fixed size; it multiplies the full kernel.
 
     Notes

@@ -15,7 +15,13 @@ NOISES = ("weights", "outputs")
 SIGMA_STEPS = ("rho", "sigma")
 ADDITIONS = ("gradient", "random", "structured")
 #: Settings in which the code of the authors differs: ``SSVI(model, **AUTHORS_SETTINGS)``.
-AUTHORS_SETTINGS = {"learning_rate": 0.01, "initial_mean_sd": 0.01, "prior_sd": 0.005, "kl_weight": 0.01}
+AUTHORS_SETTINGS = {
+    "learning_rate": 0.01,
+    "initial_mean_sd": 0.01,
+    "prior_sd": 0.005,
+    "kl_weight": 0.01,
+    "sigma_step": "rho",
+}
 #: Presets by name; ``SSVISettings.preset`` says what each is for.
 _PRESETS: dict[str, dict[str, Any]] = {
     "authors": AUTHORS_SETTINGS,
@@ -82,8 +88,9 @@ class SSVISettings:
         One draw of the weights per minibatch, or, in Linear layers, one draw of every output (local
         reparameterisation), which takes two products and has far less noisy gradients if sigma is large.
     sigma_step : {"rho", "sigma"}
-        Gradient descent in ``rho``, in which a small sigma hardly moves, or in sigma itself, by at most 1 %
-        of it per gradient; with the latter the result hardly depends on ``initial_sigma``.
+        Gradient descent in ``rho`` as of the authors, in which a small sigma hardly moves, so that the drawn
+        networks hardly differ, or in sigma itself, by at most 1 % of it per gradient; with the latter the
+        result hardly depends on ``initial_sigma``.
     posterior : bool
         Whether weights have a sigma. Without it they are point estimates, every score is ``|w|``, and there
         is no KL term.
@@ -125,7 +132,7 @@ class SSVISettings:
     initial_sigma: float = 6e-4
     sparse_below: float = CROSSOVER_DENSITY
     noise: str = "weights"
-    sigma_step: str = "rho"
+    sigma_step: str = "sigma"
     posterior: bool = True
 
     def __post_init__(self) -> None:

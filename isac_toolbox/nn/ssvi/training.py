@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from isac_toolbox.nn._batches import Batch, batches, n_batches_of
 from isac_toolbox.nn.export.codings import mean_run
 from isac_toolbox.nn.export.macs import output_positions
+from isac_toolbox.nn.objective import Objective
 from isac_toolbox.nn.ssvi.budget import layer_budgets, replaced_fraction, updates_at
 from isac_toolbox.nn.ssvi.flops import step_flops, topology_flops
 from isac_toolbox.nn.ssvi.layers import SparseLayer, active_kl, descend_in_sigma, inverse_softplus, to_plain
 from isac_toolbox.nn.ssvi.scores import removal_score
 from isac_toolbox.nn.ssvi.settings import SSVISettings
 from isac_toolbox.nn.ssvi.topology import StructuredScore, random_support, replace_weights
-from isac_toolbox.nn.training import accuracy, cosine, epoch_seed, training_epoch
+from isac_toolbox.nn.training import cosine, epoch_seed, set_rate, set_training, training_epoch
 
 __all__ = ["SparseEpochRecord", "SparseTraining"]
 
@@ -36,9 +38,10 @@ class SparseEpochRecord:
     epoch : int
         Number of the epoch, from 0.
     loss, accuracy : float
-        Mean negative log-likelihood and part of correct decisions in training, with drawn weights.
+        Mean negative log-likelihood and metric in training, with drawn weights. The metric is that of the
+        method, without one the part of correct decisions of a classification, NaN of anything else.
     val_accuracy : float
-        Accuracy of the mean network on the validation set; NaN without one.
+        Metric of the mean network on the validation set; NaN without one.
     kl : float
         KL divergence of the active weights from the prior, nats; 0 for a point estimate.
     density : float
@@ -51,6 +54,8 @@ class SparseEpochRecord:
         Mean run of active weights in the first layer.
     seconds : float
         Duration of the epoch.
+    val_loss : float
+        Loss of the mean network on the validation set; NaN without one.
     """
 
     epoch: int
@@ -63,6 +68,7 @@ class SparseEpochRecord:
     neurons: tuple[int, ...]
     mean_run: float
     seconds: float
+    val_loss: float = math.nan
 
 
 class SparseTraining:
@@ -85,8 +91,10 @@ class SparseTraining:
     model: nn.Module
     layers: dict[str, SparseLayer]
     settings: SSVISettings
-    loss: Callable[[Tensor, Tensor], Tensor]
+    objective: Objective
     seed: int
+    frozen: frozenset[str]
+    example: Batch | None
     history: list[SparseEpochRecord]
     input_shape: tuple[int, ...] | None
     optimiser: torch.optim.SGD
@@ -102,7 +110,7 @@ class SparseTraining:
     def _start(self) -> None:
         """Draw support and means, and reset everything else."""
         self.model.load_state_dict(self._small, strict=False)
-        self.input_shape, self._known_positions = None, None
+        self.example, self.input_shape, self._known_positions = None, None, None
         budgets = self._budgets()
         for i, (name, layer) in enumerate(self.layers.items()):
             generator = torch.Generator().manual_seed(epoch_seed(self.seed, i, 3))
@@ -140,7 +148,8 @@ class SparseTraining:
     def _make_optimiser(self) -> torch.optim.SGD:
         """Return SGD with momentum, without decay of sigma."""
         rhos = [layer.rho for layer in self.layers.values() if layer.rho is not None]
-        others = [p for p in self.model.parameters() if not any(p is rho for rho in rhos)]
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        others = [p for p in learning if not any(p is rho for rho in rhos)]
         groups = [{"params": others, "weight_decay": self.settings.weight_decay}]
         groups += [{"params": rhos, "weight_decay": 0.0}] if rhos else []
         rate, momentum = self.settings.learning_rate, self.settings.momentum
@@ -150,19 +159,19 @@ class SparseTraining:
 
     def _epoch(self, loader: Any, val_loader: Any, epoch: int, epochs: int, size: int) -> SparseEpochRecord:
         """Train for one epoch and return its record."""
-        start, total, right, seen, replaced = time.perf_counter(), 0.0, 0, 0, 0
-        n_steps = epochs * len(loader)
+        start, total, quality, seen, replaced = time.perf_counter(), 0.0, 0.0, 0, 0
         kl_scale = self.settings.kl_weight / size * min(1.0, 2.0 * epoch / epochs)
         self._set_sampling(epoch_seed(self.seed, epoch, 1))
-        self.model.train()
+        set_training(self.model, self.frozen)
+        n_steps = 0
         with training_epoch(self.seed, epoch, loader):
-            for x, y in loader:
-                rate = self.settings.learning_rate * cosine(self._progress(n_steps))
-                for group in self.optimiser.param_groups:
-                    group["lr"] = rate
-                loss, hits, moved = self._step(x, y, kl_scale, n_steps)
+            for batch in batches(loader, self.model, "train_loader"):
+                n_steps = n_steps or epochs * n_batches_of(loader, size, batch.size)
+                set_rate(self.optimiser, self.settings.learning_rate * cosine(self._progress(n_steps)))
+                loss, part, moved = self._step(batch, kl_scale, n_steps)
                 replaced += moved
-                total, right, seen = total + loss * len(y), right + hits, seen + len(y)
+                total, quality = total + loss * batch.size, quality + part * batch.size
+                seen += batch.size
         self._set_sampling(None)
         self.model.eval()
         mean_loss = total / max(seen, 1)
@@ -173,11 +182,15 @@ class SparseTraining:
                 "may help"
             )
         masks = [layer.mask for layer in self.layers.values()]
+        val_loss, val_accuracy = math.nan, math.nan
+        if val_loader is not None:
+            val_loss, val_accuracy = self.objective.evaluate(self.model, val_loader, "val_loader")
         return SparseEpochRecord(
             epoch=epoch,
             loss=mean_loss,
-            accuracy=right / max(seen, 1),
-            val_accuracy=math.nan if val_loader is None else accuracy(self.model, val_loader),
+            accuracy=quality / max(seen, 1),
+            val_accuracy=val_accuracy,
+            val_loss=val_loss,
             kl=self.kl(),
             density=self.density,
             replaced=replaced,
@@ -190,18 +203,18 @@ class SparseTraining:
         """Return the progress of the learning-rate schedule, from 0 to 1."""
         return self.step_count / n_steps
 
-    def _step(self, x: Tensor, y: Tensor, kl_scale: float, n_steps: int) -> tuple[float, int, int]:
-        """Train on one minibatch; return loss, number of correct decisions and of replaced weights."""
-        if self.input_shape is None:
-            self.input_shape = tuple(x.shape[1:])
+    def _step(self, batch: Batch, kl_scale: float, n_steps: int) -> tuple[float, float, int]:
+        """Train on one minibatch; return loss, metric and number of replaced weights."""
+        if self.example is None:
+            self.example = batch.part(0, 2).copied()
+            self.input_shape = self.example.input_shape
         self.step_count += 1
         last = self.settings.update_until * n_steps
         update = updates_at(self.step_count, self.settings.update_interval, last)
         for layer in self.layers.values():
             layer.probing = update
         self.optimiser.zero_grad(set_to_none=True)
-        output = self.model(x)
-        data_loss = self.loss(output, y)
+        data_loss, quality = self.objective.training_loss(self.model, batch)
         loss = data_loss
         if self.settings.posterior and kl_scale > 0.0:
             loss = loss + kl_scale * self._kl()
@@ -211,16 +224,16 @@ class SparseTraining:
                 descend_in_sigma(layer.rho, self.optimiser.param_groups[0]["lr"])
         self.optimiser.step()
         active, positions = self.active_weights(), self._positions()
-        self.training_flops += step_flops(self._products(active), positions, len(y))
-        self.n_examples += len(y)
+        self.training_flops += step_flops(self._products(active), positions, batch.size)
+        self.n_examples += batch.size
         replaced = 0
         if update:
             replaced = self._update_support(last)
             if replaced:
                 total = {name: layer.n_weights for name, layer in self.layers.items()}
-                self.training_flops += topology_flops(active, total, positions, len(y))
+                self.training_flops += topology_flops(active, total, positions, batch.size)
                 self.n_updates += 1
-        return float(data_loss.detach()), int((output.detach().argmax(1) == y).sum()), replaced
+        return float(data_loss.detach()), quality, replaced
 
     def _products(self, weights: dict[str, int]) -> dict[str, int]:
         """Return the products of a pass: two per weight where the noise is drawn at the outputs."""
@@ -229,8 +242,7 @@ class SparseTraining:
     def _positions(self) -> dict[str, int]:
         """Return the output positions of every layer, measured once per fit."""
         if self._known_positions is None:
-            assert self.input_shape is not None
-            self._known_positions = output_positions(self.mean_model(), self.input_shape)
+            self._known_positions = output_positions(self.mean_model(), self.example)
         return self._known_positions
 
     # ---- support -------------------------------------------------------------------------------------
@@ -323,7 +335,7 @@ class SparseTraining:
             "optimiser": self.optimiser.state_dict(),
             "counts": {name: getattr(self, name) for name in _COUNTS},
             "history": [asdict(record) for record in self.history],
-            "input_shape": list(self.input_shape or ()),
+            "example": None if self.example is None else self.example.stored(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -342,7 +354,8 @@ class SparseTraining:
         for name in _COUNTS:
             setattr(self, name, int(state["counts"][name]))
         self.history = [SparseEpochRecord(**{**r, "neurons": tuple(r["neurons"])}) for r in state["history"]]
-        self.input_shape = tuple(state["input_shape"])
+        self.example = None if state["example"] is None else Batch.from_stored(state["example"])
+        self.input_shape = None if self.example is None else self.example.input_shape
 
     def _adopt_shapes(self, state: Mapping[str, Tensor]) -> None:
         """Change the number of weights to that of a stored state, where the method changes it in training."""

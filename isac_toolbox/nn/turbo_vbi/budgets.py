@@ -10,9 +10,10 @@ from torch import Tensor
 
 from isac_toolbox._validation import check_integer
 from isac_toolbox.inference import IndependentSupport
+from isac_toolbox.nn.turbo_vbi.masking import by_parameter
 from isac_toolbox.nn.turbo_vbi.order import drop_until, least_certain_first, least_evidence_per_mac_first
 from isac_toolbox.nn.turbo_vbi.prior import is_kept
-from isac_toolbox.nn.turbo_vbi.trainer import PosteriorTraining, by_parameter
+from isac_toolbox.nn.turbo_vbi.trainer import PosteriorTraining
 
 __all__ = ["SupportBudgets"]
 
@@ -48,7 +49,7 @@ class SupportBudgets(PosteriorTraining):
                     layer.mask.flatten(2).any(dim=2).any(dim=0) if layer.mask.ndim > 2 else layer.mask.any(0)
                 )
                 full = writes[:, None] & reads
-                layer.weight[~layer.mask] = 0.0
+                layer.mean[~layer.mask] = 0.0
                 layer.mask.copy_(
                     full.reshape(*full.shape, *[1] * (layer.mask.ndim - 2)).expand_as(layer.mask)
                 )
@@ -84,7 +85,7 @@ class SupportBudgets(PosteriorTraining):
         if self._tuned_epochs:
             return self._keep(self._chosen_again(n_weights))
         layers = self.layers.items()
-        power = {name: layer.weight.detach().square() / layer.variance for name, layer in layers}
+        power = {name: layer.mean.detach().square() / layer.variance for name, layer in layers}
         order = least_certain_first(self.support(), self._log_odds(), power)
         return self._keep(drop_until(self.support(), order, lambda s: self._n_connected(s) <= n_weights))
 
@@ -126,10 +127,7 @@ class SupportBudgets(PosteriorTraining):
 
     def _chosen_again(self, n_weights: int) -> dict[str, Tensor]:
         """Return the support of the fine-tuned weights, at the lowest threshold that meets the budget."""
-        saliency = {
-            name: (layer.weight.detach() * layer.mask).square() * self.curvatures[name].mean_curvature
-            for name, layer in self.layers.items()
-        }
+        saliency = self._saliency()
         if self._n_connected(self.support()) <= n_weights:
             return self.support()
         positive = torch.cat([value[value > 0.0] for value in saliency.values()])
@@ -142,6 +140,13 @@ class SupportBudgets(PosteriorTraining):
             else:
                 low = middle
         return self._support_above(saliency, high)
+
+    def _saliency(self) -> dict[str, Tensor]:
+        """Return ``mu^2 h`` of the kept weights."""
+        return {
+            name: (layer.mean.detach() * layer.mask).square() * self.curvatures[name].mean_curvature
+            for name, layer in self.layers.items()
+        }
 
     def _support_above(self, saliency: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:
         """Return the support by the saliency of the kept weights and of their neighbours in the graph."""
@@ -166,6 +171,7 @@ class SupportBudgets(PosteriorTraining):
             for name, layer in self.layers.items():
                 layer.mask.copy_(support[name])
             self._tidy(silence=True)
+            self._name_empty()
         return self
 
     def _require_fit(self, what: str) -> None:

@@ -7,8 +7,9 @@ the network to the prior holds the data term alone, and its variance comes from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +19,56 @@ from torch.nn import functional as F
 
 from isac_toolbox._progress import epoch_progress
 from isac_toolbox._validation import check_fraction, check_integer, check_loader
+from isac_toolbox.nn._batches import Batch
 from isac_toolbox.nn._checkpoints import Checkpoint, run_epochs
+from isac_toolbox.nn._posteriors import read_state, write_state
 from isac_toolbox.nn._settings import settings_with
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink
 from isac_toolbox.nn.layers import convert, to_plain, variational_layers
-from isac_toolbox.nn.training import dataset_size_of, drawn_predictions, epoch_seed, train
-from isac_toolbox.nn.turbo_vbi.budgets import SupportBudgets
+from isac_toolbox.nn.objective import Objective, fingerprint
+from isac_toolbox.nn.training import (
+    class_probabilities,
+    dataset_size_of,
+    drawn_outputs,
+    epoch_seed,
+    evaluating,
+    frozen_modules,
+    size_or_none,
+    train,
+)
+from isac_toolbox.nn.turbo_vbi.guard import GuardedFit
+from isac_toolbox.nn.turbo_vbi.masking import dead_norm_channels
+from isac_toolbox.nn.turbo_vbi.own_loop import OwnLoop
+from isac_toolbox.nn.turbo_vbi.records import EpochRecord, Schedule
 from isac_toolbox.nn.turbo_vbi.settings import CompressionSettings
-from isac_toolbox.nn.turbo_vbi.trainer import EpochRecord, dead_norm_channels
+from isac_toolbox.nn.turbo_vbi.watch import Quality, Watch, hold_back, some_of
 
 __all__ = ["EpochRecord", "TurboVBICompressor"]
 
+#: Cost cap: training examples on which a guarded fit is judged beside the held-back ones.
+_SEEN_EXAMPLES = 2000
+_FILE_FORMAT = "isac-toolbox compression posterior 1"
 _CHECKPOINT_FORMAT = "isac-toolbox compression checkpoint 5"
 
 
-class TurboVBICompressor(SupportBudgets):
-    """Compress a classifier; the engine decides which neurons and which runs of weights are kept.
+class TurboVBICompressor(OwnLoop):
+    """Compress a network; the engine decides which neurons and which runs of weights are kept.
 
     Parameters
     ----------
     model : nn.Module
-        Network that returns logits, trained or not; it is not changed.
+        Any network, trained or not; it is not changed.
     settings : CompressionSettings, optional
         Temperatures, support graph and schedule; the defaults if not given.
     exclude : iterable of str
         Names of layers that are not converted.
     loss : callable
-        Mean negative log-likelihood of (output, target).
+        Mean negative log-likelihood of (output, target), in all phases.
+    metric : callable, optional
+        Quality of (output, target) of a batch, larger is better; by default the accuracy of a classification.
     seed : int
         Seed of the noise and of the order of loaders that use torch's global generator.
-
     **changes
         Fields of ``CompressionSettings``, such as ``temperature=0.2``; they override ``settings``.
 
@@ -78,19 +98,24 @@ class TurboVBICompressor(SupportBudgets):
         *,
         settings: CompressionSettings | None = None,
         exclude: Iterable[str] = (),
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
+        metric: Callable[[Any, Any], Any] | None = None,
         seed: int = 0,
         **changes: Any,
     ) -> None:
         self.settings = settings_with("TurboVBICompressor", CompressionSettings, settings, changes)
         self.seed = check_integer("seed", seed, 0)
-        self.loss = loss
+        self.objective = Objective(loss, metric)
         self.model = convert(model, exclude)
+        self.frozen = frozen_modules(self.model)
         self.original = deepcopy(model).eval()
         self.layers = variational_layers(self.model)
         self.settings.check_layers(self.layers)
         self.history: list[EpochRecord] = []
+        self.example: Batch | None = None
         self.input_shape: tuple[int, ...] | None = None
+        self._watch: Watch | None = None
+        self.guard_teacher: nn.Module | None = None
         self._teacher: nn.Module | None = None
         self._distillation = 0.0
         self._tuned_epochs = 0
@@ -154,29 +179,53 @@ class TurboVBICompressor(SupportBudgets):
             raise ValueError(
                 f"epochs must exceed warmup_epochs = {warmup}, got {epochs}: the engine would never be called"
             )
-        shared = self.settings.described() | {"seed": self.seed, "epochs": epochs}
-        file = Checkpoint.from_arguments(checkpoint, resume, _CHECKPOINT_FORMAT, "a compression", shared)
         size = dataset_size_of(train_loader, dataset_size)
         check_fraction("distillation", distillation, low_open=False, high_open=False)
-        self._teacher = None if teacher is None else teacher.eval()
-        self._distillation, self._tuned_epochs = distillation, 0
+        shared = (
+            self.settings.described() | {"seed": self.seed, "epochs": epochs} | self.objective.described()
+        )
+        shared |= {"dataset_size": size, "batch_size": getattr(train_loader, "batch_size", None)}
+        shared |= {"teacher": fingerprint(teacher), "distillation": distillation if teacher else None}
+        file = Checkpoint.from_arguments(checkpoint, resume, _CHECKPOINT_FORMAT, "a compression", shared)
+        self._teacher, self._distillation, self._tuned_epochs = teacher, distillation, 0
         self._set_masked(False)
-        rate = self.settings.learning_rate
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=rate, fused=True)
+        self._new_optimiser()
         if self.history:
             self.history = []
             self._start_priors()
-        run_epochs(
-            self,
-            lambda epoch: self._epoch(train_loader, val_loader, epoch, epochs, size),
-            epochs,
-            train_loader,
-            file=file,
-            resume=resume,
-            callback=callback,
-            progress=progress,
-        )
+        shown: dict[str, Any] = {"file": file, "resume": resume, "callback": callback, "progress": progress}
+        if self.settings.allowed_loss is not None:
+            return self._guarded_fit(
+                train_loader, val_loader, epochs, size, self.settings.allowed_loss, shown
+            )
+        schedule = Schedule(0, epochs, warmup, lambda epoch: self.settings.temperature_at(epoch, epochs))
+        with evaluating(teacher):
+            run_epochs(
+                self,
+                lambda epoch: self._epoch(train_loader, val_loader, epoch, schedule, size),
+                epochs,
+                train_loader,
+                **shown,
+            )
+        self._teacher = None
         self._apply_masks(train_loader)
+        return self
+
+    def _guarded_fit(
+        self, loader: Any, val_loader: Any, epochs: int, size: int, allowed: float, shown: dict[str, Any]
+    ) -> TurboVBICompressor:
+        """Fit under ``max_loss_drop``."""
+        teacher, self._teacher = self._teacher, None
+        if val_loader is None:
+            n = size
+            loader, val_loader = hold_back(loader, self.model, self.seed)
+            size = min(size_or_none(loader) or n, n)
+        seen = some_of(loader, self.model, _SEEN_EXAMPLES, self.seed)
+        watch = Watch(self.objective, val_loader, seen, allowed)
+        guarded = GuardedFit(self, loader, watch, epochs, size, teacher)
+        run_epochs(guarded, guarded.epoch, guarded.n_epochs, loader, **shown)
+        guarded.finish()
+        self._watch, self.guard_teacher = watch, guarded.teacher
         return self
 
     # ---- after the fit -------------------------------------------------------------------------------
@@ -236,6 +285,9 @@ class TurboVBICompressor(SupportBudgets):
                 first_epoch=len(self.history) + self._tuned_epochs,
                 teacher=teacher,
                 distillation=distillation,
+                loss=self.objective.loss,
+                metric=self.objective.metric,
+                frozen=self.frozen,
                 after_step=hold if dead else None,
                 on_epoch=lambda epoch, loss, part: show((epoch, loss, part)),
             )
@@ -243,19 +295,107 @@ class TurboVBICompressor(SupportBudgets):
         self._tidy()
         return self
 
-    def predict_proba(self, x: Tensor, n_samples: int = 0) -> Tensor:
-        """Return class probabilities, (batch, n_classes).
+    def quality(self) -> tuple[Quality, Quality]:
+        """Return loss and metric of the reference and of the network now, on the watched examples.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no fit with ``max_loss_drop``.
+        """
+        if self._watch is None or self._watch.reference is None:
+            raise RuntimeError("quality needs a fit with max_loss_drop")
+        return self._watch.reference[0], self._watch.measure(self.model)
+
+    def predict(self, x: Any, n_samples: int = 0, *, batch_size: int | None = None) -> Tensor:
+        """Return what the network returns, averaged over the drawn networks.
 
         Parameters
         ----------
-        x : Tensor, shape (batch, ...)
-            Inputs.
+        x : Tensor, or tuple, list or dict of Tensor
+            Inputs, the examples along the first axis.
+        n_samples : int
+            Number of networks drawn from the posterior; 0 for the mean network.
+        batch_size : int, optional
+            Examples per forward pass; all at once if not given.
+        """
+        return torch.stack(list(self._drawn_outputs(x, n_samples, batch_size))).mean(0)
+
+    def predict_proba(self, x: Any, n_samples: int = 0, *, batch_size: int | None = None) -> Tensor:
+        """Return class probabilities, (batch, n_classes, ...), or those of independent labels.
+
+        Parameters
+        ----------
+        x, batch_size
+            As in ``predict``.
         n_samples : int
             Number of networks drawn from the posterior, whose probabilities are averaged; 0 for the mean
             network.
+
+        Raises
+        ------
+        ValueError
+            If the network returns no logits.
         """
+        drawn = self._drawn_outputs(x, n_samples, batch_size)
+        return torch.stack([class_probabilities(output, self.objective.loss) for output in drawn]).mean(0)
+
+    def _drawn_outputs(self, x: Any, n_samples: int, batch_size: int | None) -> Iterator[Any]:
+        """Yield what every drawn network returns."""
         seed = epoch_seed(self.seed, 0, 2)
-        return drawn_predictions(self.model, x, n_samples, self._set_sampling, seed).mean(0)
+        return drawn_outputs(self.model, x, n_samples, self._set_sampling, seed, batch_size)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fitted posterior with its settings as a safetensors file, and return its path.
+
+        Raises
+        ------
+        RuntimeError
+            If ``fit`` has not been called.
+        """
+        self._require_fit("save")
+        state = {name: value for name, value in self.state().items() if name != "optimiser"}
+        settings = asdict(self.settings) | {"independent_layers": list(self.settings.independent_layers)}
+        return write_state(path, _FILE_FORMAT, state | {"settings": settings, "seed": self.seed})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        model: nn.Module,
+        *,
+        exclude: Iterable[str] = (),
+        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
+        metric: Callable[[Any, Any], Any] | None = None,
+    ) -> TurboVBICompressor:
+        """Return the compressor of a file of ``save``.
+
+        Parameters
+        ----------
+        path : path
+        model : nn.Module
+            Of the same architecture as the one that was compressed; its weights do not matter.
+        exclude, loss, metric
+            As in the constructor.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is damaged, of another kind, or of another architecture.
+        """
+        state = read_state(path, _FILE_FORMAT)
+        settings = CompressionSettings(**state["settings"])
+        loaded = cls(model, settings=settings, exclude=exclude, loss=loss, metric=metric, seed=state["seed"])
+        loaded._new_optimiser()
+        try:
+            loaded.restore(state | {"optimiser": loaded.optimiser.state_dict()})
+        except (RuntimeError, KeyError) as error:  # torch: names or shapes of the tensors differ
+            raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from None
+        loaded._set_masked(True)
+        loaded.model.eval()
+        return loaded
 
     def masked_model(self) -> nn.Module:
         """Return a plain copy of the full network, zero outside the mask."""
@@ -275,7 +415,7 @@ class TurboVBICompressor(SupportBudgets):
             If ``fit`` has not been called.
         """
         self._require_fit("export")
-        return shrink(self.masked_model(), self.input_shape, fold_norms=fold_norms)
+        return shrink(self.masked_model(), self.example, fold_norms=fold_norms)
 
     def report(self, value_bits: int = 32) -> CompressionReport:
         """Return weights, MACs, bytes and structure of the compressed network.
@@ -291,5 +431,4 @@ class TurboVBICompressor(SupportBudgets):
             If ``fit`` has not been called.
         """
         self._require_fit("report")
-        assert self.input_shape is not None
-        return make_report(self.masked_model(), self.support(), self.input_shape, self.export(), value_bits)
+        return make_report(self.masked_model(), self.support(), self.example, self.export(), value_bits)

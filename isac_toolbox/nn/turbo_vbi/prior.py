@@ -77,13 +77,16 @@ class Curvature:
     """
 
     def __init__(self, like: Tensor, decay: float = 0.998) -> None:
-        self.gradient, self.curvature = torch.zeros_like(like), torch.zeros_like(like)
+        number = torch.promote_types(like.dtype, torch.float32)  # in fewer digits small steps would be lost
+        self.gradient = torch.zeros_like(like, dtype=number)
+        self.curvature = torch.zeros_like(like, dtype=number)
         self.decay, self.weight = decay, 0.0
 
     def add(self, gradient: Tensor, variance_gradient: Tensor) -> None:
         """Add a minibatch: ``g = dF/dmu`` and ``h = 2 dF/dsigma^2`` of the negative log-likelihood ``F``."""
-        self.gradient.lerp_(gradient, 1.0 - self.decay)
-        self.curvature.mul_(self.decay).add_(variance_gradient, alpha=2.0 * (1.0 - self.decay))
+        number = self.gradient.dtype
+        self.gradient.lerp_(gradient.to(number), 1.0 - self.decay)
+        self.curvature.mul_(self.decay).add_(variance_gradient.to(number), alpha=2.0 * (1.0 - self.decay))
         self.weight = self.decay * self.weight + 1.0 - self.decay
 
     def state_dict(self) -> dict[str, Tensor | float]:

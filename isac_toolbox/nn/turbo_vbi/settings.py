@@ -23,7 +23,15 @@ __all__ = ["PRECISIONS", "CompressionSettings"]
 PRECISIONS = ("mixture", "relevance")
 #: Probability that a neuron is kept, where a mapping of gates does not name its layer.
 _GATE = 0.5
-_COOL = {"temperature": 0.15, "temperature_start": 0.05, "warmup_epochs": 2}
+_TEMPERATURE = 0.1
+#: Guard: largest loss where none is given, in points of accuracy or as a part of the loss.
+_MAX_LOSS_DROP = 0.01
+_COOL = {
+    "temperature": 0.15,
+    "temperature_start": 0.05,
+    "warmup_epochs": 2,
+    "max_loss_drop": _MAX_LOSS_DROP,
+}
 #: Presets by name; ``CompressionSettings.preset`` says what each is for.
 _PRESETS: dict[str, dict[str, Any]] = {
     "chain": _COOL,
@@ -41,6 +49,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "warmup_epochs": 2,
         "p01": 0.002,
         "learn_support": False,
+        "max_loss_drop": None,
     },
 }
 
@@ -109,6 +118,13 @@ class CompressionSettings:
         Factor on the averages of gradient and curvature per minibatch; with the default they extend over 500
         minibatches, about two epochs. With ``precision="relevance"`` the last averages decide, and 0.9995 is
         better.
+    max_loss_drop : float, None or "auto"
+        Most that the result may lose on the validation set (without one, on a part of the training set that
+        is held back) against the given network or, if that is untrained, against one that is trained first:
+        points of accuracy (0.01) or of the metric, and where there is neither, that part of the loss. The
+        fit then adapts the temperature and ends with a fine-tuning of what is kept. None: the temperature
+        is taken at its word. ``"auto"``: 0.01 with the default temperatures and ``precision="mixture"``, None
+        where a temperature of one's own is given.
 
     Raises
     ------
@@ -127,7 +143,7 @@ class CompressionSettings:
     (0.15, 0.002)
     """
 
-    temperature: float = 0.1
+    temperature: float = _TEMPERATURE
     temperature_start: float | None = None
     support_temperature: float | None = None
     temperature_factors: Mapping[str, float] = field(default_factory=dict)
@@ -148,6 +164,7 @@ class CompressionSettings:
     updates_per_epoch: int = 4
     learning_rate: float = 1e-3
     curvature_decay: float = 0.998
+    max_loss_drop: float | str | None = "auto"
 
     def __post_init__(self) -> None:
         for name in ("temperature", "spike_precision", "learning_rate"):
@@ -155,6 +172,10 @@ class CompressionSettings:
         for name in ("temperature_start", "support_temperature", "variance_growth"):
             if getattr(self, name) is not None:
                 self._set(name, check_positive(name, getattr(self, name)))
+        if self.max_loss_drop is not None and self.max_loss_drop != "auto":
+            if isinstance(self.max_loss_drop, str):
+                check_choice("max_loss_drop", self.max_loss_drop, ("auto",))
+            self._set("max_loss_drop", check_positive("max_loss_drop", self.max_loss_drop))
         factors = {} if self.temperature_factors is None else self.temperature_factors
         self._set("temperature_factors", _by_layer("temperature_factors", factors, check_positive))
         check_choice("precision", self.precision, PRECISIONS)
@@ -220,6 +241,17 @@ class CompressionSettings:
         part = 1.0 if span <= 0 else min(epoch / span, 1.0)
         return start * (self.temperature / start) ** part
 
+    @property
+    def allowed_loss(self) -> float | None:
+        """Return the largest loss that is allowed, None without a guard."""
+        if self.max_loss_drop is None or not isinstance(self.max_loss_drop, str):
+            return self.max_loss_drop
+        own = self.temperature != _TEMPERATURE or (self.temperature_start, self.support_temperature) != (
+            None,
+            None,
+        )
+        return None if own or self.precision != "mixture" else _MAX_LOSS_DROP
+
     def factor(self, layer: str) -> float:
         """Return the factor on ``T`` of a layer."""
         return self.temperature_factors.get(layer, 1.0)
@@ -264,6 +296,7 @@ class CompressionSettings:
             "temperature_start": self.temperature_start or self.temperature,
             "support_temperature": self.support_temperature or self.temperature,
             "variance_growth": self.growth_limit,
+            "max_loss_drop": self.allowed_loss,
             "gate": _GATE if by_layer else self.gate,
             "gates": dict(self.gate) if isinstance(self.gate, Mapping) else {},
             "independent_layers": sorted(self.independent_layers),

@@ -30,7 +30,7 @@ def made(**settings):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
-    return SSVI(network, loss=silent, **(SETTINGS | settings))
+    return SSVI(network, loss=silent, sigma_step="rho", **(SETTINGS | settings))
 
 
 def test_the_divergence_is_that_of_two_gaussians():

@@ -11,7 +11,7 @@ from isac_toolbox.nn import TensorLoader, TurboVBICompressor, filter_macs
 
 def at_the_budgets(model, **settings):
     """A compressor between fit and budget, with everything kept."""
-    settings = {"warmup_epochs": 0, "support": "independent", "seed": 0} | settings
+    settings = {"warmup_epochs": 0, "support": "independent", "seed": 0, "max_loss_drop": None} | settings
     compressor = TurboVBICompressor(model, **settings)
     shape = (5, *([1, 6, 6] if isinstance(model[0], nn.Conv2d) else [model[0].in_features]))
     generator = torch.Generator().manual_seed(0)
@@ -26,9 +26,9 @@ def give(compressor, name, **values):
     """Overwrite weights, variances, curvatures, log-odds of one layer."""
     layer = compressor.layers[name]
     with torch.no_grad():
-        for key in ("weight", "variance"):
+        for key, tensor in (("weight", layer.mean), ("variance", layer.variance)):
             if key in values:
-                getattr(layer, key).copy_(values[key])
+                tensor.copy_(values[key])
     if "curvature" in values:
         average = compressor.curvatures[name]
         average.curvature.copy_(values["curvature"] * average.weight)

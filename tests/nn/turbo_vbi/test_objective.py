@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from isac_toolbox.nn import TensorLoader, TurboVBICompressor
+from isac_toolbox.nn._batches import Batch
 from isac_toolbox.nn.turbo_vbi.prior import LayerPrior
 
 N, FACTORS = 24, {"0": 1.0, "2": 3.0}
@@ -35,7 +36,12 @@ def silent(output, target):
 
 def fitted(network, loader, epochs=2, **given):
     """One engine update, after the last step of the last epoch; the weights stay where they are."""
-    settings = {"warmup_epochs": epochs - 1, "updates_per_epoch": 1, "learning_rate": 1e-12} | given
+    settings = {
+        "warmup_epochs": epochs - 1,
+        "updates_per_epoch": 1,
+        "learning_rate": 1e-12,
+        "max_loss_drop": None,
+    } | given
     return TurboVBICompressor(network, **settings).fit(loader, epochs=epochs, progress=False)
 
 
@@ -48,7 +54,7 @@ def test_the_priors_gradient_is_that_of_its_divergence(network, loader):
         rho = start[name]
         assert rho[0, 0] == pytest.approx(1.0 / float(mean.detach().square().mean()), rel=1e-6)
         kl_divergence(Normal(mean, spread), Normal(0.0, rho.rsqrt())).sum().backward()
-        torch.testing.assert_close(layer.weight.grad, 0.4 / N * FACTORS[name] * mean.grad)
+        torch.testing.assert_close(layer.mean.grad, 0.4 / N * FACTORS[name] * mean.grad)
         # the averages that go to the engine hold the data alone
         assert not compressor.curvatures[name].mean_gradient.any()
 
@@ -66,16 +72,16 @@ def test_the_whole_gradient_is_a_finite_difference_of_the_objective(network, loa
 
     compressor.optimiser = torch.optim.SGD(compressor.model.parameters(), lr=0.0)
     compressor._set_sampling(noise)
-    compressor._step(x.double(), y, scale)
-    gradient, step = layer.weight.grad.clone(), 1e-5
+    compressor._step(Batch((x.double(),), {}, y), scale)
+    gradient, step = layer.mean.grad.clone(), 1e-5
     for place in ((0, 0), (1, 3), (3, 4)):
         values = []
         for sign in (1.0, -1.0):
             with torch.no_grad():
-                layer.weight[place] += sign * step
+                layer.mean[place] += sign * step
             values.append(objective())
             with torch.no_grad():
-                layer.weight[place] -= sign * step
+                layer.mean[place] -= sign * step
         slope = (values[0] - values[1]) / (2.0 * step)
         assert float(gradient[place]) == pytest.approx(slope, rel=1e-4), place
 
@@ -96,7 +102,7 @@ def test_variances_and_messages_take_the_factor_of_their_layer(network, loader, 
         h, factor = compressor.curvatures[name].mean_curvature, FACTORS[name]
         wanted = 1.0 / (N * h / (0.4 * factor) + compressor.precisions[name])
         torch.testing.assert_close(layer.variance, wanted)
-        variance, curvature = seen[tuple(layer.weight.shape)]
+        variance, curvature = seen[tuple(layer.mean.shape)]
         assert variance == pytest.approx(0.8 * factor / (N * curvature))
 
 
@@ -114,7 +120,7 @@ def test_the_new_precision_enters_damped_in_its_logarithm(damping, network, load
 def test_automatic_relevance_determination_reads_the_power(network, loader):
     compressor = fitted(network, loader, epochs=3, precision="relevance", temperature=5.0)
     for name, layer in compressor.layers.items():
-        power = layer.weight.detach().square() + layer.variance
+        power = layer.mean.detach().square() + layer.variance
         torch.testing.assert_close(compressor.precisions[name], 1.0 / power)
 
 
@@ -122,7 +128,10 @@ def test_the_record_holds_the_mean_over_examples(network):
     """Batches of 16 and 8 examples; the loss of each is its first input."""
     x = torch.arange(N, dtype=torch.float32)[:, None].expand(N, 5) / N
     compressor = TurboVBICompressor(
-        network, warmup_epochs=0, loss=lambda output, y: y.float().mean() + 0.0 * output.sum()
+        network,
+        warmup_epochs=0,
+        max_loss_drop=None,
+        loss=lambda output, y: y.float().mean() + 0.0 * output.sum(),
     )
     y = torch.cat([torch.zeros(16, dtype=torch.int64), torch.full((8,), 2)])
     compressor.fit(TensorLoader(x, y, batch_size=16, shuffle=False), epochs=1, progress=False)
