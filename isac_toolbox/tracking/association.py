@@ -14,6 +14,8 @@ IntArray = NDArray[np.int64]
 
 # Guard: probability of a report of a track that is so far from it that it counts as another's.
 _OUTSIDE = 1e-4
+# Guard: variance, in squares of metres and metres a second, of what is known on both sides.
+_KNOWN = 1e-12
 
 
 def associated(
@@ -35,7 +37,7 @@ def associated(
     if not (len(tracks) and len(reports)):
         return found
     beside = reports[None] - tracks[:, None]
-    spread = track_covariances[:, None] + report_covariances[None]
+    spread = track_covariances[:, None] + report_covariances[None] + _KNOWN * np.eye(tracks.shape[1])
     distance = np.einsum("bsi,bsi->bs", beside, np.linalg.solve(spread, beside[..., None])[..., 0])
     gate = float(chdtri(tracks.shape[1], _OUTSIDE))
     cost = distance + np.linalg.slogdet(spread)[1]
