@@ -21,6 +21,7 @@ _PUBLIC = {
     "load_traced": "isac_toolbox.channel",
     "observation_from_channel": "isac_toolbox.channel",
     "qam_constellation": "isac_toolbox.channel",
+    "ConstantVelocity": "isac_toolbox.channel",
     "EMTurboBiSVBI": "isac_toolbox.estimators",
     "MusicSCVBI": "isac_toolbox.estimators",
     "NOMP": "isac_toolbox.estimators",
@@ -31,6 +32,8 @@ _PUBLIC = {
     "sweep": "isac_toolbox.sweeps",
     "SweepResult": "isac_toolbox.sweeps",
     "load_sweep": "isac_toolbox.sweeps",
+    "Tracker": "isac_toolbox.tracking",
+    "TrackedResult": "isac_toolbox.tracking",
 }
 _MODULES = (
     "bounds",
@@ -42,6 +45,7 @@ _MODULES = (
     "plotting",
     "scenario",
     "sweeps",
+    "tracking",
 )
 
 # Needs an extra; not in ``__all__``, so that a star import does not ask for it.
@@ -75,7 +79,9 @@ if TYPE_CHECKING:
     from isac_toolbox import plotting as plotting
     from isac_toolbox import scenario as scenario
     from isac_toolbox import sweeps as sweeps
+    from isac_toolbox import tracking as tracking
     from isac_toolbox.channel import ArbitraryArray as ArbitraryArray
+    from isac_toolbox.channel import ConstantVelocity as ConstantVelocity
     from isac_toolbox.channel import Environment as Environment
     from isac_toolbox.channel import ImplausibleValueWarning as ImplausibleValueWarning
     from isac_toolbox.channel import UniformPlanarArray as UniformPlanarArray
@@ -98,3 +104,5 @@ if TYPE_CHECKING:
     from isac_toolbox.sweeps import SweepResult as SweepResult
     from isac_toolbox.sweeps import load_sweep as load_sweep
     from isac_toolbox.sweeps import sweep as sweep
+    from isac_toolbox.tracking import TrackedResult as TrackedResult
+    from isac_toolbox.tracking import Tracker as Tracker

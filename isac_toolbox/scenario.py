@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from isac_toolbox._validation import check_integer, check_positive
 from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.cdl import cdl_environment
 from isac_toolbox.channel.clutter import (
@@ -49,7 +50,9 @@ from isac_toolbox.channel.numerology import NUMEROLOGIES, check_raster, check_sy
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.channel.plausibility import warn_of_interference
+from isac_toolbox.channel.process import ConstantVelocity
 from isac_toolbox.channel.rays import Rays
+from isac_toolbox.channel.succession import UserErrors, next_block
 from isac_toolbox.channel.uplink import (
     all_known,
     draw_symbols,
@@ -443,14 +446,102 @@ class Scenario(BaseModel):
         """
         streams = [np.random.default_rng(s) for s in _spawn(seed, 11)]
         scene = moving_environment(self, self._scene(environment, users, streams[0]), streams[8])
+        return self._block(scene, self._drawn_errors(scene.n_users, streams), self._array(scene), streams)
+
+    def simulate_track(
+        self,
+        n_blocks: int,
+        interval_s: float,
+        seed: int | np.random.SeedSequence = 0,
+        *,
+        process: ConstantVelocity | None = None,
+        environment: Environment | None = None,
+        users: Sequence[int] | None = None,
+    ) -> list[Simulation]:
+        """Draw successive uplink blocks of one scene that goes on from block to block.
+
+        Parameters
+        ----------
+        n_blocks : int
+            Number of blocks B.
+        interval_s : float
+            From one block's reference time to the next one's.
+        seed : int or SeedSequence
+            As in :meth:`simulate`, whose block is the first of the track. Accelerations, clocks and carriers
+            have a stream of their own; symbols, noise and phases one for every block.
+        process : ConstantVelocity, optional
+            How velocities, clocks and carriers change; they stay as they are if not given. Only scatterers
+            that move are accelerated, and nobody leaves the horizontal plane.
+        environment, users : optional
+            As in :meth:`simulate`.
+
+        Returns
+        -------
+        list of Simulation
+            Scatterers and users have the same order in every truth, and who sees what stays as it is.
+            Without a numerology or symbol period the observations do not say when they were received.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For bad numbers, seed, environment or choice of users.
+
+        Warns
+        -----
+        ImplausibleValueWarning
+            As in :meth:`simulate`.
+
+        Notes
+        -----
+        Amplitudes fall with a path's length, and phases turn with it. The errors of the users' nominal
+        positions are those of the first block throughout, as those of a satellite receiver stay for a while:
+        what each block says of the user's place is not independent of what the others say. Paths of more
+        bounces, rays and a diffuse tail keep delays and directions; all but the tail turn as their Doppler
+        shifts say (docs/theory.md, section 11.1).
+        """
+        check_integer("n_blocks", n_blocks, 1)
+        check_positive("interval_s", interval_s)
+        if process is not None and not isinstance(process, ConstantVelocity):
+            raise TypeError(f"process must be a ConstantVelocity, got {type(process).__name__}")
+        seeds = _spawn(seed, 12)
+        streams = [np.random.default_rng(s) for s in seeds[:11]]
+        scene = moving_environment(self, self._scene(environment, users, streams[0]), streams[8])
+        errors, array = self._drawn_errors(scene.n_users, streams), self._array(scene)
+        drift_rng, simulations = np.random.default_rng(seeds[11]), []
+        for b in range(n_blocks):
+            if b:
+                scene, errors = next_block(scene, errors, interval_s, process, self.carrier_hz, drift_rng)
+                streams = [np.random.default_rng(s) for s in _for_block(seeds, b)]
+            simulation = self._block(scene, errors, array, streams, b * interval_s)
+            errors = replace(errors, frequency_offsets_hz=simulation.truth.frequency_offsets_hz)
+            simulations.append(simulation)
+        return simulations
+
+    def _drawn_errors(self, n_users: int, streams: Sequence[np.random.Generator]) -> UserErrors:
+        """Errors of the users' nominal positions, and their clocks."""
+        known = self.link == "monostatic"
+        position_std_m = 0.0 if known else self.user_position_std_m
+        offset_std_s = 0.0 if known else self.time_offset_std_s
+        return UserErrors(
+            position_std_m * streams[1].standard_normal((n_users, 3)),
+            offset_std_s * streams[2].standard_normal(n_users),
+        )
+
+    def _block(
+        self,
+        scene: Environment,
+        errors: UserErrors,
+        array: UniformPlanarArray,
+        streams: Sequence[np.random.Generator],
+        start_s: float = 0.0,
+    ) -> Simulation:
+        """Simulate one block of a scene; carriers are drawn unless the errors have them."""
         n_users = scene.n_users
         monostatic = self.link == "monostatic"
         position_std_m, offset_std_s = self.user_position_std_m, self.time_offset_std_s
         if monostatic:
             position_std_m = offset_std_s = 0.0
-        error_m = position_std_m * streams[1].standard_normal((n_users, 3))
-        offsets_s = offset_std_s * streams[2].standard_normal(n_users)
-        array = self._array(scene)
+        error_m, offsets_s = errors.position_m, errors.clock_s
         frequencies = (
             np.arange(self.n_subcarriers, dtype=np.float64) - (self.n_subcarriers - 1) / 2
         ) * self.subcarrier_spacing_hz
@@ -493,8 +584,10 @@ class Scenario(BaseModel):
         if monostatic:
             block = all_known(block)
         noise_variance = noise_variance_for_snr(channel, self.snr_db)
-        times_s = self.symbol_times_s(block.mask.shape[1]) if self.has_times else None
+        times_s = start_s + self.symbol_times_s(block.mask.shape[1]) if self.has_times else None
         turning, over_time = turning_of(self, scene, times_s, streams[9]), None
+        if turning is not None and errors.frequency_offsets_hz is not None:
+            turning = replace(turning, frequency_offsets_hz=errors.frequency_offsets_hz)
         if turning is not None:
             over_time = moving_channel(
                 heard,
@@ -696,6 +789,15 @@ def _spawn(seed: int | np.random.SeedSequence, count: int) -> list[np.random.See
     if seed < 0:
         raise ValueError(f"seed must be non-negative, got {seed}")
     return np.random.SeedSequence(int(seed)).spawn(count)
+
+
+def _for_block(seeds: Sequence[np.random.SeedSequence], block: int) -> list[np.random.SeedSequence]:
+    """Seeds of a later block's streams: symbols, noise and phases anew, the others as in the first."""
+    anew = (3, 4, 9)
+    return [
+        np.random.SeedSequence(s.entropy, spawn_key=(*s.spawn_key, block)) if i in anew else s
+        for i, s in enumerate(seeds[:11])
+    ]
 
 
 def _truth(

@@ -19,7 +19,7 @@ from matplotlib import pyplot
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-_PLAIN = ["quickstart", "simulate", "estimate", "moving", "compare", "link-level", "interop"]
+_PLAIN = ["quickstart", "simulate", "estimate", "moving", "tracking", "compare", "link-level", "interop"]
 WITH_CODE = [*_PLAIN, "sionna", "networks"]
 
 needs_sionna = pytest.mark.skipif(

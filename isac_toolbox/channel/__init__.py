@@ -9,6 +9,7 @@ from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.channel.plausibility import ImplausibleValueWarning
+from isac_toolbox.channel.process import ConstantVelocity
 from isac_toolbox.channel.rays import Rays
 from isac_toolbox.channel.sounded import observation_from_channel
 from isac_toolbox.channel.uplink import noise_variance_for_snr
@@ -19,6 +20,7 @@ __all__ = [
     "AntennaArray",
     "ArbitraryArray",
     "ChannelEvolution",
+    "ConstantVelocity",
     "Environment",
     "ImplausibleValueWarning",
     "Motion",

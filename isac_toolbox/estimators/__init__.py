@@ -8,7 +8,15 @@ from isac_toolbox.estimators.baselines.omp import OMP
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
 from isac_toolbox.estimators.music_scvbi import MusicSCVBI
 from isac_toolbox.estimators.recorder import SceneRecorder, SceneSnapshot
-from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult, Misfit, MisfitAxis
+from isac_toolbox.estimators.result import (
+    Ambiguity,
+    Candidates,
+    EstimationResult,
+    Misfit,
+    MisfitAxis,
+    SceneInformation,
+)
+from isac_toolbox.estimators.scene.first import ExpectedScene
 
 __all__ = [
     "NOMP",
@@ -17,11 +25,13 @@ __all__ = [
     "Candidates",
     "EMTurboBiSVBI",
     "EstimationResult",
+    "ExpectedScene",
     "GenieLMMSE",
     "LeastSquares",
     "Misfit",
     "MisfitAxis",
     "MusicSCVBI",
+    "SceneInformation",
     "SceneRecorder",
     "SceneSnapshot",
     "result_from_channel",

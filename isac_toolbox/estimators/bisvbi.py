@@ -35,6 +35,7 @@ from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
 from isac_toolbox.estimators.scene.diffuse import Diffuse
+from isac_toolbox.estimators.scene.first import ExpectedScene, expected_shifts_hz, first_working_set
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.moving import with_movers
@@ -249,7 +250,13 @@ class EMTurboBiSVBI:
             raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
         return peak_bytes(obs, self.dtype, self.inverse, self.grid_points)
 
-    def estimate(self, obs: UplinkObservation, *, callback: Callback | None = None) -> EstimationResult:
+    def estimate(
+        self,
+        obs: UplinkObservation,
+        *,
+        callback: Callback | None = None,
+        expected: ExpectedScene | None = None,
+    ) -> EstimationResult:
         """Estimate everything from one block.
 
         Parameters
@@ -259,6 +266,9 @@ class EMTurboBiSVBI:
             Called with the loop (:class:`~isac_toolbox.inference.TurboLoop`) after every iteration, and once
             a second inside a longer one, between the changes of structure that it tries (``loop.n_iter`` then
             counts the iterations completed); a true return value stops.
+        expected : ExpectedScene, optional
+            Where the search starts, in the place of a coarse stage; :class:`~isac_toolbox.Tracker` predicts
+            it. It is no prior, and where it explains the block badly the estimate is made from nothing.
 
         Returns
         -------
@@ -268,12 +278,18 @@ class EMTurboBiSVBI:
         Raises
         ------
         TypeError
-            If ``obs`` is not an observation.
+            If ``obs`` is not an observation, or ``expected`` no expected scene.
         ValueError
             If a user has no usable pilot, ``grid_points`` are too many for a full inverse, settings need
             places (``unlocated_paths=False``, ``coarse="music"``, inverses on a grid) that are not given, or
-            a block that moves has an inverse on a grid or misses single samples.
+            a block that moves has an inverse on a grid or misses single samples; if ``expected`` has another
+            number of users, or the block no places.
         """
+        if expected is not None:
+            _check_expected(expected, obs)
+            found = self._from_expected(obs, callback, expected)
+            if found is not None:
+                return found
         try:
             loop, result = self._run(obs, callback)
         except np.linalg.LinAlgError:
@@ -283,6 +299,21 @@ class EMTurboBiSVBI:
         if loop.fits_badly():
             with bounded_threads(self.n_threads or 1):
                 return better_of(loop.obs, result, LeastSquares().estimate(loop.obs))
+        return result
+
+    def _from_expected(
+        self, obs: UplinkObservation, callback: Callback | None, expected: ExpectedScene
+    ) -> EstimationResult | None:
+        """Run from an expected scene; None where it does not explain the block."""
+        loop = BiSVBILoop(self, obs, expected)
+        try:
+            result = loop.run_bounded(callback, self.n_threads)
+        except np.linalg.LinAlgError:
+            return None
+        if loop.status in (STOPPED, TIME_LIMIT):
+            return result
+        if loop.status == FAILED or loop.fits_badly() or (self.data_aided and loop.contradicts_pilots()):
+            return None
         return result
 
     def _run(self, obs: UplinkObservation, callback: Callback | None) -> tuple[BiSVBILoop, EstimationResult]:
@@ -318,6 +349,19 @@ class EMTurboBiSVBI:
         return replace(self, max_seconds=max(deadline.seconds_left, 1e-3))
 
 
+def _check_expected(expected: ExpectedScene, obs: UplinkObservation) -> None:
+    """Refuse an expected scene that is none of this block's."""
+    if not isinstance(expected, ExpectedScene):
+        raise TypeError(f"expected must be an ExpectedScene, got {type(expected).__name__}")
+    if not isinstance(obs, UplinkObservation):
+        raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
+    obs.geometry_for("expected")
+    if len(expected.user_positions_m) != obs.n_users:
+        raise ValueError(
+            f"expected must have the block's {obs.n_users} users, got {len(expected.user_positions_m)}"
+        )
+
+
 def _check_motion(settings: EMTurboBiSVBI, obs: UplinkObservation, block: ReceivedBlock) -> None:
     """Refuse what does not go together with a block that moves."""
     if obs.motion is None:
@@ -350,9 +394,12 @@ class BiSVBILoop(SceneLoop):
     _pilots: Problem
     _coarse_noise_variance: float
 
-    def __init__(self, settings: EMTurboBiSVBI, obs: UplinkObservation) -> None:
+    def __init__(
+        self, settings: EMTurboBiSVBI, obs: UplinkObservation, expected: ExpectedScene | None = None
+    ) -> None:
         super().__init__(obs, settings.max_iter, settings.tol, settings.max_seconds)
         self.settings = settings
+        self._expected = expected
         for name, free in _NEED_NO_PLACES:
             if getattr(settings, name) != free:
                 obs.geometry_for(f"{name}={getattr(settings, name)!r}")
@@ -366,7 +413,7 @@ class BiSVBILoop(SceneLoop):
         """Run the coarse stage on the pilots and make the first working set."""
         super().setup()
         settings = self.settings
-        self.schedule = StructureSchedule()
+        self.schedule = StructureSchedule() if self._expected is None else StructureSchedule(every=1)
         self.max_iter = settings.max_iter
         self._work = Work(self.deadline)
         self._n_unexplained = 0
@@ -385,7 +432,9 @@ class BiSVBILoop(SceneLoop):
         )
 
     def _coarse(self, pilots: Problem, watch: SilenceWatch | None) -> WorkingSet:
-        """The first working set, by the coarse stage; what it says is kept."""
+        """The first working set, by the coarse stage or as expected; what it says is kept."""
+        if self._expected is not None:
+            return self._as_expected(self._expected)
         if self.obs.motion is None:
             return self._coarse_on(pilots, watch)
         rate = self.settings.false_alarm_rate
@@ -395,6 +444,20 @@ class BiSVBILoop(SceneLoop):
         if watch is None or watch.found is None:
             self._try_other_shifts(others, watch)
         return self.working
+
+    def _as_expected(self, expected: ExpectedScene) -> WorkingSet:
+        """The first working set of an expected scene, on the pilots."""
+        derotation = self.block.derotation
+        if derotation is not None:
+            turned = replace(derotation, doppler_hz=expected_shifts_hz(expected, self.obs))
+            self.block = derotated(self.block, turned)
+            self.search = doppler_search(self.obs, self.block, self.search) or self.search
+        pilots = Problem.on_pilots(self.obs, self.block)
+        self._pilots = pilots.with_statistics(pilots.statistics.stored_as(self.settings.dtype))
+        self.search = self.search.covering(self._pilots.statistics.cross_correlation)
+        self._coarse_warnings: list[str] = []
+        self._coarse_noise_variance = expected.noise_variance
+        return first_working_set(expected, self._pilots, self.block, self.settings.rule)
 
     def _try_other_shifts(self, others: list[RealArray], watch: SilenceWatch | None) -> None:
         """Take other shifts of users that their pilots allow where these explain the data better.
@@ -477,7 +540,8 @@ class BiSVBILoop(SceneLoop):
 
     @property
     def _uses_data(self) -> bool:
-        return self.settings.data_aided and self.n_iter >= self.settings.burn_in
+        burn_in = self.settings.burn_in if self._expected is None else 0
+        return self.settings.data_aided and self.n_iter >= burn_in
 
     def _use_data(self) -> None:
         """Put the pilots' and the soft data symbols' statistics in the place of the present ones."""

@@ -15,7 +15,7 @@ from isac_toolbox.channel.evolution import ChannelEvolution, check_symbol_indice
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.inference.turbo import History, IterationRecord
 
-__all__ = ["Ambiguity", "Candidates", "EstimationResult", "Misfit", "MisfitAxis"]
+__all__ = ["Ambiguity", "Candidates", "EstimationResult", "Misfit", "MisfitAxis", "SceneInformation"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -136,6 +136,39 @@ class Misfit:
 
 
 @dataclass(frozen=True, eq=False)
+class SceneInformation:
+    """What the samples of a block alone say of its scene, all priors left out: a Gaussian in all unknowns.
+
+    Up to a constant the log likelihood of a vector ``x`` of P entries is ``b^T x - x^T J x / 2``. Of S
+    scatterers and K users ``x`` holds positions of scatterers (3 S) and users (3 K) and clock offsets as
+    lengths ``c t`` (K), in metres; of a block that moves also frequency offsets in Hz (K) and velocities of
+    users (3 K) and scatterers (3 S) in m/s.
+
+    Attributes
+    ----------
+    matrix : ndarray, shape (P, P)
+        ``J``, positive semi-definite; singular where the samples leave something open.
+    vector : ndarray, shape (P,)
+        ``b``.
+    n_scatterers, n_users : int
+
+    Notes
+    -----
+    Blocks are fused by adding what each says to what was known before; docs/theory.md, section 11.2.
+    """
+
+    matrix: RealArray
+    vector: RealArray
+    n_scatterers: int
+    n_users: int
+
+    @property
+    def moves(self) -> bool:
+        """Whether it speaks of motion."""
+        return self.vector.size > 3 * self.n_scatterers + 4 * self.n_users
+
+
+@dataclass(frozen=True, eq=False)
 class EstimationResult:
     """Scene, channel and data recovered from one block.
 
@@ -210,6 +243,9 @@ class EstimationResult:
         How far what is left of the samples is from noise; of the scene, also where least squares took over.
         None of blocks that move, and from methods without a model to judge: ``MusicSCVBI`` and ``OMP``, whose
         points stay on a grid, ``LeastSquares`` and ``GenieLMMSE``.
+    information : SceneInformation, optional
+        What the samples say of scatterers, users, clocks and motion together; from ``EMTurboBiSVBI``, where
+        places are given and a scene was found.
     """
 
     estimator: str
@@ -252,6 +288,7 @@ class EstimationResult:
     user_symbol_phase_rad: RealArray | None = None
     evolution: ChannelEvolution | None = None
     misfit: Misfit | None = None
+    information: SceneInformation | None = None
 
     def __post_init__(self) -> None:
         if not len(self.diffuse_power):
@@ -274,9 +311,9 @@ class EstimationResult:
     def save(self, path: str | Path) -> Path:
         """Write the result as an npz file and return its path.
 
-        One key per attribute that is not None; ``candidates``, ``unlocated_paths`` and ``evolution`` as
-        ``candidates.FIELD``, ``unlocated_paths.FIELD`` and ``evolution.FIELD``, the history as ``history`` of
-        shape (iterations, 4). Ambiguities have one row of ``ambiguities`` per alternative: number of the
+        One key per attribute that is not None; ``candidates``, ``unlocated_paths``, ``evolution`` and
+        ``information`` as ``candidates.FIELD`` and so on, the history as ``history`` of shape
+        (iterations, 4). Ambiguities have one row of ``ambiguities`` per alternative: number of the
         ambiguity, kind (0 clock, 1 scatterer, 2 path), index, weight, and the value in three columns (a
         clock's in the first, the others NaN).
         ``misfit`` has one row (excess in dB, p-value) for each of delay, direction, time and element, and
@@ -287,7 +324,7 @@ class EstimationResult:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, (Candidates, UnlocatedPaths, ChannelEvolution)):
+            if isinstance(value, (Candidates, UnlocatedPaths, ChannelEvolution, SceneInformation)):
                 parts = {f"{name}.{f.name}": getattr(value, f.name) for f in fields(value)}
                 stored.update({key: part for key, part in parts.items() if part is not None})
             elif isinstance(value, History):
@@ -337,6 +374,11 @@ class EstimationResult:
         if "evolution.parts" in data:
             _npz.require(path, _KIND, data, ["evolution.curves"])
             values["evolution"] = ChannelEvolution(data["evolution.parts"], data["evolution.curves"])
+        if "information.matrix" in data:
+            parts = [f"information.{f.name}" for f in fields(SceneInformation)]
+            _npz.require(path, _KIND, data, parts)
+            matrix, vector, *counts = (data[key] for key in parts)
+            values["information"] = SceneInformation(matrix, vector, *map(int, counts))
         values["misfit"] = _misfit_of(data.get("misfit_parts", ()), data.get("misfit", ()))
         return cls(**values)
 
@@ -364,6 +406,7 @@ _OPTIONAL = (
     "evolution",
     "unlocated_paths.doppler_hz",
     "misfit",
+    "information",
 )
 
 _AMBIGUITY_KINDS = ("clock", "scatterer", "path")

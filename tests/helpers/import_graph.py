@@ -74,7 +74,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "_catalogue.py",
         "nn/__init__.py",
     ),
-    ("sweeps/", "plotting/", "interop/"),
+    ("sweeps/", "plotting/", "interop/", "tracking/"),
     ("figures/",),
     ("cli/",),
 )

@@ -16,7 +16,7 @@ from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
-from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult, Misfit
+from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult, Misfit, SceneInformation
 from isac_toolbox.estimators.scene.derotation import evolution_of
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
@@ -337,6 +337,7 @@ def build_result(
     diffuse: DiffuseEstimate | None = None,
     motion: MotionEstimate | None = None,
     misfit: Misfit | None = None,
+    information: SceneInformation | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
     parts = [part for part in (diffuse, motion) if part is not None]
@@ -357,6 +358,7 @@ def build_result(
         warnings=(*outcome.warnings, *misfit_warnings(misfit)),
         ambiguities=outcome.ambiguities,
         misfit=misfit,
+        information=information,
         **found,
     )
 

@@ -38,6 +38,7 @@ from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import channel_at, derotated, evolution_of, no_derotation
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
+from isac_toolbox.estimators.scene.information import information_of
 from isac_toolbox.estimators.scene.moving import movers_of
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.problem import Problem
@@ -284,7 +285,8 @@ class SceneLoop(TurboLoop):
             fitted = FittedBlock(self.block, channel.mean / scale, detection.moments, n_fitted, diffuse)
             misfit = whiteness(fitted, self.search)
         motion = self._motion(fit, covariance)
-        return build_result(self.name, channel, scene, detection, outcome, found, motion, misfit)
+        told = information_of(fit, scene, shown, self.obs.motion) if self.judges_fit else None
+        return build_result(self.name, channel, scene, detection, outcome, found, motion, misfit, told)
 
     def _motion(self, fit: Fit, covariance: RealArray) -> MotionEstimate | None:
         """What moves and turns beside the scatterers, None in a static block."""

@@ -40,10 +40,13 @@ class StructureSchedule:
     stage : Stage
     searched : tuple of int, optional
         Counts before the last search on all data.
+    every : int
+        Iterations between searches.
     """
 
     stage: Stage = Stage.PILOTS
     searched: Counts | None = None
+    every: int = _SEARCH_EVERY
 
     @property
     def settled(self) -> bool:
@@ -52,7 +55,7 @@ class StructureSchedule:
 
     def is_due(self, iteration: int) -> bool:
         """Return whether an iteration, counted from 0, searches."""
-        return not self.settled and iteration % _SEARCH_EVERY == _SEARCH_EVERY - 1
+        return not self.settled and iteration % self.every == self.every - 1
 
     def on_all_data(self) -> StructureSchedule:
         """Return the state once all data that will ever be used are in use."""
@@ -70,4 +73,5 @@ class StructureSchedule:
         """Return the state after a search that started from these counts."""
         if self.stage is not Stage.SEARCHING:
             return self
-        return StructureSchedule(Stage.SEARCHING if changed else Stage.SETTLED, counts)
+        stage = Stage.SEARCHING if changed else Stage.SETTLED
+        return replace(self, stage=stage, searched=counts)
