@@ -26,6 +26,7 @@ from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
 from isac_toolbox.estimators.scene.diffuse import Diffuse
+from isac_toolbox.estimators.scene.fit import learned_elements
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.moving import with_movers
@@ -350,6 +351,7 @@ class BiSVBILoop(SceneLoop):
         self.warnings += self._coarse_warnings
         motion = self.obs.motion
         self._phase_prior = None if motion is None else PhasePrior.of(motion)
+        self._take_elements()
         self._divide_block()
         self._statistics = self._pilots.statistics
         self._profile_is_of_pilots = False
@@ -445,6 +447,7 @@ class BiSVBILoop(SceneLoop):
         before = self.working.fit.scene
         if not self.deadline.reached():
             self._m_step()
+        self._calibrate()
         self.change = self._largest_move(before)
         self._revise_structure()
         self.record()
@@ -488,6 +491,30 @@ class BiSVBILoop(SceneLoop):
         if self.settings.data_aided:
             return self.detect().moments
         return SymbolMoments(self.block.pilots, np.where(self.block.known, 0.0, 1.0))
+
+    def _take_elements(self) -> None:
+        """Divide the block by the elements' responses that the coarse stage learned."""
+        elements = self.working.problem.elements
+        if elements is None:
+            return
+        self.block = self.block.with_response(elements.response)
+        self._pilots = Problem.on_pilots(self.obs, self.block, elements)
+        problem = replace(self._pilots, noise_precision=self.working.problem.noise_precision)
+        self.working = self.working.with_problem(replace(problem, prior=self.working.problem.prior))
+
+    def _calibrate(self) -> None:
+        """Learn the elements' responses from the present channel, and correct the block by them."""
+        problem = self.working.problem
+        if problem.elements is None:
+            return
+        elements = learned_elements(self.working.active_fit()[0])
+        self.block = self.block.with_response(elements.response)
+        self.working = self.working.with_problem(problem.calibrated(elements))
+        self._pilots = Problem.on_pilots(self.obs, self.block, elements)
+        self._divide_block()
+        if not self._uses_data:
+            self._statistics = self._pilots.statistics
+            self._take_statistics()
 
     def _take_statistics(self) -> None:
         """Fit the paths to the present statistics, without the diffuse parts of other users in them."""

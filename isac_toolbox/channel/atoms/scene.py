@@ -19,6 +19,7 @@ from isac_toolbox.channel.atoms.kinematics import (
 )
 from isac_toolbox.channel.atoms.paths import LINE_OF_SIGHT, UNLOCATED, PathJacobian, Paths
 from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.turn import Turn
 from isac_toolbox.channel.observation import UplinkObservation
 
 __all__ = [
@@ -135,6 +136,8 @@ class ScenePrior:
         Whether paths can be located. If not, users and clocks are place holders that count as known.
     motion : KinematicPrior, optional
         Of the motion of scenes that have any.
+    turn : Turn, optional
+        Of the array, which displaces all users together; their deviations then include it.
     """
 
     users_m: RealArray
@@ -145,10 +148,11 @@ class ScenePrior:
     sees_cosines: tuple[bool, bool] = (True, True)
     has_places: bool = True
     motion: KinematicPrior | None = None
+    turn: Turn | None = None
 
     @classmethod
-    def of(cls, obs: UplinkObservation) -> ScenePrior:
-        """Return the prior knowledge in an observation."""
+    def of(cls, obs: UplinkObservation, turn: Turn | None = None) -> ScenePrior:
+        """Return the prior knowledge in an observation, under a turn of the array."""
         places, sees = obs.geometry, obs.array.sees_cosines
         motion = None if obs.motion is None else KinematicPrior.of(obs.motion)
         if places is None:
@@ -156,12 +160,13 @@ class ScenePrior:
             return cls(nowhere, nowhere, known, False, sees_cosines=sees, has_places=False, motion=motion)
         return cls(
             places.user_positions_m,
-            places.user_position_stds_m,
+            places.user_position_stds_m if turn is None else turn.stds_m,
             SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s,
             obs.has_line_of_sight,
             None if all(sees) else places.region_m,
             sees,
             motion=motion,
+            turn=turn,
         )
 
     @cached_property
@@ -185,6 +190,9 @@ class ScenePrior:
             assert self.motion is not None
             _, of_motion, deviation = _of_motion(self.motion, scene.motion)
             points += float(of_motion @ deviation**2)
+        if self.turn is not None:
+            away = (scene.users_m - self.users_m).ravel()
+            points += float(away @ self.turn.coupling @ away)
         return 0.5 * float(users + points + of_offsets @ scene.offsets_m**2)
 
     def of_user(self, user: int) -> ScenePrior:
@@ -196,7 +204,17 @@ class ScenePrior:
             user_stds_m=self.user_stds_m[alone],
             offset_stds_m=self.offset_stds_m[alone],
             motion=None if self.motion is None else self.motion.of_user(user),
+            turn=None,
         )
+
+    def add_coupling(self, hessian: RealArray, gradient: RealArray, scene: Scene) -> None:
+        """Add what the turn couples between users to half a Hessian (P, P) and half a gradient (P,)."""
+        if self.turn is None:
+            return
+        _, users, _, _ = scene.blocks()
+        coupling = self.turn.coupling
+        hessian[users, users] += coupling / 2
+        gradient[users] += coupling @ (scene.users_m - self.users_m).ravel() / 2
 
     def known(self, scene: Scene) -> NDArray[np.bool_]:
         """Return the entries of the scene's vector that are known exactly, shape (P,)."""

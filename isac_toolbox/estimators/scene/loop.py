@@ -53,6 +53,7 @@ from isac_toolbox.estimators.symbols.detection import (
     detect,
     detect_over_time,
 )
+from isac_toolbox.estimators.symbols.elements import ElementErrors
 from isac_toolbox.estimators.windows import usable_tones
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -141,7 +142,10 @@ class SceneLoop(TurboLoop):
                 self.obs, self.block, self.search = obs, block, PathSearch.for_observation(obs)
             if self.follows_motion and obs.motion is not None:
                 self.block = block = derotated(block, no_derotation(obs.motion))
-            self.working = coarse(Problem.on_pilots(obs, block), watch)
+            elements = ElementErrors.of(obs.hardware, obs.array)
+            if elements is not None:
+                self.block = block = block.with_response(elements.response)
+            self.working = coarse(Problem.on_pilots(obs, block, elements), watch)
             return self.working.fit
 
         self.warnings += listen(self.obs, self.block, first_fit)
