@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # What must hold without any extra, and with the oldest versions of everything that is needed.
 CORE_TESTS := tests/test_imports.py tests/test_doctests.py tests/test_bad_input.py tests/test_scenario.py \
   tests/test_metrics.py tests/test_bounds.py tests/test_storage.py tests/channel tests/inference \
-  tests/estimators tests/sweeps tests/cli tests/plotting tests/nn
+  tests/estimators tests/sweeps tests/interop tests/cli tests/plotting tests/nn
 
 .PHONY: demo test test-oldest test-bare check docs clean
 
@@ -15,11 +15,11 @@ $(VENV)/.base: pyproject.toml
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.base constraints.txt
-	$(BIN)/python -m pip install --quiet -e ".[dev,nn,dask,html]" torch-pruning -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e ".[dev,nn,dask,html,sionna,csi]" torch-pruning -c constraints.txt
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.base constraints.txt
-	$(BIN)/python -m pip install --quiet -e ".[docs,nn,dask]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e ".[docs,nn,dask,sionna]" -c constraints.txt
 	touch $@
 
 demo: $(VENV)/.base                       ## one simulated block in, the whole scene out, with a picture

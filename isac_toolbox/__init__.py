@@ -19,6 +19,7 @@ _PUBLIC = {
     "UnlocatedPaths": "isac_toolbox.channel",
     "ImplausibleValueWarning": "isac_toolbox.channel",
     "load_traced": "isac_toolbox.channel",
+    "observation_from_channel": "isac_toolbox.channel",
     "qam_constellation": "isac_toolbox.channel",
     "EMTurboBiSVBI": "isac_toolbox.estimators",
     "MusicSCVBI": "isac_toolbox.estimators",
@@ -31,7 +32,17 @@ _PUBLIC = {
     "SweepResult": "isac_toolbox.sweeps",
     "load_sweep": "isac_toolbox.sweeps",
 }
-_MODULES = ("bounds", "channel", "estimators", "inference", "metrics", "plotting", "scenario", "sweeps")
+_MODULES = (
+    "bounds",
+    "channel",
+    "estimators",
+    "inference",
+    "interop",
+    "metrics",
+    "plotting",
+    "scenario",
+    "sweeps",
+)
 
 # Needs an extra; not in ``__all__``, so that a star import does not ask for it.
 _OPTIONAL_MODULES = ("nn",)
@@ -59,6 +70,7 @@ if TYPE_CHECKING:
     from isac_toolbox import channel as channel
     from isac_toolbox import estimators as estimators
     from isac_toolbox import inference as inference
+    from isac_toolbox import interop as interop
     from isac_toolbox import metrics as metrics
     from isac_toolbox import plotting as plotting
     from isac_toolbox import scenario as scenario
@@ -70,6 +82,7 @@ if TYPE_CHECKING:
     from isac_toolbox.channel import UnlocatedPaths as UnlocatedPaths
     from isac_toolbox.channel import UplinkObservation as UplinkObservation
     from isac_toolbox.channel import load_traced as load_traced
+    from isac_toolbox.channel import observation_from_channel as observation_from_channel
     from isac_toolbox.channel import qam_constellation as qam_constellation
     from isac_toolbox.estimators import NOMP as NOMP
     from isac_toolbox.estimators import OMP as OMP

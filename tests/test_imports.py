@@ -18,14 +18,28 @@ MODULES = sorted(
     for path in PACKAGE.rglob("*.py")
 )
 NETWORKS = [name for name in MODULES if f"{name}.".startswith("isac_toolbox.nn.")]
-OTHERS = [name for name in MODULES if name not in NETWORKS]
-EXTRAS = ("torch", "safetensors", "sklearn", "torch_pruning", "plotly", "dask", "distributed", "pandas")
+SIONNA = ["isac_toolbox.interop.sionna"]
+OTHERS = [name for name in MODULES if name not in NETWORKS + SIONNA]
+EXTRAS = (
+    "torch",
+    "sionna",
+    "csiread",
+    "safetensors",
+    "sklearn",
+    "torch_pruning",
+    "plotly",
+    "dask",
+    "distributed",
+    "pandas",
+)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_module_can_be_imported(name):
     if name in NETWORKS and not (find_spec("torch") and find_spec("safetensors")):
         pytest.skip('needs the extra "nn"')
+    if name in SIONNA and not (find_spec("torch") and find_spec("sionna")):
+        pytest.skip('needs the extra "sionna"')
     import_module(name)
 
 
@@ -47,15 +61,19 @@ def test_the_package_does_not_import_torch():
     assert run(code).stdout.strip() == "False"
 
 
-def test_without_torch_the_message_says_what_to_install():
-    code = """
+@pytest.mark.parametrize(
+    ("missing", "module", "extra"), [("torch", "nn", "nn"), ("sionna", "interop.sionna", "sionna")]
+)
+def test_without_an_extra_the_message_says_what_to_install(missing, module, extra):
+    code = f"""
 import importlib.util
 find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
-import isac_toolbox.nn
+importlib.util.find_spec = lambda name, *rest: None if name == "{missing}" else find(name, *rest)
+import isac_toolbox.{module}
 """
     done = run(code)
-    assert done.returncode != 0 and 'pip install "isac_toolbox[nn]"' in done.stderr and "torch" in done.stderr
+    assert done.returncode != 0 and missing in done.stderr
+    assert f'pip install "isac_toolbox[{extra}]"' in done.stderr
 
 
 def test_the_oldest_versions_tested_are_the_declared_ones():

@@ -19,9 +19,17 @@ from matplotlib import pyplot
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-WITH_CODE = ["quickstart", "simulate", "estimate", "moving", "compare", "link-level", "networks"]
+_PLAIN = ["quickstart", "simulate", "estimate", "moving", "compare", "link-level", "interop"]
+WITH_CODE = [*_PLAIN, "sionna", "networks"]
 
+needs_sionna = pytest.mark.skipif(
+    not (importlib.util.find_spec("torch") and importlib.util.find_spec("sionna")),
+    reason='needs the extra "sionna"',
+)
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason='needs the extra "nn"')
+
+
+EXTRAS_OF = {"networks": needs_torch, "sionna": needs_sionna}
 
 
 def load(path):
@@ -36,9 +44,7 @@ def load(path):
 # --- code --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=needs_torch if page == "networks" else ()) for page in WITH_CODE]
-)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=EXTRAS_OF.get(page, ())) for page in WITH_CODE])
 def test_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_blocks(DOCS / f"{page}.md")
@@ -53,6 +59,13 @@ def test_the_link_level_page_decodes_its_block(tmp_path, monkeypatch, capsys):
     assert isac.metrics.channel_nmse_db(names["res"].channel, names["channel"]) < -25
     assert isac.metrics.localisation(names["res"].scatterer_positions_m, names["scatterers_m"]).misses == 0
     assert "bit errors 0 of" in capsys.readouterr().out
+
+
+@needs_sionna
+def test_the_page_of_sionna_decodes_its_blocks():
+    names = check_blocks(DOCS / "sionna.md")
+    assert not names["wrong"].any()
+    assert ((names["llr"] > 0) == (names["bits"] > 0)).all()
 
 
 def test_the_readme_and_the_quick_start_show_the_same_ten_lines():
@@ -118,6 +131,7 @@ def test_names_of_the_api_page_exist_and_are_all_public_ones():
 
 
 @needs_torch
+@needs_sionna
 def test_rooms_of_the_api_page_can_be_imported():
     text = (DOCS / "api.md").read_text(encoding="utf-8").split("## Rooms")[1]
     for room in re.findall(r"^   (isac_toolbox\.\S+)$", text, re.MULTILINE):

@@ -11,6 +11,7 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.channel.plausibility import ImplausibleValueWarning
 from isac_toolbox.channel.rays import Rays
+from isac_toolbox.channel.sounded import observation_from_channel
 from isac_toolbox.channel.uplink import noise_variance_for_snr
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "draw_environment",
     "load_traced",
     "noise_variance_for_snr",
+    "observation_from_channel",
     "qam_constellation",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -19,7 +19,14 @@ from isac_toolbox.channel.plausibility import check_longest_delay, warn_of_impla
 from isac_toolbox.channel.rays import Rays, checked_dopplers
 from isac_toolbox.channel.traced import TRACED_KEYS, traced_arrays
 
-__all__ = ["DrawSettings", "Environment", "draw_apart_users", "draw_environment", "load_traced"]
+__all__ = [
+    "DrawSettings",
+    "Environment",
+    "draw_apart_users",
+    "draw_environment",
+    "environment_of_paths",
+    "load_traced",
+]
 
 RealArray = NDArray[np.float64]
 Point = tuple[float, float, float]
@@ -424,7 +431,9 @@ def load_traced(path: str | Path, *, margin_m: float = 10.0) -> Environment:
     check_finite("margin_m", box_margin_m)
     check_non_negative("margin_m", box_margin_m)
     if source.is_file():
-        return _from_traced(_npz.read(source, "traced environment", TRACED_KEYS), source.stem, margin_m)
+        return environment_of_paths(
+            _npz.read(source, "traced environment", TRACED_KEYS), source.stem, margin_m
+        )
     shipped = files("isac_toolbox") / "data" / "traced" / f"{source.name.removesuffix('.npz')}.npz"
     if source.name != str(path) or not shipped.is_file():
         known = sorted(
@@ -435,10 +444,17 @@ def load_traced(path: str | Path, *, margin_m: float = 10.0) -> Environment:
             f"shipped are {', '.join(known)}"
         )
     with as_file(shipped) as real:
-        return _from_traced(_npz.read(real, "traced environment", TRACED_KEYS), source.name, margin_m)
+        return environment_of_paths(_npz.read(real, "traced environment", TRACED_KEYS), source.name, margin_m)
 
 
-def _from_traced(data: dict[str, NDArray], name: str, margin_m: float) -> Environment:
+def environment_of_paths(data: Mapping[str, NDArray], name: str, margin_m: float) -> Environment:
+    """Return the environment that arrays of a traced file make up; keys are those of :func:`load_traced`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`load_traced`, naming ``name`` and the key.
+    """
     data = traced_arrays(name, data)
     users, bs, bounce = data["ue_position_m"], data["bs_position_m"], data["path_first_bounce_m"]
     path_user, depth, gain = data["path_ue"], data["path_depth"], data["path_gain"]

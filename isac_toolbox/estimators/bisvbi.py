@@ -5,15 +5,24 @@ After Liu, Xu, Xu and Caire, arXiv:2502.00811; docs/theory.md, sections 3 to 7.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox._choices import DTYPES, M_STEPS
 from isac_toolbox._threads import bounded_threads
-from isac_toolbox._validation import check_choice, check_flag, check_fraction, check_integer, check_positive
+from isac_toolbox._validation import (
+    as_array,
+    check_choice,
+    check_flag,
+    check_fraction,
+    check_integer,
+    check_positive,
+    check_shape,
+)
 from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
@@ -44,7 +53,10 @@ from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_stati
 from isac_toolbox.inference.hierarchy import RULES
 from isac_toolbox.inference.turbo import FAILED, STOPPED, TIME_LIMIT, Callback, Deadline
 
-__all__ = ["M_STEPS", "BiSVBILoop", "EMTurboBiSVBI"]
+__all__ = ["M_STEPS", "BiSVBILoop", "Decoder", "EMTurboBiSVBI"]
+
+#: From LLRs of all bits (K, N, T, bits) to extrinsic LLRs of the same.
+Decoder: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 RealArray = NDArray[np.float64]
@@ -62,6 +74,8 @@ _PROFILE_OPTIMISM = 1.5
 _BAD_FIT = 1.12
 # Guard: noise relative to the samples' power (-70 dB) below which any fit is good.
 _NEGLIGIBLE_NOISE = 1e-7
+# Guard: of a bit that a decoder is sure of; keeps logarithms of probabilities finite.
+_MOST_LLR = 40.0
 # Cost cap: iterations after a run has spent its work on structure; paths made by a misfit never rest.
 _LAST_ITERATIONS = 3
 # Guard: what the data leave, relative to the noise, above which users may turn by other shifts than found;
@@ -117,6 +131,11 @@ class EMTurboBiSVBI:
         they cost far more and need ``O((K grid_points)^2)`` (``"full"``) or ``O(K grid_points)`` memory.
     grid_points : int
         About how many points that grid has; of no effect with ``inverse="subspace"``.
+    decoder : callable, optional
+        What the code says of the data: called in every iteration that uses data, with the LLRs of all bits
+        (K, N, T, bits), ``ln P(0) / P(1)``, zero at pilots and without what it said itself, it returns its
+        extrinsic LLRs of the same bits in the same shape, zero where it says nothing. They are the priors of
+        the symbols in the next detection. The ``llr`` of the result are those that it would be given next.
     data_aided : bool
         Feed soft symbols back after the pilot-only burn-in. Where the outcome contradicts the pilots
         (wrong decisions that confirmed themselves), the block is estimated again without.
@@ -180,6 +199,7 @@ class EMTurboBiSVBI:
     n_threads: int | None = None
     false_alarm_rate: float = 1e-2
     max_seconds: float | None = None
+    decoder: Decoder | None = None
 
     def __post_init__(self) -> None:
         choices = (
@@ -202,6 +222,11 @@ class EMTurboBiSVBI:
             check_integer("n_threads", self.n_threads, 1)
         if self.max_seconds is not None:
             check_positive("max_seconds", self.max_seconds)
+        if self.decoder is not None:
+            if not callable(self.decoder):
+                raise TypeError(f"decoder must be callable with LLRs, got {type(self.decoder).__name__}")
+            if not self.data_aided:
+                raise ValueError("decoder needs data_aided=True, as data are not used otherwise")
 
     def memory_usage(self, obs: UplinkObservation) -> int:
         """Return the peak memory in bytes of :meth:`estimate` beside the observation, to a factor of two.
@@ -269,7 +294,7 @@ class EMTurboBiSVBI:
             return loop, result
         if loop.deadline.reached():
             return loop, replace(result, warnings=(*result.warnings, _OUT_OF_TIME))
-        alone = BiSVBILoop(replace(self._within(loop.deadline), data_aided=False), obs)
+        alone = BiSVBILoop(replace(self._within(loop.deadline), data_aided=False, decoder=None), obs)
         alone.warnings.append(_DATA_REFUSED)
         alone.doubts_data = True
         return alone, alone.run_bounded(callback, self.n_threads)
@@ -356,6 +381,7 @@ class BiSVBILoop(SceneLoop):
         self._statistics = self._pilots.statistics
         self._profile_is_of_pilots = False
         self.diffuse = None
+        self.prior_llr = None
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
         )
@@ -460,6 +486,8 @@ class BiSVBILoop(SceneLoop):
         """Put the pilots' and the soft data symbols' statistics in the place of the present ones."""
         if self.block.derotation is not None:
             self._turn()
+        if self.settings.decoder is not None:
+            self._ask_decoder(self.settings.decoder)
         moments = self.detect(self._with_data).moments
         statistics = self._known + _statistics(self._with_data, moments)
         self._statistics = statistics.stored_as(self.settings.dtype)
@@ -516,6 +544,17 @@ class BiSVBILoop(SceneLoop):
             self._statistics = self._pilots.statistics
             self._take_statistics()
 
+    def _ask_decoder(self, decoder: Decoder) -> None:
+        """Renew what the code says of the bits, from what the samples say of them."""
+        block = self.block
+        llr = np.zeros((*block.known.shape, self.obs.bits_per_symbol))
+        llr[:, :, self._data_symbols] = self.detect(self._with_data).llr
+        said = as_array("decoder: its LLRs", decoder(llr), float)
+        check_shape("decoder: its LLRs", said, llr.shape, "(K, N, T, bits)")
+        if np.any(np.isnan(said)):
+            raise ValueError(f"decoder: its LLRs must be numbers, got {np.count_nonzero(np.isnan(said))} NaN")
+        self.prior_llr = np.clip(said, -_MOST_LLR, _MOST_LLR)[:, :, self._data_symbols]
+
     def _take_statistics(self) -> None:
         """Fit the paths to the present statistics, without the diffuse parts of other users in them."""
         statistics = self._statistics
@@ -527,6 +566,7 @@ class BiSVBILoop(SceneLoop):
     def _divide_block(self) -> None:
         """Statistics of the OFDM symbols that hold pilots alone, made once, and the block of the others."""
         pilots, self._with_data = self.block.divided()
+        self._data_symbols = self.block.has_data
         certain = SymbolMoments(pilots.pilots, np.zeros(pilots.pilots.shape))
         self._known = _statistics(pilots, certain)
 

@@ -25,6 +25,8 @@ ComplexArray = NDArray[np.complex128]
 OVERSAMPLING = 2
 # Guard: coherence of two users' pilots at some length above which their paths are mistaken for each other.
 _COHERENT_CODES = 0.5
+# Guard: cells beyond which a lobe of a user's own pilots counts as well; nearer ones are told apart.
+_NEAREST_LOBE = 8.0
 # Cost cap: antennas whose powers over path length say where paths are.
 _PROFILE_ANTENNAS = 16
 # Guard: power over the median above which there is a path; noise of 16 antennas never reaches it.
@@ -66,7 +68,7 @@ class LengthWindow:
         Power of the highest sidelobe in length, relative to the main lobe, of the tones of any user.
     code_shift_m : float, optional
         Smallest length by which a path of one user looks like one of another, where users share tones by
-        cyclic shifts; the window is not longer.
+        cyclic shifts, or like another of its own, where tones go in groups; the window is not longer.
     open_window : bool
         Whether nothing is known of the lengths beforehand, so that the window is one unambiguous interval,
         to be narrowed to where there is power (:meth:`covering`).
@@ -116,19 +118,24 @@ class LengthWindow:
         return replace(self, min_length_m=first, max_length_m=first + interval)
 
     def _code_shift_m(self, pilots: ComplexArray) -> float | None:
-        """Smallest length at which pilots (K, N, T) of two users are coherent; None where there is none."""
+        """Smallest length at which pilots (K, N, T) of two users are coherent; None where there is none.
+
+        So are those of a user with themselves where tones go in groups, as in the DMRS of type 2 of 5G NR.
+        """
+        if not self.receiver.equally_spaced:
+            return None
         gram = np.einsum("knt,jnt->kjn", pilots.conj(), pilots)
         energy = np.real(np.einsum("kkn->k", gram))
-        gram[np.arange(len(gram)), np.arange(len(gram))] = 0
-        if not (gram.any() and self.receiver.equally_spaced):
+        if not energy.all():
             return None
-        n_tones = gram.shape[2]
+        n_users, _, n_tones = gram.shape
         response = np.abs(fft.fft(gram, axis=2)) / np.sqrt(np.multiply.outer(energy, energy))[:, :, None]
         shifts = SPEED_OF_LIGHT_M_S * np.arange(n_tones) / (n_tones * self._spacing_hz) % self._period_m
         distances = np.minimum(shifts, self._period_m - shifts)
-        coherent = distances[np.any(response > _COHERENT_CODES, axis=(0, 1))]
-        cells = coherent[coherent > SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)]
-        return float(cells.min()) if cells.size else None
+        nearest = np.where(np.eye(n_users, dtype=bool), _NEAREST_LOBE, 1.0)[:, :, None]
+        cell_m = SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
+        alike = np.any((response > _COHERENT_CODES) & (distances > nearest * cell_m), axis=(0, 1))
+        return float(distances[alike].min()) if alike.any() else None
 
     def _on_tones(self, tones: RealArray) -> Self:
         """The search for statistics of users with power (K, N) on their tones."""
@@ -183,7 +190,7 @@ class LengthWindow:
         """The search without the longest part of its interval in which no user (of K, N, M) has power."""
         if self.code_shift_m is not None:
             return self
-        lengths = np.sort(self._loud_lengths_m(correlation) % self._period_m)
+        lengths, loudest = self._loud_lengths_m(correlation)
         if not lengths.size:
             return self
         gaps = np.diff(lengths, append=lengths[0] + self._period_m)
@@ -193,11 +200,12 @@ class LengthWindow:
         spread = self._period_m - float(gaps[quiet])
         window = min(_OPEN_WINDOWS * (spread + margin), self._period_m)
         first -= min(margin, (self._period_m - spread) / 2)
-        first -= self._period_m * np.floor((first - self.min_length_m) / self._period_m)
+        loudest = first + (loudest - first) % self._period_m  # by it, as narrow bands blur where power begins
+        first -= self._period_m * np.floor((loudest - self.min_length_m) / self._period_m)
         return replace(self, min_length_m=first, max_length_m=first + window)
 
-    def _loud_lengths_m(self, correlation: ComplexArray) -> RealArray:
-        """Path lengths in one period at which some user's power is no noise, (S,).
+    def _loud_lengths_m(self, correlation: ComplexArray) -> tuple[RealArray, float]:
+        """Path lengths in one period at which some user's power is no noise, (S,), and the loudest.
 
         Noise summed over antennas follows a chi-square law whose scale the quietest quarter of the lengths
         tells.
@@ -206,7 +214,7 @@ class LengthWindow:
         tone = np.rint((frequencies - frequencies.min()) / self._spacing_hz).astype(int)
         n_tones = int(tone.max()) + 1
         if n_tones > _LONGEST_RASTER:
-            return np.zeros(0)
+            return np.zeros(0), 0.0
         heard = np.flatnonzero(np.any(correlation, axis=(0, 1)))
         profile = np.empty((len(correlation), n_tones))
         for k, rows in enumerate(correlation[:, :, heard]):
@@ -221,7 +229,8 @@ class LengthWindow:
         loudest = quiet * chdtri(freedom, rate) / chdtri(freedom, 1 - _QUIET_SHARE)
         lowest = _TAPER_SIDELOBE * profile.max(axis=1)
         loud = np.any(profile > np.maximum(loudest, lowest)[:, None], axis=0)
-        return np.asarray(lengths[one_period][loud])
+        lengths = lengths[one_period]
+        return np.asarray(lengths[loud]), float(lengths[np.argmax(profile.max(axis=0))])
 
     def _strong_lengths_m(self, correlation: ComplexArray) -> RealArray:
         """Path lengths, up to periods, at which users have power far above noise and sidelobes, (S,)."""

@@ -4,6 +4,7 @@ It knows no antenna and no network: the channel estimators and the network compr
 mathematics is in docs/theory.md, sections 3 (hierarchy), 4 (support graph) and 5 (working set).
 """
 
+from isac_toolbox.inference.compact import compact_sweep, is_compact
 from isac_toolbox.inference.hierarchy import RULES, ThreeLayerPrior
 from isac_toolbox.inference.lattice import Lattice, LatticePosterior
 from isac_toolbox.inference.messages import GaussianMessage, extrinsic_message
@@ -38,9 +39,11 @@ __all__ = [
     "ThreeLayerPrior",
     "TurboLoop",
     "branch_variances",
+    "compact_sweep",
     "expected_residual",
     "extrinsic_message",
     "gaussian_log_ratio",
+    "is_compact",
     "mixture_moments",
     "sparse_recover",
     "update_noise_precision",

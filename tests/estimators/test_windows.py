@@ -83,3 +83,45 @@ def test_other_pilots_do_not(pattern):
     observation = NARROW.replace(pilot_pattern=pattern, n_pilot_symbols=3).simulate(0).observation
     assert PathSearch.for_observation(observation).code_shift_m is None
     assert np.all(usable_pilots(observation) == np.where(observation.known, observation.pilots, 0))
+
+
+@pytest.mark.parametrize("first_s", [0.0, 5e-8, 4e-7])
+def test_paths_at_the_time_base_of_a_narrow_band_stay_in_the_first_period(first_s):
+    """The taper blurs a path over more than the early share of the window, but its peak says where it is."""
+    n_sub, spacing_hz = 42, 30e3
+    frequencies = (np.arange(n_sub) - n_sub / 2) * spacing_hz
+    pilots = np.zeros((2, n_sub, 1), complex)
+    pilots[0, ::2] = pilots[1, 1::2] = 1.0
+    channel = np.exp(-2j * np.pi * frequencies * first_s)[:, None] * np.ones(4)
+    observation = isac.UplinkObservation(
+        received=np.einsum("knt,nm->nmt", pilots, channel),
+        pilots=pilots,
+        pilot_mask=np.ones((n_sub, 1), bool),
+        array=isac.UniformPlanarArray((2, 2)),
+        subcarrier_frequencies_hz=frequencies,
+        constellation=isac.qam_constellation("qpsk"),
+        noise_variance=1e-4,
+    )
+    _, seen = searches(observation)
+    assert seen.min_length_m <= first_s * SPEED_OF_LIGHT_M_S <= seen.lengths_m[-1]
+
+
+def test_an_open_window_ends_at_the_lobes_of_tones_in_groups():
+    """Pairs of tones, six apart in step: a path looks like one a sixth of the period away."""
+    n_sub, spacing_hz = 96, 30e3
+    rng = np.random.default_rng(0)
+    pilots = np.zeros((2, n_sub, 1), complex)
+    for k in range(2):
+        pilots[k, np.arange(n_sub) // 2 % 3 == k] = 1.0
+    observation = isac.UplinkObservation(
+        received=rng.standard_normal((n_sub, 4, 1)) + 0j,
+        pilots=pilots,
+        pilot_mask=np.ones((n_sub, 1), bool),
+        array=isac.UniformPlanarArray((2, 2)),
+        subcarrier_frequencies_hz=np.arange(n_sub) * spacing_hz - 1.44e6,
+        constellation=isac.qam_constellation("qpsk"),
+    )
+    search = PathSearch.for_observation(observation)
+    lobe_m = SPEED_OF_LIGHT_M_S / (6 * spacing_hz)
+    assert search.code_shift_m == pytest.approx(lobe_m, rel=1e-9)
+    assert search.lengths_m[-1] - search.lengths_m[0] < lobe_m

@@ -70,7 +70,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "_catalogue.py",
         "nn/__init__.py",
     ),
-    ("sweeps/", "plotting/"),
+    ("sweeps/", "plotting/", "interop/"),
     ("figures/",),
     ("cli/",),
 )

@@ -1,4 +1,7 @@
-"""Message, slab, support graph and precision meet in one function, and every user of the engine calls it."""
+"""Message, slab, support graph and precision meet in one function, and every user of the engine calls it.
+
+For many real coefficients there is a second one in single precision; ``test_compact`` compares the two.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 import isac_toolbox as isac
-from isac_toolbox.inference import GatedChain, ThreeLayerPrior, sparse_recover
+from isac_toolbox.inference import GatedChain, ThreeLayerPrior, compact_sweep, sparse_recover
 
 PACKAGE = Path(isac.__file__).parent
 GRAPHS = {"IndependentSupport", "GatedChain", "Lattice", "ScenePriorGraph"}
@@ -81,11 +84,18 @@ def test_sparse_recovery_sweeps(sweeps):
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason='needs the extra "nn"')
-def test_compression_sweeps(sweeps):
+@pytest.mark.parametrize("rule", ["extrinsic", "structured"])
+def test_compression_sweeps(rule, sweeps, monkeypatch):
     from isac_toolbox import nn
 
+    def counted(*arguments):
+        sweeps.append(1)
+        return compact_sweep(*arguments)
+
+    monkeypatch.setattr("isac_toolbox.nn.turbo_vbi.prior.compact_sweep", counted)
     train_set, _, _ = nn.load_digits_split(0)
     loader = nn.TensorLoader.from_dataset(train_set, batch_size=256)
     model = nn.models.mlp(64, (16,), 10)
-    nn.TurboVBICompressor(model, warmup_epochs=1, updates_per_epoch=2).fit(loader, epochs=3, progress=False)
+    settings = {"rule": rule, "warmup_epochs": 1, "updates_per_epoch": 2}
+    nn.TurboVBICompressor(model, **settings).fit(loader, epochs=3, progress=False)
     assert len(sweeps) == 2 * 2 * 2  # layers, epochs after the warm-up, updates in each

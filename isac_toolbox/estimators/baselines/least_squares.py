@@ -68,7 +68,9 @@ class LeastSquares:
         noise_variance = _noise_variance(obs, block, statistics, channel, n_estimated)
         if grouped is not None and obs.noise_variance is None:
             noise_variance = min(noise_variance, grouped.roughness)
-        per_user = noise_variance * np.mean(np.real(np.einsum("nkk->kn", inverse)), axis=1)
+        per_tone = np.real(np.einsum("nkk->kn", inverse))
+        n_told = np.maximum(np.count_nonzero(per_tone, axis=1), 1)  # a comb leaves tones out
+        per_user = noise_variance * per_tone.sum(axis=1) / n_told
         variance = np.broadcast_to(per_user[:, None, None], channel.shape)
         if not obs.usable_elements.all():
             mean_power = np.mean(np.abs(channel[..., obs.usable_elements]) ** 2, axis=(1, 2), keepdims=True)

@@ -86,6 +86,8 @@ class SceneLoop(TurboLoop):
         Diffuse part of the channel, where there is one.
     judges_fit : bool
         Whether the residual is expected to be noise.
+    prior_llr : ndarray, shape (K, N, T_d, bits), optional
+        What a decoder says of the bits of the OFDM symbols with data.
     doubts_data : bool
         Whether the data contradict the pilots, so that LLRs have to allow for more than noise.
     """
@@ -111,6 +113,7 @@ class SceneLoop(TurboLoop):
             self.warnings.append(_FAR_BLOCKS)
         self.doubts_data = False
         self.diffuse: Diffuse | None = None
+        self.prior_llr: RealArray | None = None
         self._statistics: Statistics
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
 
@@ -157,8 +160,13 @@ class SceneLoop(TurboLoop):
         """
         fit, n_users = self.working.fit, self.working.n_users
         block = self.block if part is None else part
+        prior_llr = self.prior_llr
+        if part is None and prior_llr is not None:
+            prior_llr = np.zeros((*block.known.shape, prior_llr.shape[-1]))
+            prior_llr[:, :, block.has_data] = self.prior_llr
         if block.derotation is not None:
-            return detect_over_time(block, partial(channel_at, fit), self._white_noise)
+            at_symbol = partial(channel_at, fit)
+            return detect_over_time(block, at_symbol, self._white_noise, prior_llr=prior_llr)
         if self.diffuse is None:
             channel = ChannelKnowledge.from_paths(
                 fit.atoms, fit.posterior.mean, fit.posterior.covariance, n_users
@@ -166,7 +174,7 @@ class SceneLoop(TurboLoop):
         else:
             mean = fit.atoms.synthesise(fit.posterior.mean, n_users) + self.diffuse.mean
             channel = ChannelKnowledge(mean, white_variance=self.diffuse.entry_variance)
-        return detect(block, channel, self._white_noise)
+        return detect(block, channel, self._white_noise, prior_llr=prior_llr)
 
     @property
     def _white_noise(self) -> float:

@@ -22,8 +22,8 @@ REMEDIES: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("time", "rotation"): (
         "users' signals rotate or change from symbol to symbol",
-        "give symbol_times_s with frequency_offset_std_hz, user_velocity_std_m_s or phase_noise_std_rad, which "
-        "EMTurboBiSVBI follows",
+        "give symbol_times_s with frequency_offset_std_hz, user_velocity_std_m_s or phase_noise_std_rad, "
+        "which EMTurboBiSVBI follows",
     ),
     ("time", "power"): (
         "the residual is louder in some symbols than in others",

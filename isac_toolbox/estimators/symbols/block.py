@@ -150,10 +150,14 @@ class ReceivedBlock:
             derotation=None if self.derotation is None else self.derotation.take(symbols),
         )
 
+    @property
+    def has_data(self) -> BoolArray:
+        """OFDM symbols with data of some user, shape (T,)."""
+        return np.asarray(np.any(~self.known, axis=(0, 1)))
+
     def divided(self) -> tuple[ReceivedBlock, ReceivedBlock]:
         """Return the OFDM symbols that hold pilots alone, and those with data of some user."""
-        has_data = np.any(~self.known, axis=(0, 1))
-        return self.take(np.flatnonzero(~has_data)), self.take(np.flatnonzero(has_data))
+        return self.take(np.flatnonzero(~self.has_data)), self.take(np.flatnonzero(self.has_data))
 
 
 def _check_peak(name: str, peak: float, limits: tuple[float, float]) -> None:

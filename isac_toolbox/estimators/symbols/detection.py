@@ -72,11 +72,14 @@ class Detection:
         Of every point of the constellation, zero at pilots.
     known : ndarray of bool, shape (K, N, T)
         Pilots.
+    prior_llr : ndarray, shape (K, N, T, bits), optional
+        What was known of the bits beforehand.
     """
 
     moments: SymbolMoments
     log_probability: RealArray
     known: NDArray[np.bool_]
+    prior_llr: RealArray | None = None
 
     @cached_property
     def decision(self) -> NDArray[np.int64]:
@@ -85,13 +88,21 @@ class Detection:
 
     @cached_property
     def llr(self) -> RealArray:
-        """``ln P(bit = 0) / P(bit = 1)``, zero at pilots, shape (K, N, T, bits)."""
+        """``ln P(bit = 0) / P(bit = 1)`` less the bit's own prior, zero at pilots, (K, N, T, bits)."""
         labels = bit_labels(self.log_probability.shape[-1])
         llrs = [
             _log_sum(self.log_probability[..., ~bit]) - _log_sum(self.log_probability[..., bit])
             for bit in labels.T
         ]
-        return np.stack(llrs, axis=-1)
+        llr: RealArray = np.stack(llrs, axis=-1)
+        return llr if self.prior_llr is None else llr - self.prior_llr
+
+
+def log_prior_of(llr: RealArray) -> RealArray:
+    """Return log-probabilities of constellation points (..., Q) from LLRs of their bits (..., bits)."""
+    labels = bit_labels(1 << llr.shape[-1]).astype(float)
+    of_ones, of_zeros = -np.logaddexp(0.0, llr), -np.logaddexp(0.0, -llr)
+    return np.asarray(of_ones @ labels.T + of_zeros @ (1 - labels).T)
 
 
 def detect(
@@ -99,6 +110,7 @@ def detect(
     channel: ChannelKnowledge,
     noise_variance: float,
     joint: bool = True,
+    prior_llr: RealArray | None = None,
 ) -> Detection:
     """Detect the data symbols of a block (docs/theory.md, section 5.6).
 
@@ -106,17 +118,20 @@ def detect(
     as noise of covariance ``sum_j P_j C_jj P_j^H`` (``P_j`` the user's path atoms); users that a linear
     receiver cannot keep apart are decided jointly, unless ``joint`` is False: then it is the unbiased LMMSE
     receiver. Cells with the same set of senders share one likelihood. Masked samples are not used; data of
-    which none is left keep their prior.
+    which none is left keep their prior: uniform, or by the LLRs of bits ``prior_llr`` (K, N, T, bits), as a
+    decoder gives them.
     """
+    if prior_llr is not None:
+        prior_llr = np.where(block.known[..., None], 0.0, prior_llr)
     if block.masks is not None and block.masks.samples is not None:
-        return _detect_by_cell(block, channel, noise_variance, joint)
+        return _detect_by_cell(block, channel, noise_variance, joint, prior_llr)
     gram, matched = _matched_filter(channel.mean, block.received, block.pilots, block.masks)
 
     def likelihood_of(users: IntArray, symbols: IntArray) -> SymbolLikelihood:
         error = _error_after_matching(channel, gram[:, users[:, None], users], users)
         return _likelihood(gram, error, matched[:, :, symbols], users, noise_variance)
 
-    return _decide(block, likelihood_of, joint)
+    return _decide(block, likelihood_of, joint, prior_llr)
 
 
 def detect_over_time(
@@ -124,6 +139,7 @@ def detect_over_time(
     channel_of: Callable[[Derotation], ChannelKnowledge],
     noise_variance: float,
     joint: bool = True,
+    prior_llr: RealArray | None = None,
 ) -> Detection:
     """Detect the data symbols of a block whose channels turn, symbol by symbol.
 
@@ -138,7 +154,8 @@ def detect_over_time(
     for t in range(block.received.shape[2]):
         part = block.take(np.array([t]))
         assert part.derotation is not None
-        found.append(detect(part, channel_of(part.derotation), noise_variance, joint))
+        prior = None if prior_llr is None else prior_llr[:, :, t : t + 1]
+        found.append(detect(part, channel_of(part.derotation), noise_variance, joint, prior))
     return _side_by_side(found)
 
 
@@ -147,6 +164,7 @@ def _side_by_side(parts: list[Detection]) -> Detection:
     moments = [part.moments for part in parts]
     n_users, n_sub, _ = moments[0].mean.shape
     nothing = np.zeros((n_sub, 1, n_users, n_users), complex)
+    priors = [part.prior_llr for part in parts if part.prior_llr is not None]
     correlations = [nothing if m.error_correlation is None else m.error_correlation for m in moments]
     return Detection(
         SymbolMoments(
@@ -156,11 +174,16 @@ def _side_by_side(parts: list[Detection]) -> Detection:
         ),
         np.concatenate([part.log_probability for part in parts], axis=2),
         np.concatenate([part.known for part in parts], axis=2),
+        None if not priors else np.concatenate(priors, axis=2),
     )
 
 
 def _detect_by_cell(
-    block: ReceivedBlock, channel: ChannelKnowledge, noise_variance: float, joint: bool
+    block: ReceivedBlock,
+    channel: ChannelKnowledge,
+    noise_variance: float,
+    joint: bool,
+    prior_llr: RealArray | None,
 ) -> Detection:
     """Detect where single samples are missing: every cell has a matched filter of its own.
 
@@ -187,14 +210,16 @@ def _detect_by_cell(
         known=block.known.reshape(block.n_users, cells, 1),
         masks=Masks(block.masks.elements, block.masks.cells.reshape(cells, 1)),
     )
-    found, shape = _decide(flat, likelihood_of, joint), block.pilots.shape
+    flat_llr = None if prior_llr is None else prior_llr.reshape(block.n_users, cells, 1, -1)
+    found, shape = _decide(flat, likelihood_of, joint, flat_llr), block.pilots.shape
     correlation = found.moments.error_correlation
     if correlation is not None:
         correlation = correlation.reshape(n_sub, n_symbols, *correlation.shape[2:])
     moments = SymbolMoments(
         found.moments.mean.reshape(shape), found.moments.variance.reshape(shape), correlation
     )
-    return Detection(moments, found.log_probability.reshape(*shape, block.constellation.size), block.known)
+    log_probability = found.log_probability.reshape(*shape, block.constellation.size)
+    return Detection(moments, log_probability, block.known, prior_llr)
 
 
 def _matched_by_cell(channel: ComplexArray, block: ReceivedBlock) -> tuple[ComplexArray, ComplexArray]:
@@ -216,7 +241,10 @@ def _matched_by_cell(channel: ComplexArray, block: ReceivedBlock) -> tuple[Compl
 
 
 def _decide(
-    block: ReceivedBlock, likelihood_of: Callable[[IntArray, IntArray], SymbolLikelihood], joint: bool
+    block: ReceivedBlock,
+    likelihood_of: Callable[[IntArray, IntArray], SymbolLikelihood],
+    joint: bool,
+    prior_llr: RealArray | None,
 ) -> Detection:
     """Posteriors of all data from the likelihood of some users in some OFDM symbols."""
     data = ~block.known
@@ -224,14 +252,18 @@ def _decide(
     mean, variance = block.pilots.copy(), np.zeros(shape)
     log_probability = np.zeros((*shape, block.constellation.size))
     error_correlation = np.zeros((*shape[1:], block.n_users, block.n_users), complex)
+    log_prior = None if prior_llr is None else log_prior_of(prior_llr)
     if block.masks is not None:
         unseen = data & ~block.masks.cells
         variance[unseen], log_probability[unseen] = 1.0, -np.log(block.constellation.size)
+        if log_prior is not None:
+            log_probability[unseen] = log_prior[unseen]
         data = data & block.masks.cells
     for users, cells in _sender_sets(data):
         symbols = np.flatnonzero(cells.any(axis=0))
         likelihood = likelihood_of(users, symbols)
-        posterior = symbol_posterior(likelihood, block.constellation, joint)
+        prior = None if log_prior is None else np.ascontiguousarray(log_prior[users][:, :, symbols])
+        posterior = symbol_posterior(likelihood, block.constellation, joint, prior)
         where, inside = (users[:, None], *np.nonzero(cells)), cells[:, symbols]
         mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
         log_probability[where] = posterior.log_probability[:, inside]
@@ -239,7 +271,7 @@ def _decide(
         at_cells[:, users[:, None], users] = posterior.error_correlation[inside]
         error_correlation[cells] = at_cells
     moments = SymbolMoments(mean, variance, error_correlation if data.any() else None)
-    return Detection(moments, log_probability, block.known)
+    return Detection(moments, log_probability, block.known, prior_llr)
 
 
 def _sender_sets(data: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:

@@ -37,6 +37,8 @@ _COUPLED = 0.1
 _CLEAR = 1e-5
 # Cost cap: as long as their symbols have no more combinations than this.
 _MAX_COMBINATIONS = 4096
+# Guard: of a symbol's prior in the linear estimates of the others; beside one of its energy it is certain.
+_LEAST_PRIOR_VARIANCE = 1e-6
 # Guard: of a constellation point; keeps logarithms finite.
 _LEAST_PROBABILITY = 1e-30
 
@@ -51,16 +53,45 @@ class SymbolLikelihood:
         ``A = G (s2 G + E)^-1 G``.
     matched : ndarray of complex, shape (N, U, T)
         ``b = G (s2 G + E)^-1 H^H y``.
+    prior_precision : ndarray, shape (N, U), optional
+        Of the Gaussian that stands for a symbol in the linear estimates of the others; one if not given.
+    prior_mean : ndarray of complex, shape (N, U, T), optional
+        Of the same; zero if not given.
     """
 
     information: ComplexArray
     matched: ComplexArray
+    prior_precision: RealArray | None = None
+    prior_mean: ComplexArray | None = None
+
+    def under(self, log_prior: RealArray, constellation: ComplexArray) -> SymbolLikelihood:
+        """Return the likelihood of all N T cells with the moments of their symbols' priors (U, N, T, Q)."""
+        n_sub, n_users, n_symbols = self.matched.shape
+        mean, variance = normalised_moments(log_prior.copy(), constellation)
+        return SymbolLikelihood(
+            np.repeat(self.information, n_symbols, axis=0),
+            self.matched.transpose(0, 2, 1).reshape(n_sub * n_symbols, n_users, 1),
+            1 / np.maximum(variance.reshape(n_users, -1).T, _LEAST_PRIOR_VARIANCE),
+            mean.reshape(n_users, -1).T[..., None],
+        )
+
+    @property
+    def _loading(self) -> RealArray:
+        """Prior precisions as diagonal matrices, shape (N or 1, U, U)."""
+        unit = np.eye(self.information.shape[1])
+        return unit if self.prior_precision is None else self.prior_precision[:, :, None] * unit
+
+    @property
+    def _pull(self) -> ComplexArray:
+        """``b`` and the prior's share, shape (N, U, T)."""
+        if self.prior_precision is None or self.prior_mean is None:
+            return self.matched
+        return np.asarray(self.matched + self.prior_precision[:, :, None] * self.prior_mean)
 
     @cached_property
     def lmmse_error(self) -> ComplexArray:
-        """Error covariance ``(A + I)^-1`` of the linear estimate, shape (N, U, U)."""
-        n_users = self.information.shape[1]
-        inverse = np.linalg.inv(self.information + np.eye(n_users))
+        """Error covariance ``(A + L)^-1`` of the linear estimate, ``L`` the prior precision, (N, U, U)."""
+        inverse = np.linalg.inv(self.information + self._loading)
         return np.asarray((inverse + inverse.conj().transpose(0, 2, 1)) / 2, dtype=complex)
 
     @cached_property
@@ -74,23 +105,28 @@ class SymbolLikelihood:
     def unbiased(self) -> tuple[ComplexArray, RealArray]:
         """Return the linear estimates divided by their own gain (N, U, T), and their error variances (N, U).
 
-        ``z_k = [(A + I)^-1 b]_k / g_k``, variance ``[(A + I)^-1]_kk / g_k`` with ``g_k = [(A + I)^-1 A]_kk``.
+        ``z_k = [(A + L)^-1 (b + L m)]_k / g_k`` less the share of its own prior mean ``m_k``, variance
+        ``[(A + L)^-1]_kk / g_k`` with ``g_k = [(A + L)^-1 A]_kk``.
         """
         error, index = self.lmmse_error, np.arange(self.information.shape[1])
         gain = np.sum(error.real * self.information.real + error.imag * self.information.imag, axis=2)
         gain = np.maximum(gain, 1e-12)
         variance = np.maximum(np.real(error[:, index, index]) / gain, 1e-12)
-        return np.matmul(error, self.matched) / gain[:, :, None], variance
+        estimate = np.matmul(error, self._pull)
+        if self.prior_precision is not None and self.prior_mean is not None:
+            own = np.real(error[:, index, index]) * self.prior_precision
+            estimate = estimate - own[:, :, None] * self.prior_mean
+        return estimate / gain[:, :, None], variance
 
     def given_gaussian_rest(self, group: IntArray) -> SymbolLikelihood:
-        """Return likelihood of a group's symbols, the others integrated out as Gaussians of unit energy."""
+        """Return likelihood of a group's symbols, the others integrated out as Gaussians of their priors."""
         rest = np.setdiff1d(np.arange(self.information.shape[1]), group)
         block = self.information[:, group[:, None], group]
         if not rest.size:
             return SymbolLikelihood(block, self.matched[:, group])
         across = self.information[:, group[:, None], rest]
-        inner = self.information[:, rest[:, None], rest] + np.eye(rest.size)
-        right = np.concatenate([across.conj().transpose(0, 2, 1), self.matched[:, rest]], axis=2)
+        inner = self.information[:, rest[:, None], rest] + self._loading[..., rest[:, None], rest]
+        right = np.concatenate([across.conj().transpose(0, 2, 1), self._pull[:, rest]], axis=2)
         explained = np.matmul(across, np.linalg.solve(inner, right))
         return SymbolLikelihood(
             block - explained[:, :, : group.size], self.matched[:, group] - explained[:, :, group.size :]
@@ -118,21 +154,42 @@ class SymbolPosterior:
 
 
 def symbol_posterior(
-    likelihood: SymbolLikelihood, constellation: ComplexArray, joint: bool = True
+    likelihood: SymbolLikelihood,
+    constellation: ComplexArray,
+    joint: bool = True,
+    log_prior: RealArray | None = None,
 ) -> SymbolPosterior:
-    """Return the posterior under uniform priors on a constellation, coupled users jointly by default."""
+    """Return the posterior of symbols of a constellation, coupled users jointly by default.
+
+    Priors (U, N, T, Q) are uniform if not given. In the linear estimate of a user the others' symbols are
+    Gaussians of the moments of their priors, so that what is known of them is cancelled.
+    """
     n_sub, n_users, n_symbols = likelihood.matched.shape
+    n_points = constellation.size
+    if log_prior is not None:
+        likelihood = likelihood.under(log_prior, constellation)
+        log_prior = log_prior.reshape(n_users, -1, 1, n_points)
     symbol, variance = likelihood.unbiased()
     log_probability = linear_log_probability(symbol, variance, constellation)
-    shape = (n_sub, n_symbols, n_users, n_users)
+    if log_prior is not None:
+        log_probability += log_prior
+    cells = (likelihood.matched.shape[0], likelihood.matched.shape[2])
+    shape = (*cells, n_users, n_users)
     error_correlation = np.broadcast_to(likelihood.error_correlation[:, None], shape).copy()
     unclear = (linear_error_rate(variance, constellation) > _CLEAR) & joint
-    for group in coupled_groups(likelihood.error_correlation, unclear, constellation.size):
-        marginal, inside = _enumerated(likelihood.given_gaussian_rest(group), constellation)
+    for group in coupled_groups(likelihood.error_correlation, unclear, n_points):
+        prior = np.zeros((group.size, 1, 1, n_points)) if log_prior is None else log_prior[group]
+        marginal, inside = _enumerated(likelihood.given_gaussian_rest(group), constellation, prior)
         log_probability[group] = marginal
         error_correlation[:, :, group[:, None], group] = inside
     mean, spread = normalised_moments(log_probability, constellation)
-    return SymbolPosterior(log_probability, mean, spread, error_correlation)
+    by_cell = (n_users, n_sub, n_symbols)
+    return SymbolPosterior(
+        log_probability.reshape(*by_cell, n_points),
+        mean.reshape(by_cell),
+        spread.reshape(by_cell),
+        error_correlation.reshape(n_sub, n_symbols, n_users, n_users),
+    )
 
 
 def linear_error_rate(variance: RealArray, constellation: ComplexArray) -> RealArray:
@@ -177,9 +234,13 @@ def coupled_groups(
     return [g for g in groups if g.size > 1]
 
 
-def _enumerated(likelihood: SymbolLikelihood, constellation: ComplexArray) -> tuple[RealArray, ComplexArray]:
+def _enumerated(
+    likelihood: SymbolLikelihood, constellation: ComplexArray, log_prior: RealArray
+) -> tuple[RealArray, ComplexArray]:
     """Marginal log-probabilities (U, N, T, Q) and error correlations (N, T, U, U) by enumeration."""
-    marginal, second = enumerated_posterior(likelihood.information, likelihood.matched, constellation)
+    marginal, second = enumerated_posterior(
+        likelihood.information, likelihood.matched, np.ascontiguousarray(log_prior), constellation
+    )
     mean = (marginal @ constellation).transpose(1, 2, 0)
     return np.log(np.maximum(marginal, _LEAST_PROBABILITY)), _error_correlation(second, mean)
 

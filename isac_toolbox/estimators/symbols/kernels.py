@@ -89,8 +89,8 @@ def _quadratic_forms(information, constellation, labels, out):  # type: ignore[n
 
 
 @njit(cache=True)
-def _linear_forms(matched, constellation, out):  # type: ignore[no-untyped-def]
-    """``2 Re s^H b`` of every combination of points, filled in the same way."""
+def _linear_forms(matched, log_prior, constellation, out):  # type: ignore[no-untyped-def]
+    """``2 Re s^H b`` and log-priors (U, Q) of every combination of points, filled in the same way."""
     size = 1
     out[0] = 0.0
     for k in range(matched.size):
@@ -99,7 +99,8 @@ def _linear_forms(matched, constellation, out):  # type: ignore[no-untyped-def]
             before = out[c]
             for q in range(constellation.size):
                 s = constellation[q]
-                out[c * constellation.size + q] = before + 2 * (s.real * b.real + s.imag * b.imag)
+                value = 2 * (s.real * b.real + s.imag * b.imag) + log_prior[k, q]
+                out[c * constellation.size + q] = before + value
         size *= constellation.size
 
 
@@ -138,10 +139,11 @@ def _fold(weight, partial, constellation, marginal, second):  # type: ignore[no-
 
 
 @njit(cache=True)
-def enumerated_posterior(information, matched, constellation):  # type: ignore[no-untyped-def]
+def enumerated_posterior(information, matched, log_prior, constellation):  # type: ignore[no-untyped-def]
     """Return the marginals (U, N, T, Q) and second moments ``E[s_k conj(s_j)]`` (N, T, U, U) by enumeration.
 
-    Of the likelihood ``exp(2 Re s^H b - s^H A s)`` with ``A`` (N, U, U) and ``b`` (N, U, T): quadratic forms
+    Of the likelihood ``exp(2 Re s^H b - s^H A s)`` with ``A`` (N, U, U) and ``b`` (N, U, T), and log-priors
+    of the points (U, N, T, Q), or (U, 1, 1, Q) where they are the same in every cell: quadratic forms
     once a subcarrier, then per cell one sum a combination, an exponential, and the sums over one user after
     another. Memory is that of the combinations of one cell.
     """
@@ -152,10 +154,11 @@ def enumerated_posterior(information, matched, constellation):  # type: ignore[n
     partial = np.empty((n_users, len(labels) // n_points), np.complex128)
     marginal = np.empty((n_users, n_sub, n_symbols, n_points))
     second = np.empty((n_sub, n_symbols, n_users, n_users), np.complex128)
+    step_n, step_t = log_prior.shape[1] > 1, log_prior.shape[2] > 1
     for n in range(n_sub):
         _quadratic_forms(information[n], constellation, labels, quadratic)
         for t in range(n_symbols):
-            _linear_forms(matched[n, :, t], constellation, weight)
+            _linear_forms(matched[n, :, t], log_prior[:, n * step_n, t * step_t], constellation, weight)
             weight -= quadratic
             largest, total = weight.max(), 0.0
             for c in range(weight.size):

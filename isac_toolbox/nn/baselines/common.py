@@ -110,10 +110,10 @@ def finish(
     """Fine-tune under fixed masks, remove disconnected weights, and return the result with its report."""
     apply_masks(model, masks)
     tuning.run(model, loader, epochs, first, after_step=lambda: apply_masks(model, masks))
-    simplify(model.eval())
-    masks = {name: mask & (prunable(model)[name].weight != 0.0) for name, mask in masks.items()}
     shape = example_shape(loader)
-    return BaselineResult(model, masks, make_report(model, masks, shape, shrink(model)))
+    simplify(model.eval(), shape)
+    masks = {name: mask & (prunable(model)[name].weight != 0.0) for name, mask in masks.items()}
+    return BaselineResult(model, masks, make_report(model, masks, shape, shrink(model, shape)))
 
 
 def example_shape(loader: Any) -> tuple[int, ...]:

@@ -16,11 +16,12 @@ from isac_toolbox.nn.baselines.common import (
     Finetuning,
     Masks,
     apply_masks,
+    example_shape,
     finish,
     prunable,
     weight_budget,
 )
-from isac_toolbox.nn.export.shrink import simplify
+from isac_toolbox.nn.export.shrink import Channels, simplify
 from isac_toolbox.nn.training import cosine
 
 __all__ = ["group_lasso"]
@@ -87,7 +88,7 @@ def group_lasso(
         scores[name] = (norm / norm.mean().clamp(min=1e-12)).expand_as(layer.weight).detach()
     if group == "out":
         scores[name] = torch.full_like(scores[name], math.inf)
-    masks = _whole_groups(net, scores, weight_budget(net, density))
+    masks = _whole_groups(net, scores, weight_budget(net, density), example_shape(loader))
     return finish(net, masks, loader, finetune_epochs, epochs, tuning)
 
 
@@ -100,15 +101,19 @@ def _group_norm(layer: nn.Linear | nn.Conv2d, group: str) -> tuple[Tensor, int]:
     return weight.norm(dim=axis, keepdim=True), weight.shape[axis]
 
 
-def _whole_groups(model: nn.Module, scores: Mapping[str, Tensor], n_keep: int) -> Masks:
+def _whole_groups(
+    model: nn.Module, scores: Mapping[str, Tensor], n_keep: int, shape: tuple[int, ...]
+) -> Masks:
     """Return masks of the groups of largest norm that meet the budget without disconnected weights."""
     values = torch.unique(torch.cat([score.flatten() for score in scores.values()]), sorted=True)
+    channels = Channels(model, shape)
     low, high = 0, len(values) - 1  # a higher threshold keeps less
     while low < high:
         middle = (low + high) // 2
         masks = {name: score > values[middle] for name, score in scores.items()}
         trial = deepcopy(model).eval()
         apply_masks(trial, masks)
-        kept = sum(int(layer.weight.count_nonzero()) for layer in prunable(simplify(trial)).values())
+        simplify(trial, shape, channels=channels)
+        kept = sum(int(layer.weight.count_nonzero()) for layer in prunable(trial).values())
         low, high = (low, middle) if kept <= n_keep else (middle + 1, high)
     return {name: score > values[low] for name, score in scores.items()}

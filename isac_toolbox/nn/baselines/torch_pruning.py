@@ -17,9 +17,9 @@ from isac_toolbox.nn.baselines.common import (
     prunable,
     weight_budget,
 )
+from isac_toolbox.nn.export.inputs import device_of
 from isac_toolbox.nn.export.macs import count_macs
 from isac_toolbox.nn.export.report import make_report
-from isac_toolbox.nn.export.surgery import device_of
 
 
 def torch_pruning(

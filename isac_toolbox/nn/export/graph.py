@@ -1,347 +1,380 @@
-"""Which channels of a network can be removed: its dependency groups (docs/theory-networks.md, section 5).
+"""Which channels of a network can be removed: its dependency groups (docs/theory-networks.md, section 5.2).
 
-A *dependency group* is a set of channels that several tensors share. A layer starts one; activations, pooling
-and batch normalisation pass it on; an addition merges the groups of its addends, so that a residual block
-loses a channel only where every addend does.
+A *class* is a set of indices of parameters that are removed together; a *block* is a set of classes that
+share an axis of a parameter, such as all channels of the tensors of a residual stream.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
 
-from isac_toolbox.nn.export.surgery import (
-    NORMS,
-    Use,
-    any_of,
-    apply_pointwise,
-    bias_where_dead,
-    cut_inputs,
-    cut_outputs,
-    depthwise,
-    device_of,
-    fold,
-    foldable,
-    frozen,
-    kept,
-    normalised,
-    only_zero,
-    pointwise,
-    sum_of,
-    unread,
-)
+from isac_toolbox.nn.export.capture import Node, Traced, TraceError
+from isac_toolbox.nn.export.labels import FIXED
+from isac_toolbox.nn.export.spread import Reader, Spread, name_of
+from isac_toolbox.nn.export.values import Pass
 
-__all__ = ["ChannelGraph", "TraceError"]
+__all__ = ["ChannelGraph", "Cut", "Rewriting", "TraceError"]
 
-_POINTWISE_MODULES = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh),
-    *(nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Identity),
-    *(nn.Dropout, nn.Dropout2d),
-)
-_POINTWISE_NAMES = {
-    *("relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh", "sigmoid"),
-    *("hardtanh", "hardswish", "hardsigmoid", "softplus", "contiguous", "dropout"),
-}
-_POOL_NAMES = {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
-_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_SHAPES = {"size", "dim"}
-
-Constants = dict[fx.Node, Tensor]
+_WEIGHTED = ("linear", "conv", "addmm", "matmul", "mm")
 
 
-class TraceError(ValueError):
-    """The model's graph cannot be traced."""
+@dataclass
+class Rewriting:
+    """New values of parameters and buffers by name, and biases of layers that had none.
+
+    Attributes
+    ----------
+    tensors : dict of str to Tensor
+    biases : dict of str to Tensor
+        By name of the layer.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    biases: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Carried:
-    """Channels of a node's output: their dependency group, their number and their axis.
+class Cut:
+    """Channels to cut out of the parameters of one block.
 
-    ``kind`` is ``maps`` (axis 1, then positions), ``flat`` (axis 1, the positions of a channel side by side)
-    or ``features`` (last axis, as after a Linear layer).
+    Attributes
+    ----------
+    keep : dict of str to list of (int, Tensor)
+        Axis and kept indices, bool, by name of the parameter or buffer.
+    heads : dict of int to int
+        Numbers of sets of indices that are removed together, such as those of heads, before and after.
     """
 
-    group: int
-    n: int
-    kind: str
+    keep: dict[str, list[tuple[int, Tensor]]]
+    heads: dict[int, int]
+
+    @property
+    def layers(self) -> list[str]:
+        """Return the names of the modules whose parameters are cut."""
+        return list(dict.fromkeys(name.rpartition(".")[0] for name in self.keep))
 
 
 class ChannelGraph:
-    """Dependency groups of the channels of a plain model.
+    """Dependency groups of the channels of a traced module.
 
     Parameters
     ----------
-    model : nn.Module
-        Plain model whose dropped weights are exactly zero. ``simplify`` and ``slice`` change it in place.
-
-    Raises
-    ------
-    TraceError
-        If torch.fx cannot trace the model.
+    traced : Traced
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        try:
-            self.nodes = list(fx.Tracer().trace(model).nodes)
-        except Exception as error:  # fx raises whatever the model raises
-            raise TraceError(f"torch.fx cannot trace {type(model).__name__}: {error}") from error
-        self.model = model
-        self.modules: dict[str, Any] = dict(model.named_modules())
-        self._parent: list[int] = []
-        self._protected: set[int] = set()
-        self.carried: dict[fx.Node, _Carried] = {}
-        self.producers: dict[str, int] = {}
-        self.consumers: dict[str, tuple[int, Use]] = {}
-        self.followers: dict[str, int] = {}
-        self._constant: dict[fx.Node, Callable[[Constants], Tensor | None]] = {}
-        self._calls = Counter(str(n.target) for n in self.nodes if n.op == "call_module")
-        for node in self.nodes:
-            self._read(node)
-        none = [torch.zeros(c.n, dtype=torch.bool, device=device_of(model)) for c in self.carried.values()]
-        self.removed = {self.find(c.group): mask for c, mask in zip(self.carried.values(), none)}
+    def __init__(self, traced: Traced) -> None:
+        self.traced = traced
+        self.spread = Spread(traced)
+        self.classes = self.spread.labels.resolve(self.spread.all_factors())
+        self.n_classes = int(self.classes.max()) + 1
+        of = torch.from_numpy(self.classes.astype(np.int64))
+        self.axes: dict[Node, list[tuple[int, Tensor]]] = {}
+        for node in (n for n in traced.owned if n.users):
+            found = [(int(np.argmax(f.shape)), of[f.flatten().long()]) for f in self.spread.factors[node]]
+            self.axes[node] = [(axis, classes) for axis, classes in found if bool((classes != FIXED).any())]
+        self._read = [(reader, of[reader.labels.long()]) for reader in self.spread.readers]
+        self._fractions = [
+            (product.macs / traced.n_examples, [of[f.flatten().long()] for f in product.factors])
+            for product in self.spread.products
+        ]
+        self._weighted = [
+            node
+            for node in traced.owned
+            if node.meta["val"].ndim >= 2
+            and any(name_of(user).startswith(_WEIGHTED) or "mm" in name_of(user) for user in node.users)
+        ]
+        # what normalises is one where a channel is removed: variances, directions of weights
+        self._ones = {n.args[4] for n in traced.nodes if "batch_norm" in name_of(n) and len(n.args) > 4}
+        self._ones |= {n.args[0] for n in traced.nodes if name_of(n) == "_weight_norm"}
+        self._blocks = self._numbered_blocks()
 
-    # ---- building ------------------------------------------------------------------------------------
+    def _numbered_blocks(self) -> np.ndarray:
+        """Return the block of every class, (n_classes,)."""
+        pairs = [np.zeros((0, 2), np.int64)]
+        for found in self.axes.values():
+            for _, classes in found:
+                free = np.unique(classes[classes != FIXED].numpy())
+                pairs.append(np.stack([free, np.full_like(free, free[0])], axis=1))
+        joined = np.concatenate(pairs)
+        links = coo_array(
+            (np.ones(len(joined), np.int8), (joined[:, 0], joined[:, 1])),
+            shape=(self.n_classes, self.n_classes),
+        )
+        return connected_components(links, directed=False)[1]
 
-    def find(self, group: int) -> int:
-        """Return the representative of a dependency group."""
-        while self._parent[group] != group:
-            group = self._parent[group]
-        return group
+    # ---- tensors -------------------------------------------------------------------------------------
 
-    def is_protected(self, group: int) -> bool:
-        """Return whether the channels of a dependency group must stay."""
-        return any(self.find(g) == self.find(group) for g in self._protected)
+    def name(self, node: Node) -> str:
+        """Return the name of a parameter in the whole model."""
+        inner = self.traced.owned[node]
+        return f"{self.traced.prefix}.{inner}" if self.traced.prefix else inner
 
-    def _new_group(self) -> int:
-        self._parent.append(len(self._parent))
-        return self._parent[-1]
+    def tensors(self, model: nn.Module, other: Mapping[str, Tensor] | None = None) -> dict[Node, Tensor]:
+        """Return parameters and buffers of a model by node; ``other`` replaces some by name."""
+        own = dict(model.named_parameters(remove_duplicate=False)) | dict(
+            model.named_buffers(remove_duplicate=False)
+        )
+        names = {node: self.name(node) for node in self.traced.owned}
+        return {node: (other or {}).get(name, own[name]) for node, name in names.items()}
 
-    def _protect(self, node: fx.Node) -> None:
-        """Keep every channel that this operation reads, because its effect on channels is not known."""
-        for source in node.all_input_nodes:
-            if source in self.carried:
-                self._protected.add(self.carried[source].group)
+    def _patterns(self, tensors: Mapping[Node, Tensor]) -> dict[Node, Tensor]:
+        found = {}
+        for node in self._weighted:
+            nonzero = tensors[node].detach() != 0
+            found[node] = nonzero.flatten(2).any(2) if nonzero.ndim > 2 else nonzero
+        return found
 
-    def _read(self, node: fx.Node) -> None:
-        if node.op == "placeholder" or node.op == "get_attr":
-            return
-        if node.op == "call_module":
-            handled = self._read_module(node, self.modules[str(node.target)])
-        elif node.op in ("call_function", "call_method"):
-            handled = self._read_function(node)
-        else:
-            handled = False
-        if not handled:
-            self._protect(node)
+    def _removed_axes(self, removed: Tensor) -> dict[Node, list[tuple[int, Tensor]]]:
+        found = {}
+        for node, axes in self.axes.items():
+            here = [(axis, removed[classes]) for axis, classes in axes]
+            here = [(axis, gone) for axis, gone in here if bool(gone.any())]
+            if here:
+                found[node] = here
+        return found
 
-    def _source(self, node: fx.Node) -> _Carried | None:
-        first = node.args[0] if node.args else None
-        return self.carried.get(first) if isinstance(first, fx.Node) else None
+    # ---- what can go ---------------------------------------------------------------------------------
 
-    def _pass_on(self, node: fx.Node, kind: str | None = None, constant: Any = None) -> bool:
-        """Record that the output has the channels of the input."""
-        source = self._source(node)
-        if source is not None:
-            self.carried[node] = _Carried(source.group, source.n, kind or source.kind)
-            first = node.args[0]
-            self._constant[node] = constant or (lambda known: known.get(first))
-        return True
+    def removable(
+        self, tensors: Mapping[Node, Tensor], patterns: Mapping[Node, Tensor] | None = None
+    ) -> Tensor:
+        """Return the classes that no output would miss if all constants were zero, bool, (n_classes,)."""
+        device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
+        patterns = self._patterns(tensors) if patterns is None else patterns
+        removed = torch.zeros(self.n_classes, dtype=torch.bool, device=device)
+        while True:
+            at = Pass(self.traced, tensors, patterns, self._removed_axes(removed), {}, self._ones)
+            more = self._more(at, removed, silent=True, slots={})
+            if not bool(more.any()):
+                return removed
+            removed = removed | more
 
-    def _read_module(self, node: fx.Node, module: Any) -> bool:
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            return self._read_layer(node, module)
-        source = self._source(node)
-        if isinstance(module, NORMS):
-            if source is None or source.kind == "flat" or module.running_mean is None or self._reused(node):
-                return False
-            self.followers[str(node.target)] = source.group
-            return self._pass_on(node, constant=lambda known: normalised(module, known.get(node.args[0])))
-        if isinstance(module, _POINTWISE_MODULES):
-            return self._pass_on(
-                node, constant=lambda known: apply_pointwise(known.get(node.args[0]), frozen(module))
+    def _more(self, at: Pass, removed: Tensor, silent: bool, slots: Mapping[Reader, str]) -> Tensor:
+        """Return the classes that every reader can do without, beyond those already removed."""
+        free = ~removed
+        free[FIXED] = False
+        for reader, classes in self._read:
+            value, varies = at.constant(reader)
+            foldable = ~varies & (
+                silent | (value == 0) | (reader.folds and not reader.padded and reader in slots)
             )
-        if isinstance(module, _POOLS):
-            if source is not None and source.kind != "maps":
-                return False
-            padded = bool(getattr(module, "ceil_mode", False)) or any_of(getattr(module, "padding", 0))
-            averaged = isinstance(module, nn.AvgPool2d) and padded
-            return self._pass_on(node, constant=lambda known: only_zero(known.get(node.args[0]), averaged))
-        if isinstance(module, nn.Flatten):
-            return module.start_dim == 1 and module.end_dim == -1 and self._flatten(node)
-        return False
+            free[classes[~(foldable | at.unread(reader))]] = False
+        return free
 
-    def _reused(self, node: fx.Node) -> bool:
-        return self._calls[str(node.target)] > 1
+    def simplified(
+        self, model: nn.Module, silence: bool = False, only: Tensor | None = None
+    ) -> tuple[Rewriting, Tensor]:
+        """Return parameters in which all channels are zero that can go, and their classes.
 
-    def _read_layer(self, node: fx.Node, module: nn.Linear | nn.Conv2d) -> bool:
-        name, source = str(node.target), self._source(node)
-        if self._reused(node):
-            return False
-        if isinstance(module, nn.Conv2d) and module.groups > 1:
-            if source is None or not (module.groups == module.in_channels == module.out_channels):
-                self._protect(node)
-                return True  # a grouped convolution keeps its shape; its output channels are not tracked
-            self.followers[name] = source.group
-            return self._pass_on(node, constant=lambda known: depthwise(module, known.get(node.args[0])))
-        if source is not None:
-            if self._fits(source, module):
-                assert isinstance(node.args[0], fx.Node)
-                self.consumers[name] = (source.group, Use(module, node.args[0]))
-            else:
-                self._protect(node)
-        n_out = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-        kind = "features" if isinstance(module, nn.Linear) else "maps"
-        assert isinstance(n_out, int)
-        self.carried[node] = _Carried(self._new_group(), n_out, kind)
-        self.producers[name] = self.carried[node].group
-        self._constant[node] = lambda known: bias_where_dead(module)
-        return True
-
-    @staticmethod
-    def _fits(source: _Carried, module: nn.Linear | nn.Conv2d) -> bool:
-        """Return whether the layer's inputs are these channels, in blocks of equal size."""
-        if isinstance(module, nn.Conv2d):
-            return source.kind == "maps" and module.in_channels == source.n
-        if source.kind == "flat":
-            return module.in_features % source.n == 0
-        return source.kind == "features" and module.in_features == source.n
-
-    def _read_function(self, node: fx.Node) -> bool:
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        if name in _SHAPES or (name == "getattr" and len(node.args) > 1 and node.args[1] == "shape"):
-            return True
-        if name in ("add", "iadd", "add_"):
-            return self._add(node)
-        if name in _POINTWISE_NAMES and len(node.all_input_nodes) == 1:
-            return self._pass_on(
-                node, constant=lambda known: apply_pointwise(known.get(node.args[0]), pointwise(name, node))
-            )
-        source = self._source(node)
-        if name in _POOL_NAMES and len(node.all_input_nodes) == 1 and source and source.kind == "maps":
-            cautious = name == "avg_pool2d"
-            return self._pass_on(node, constant=lambda known: only_zero(known.get(node.args[0]), cautious))
-        if name == "flatten" and list(node.args[1:]) + list(node.kwargs.values()) in ([1], [1, -1]):
-            return self._flatten(node)
-        if name in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
-            return self._flatten(node)
-        if name == "mean" and source and source.kind == "maps" and not node.kwargs.get("keepdim"):
-            axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-            if isinstance(axes, (list, tuple)) and sorted(a % 4 for a in axes) == [2, 3]:
-                return self._pass_on(node, kind="flat")
-        return False
-
-    def _flatten(self, node: fx.Node) -> bool:
-        source = self._source(node)
-        if source is not None and source.kind == "features":
-            return self._pass_on(node)
-        return self._pass_on(node, kind="flat")
-
-    def _add(self, node: fx.Node) -> bool:
-        """Merge the dependency groups of two addends."""
-        addends = [self.carried.get(a) for a in node.all_input_nodes]
-        first = addends[0] if addends else None
-        if first is None or len(addends) != 2 or node.kwargs or len(node.args) != 2:
-            return False
-        second = addends[1]
-        if second is None or first.n != second.n or first.kind != second.kind:
-            return False
-        self._parent[self.find(second.group)] = self.find(first.group)
-        self.carried[node] = first
-        a, b = node.all_input_nodes
-        self._constant[node] = lambda known: sum_of(known.get(a), known.get(b))
-        return True
-
-    # ---- removing ------------------------------------------------------------------------------------
-
-    def constants(self) -> Constants:
-        """Return the constant value of every channel of every node, (n,), NaN where it is not constant."""
-        known: Constants = {}
-        with torch.no_grad():
-            for node in self.nodes:
-                value = self._constant[node](known) if node in self._constant else None
-                if value is not None:
-                    known[node] = value
-        return known
-
-    def groups(self) -> Iterator[int]:
-        """Yield the dependency groups whose channels may be removed."""
-        for group in self.removed:
-            if not self.is_protected(group):
-                yield group
-
-    def simplify(self) -> dict[int, Tensor]:
-        """Zero every channel that is constant or that nothing reads; the outputs do not change.
-
-        A constant is folded into the biases of the layers that read it.
-
-        Returns
-        -------
-        dict of int to Tensor of bool
-            Removed channels of each dependency group.
+        Constants are folded into the biases of the layers that read them, so that the outputs stay the same.
+        With ``silence``, constants that cannot be folded become zero first, which changes the outputs; with
+        ``only``, all but some classes stay.
         """
+        tensors = self.tensors(model)
+        given = dict(tensors)
+        extra: dict[Node, Tensor] = {}
+        slots = self._slots(model)
+        device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
+        removed = torch.zeros(self.n_classes, dtype=torch.bool, device=device)
+        with torch.no_grad():
+            if silence:
+                self._zero(tensors, self.removable(tensors))
+            while True:
+                at = Pass(
+                    self.traced,
+                    tensors,
+                    self._patterns(tensors),
+                    self._removed_axes(removed),
+                    extra,
+                    self._ones,
+                )
+                more = self._more(at, removed, silent=False, slots=slots)
+                more = more if only is None else more & only
+                if not bool(more.any()):
+                    break
+                for reader, classes in self._read:
+                    self._fold(at, reader, more[classes], tensors, extra, slots)
+                self._zero(tensors, more)
+                removed = removed | more
+        changed = {self.name(n): t for n, t in tensors.items() if t is not given[n]}
+        biases = {slots[reader]: extra[reader.node] for reader, _ in self._read if reader.node in extra}
+        return Rewriting(changed, biases), removed
+
+    def silenced(self, tensors: dict[Node, Tensor], classes: Tensor) -> Rewriting:
+        """Return parameters in which some classes are zero."""
+        zeroed = dict(tensors)
+        self._zero(zeroed, classes)
+        return Rewriting({self.name(n): t for n, t in zeroed.items() if t is not tensors[n]})
+
+    def _zero(self, tensors: dict[Node, Tensor], classes: Tensor) -> None:
+        """Set the slices of some classes to zero in all parameters, but one in what normalises."""
+        for node, axes in self._removed_axes(classes).items():
+            for axis, gone in axes:
+                shape = [-1 if a == axis else 1 for a in range(tensors[node].ndim)]
+                filler = torch.ones_like if node in self._ones else torch.zeros_like
+                tensors[node] = torch.where(gone.reshape(shape), filler(tensors[node]), tensors[node])
+
+    def _slots(self, model: nn.Module) -> dict[Reader, str]:
+        """Return where each reader can add a constant: ``bias``, ``norm`` or the name of a layer."""
+        shared = Counter(reader.weight[0] for reader in self.spread.readers if reader.weight)
+        found = {}
+        for reader in self.spread.readers:
+            if not reader.folds or reader.weight is None or shared[reader.weight[0]] > 1:
+                continue
+            if reader.bias is not None:
+                if reader.bias in self.traced.owned and len(reader.bias.users) == 1:
+                    found[reader] = "bias"
+            elif self._norm_after(reader) is not None:
+                found[reader] = "norm"
+            elif reader.weight[0] in self.traced.owned:
+                layer, _, last = self.name(reader.weight[0]).rpartition(".")
+                module = model.get_submodule(layer)
+                if last == "weight" and getattr(module, "bias", 0) is None:
+                    found[reader] = layer
+        return found
+
+    def _norm_after(self, reader: Reader) -> Node | None:
+        """Return the running mean of a normalisation that alone reads the output, and nothing else does."""
+        users = list(reader.node.users)
+        if len(users) != 1 or not _normalises(users[0]):
+            return None
+        mean = users[0].args[3]
+        return mean if mean in self.traced.owned and len(mean.users) == 1 else None
+
+    def _fold(
+        self,
+        at: Pass,
+        reader: Reader,
+        gone: Tensor,
+        tensors: dict[Node, Tensor],
+        extra: dict[Node, Tensor],
+        slots: Mapping[Reader, str],
+    ) -> None:
+        """Add the constants of some channels, times their weights, to the bias of a reader."""
+        value, varies = at.constant(reader)
+        amount = torch.where(gone & ~varies & ~at.unread(reader), value, torch.zeros_like(value))
+        if reader.weight is None or not bool(amount.any()):
+            return
+        weight, axis = reader.weight
+        of = tensors[weight].detach() if weight in tensors else at.get(weight).value
+        sums = of.flatten(2).sum(2) if of.ndim > 2 else of
+        shift = (sums if axis == 1 else sums.T) @ amount
+        slot = slots[reader]
+        if slot == "bias":
+            assert reader.bias is not None
+            tensors[reader.bias] = tensors[reader.bias].detach() + shift
+        elif slot == "norm":
+            mean = self._norm_after(reader)
+            assert mean is not None
+            tensors[mean] = tensors[mean] - shift
+        else:
+            extra[reader.node] = extra.get(reader.node, torch.zeros_like(shift)) + shift
+
+    # ---- counting ------------------------------------------------------------------------------------
+
+    def kept(self, removed: Tensor) -> Tensor:
+        """Return the classes that stay: those not removed, and enough for one index of every axis."""
+        stay = ~removed.cpu()
         changed = True
         while changed:
-            changed = max(map(self._simplify_group, list(self.groups())), default=False)
-        return self.removed
+            changed = False
+            for axes in self.axes.values():
+                for _, classes in axes:
+                    if not bool(stay[classes].any()):
+                        stay[classes[0]] = changed = True
+        return stay
 
-    def _simplify_group(self, group: int) -> bool:
-        known = self.constants()
-        uses = [use for read, use in self.consumers.values() if self.find(read) == group]
-        removable = ~self.removed[group]
-        for use in uses:
-            removable &= unread(use, removable.numel()) | foldable(use, known.get(use.node))
-        if not bool(removable.any()):
-            return False
-        with torch.no_grad():
-            for use in uses:
-                fold(use, known.get(use.node), removable)
-            self._silence(group, removable)
-        self.removed[group] |= removable
-        return True
+    def macs(self, removed: Tensor) -> float:
+        """Return the multiply-accumulate operations of one example without some classes."""
+        stay = self.kept(removed).to(torch.float64)
+        return sum(
+            macs * math.prod(float(stay[classes].mean()) for classes in factors)
+            for macs, factors in self._fractions
+        )
 
-    def silence_constants(self) -> None:
-        """Set channels to zero that are constant but cannot be folded; this changes the outputs.
+    def connected(self, masks: Mapping[str, Tensor], removed: Tensor) -> dict[str, Tensor]:
+        """Return the masks of parameters without what belongs to removed classes."""
+        found = dict(masks)
+        for node, axes in self.axes.items():
+            name = self.name(node)
+            if name in found:
+                for axis, classes in axes:
+                    gone = removed[classes]
+                    shape = [-1 if a == axis else 1 for a in range(found[name].ndim)]
+                    found[name] = found[name] & ~gone.reshape(shape).to(found[name].device)
+        return found
 
-        A zero can be folded wherever the activation keeps it; fine-tuning compensates for the change.
-        """
-        known = self.constants()
-        with torch.no_grad():
-            for group in self.groups():
-                stuck = ~self.removed[group]
-                for read, use in self.consumers.values():
-                    if self.find(read) == group:
-                        value = known.get(use.node)
-                        stuck &= unread(use, stuck.numel()) | (value is not None and ~torch.isnan(value))
-                self._silence(group, stuck)
+    # ---- cutting -------------------------------------------------------------------------------------
 
-    def _silence(self, group: int, channels: Tensor) -> None:
-        """Make the channels exactly zero in every tensor of the dependency group."""
-        for name in self._owners(group):
-            module = self.modules[name]
-            if isinstance(module, NORMS):
-                assert module.running_mean is not None and module.running_var is not None
-                module.running_mean[channels], module.running_var[channels] = 0.0, 1.0
-            if module.weight is not None:
-                module.weight[channels] = 0.0
-            if module.bias is not None:
-                module.bias[channels] = 0.0
+    def blocks(self, removed: Tensor) -> Iterator[Tensor]:
+        """Yield the classes of each block that has removed ones, bool, (n_classes,)."""
+        of = torch.from_numpy(self._blocks.astype(np.int64)).to(removed.device)
+        for block in torch.unique(of[removed]).tolist():
+            yield of == block
 
-    def _owners(self, group: int) -> list[str]:
-        """Return the layers and normalisations whose first axis is the dependency group."""
-        both = {**self.producers, **self.followers}
-        return [name for name, first in both.items() if self.find(first) == group]
+    def cuts(self, removed: Tensor) -> Iterator[Cut]:
+        """Yield what to cut out, block by block."""
+        stay = self.kept(removed)
+        for block in self.blocks(~stay):
+            here = ~stay & block
+            keep: dict[str, list[tuple[int, Tensor]]] = {}
+            heads: dict[int, int] = {}
+            for node, axes in self._removed_axes(here).items():
+                keep[self.name(node)] = [(axis, ~lost) for axis, lost in axes]
+                for _, classes in self.axes[node]:
+                    sets = torch.unique(classes)
+                    if len(sets) < len(classes):
+                        heads[len(sets)] = int((~here[sets]).sum())
+            yield Cut(keep, heads)
 
-    def slice(self) -> None:
-        """Cut the removed channels out of every layer, in place; at least one of each group stays."""
-        keep = {group: kept(removed) for group, removed in self.removed.items()}
-        for name, (group, _) in self.consumers.items():
-            if not self.is_protected(group):
-                cut_inputs(self.modules[name], keep[self.find(group)])
-        for name, group in {**self.producers, **self.followers}.items():
-            if not self.is_protected(group):
-                cut_outputs(self.modules[name], keep[self.find(group)])
+    def stuck(self, model: nn.Module) -> dict[str, list[str]]:
+        """Return layers with outputs that are all zero but cannot leave, and why; outputs are not named."""
+        tensors = self.tensors(model)
+        found = {}
+        for node, pattern in self._patterns(tensors).items():
+            factor = next((f for f in self.spread.factors[node] if f.shape[0] > 1), None)
+            if factor is None:
+                continue
+            labels = factor.flatten()
+            bad = ~pattern.any(1).cpu() & torch.from_numpy(self.classes[labels.numpy()] == FIXED)
+            if bool(bad.any()):
+                reasons = self.spread.labels.reasons(labels[bad])
+                if "an output of the network" not in reasons:
+                    found[self.name(node).rpartition(".")[0]] = reasons or ["joined with channels that stay"]
+        return found
+
+    def costs(self, model: nn.Module, layers: Sequence[str]) -> dict[str, int]:
+        """Return the operations of one example that go with the first output of each layer alone."""
+        tensors: dict[Node, Any] = self.tensors(model)
+        patterns = self._patterns(tensors)
+        whole = self.macs(self.removable(tensors, patterns))
+        names = {self.name(node): node for node in tensors}
+        found = {}
+        for layer in layers:
+            node, bias = names.get(f"{layer}.weight"), names.get(f"{layer}.bias")
+            if node not in patterns:
+                continue
+            silent, without = dict(patterns), dict(tensors)
+            silent[node] = patterns[node].clone()
+            silent[node][0] = False
+            if bias is not None:
+                without[bias] = tensors[bias].detach().clone()
+                without[bias][0] = 0.0
+            found[layer] = round(whole - self.macs(self.removable(without, silent)))
+        return found
+
+
+def _normalises(node: Node) -> bool:
+    """Return whether a node is a batch normalisation with running moments."""
+    name = name_of(node)
+    return "no_training" in name or (name == "batch_norm" and not bool(node.args[5]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +142,7 @@ class CompressionReport:
 def make_report(
     model: nn.Module,
     masks: Mapping[str, Tensor],
-    input_shape: Sequence[int],
+    example: Any,
     exported: nn.Module | None = None,
     value_bits: int = 32,
 ) -> CompressionReport:
@@ -154,8 +154,8 @@ def make_report(
         The full network.
     masks : mapping of str to Tensor of bool
         Kept weights by layer name.
-    input_shape : sequence of int
-        Shape of one example.
+    example : Tensor, tuple of Tensor, mapping of str to Tensor, or tuple of int
+        Inputs of a batch, or the shape of one example, which stands for noise.
     exported : nn.Module, optional
         The physically smaller network, whose MACs are reported.
     value_bits : int
@@ -165,9 +165,11 @@ def make_report(
     -------
     CompressionReport
     """
-    dense, sparse = count_macs(model, input_shape), count_macs(model, input_shape, dict(masks))
+    dense, sparse = count_macs(model, example), count_macs(model, example, dict(masks))
     layers = tuple(
-        _layer_report(name, mask.numpy(force=True).astype(bool), dense[name], sparse[name], value_bits)
+        _layer_report(
+            name, mask.numpy(force=True).astype(bool), dense.get(name, 0), sparse.get(name, 0), value_bits
+        )
         for name, mask in masks.items()
     )
     total = sum(p.numel() for p in model.parameters())
@@ -181,7 +183,7 @@ def make_report(
         layers=layers,
         n_parameters=total - removed - dead_biases,
         n_parameters_dense=total,
-        macs=macs_dense if exported is None else sum(count_macs(exported, input_shape).values()),
+        macs=macs_dense if exported is None else sum(count_macs(exported, example).values()),
         macs_dense=macs_dense,
         macs_kept=sum(sparse.values()),
         value_bits=value_bits,

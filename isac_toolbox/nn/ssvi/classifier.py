@@ -206,7 +206,9 @@ class SparseClassifier(SparseTraining):
         if self.input_shape is None or not self.history:
             raise RuntimeError("report needs a fitted network; call fit first")
         plain = self.mean_model()
-        base = make_report(plain, self.support(), self.input_shape, shrink(self.mean_model()), value_bits)
+        base = make_report(
+            plain, self.support(), self.input_shape, shrink(plain, self.input_shape), value_bits
+        )
         return SSVIReport(
             **{field.name: getattr(base, field.name) for field in fields(base)},
             training_flops=self.training_flops,

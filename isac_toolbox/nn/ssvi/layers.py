@@ -88,6 +88,13 @@ class _SparseGaussian:
         self.sparse_below, self._rows = sparse_below, None
         self.noisy_outputs = False
         self.training = plain.training
+        self.register_load_state_dict_post_hook(_refresh)
+
+    def _apply(self: Any, change: Any, recurse: bool = True) -> Any:
+        """Move or convert the tensors, and compute what depends on them again."""
+        super()._apply(change, recurse)  # type: ignore[misc]
+        _refresh(self)
+        return self
 
     def set_support(self, index: Tensor | None, mean: Tensor, rho: Tensor | None) -> None:
         """Replace support and weights; a number that stays the same keeps the optimiser's parameters."""
@@ -169,6 +176,12 @@ class _SparseGaussian:
         """Return the bytes of the positions."""
         tensors = [self.index, *(self._rows or ())]
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+
+def _refresh(layer: Any, _: Any = None) -> None:
+    """Compute the compressed rows of a layer again if it has weights."""
+    if getattr(layer, "mean", None) is not None:
+        layer.refresh()
 
 
 class SparseGaussianLinear(_SparseGaussian, nn.Linear):

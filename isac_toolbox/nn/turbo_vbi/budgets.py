@@ -6,16 +6,13 @@ from typing import Self
 
 import numpy as np
 import torch
-from scipy.special import expit
-from torch import Tensor, nn
+from torch import Tensor
 
 from isac_toolbox._validation import check_integer
 from isac_toolbox.inference import IndependentSupport
-from isac_toolbox.nn.export.macs import count_macs, filter_macs
-from isac_toolbox.nn.export.shrink import shrink
 from isac_toolbox.nn.turbo_vbi.order import drop_until, least_certain_first, least_evidence_per_mac_first
 from isac_toolbox.nn.turbo_vbi.prior import is_kept
-from isac_toolbox.nn.turbo_vbi.trainer import PosteriorTraining
+from isac_toolbox.nn.turbo_vbi.trainer import PosteriorTraining, by_parameter
 
 __all__ = ["SupportBudgets"]
 
@@ -26,7 +23,6 @@ _MOST_EVIDENCE, _PRECISION = 20.0, 1e-4
 class SupportBudgets(PosteriorTraining):
     """Methods that change the kept weights between fit and fine-tuning."""
 
-    original: nn.Module
     _tuned_epochs: int
 
     def fill_neurons(self) -> Self:
@@ -117,12 +113,12 @@ class SupportBudgets(PosteriorTraining):
         """
         check_integer("macs", macs, 1)
         self._require_fit("keep_macs_at_most")
-        least = self._exported_macs({name: torch.zeros_like(m) for name, m in self.support().items()})
+        support = self.support()
+        least = self._exported_macs({name: torch.zeros_like(mask) for name, mask in support.items()})
         if macs < least:
             raise ValueError(f"macs must be at least {least}, one neuron in every layer, got {macs}")
-        costs = filter_macs(self.original, self.input_shape or ())
-        order = least_evidence_per_mac_first(self.support(), self._log_odds(), costs)
-        return self._keep(drop_until(self.support(), order, lambda s: self._exported_macs(s) <= macs))
+        order = least_evidence_per_mac_first(support, self._log_odds(), self.channels.costs(self.original))
+        return self._keep(drop_until(support, order, lambda s: self._exported_macs(s) <= macs))
 
     def _log_odds(self) -> dict[str, Tensor]:
         """Return the log-odds of all layers after the fit."""
@@ -156,14 +152,13 @@ class SupportBudgets(PosteriorTraining):
             odds = np.where(scaled > 0.0, np.minimum(0.5 * (scaled - 1.0), _MOST_EVIDENCE), -_MOST_EVIDENCE)
             if not isinstance(graph, IndependentSupport):
                 odds += graph.extrinsic_log_odds(odds)
-            kept = torch.from_numpy(is_kept(expit(odds))).reshape(layer.mask.shape)
+            kept = torch.from_numpy(is_kept(odds)).reshape(layer.mask.shape)
             support[name] = layer.mask & kept.to(layer.mask.device)
         return support
 
     def _exported_macs(self, support: dict[str, Tensor]) -> int:
         """Return the MACs of the network that a support would export."""
-        assert self.input_shape is not None
-        return sum(count_macs(shrink(self._simplified(support)), self.input_shape).values())
+        return self.channels.macs(self.model, by_parameter(support))
 
     def _keep(self, support: dict[str, Tensor]) -> Self:
         """Use a smaller support as the mask, without its disconnected weights."""

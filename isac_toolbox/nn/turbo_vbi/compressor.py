@@ -30,7 +30,7 @@ from isac_toolbox.nn.turbo_vbi.trainer import EpochRecord, dead_norm_channels
 
 __all__ = ["EpochRecord", "TurboVBICompressor"]
 
-_CHECKPOINT_FORMAT = "isac-toolbox compression checkpoint 4"
+_CHECKPOINT_FORMAT = "isac-toolbox compression checkpoint 5"
 
 
 class TurboVBICompressor(SupportBudgets):
@@ -275,7 +275,7 @@ class TurboVBICompressor(SupportBudgets):
             If ``fit`` has not been called.
         """
         self._require_fit("export")
-        return shrink(self.masked_model(), fold_norms=fold_norms, input_shape=self.input_shape)
+        return shrink(self.masked_model(), self.input_shape, fold_norms=fold_norms)
 
     def report(self, value_bits: int = 32) -> CompressionReport:
         """Return weights, MACs, bytes and structure of the compressed network.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -24,33 +25,41 @@ def least_certain_first(
 
 def least_evidence_per_mac_first(
     support: Mapping[str, Tensor], log_odds: Mapping[str, Tensor], costs: Mapping[str, int]
-) -> Tensor:
-    """Return the kept positions neuron by neuron, by the positive log-odds of a neuron per MAC.
+) -> list[Tensor]:
+    """Return the kept positions of each neuron, ordered by its positive log-odds per MAC.
 
     Neurons that cannot be removed alone (a cost of 0) are not among them.
     """
-    scores = {}
+    scores, neurons, start = [], [], 0
     for name, mask in support.items():
+        rows = mask.flatten(1)
         evidence = (log_odds[name].clamp(min=0.0) * mask).flatten(1).sum(1)
-        per_mac = evidence / costs[name] if costs[name] else torch.full_like(evidence, torch.inf)
-        scores[name] = per_mac.repeat_interleave(mask[0].numel())
-    score = _flat(scores, support)
-    position = (_flat(support, support) & score.isfinite()).nonzero().flatten()
-    return position[score[position].argsort(stable=True)]
+        for i in rows.any(1).nonzero().flatten().tolist() if costs[name] else ():
+            scores.append(float(evidence[i]) / costs[name])
+            neurons.append(rows[i].nonzero().flatten() + (start + i * rows.shape[1]))
+        start += mask.numel()
+    return [neurons[i] for i in sorted(range(len(scores)), key=scores.__getitem__)]
 
 
 def drop_until(
-    support: Mapping[str, Tensor], order: Tensor, met: Callable[[dict[str, Tensor]], bool]
+    support: Mapping[str, Tensor], order: Tensor | list[Tensor], met: Callable[[dict[str, Tensor]], bool]
 ) -> dict[str, Tensor]:
-    """Return the support without the first positions of ``order``, as few as meet the budget."""
-    low, high = 0, order.numel()
+    """Return the support without the first positions of ``order``, as few as meet the budget.
+
+    Of a list of tensors, the positions of each leave together.
+    """
+    parts = order if isinstance(order, list) else []
+    positions = order if isinstance(order, Tensor) else torch.cat([torch.zeros(0, dtype=torch.int64), *parts])
+    whole: Sequence[int] = [0, *accumulate(part.numel() for part in parts)]
+    stops = whole if isinstance(order, list) else range(len(order) + 1)
+    low, high = 0, len(stops) - 1
     while low < high:
         middle = (low + high) // 2
-        if met(_without(support, order[:middle])):
+        if met(_without(support, positions[: stops[middle]])):
             high = middle
         else:
             low = middle + 1
-    return _without(support, order[:low])
+    return _without(support, positions[: stops[low]])
 
 
 def _flat(values: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> Tensor:

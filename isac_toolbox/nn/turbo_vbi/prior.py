@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from isac_toolbox._choices import SUPPORTS
@@ -16,6 +17,8 @@ from isac_toolbox.inference import (
     IndependentSupport,
     PriorState,
     ThreeLayerPrior,
+    compact_sweep,
+    is_compact,
 )
 
 __all__ = ["SUPPORTS", "Curvature", "LayerPrior", "PriorSettings", "is_kept"]
@@ -24,9 +27,9 @@ __all__ = ["SUPPORTS", "Curvature", "LayerPrior", "PriorSettings", "is_kept"]
 _CURVATURE_FLOOR = 1e-3
 
 
-def is_kept(probability: np.ndarray) -> np.ndarray:
+def is_kept(log_odds: np.ndarray) -> np.ndarray:
     """Return which weights are kept: those whose support probability is at least one half."""
-    return probability >= 0.5
+    return log_odds >= 0.0
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,22 @@ class Curvature:
 class LayerPrior:
     """Spike-slab prior and support graph of one layer, updated by the engine.
 
+    Two numbers per weight are kept in single precision, which is finer than what decides; the engine computes
+    in double precision from them.
+
     Parameters
     ----------
     weight : Tensor, shape (n_groups, ...)
         Weights; their mean square sets the slab's start.
     settings : PriorSettings
         Start values and rule.
+
+    Attributes
+    ----------
+    rho : ndarray, shape (n,), float32
+        Precisions.
+    odds : ndarray, shape (n,), float32
+        Posterior log-odds ``L + e`` of the support.
 
     Notes
     -----
@@ -134,63 +147,85 @@ class LayerPrior:
             moment_matching=settings.moment_matching,
         )
         self.graph = settings.graph(weight.shape)
-        self.classes = np.zeros(n, dtype=np.int64)
-        self.state = PriorState.initial(n, slab)
+        self.rho = np.full(n, slab, dtype=np.float32)
+        self.odds = np.zeros(n, dtype=np.float32)
+        # the factorised rule has a mean logarithm of its own
+        self._mean_log = np.log(self.rho) if settings.rule == "mean_field" else None
 
     def message(
         self, mean: Tensor, gradient: Tensor, curvature: Tensor, temperature: float, dataset_size: int
     ) -> GaussianMessage:
-        """Return the message of the data alone: ``v = T / (N h)``, ``r = mu - g / h``.
+        """Return the message of the data alone: ``v = T / (N h)``, ``r = mu - g / h``, single precision.
 
         The step ``g / h`` is limited to one standard deviation of the slab, because a small curvature makes
         it arbitrarily large. The prior has no part in the message: ``g`` and ``h`` are those of the
         likelihood.
         """
-        step = (gradient / curvature).double().numpy(force=True).ravel()
-        limit = 1.0 / np.sqrt(self.prior.slab_precision[0])
-        r = mean.detach().double().numpy(force=True).ravel() - np.clip(step, -limit, limit)
-        h = curvature.double().numpy(force=True).ravel()
-        return GaussianMessage(r, temperature / (dataset_size * h))
+        limit = float(1.0 / np.sqrt(self.prior.slab_precision[0]))
+        r = mean.detach() - (gradient / curvature).clamp_(-limit, limit)
+        v = curvature.reciprocal().mul_(temperature / dataset_size)
+        return GaussianMessage(*(t.to(torch.float32).numpy(force=True).ravel() for t in (r, v)))
 
     def update(self, message: GaussianMessage, mean: Tensor, variance: Tensor) -> None:
         """Let the engine update support, precision, slab and graph, damped on ``ln rho``."""
-        mu = mean.detach().double().numpy(force=True).ravel()
-        var = variance.detach().double().numpy(force=True).ravel()
-        self.prior, self.state, self.graph = self.prior.sweep(
-            self.state, message, mu, var, self.classes, self.graph, damping=self.settings.damping
+        damping = self.settings.damping
+        graph: Any = self.graph
+        if is_compact(self.prior, graph):
+            self.prior, self.graph = compact_sweep(self.prior, graph, message, self.rho, self.odds, damping)
+            return
+        double = GaussianMessage(message.mean.astype(np.float64), message.variance.astype(np.float64))
+        mu, var = (t.detach().double().numpy(force=True).ravel() for t in (mean, variance))
+        rho, odds = self.rho.astype(np.float64), self.odds.astype(np.float64)
+        mean_log = np.log(rho) if self._mean_log is None else self._mean_log.astype(np.float64)
+        state = PriorState(rho, mean_log, expit(odds), odds, np.zeros_like(odds))
+        classes = np.zeros(odds.size, dtype=np.int64)
+        self.prior, state, self.graph = self.prior.sweep(
+            state, double, mu, var, classes, graph, damping=damping
         )
+        self.rho = state.precision.astype(np.float32)
+        self.odds = (state.log_likelihood_ratio + state.extrinsic_log_odds).astype(np.float32)
+        if self._mean_log is not None:
+            self._mean_log = state.log_precision.astype(np.float32)
 
     @property
     def precision(self) -> Tensor:
-        """Return ``rho`` in the shape of the weights, float32."""
-        return torch.from_numpy(self.state.precision.astype(np.float32)).reshape(self.shape)
+        """Return ``rho`` in the shape of the weights, float32, in the memory that an update changes."""
+        return torch.from_numpy(self.rho).reshape(self.shape)
 
     @property
     def active(self) -> Tensor:
         """Return where ``pi >= 0.5``, in the shape of the weights; everywhere before the first update."""
-        return torch.from_numpy(is_kept(self.state.probability)).reshape(self.shape)
+        return torch.from_numpy(is_kept(self.odds)).reshape(self.shape)
 
     @property
     def log_odds(self) -> Tensor:
         """Return the posterior log-odds of the support in nats, in the shape of the weights."""
-        return torch.from_numpy(self.state.log_likelihood_ratio + self.state.extrinsic_log_odds).reshape(
-            self.shape
-        )
+        return torch.from_numpy(self.odds.copy()).reshape(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        """Return the bytes of the arrays with an entry per weight."""
+        arrays = (self.rho, self.odds, self._mean_log)
+        return sum(array.nbytes for array in arrays if array is not None)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that changes, as tensors."""
-        stored = {f.name: torch.tensor(getattr(self.state, f.name)) for f in fields(self.state)}
+        stored = {"precision": torch.tensor(self.rho), "odds": torch.tensor(self.odds)}
+        if self._mean_log is not None:
+            stored["mean_log_precision"] = torch.tensor(self._mean_log)
         stored["slab_precision"] = torch.tensor(self.prior.slab_precision)
         for name in self._graph_parameters():
-            stored[name] = torch.tensor(float(getattr(self.graph, name)), dtype=torch.float64)
+            stored[f"graph_{name}"] = torch.tensor(float(getattr(self.graph, name)), dtype=torch.float64)
         return stored
 
     def load_state_dict(self, stored: dict[str, Tensor]) -> None:
         """Restore what ``state_dict`` returned."""
-        self.state = PriorState(*(stored[f.name].numpy().copy() for f in fields(PriorState)))
+        self.rho, self.odds = (stored[name].numpy().copy() for name in ("precision", "odds"))
+        if self._mean_log is not None:
+            self._mean_log = stored["mean_log_precision"].numpy().copy()
         self.prior = self.prior.with_slab_precision(stored["slab_precision"].numpy().copy())
         self.graph = self.graph.with_parameters(
-            **{name: float(stored[name]) for name in self._graph_parameters()}
+            **{name: float(stored[f"graph_{name}"]) for name in self._graph_parameters()}
         )
 
     def _graph_parameters(self) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from isac_toolbox.nn.export.codings import mean_run
-from isac_toolbox.nn.export.shrink import simplify
+from isac_toolbox.nn.export.files import open_bias_slots
+from isac_toolbox.nn.export.shrink import Channels, simplify
 from isac_toolbox.nn.layers import VariationalConv2d, VariationalLinear, gaussian_kl, to_plain
 from isac_toolbox.nn.training import (
     accuracy,
@@ -26,7 +27,7 @@ from isac_toolbox.nn.training import (
 from isac_toolbox.nn.turbo_vbi.prior import Curvature, LayerPrior
 from isac_toolbox.nn.turbo_vbi.settings import CompressionSettings
 
-__all__ = ["EpochRecord", "PosteriorTraining", "dead_norm_channels"]
+__all__ = ["EpochRecord", "PosteriorTraining", "by_parameter", "dead_norm_channels"]
 
 #: Largest precision of automatic relevance determination.
 _MAX_RELEVANCE_PRECISION = 1e7
@@ -94,6 +95,7 @@ class PosteriorTraining:
     """
 
     model: nn.Module
+    original: nn.Module
     layers: dict[str, VariationalLinear | VariationalConv2d]
     priors: dict[str, LayerPrior]
     settings: CompressionSettings
@@ -104,6 +106,7 @@ class PosteriorTraining:
     history: list[EpochRecord]
     _teacher: nn.Module | None
     _distillation: float
+    _channels: Channels | None = None
 
     def _start_priors(self) -> None:
         """Set priors, variances and averages to their start values."""
@@ -259,6 +262,8 @@ class PosteriorTraining:
         RuntimeError
             If it belongs to another model.
         """
+        if open_bias_slots(self.model, state["model"]):
+            self.optimiser.param_groups[0]["params"] = list(self.model.parameters())
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         for name, prior in self.priors.items():
@@ -277,19 +282,18 @@ class PosteriorTraining:
             return {name: layer.mask.clone() for name, layer in self.layers.items()}
         return {name: self.priors[name].active.to(layer.mask.device) for name, layer in self.layers.items()}
 
+    @property
+    def channels(self) -> Channels:
+        """Return the dependency groups of the network; they do not depend on its weights."""
+        if self._channels is None:
+            self._channels = Channels(self.original, self.input_shape)
+            self._channels.warn_untraced()
+        return self._channels
+
     def _n_connected(self, support: dict[str, Tensor]) -> int:
         """Return the number of weights of a support on a path from an input to an output."""
-        modules: dict[str, Any] = dict(self._simplified(support).named_modules())
-        return sum(int((modules[name].weight != 0.0).sum()) for name in support)
-
-    def _simplified(self, support: dict[str, Tensor]) -> nn.Module:
-        """Return a plain network with the means of a support, disconnected channels set to zero."""
-        plain = to_plain(self.model).eval()
-        modules: dict[str, Any] = dict(plain.named_modules())
-        with torch.no_grad():
-            for name, mask in support.items():
-                modules[name].weight.mul_(mask)
-        return simplify(plain, silence=True)
+        masks = self.channels.connected(self.model, by_parameter(support))
+        return sum(int(mask.sum()) for mask in masks.values())
 
     def _set_masked(self, on: bool) -> None:
         """Turn the masks on or off."""
@@ -334,7 +338,8 @@ class PosteriorTraining:
 
     def _tidy(self, silence: bool = False) -> None:
         """Fold constant channels into biases, and remove disconnected weights from the mask."""
-        plain = simplify(to_plain(self.model).eval(), silence)
+        plain = to_plain(self.model).eval()
+        simplify(plain, self.input_shape, silence=silence, channels=self.channels)
         modules: dict[str, Any] = dict(plain.named_modules())
         with torch.no_grad():
             for name, layer in self.layers.items():
@@ -344,6 +349,11 @@ class PosteriorTraining:
             targets = dict(self.model.named_modules())
             for name, module in plain.named_modules():
                 _copy_small(module, targets[name])
+
+
+def by_parameter(support: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return masks of layers by the name of their weights."""
+    return {f"{name}.weight" if name else "weight": mask for name, mask in support.items()}
 
 
 def _copy_small(source: Any, target: Any) -> None:

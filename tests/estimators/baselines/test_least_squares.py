@@ -36,3 +36,21 @@ def test_a_known_noise_variance_is_kept(noise_variance):
     assert estimate.noise_variance == pytest.approx(noise_variance, rel=1e-12)
     estimated = isac.LeastSquares().estimate(observation)
     np.testing.assert_allclose(estimate.channel, estimated.channel)
+
+
+def test_the_stated_error_of_a_comb_is_that_on_its_own_tones():
+    """User k sends 2 on every second tone: the error there is noise over |2|^2, not half of it."""
+    rng = np.random.default_rng(1)
+    pilots = np.zeros((2, 40, 1), complex)
+    pilots[0, ::2] = pilots[1, 1::2] = 2.0
+    noise = rng.standard_normal((2, 40, 4, 1)) * np.sqrt(0.04 / 2)
+    obs = isac.UplinkObservation(
+        received=pilots.sum(axis=0)[:, None, :] + noise[0] + 1j * noise[1],
+        pilots=pilots,
+        pilot_mask=np.ones((40, 1), bool),
+        array=isac.UniformPlanarArray((2, 2)),
+        subcarrier_frequencies_hz=(np.arange(40) - 20) * 30e3,
+        constellation=isac.qam_constellation("qpsk"),
+        noise_variance=0.04,
+    )
+    np.testing.assert_allclose(isac.LeastSquares().estimate(obs).channel_variance, 0.01, rtol=1e-9)

@@ -127,3 +127,69 @@ def test_far_users_are_left_to_the_linear_receiver():
     gram = channel.conj().transpose(0, 2, 1) @ channel
     likelihood = SymbolLikelihood(gram / 0.5, np.zeros((1, 2, 1), complex))
     assert coupled_groups(likelihood.error_correlation, np.ones(2, bool), 4) == []
+
+
+# --- priors, as a decoder gives them -----------------------------------------------------------------
+
+
+def random_prior(seed: int, n_users: int, strength: float = 2.0):
+    rng = np.random.default_rng(seed)
+    logits = strength * rng.standard_normal((n_users, 2, 3, QPSK.size))
+    return logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
+
+
+def brute_force_under(channel, received, noise, log_prior):
+    """Marginals (U, N, T, Q) of the Gaussian likelihood times the priors."""
+    labels = np.array(list(product(range(QPSK.size), repeat=channel.shape[2])))
+    marginal = np.zeros(log_prior.shape)
+    for n, t in np.ndindex(2, 3):
+        weight = -np.sum(np.abs(received[n, :, t] - QPSK[labels] @ channel[n].T) ** 2, axis=1) / noise
+        weight += sum(log_prior[k, n, t, labels[:, k]] for k in range(len(log_prior)))
+        probability = np.exp(weight - weight.max())
+        for k, q in np.ndindex(len(log_prior), QPSK.size):
+            marginal[k, n, t, q] = probability[labels[:, k] == q].sum() / probability.sum()
+    return marginal
+
+
+@given(seeds)
+@settings(max_examples=15, deadline=None)
+def test_coupled_users_under_priors_have_the_exact_posterior(seed):
+    channel, received, likelihood = cell_block(seed, 2, 0.5, alike=0.8)
+    log_prior = random_prior(seed, 2, strength=0.5)
+    cells = likelihood.under(log_prior, QPSK)
+    if not coupled_groups(cells.error_correlation, np.ones(2, bool), 4):
+        return
+    if linear_error_rate(cells.unbiased()[1], QPSK).max() <= 1e-5:
+        return
+    found = np.exp(symbol_posterior(likelihood, QPSK, log_prior=log_prior).log_probability)
+    assert_allclose(found, brute_force_under(channel, received, 0.5, log_prior), atol=1e-9)
+
+
+@given(seeds)
+@settings(max_examples=15, deadline=None)
+def test_one_user_under_priors_is_exact(seed):
+    channel, received, likelihood = cell_block(seed, 1, 0.7)
+    log_prior = random_prior(seed, 1)
+    found = np.exp(symbol_posterior(likelihood, QPSK, log_prior=log_prior).log_probability)
+    assert_allclose(found, brute_force_under(channel, received, 0.7, log_prior), atol=1e-9)
+
+
+def test_a_user_whose_symbols_are_certain_is_cancelled():
+    """The other user's posterior is then that of its own samples less the first one."""
+    channel, received, likelihood = cell_block(3, 2, 0.5)
+    log_prior = np.full((2, 2, 3, 4), -np.log(4))
+    log_prior[0] = -60.0
+    log_prior[0, ..., 2] = 0.0
+    found = symbol_posterior(likelihood, QPSK, joint=False, log_prior=log_prior).log_probability[1]
+    left = received - channel[:, :, :1] * QPSK[2]
+    weight = -np.sum(np.abs(left[..., None] - channel[:, :, 1:, None] * QPSK) ** 2, axis=1) / 0.5
+    expected = np.exp(weight) / np.sum(np.exp(weight), axis=-1, keepdims=True)
+    assert_allclose(np.exp(found), expected, atol=1e-4)
+
+
+def test_uniform_priors_change_nothing():
+    _, _, likelihood = cell_block(4, 3, 0.3, alike=0.5)
+    plain = symbol_posterior(likelihood, QPSK)
+    uniform = symbol_posterior(likelihood, QPSK, log_prior=np.full((3, 2, 3, 4), -np.log(4)))
+    assert_allclose(np.exp(uniform.log_probability), np.exp(plain.log_probability), atol=1e-12)
+    assert_allclose(uniform.error_correlation, plain.error_correlation, atol=1e-12)

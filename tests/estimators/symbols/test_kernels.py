@@ -27,7 +27,9 @@ def test_enumeration_is_the_sum_over_all_combinations(n_users, points, strength)
     root = np.sqrt(strength) * complex_normal(rng, (3, n_users, n_users))
     information = root.conj().transpose(0, 2, 1) @ root
     matched = strength * complex_normal(rng, (3, n_users, 2))
-    marginal, second = enumerated_posterior(information, matched, points)
+    marginal, second = enumerated_posterior(
+        information, matched, np.zeros((len(information[0]), 1, 1, points.size)), points
+    )
     labels = np.array(list(product(range(points.size), repeat=n_users)))
     symbols = points[labels]
     for n, t in np.ndindex(3, 2):

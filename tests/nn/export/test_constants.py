@@ -28,7 +28,7 @@ def test_a_folded_normalisation_keeps_its_eps(affine, bias):
     weight = model[0].weight.detach().clone()
     x = torch.rand(4, 2, 5, 5)
     wanted = model(x)
-    folded = fold_batch_norm(model)
+    folded = fold_batch_norm(model, x)
     assert isinstance(folded[1], nn.Identity)
     torch.testing.assert_close(folded(x), wanted)
     scale = (norm.running_var + 0.7) ** -0.5 * (norm.weight if affine else 1.0)
@@ -42,7 +42,7 @@ def test_a_constant_goes_through_a_normalisation_with_its_eps():
     with torch.no_grad():
         model[0].weight[1:3] = 0.0
         model[0].bias[1:3] = torch.tensor([2.0, -3.0])
-    small, x = shrink(model), torch.randn(6, 3)
+    small, x = shrink(model, (3,)), torch.randn(6, 3)
     assert small[0].out_features == 2
     torch.testing.assert_close(small(x), model(x))
 
@@ -51,7 +51,7 @@ def test_a_constant_goes_through_a_depthwise_kernel_and_into_a_bias():
     model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 3, 2, groups=3), nn.Conv2d(3, 1, 2)).eval()
     with torch.no_grad():
         model[0].weight[1], model[0].bias[1] = 0.0, 1.5
-    small, x = shrink(model), torch.randn(2, 1, 6, 6)
+    small, x = shrink(model, (1, 6, 6)), torch.randn(2, 1, 6, 6)
     assert [layer.out_channels for layer in small] == [2, 2, 1]
     torch.testing.assert_close(small(x), model(x))
     constant = model[1].bias[1] + 1.5 * model[1].weight[1].sum()
@@ -64,6 +64,6 @@ def test_an_average_over_padding_is_constant_for_zeros_alone():
     with torch.no_grad():
         model[0].weight[:2] = 0.0
         model[0].bias[:2] = torch.tensor([0.0, 1.0])
-    small, x = shrink(model), torch.randn(2, 1, 6, 6)
+    small, x = shrink(model, (1, 6, 6)), torch.randn(2, 1, 6, 6)
     assert small[0].out_channels == 2
     torch.testing.assert_close(small(x), model(x))

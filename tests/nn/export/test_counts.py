@@ -1,10 +1,14 @@
 """Parameters, bytes and MACs, counted by hand."""
 
+import warnings
+
+import pytest
 import torch
 from torch import nn
 
 from isac_toolbox.nn import count_macs, make_report
 from isac_toolbox.nn.export.codings import coding_bits
+from isac_toolbox.nn.export.macs import uncounted
 
 
 def test_a_report_by_hand():
@@ -42,3 +46,85 @@ class Twice(nn.Module):
 
 def test_every_call_of_a_layer_counts():
     assert count_macs(Twice(), (1, 6, 5)) == {"inner": 9 * (30 + 15)}
+
+
+class Applied(nn.Module):
+    """A function of the input and a module's parameters."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def attention_by_hand(m, x):
+    q, k, v = m.qkv(x).chunk(3, -1)
+    return (q @ k.transpose(1, 2)).softmax(-1) @ v
+
+
+CALLS = {
+    "linear over tokens": (nn.Linear(6, 5, bias=False), (11, 6), {"": 11 * 6 * 5}),
+    "conv1d": (nn.Conv1d(2, 4, 3, padding=1), (2, 9), {"": 4 * 2 * 3 * 9}),
+    "conv3d": (nn.Conv3d(1, 2, 2), (1, 3, 3, 3), {"": 2 * 8 * 8}),
+    "conv transpose": (nn.ConvTranspose2d(3, 2, 2, stride=2), (3, 4, 4), {"": 3 * 2 * 4 * 16}),
+    "groups": (nn.Conv2d(4, 6, 3, groups=2), (4, 5, 5), {"": 6 * 2 * 9 * 9}),
+    "functional": (
+        Applied(lambda m, x: nn.functional.linear(x, m.w), w=nn.Parameter(torch.ones(4, 3))),
+        (3,),
+        {"": 12},
+    ),
+    "lstm": (
+        Applied(lambda m, x: m.core(x)[0], core=nn.LSTM(3, 4, batch_first=True)),
+        (7, 3),
+        {"core": 7 * 16 * (3 + 4)},
+    ),
+    "gru": (
+        Applied(lambda m, x: m.core(x)[0], core=nn.GRU(3, 4, batch_first=True)),
+        (7, 3),
+        {"core": 7 * 12 * (3 + 4)},
+    ),
+    "attention": (
+        Applied(lambda m, x: m.core(x, x, x)[0], core=nn.MultiheadAttention(6, 2, batch_first=True)),
+        (5, 6),
+        {"core": 4 * 5 * 36 + 2 * 25 * 6},
+    ),
+    "attention by hand": (
+        Applied(attention_by_hand, qkv=nn.Linear(6, 18)),
+        (5, 6),
+        {"": 2 * 25 * 6, "qkv": 5 * 6 * 18},
+    ),
+    "fused attention": (
+        Applied(lambda m, x: nn.functional.scaled_dot_product_attention(x, x, x)),
+        (2, 5, 6),
+        {"": 2 * 2 * 25 * 6},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_every_operation_counts_whatever_calls_it(case):
+    model, shape, wanted = CALLS[case]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert count_macs(model, shape) == wanted
+        assert count_macs(model, torch.randn(4, *shape)) == wanted
+    assert uncounted(model, shape) == {}
+
+
+def test_what_is_not_counted_is_named():
+    model = Applied(lambda m, x: m.inner(x) + torch.fft.fft(x).real, inner=nn.Linear(4, 4))
+    with pytest.warns(UserWarning, match=r"not counted: _fft_\w+ in 'the model itself'"):
+        assert count_macs(model, (4,)) == {"inner": 16}
+    distances = Applied(lambda m, x: m.far(x), far=Applied(lambda m, x: torch.cdist(x, x)))
+    assert uncounted(distances, (5, 4)) == {"far": ["_cdist_forward"]}
+
+
+def test_a_mode_stays_as_it_was():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(), nn.BatchNorm1d(3))
+    model[1].eval()
+    count_macs(model, (3,))
+    assert [m.training for m in model] == [True, False, True] and model.training

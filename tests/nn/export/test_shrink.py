@@ -1,4 +1,4 @@
-"""Export: smaller modules with the same outputs, files that read back equal."""
+"""Export: smaller modules with the same outputs."""
 
 import warnings
 
@@ -6,15 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from isac_toolbox.nn import (
-    count_macs,
-    export_onnx,
-    filter_macs,
-    load_compressed,
-    mac_gates,
-    save_compressed,
-    shrink,
-)
+from isac_toolbox.nn import count_macs, filter_macs, mac_gates, shrink
+from isac_toolbox.nn.export.shrink import Channels, simplify
 from isac_toolbox.nn.models import lenet_5, lenet_300_100, mlp, resnet18
 
 
@@ -106,7 +99,7 @@ def test_the_smaller_module_computes_the_same(case, fold):
     torch.manual_seed(3)
     model = disturb_norms(kill(make())).eval()
     x = torch.randn(5, *shape)
-    small = shrink(model, fold_norms=fold)
+    small = shrink(model, x, fold_norms=fold)
     torch.testing.assert_close(small(x), model(x), atol=1e-5, rtol=1e-5)
     assert n_parameters(small) < n_parameters(model)
     assert sum(count_macs(small, shape).values()) < sum(count_macs(model, shape).values())
@@ -122,7 +115,7 @@ def test_neurons_without_input_and_without_reader_are_removed():
         model.fc2.weight[:, 1] = 0.0  # unread: nothing leaves
         model.fc3.weight[:, 2] = 0.0
         model.fc2.weight[[0, 1, 3], 4] = 0.0  # read only by the removed neuron: unread in the second round
-    small = shrink(model)
+    small = shrink(model, (6,))
     assert [m.weight.shape for m in (small.fc1, small.fc2, small.fc3)] == [(2, 6), (3, 2), (3, 3)]
     x = torch.randn(9, 6)
     torch.testing.assert_close(small(x), model(x), atol=1e-6, rtol=1e-5)
@@ -135,7 +128,7 @@ def test_channels_of_an_addition_are_removed_only_together():
         for layer, channels in ((model.stem, [0, 1, 2]), (model.b, [1, 2, 3]), (model.a, [5])):
             layer.weight[channels] = 0.0
             layer.bias[channels] = 0.0
-    small = shrink(model)
+    small = shrink(model, (1, 7, 7))
     assert small.stem.out_channels == small.b.out_channels == small.head.in_features == 6
     assert small.a.out_channels == 7
 
@@ -144,7 +137,7 @@ def test_a_padded_convolution_keeps_a_constant_it_cannot_fold():
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 1, 3, padding=1))
     with torch.no_grad():
         model[0].weight[0], model[0].bias[0] = 0.0, 1.0
-    small = shrink(model)
+    small = shrink(model, (1, 5, 5))
     assert small[0].out_channels == 2
     x = torch.randn(2, 1, 5, 5)
     torch.testing.assert_close(small(x), model(x))
@@ -154,40 +147,59 @@ def test_a_dead_network_stays_a_network():
     model = mlp(4, (3,), 2)
     with torch.no_grad():
         model.fc1.weight.zero_()
-    small = shrink(model)
+    small = shrink(model, (4,))
     assert small.fc1.out_features == 1
     torch.testing.assert_close(small(torch.randn(3, 4)), model(torch.randn(3, 4)))
 
 
 class Branching(nn.Module):
-    """Control flow that torch.fx cannot trace, around a chain that it can."""
+    """Control flow that depends on the data, around a chain that can be traced."""
 
-    def __init__(self, peek=False):
+    def __init__(self):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6))
         self.head = nn.Linear(6, 2)
-        self.peek = peek
 
     def forward(self, x):
-        if x.sum() > 1e9:
-            x = -x
-        return self.head(self.body[1](self.body[0](x)) if self.peek else self.body(x))
+        x = self.body(x)
+        return self.head(x.abs() if x.sum() > 1e9 else x)
 
 
-def test_an_untraceable_model_loses_only_hidden_units_of_chains():
+def test_an_untraceable_model_loses_only_channels_inside_its_parts():
     model = kill(Branching())
-    with pytest.warns(UserWarning, match=r"cannot trace Branching.*only the hidden units of 1 nn.Sequential"):
-        small = shrink(model, input_shape=(4,))
+    with pytest.warns(
+        UserWarning, match=r"cannot trace Branching: .*only inside parts that can be traced: 'body'"
+    ):
+        small = shrink(model, (4,))
     assert small.body[0].out_features < 6 and small.head.in_features == 6
     x = torch.randn(5, 4)
     torch.testing.assert_close(small(x), model(x), atol=1e-6, rtol=1e-5)
 
 
-def test_a_chain_used_from_outside_is_left_alone():
-    model = kill(Branching(peek=True))
-    with pytest.warns(UserWarning, match="nothing was removed"):
-        small = shrink(model, input_shape=(4,))
+class Peeking(Branching):
+    """Reads the weights of a chain from outside, where they are no longer all there."""
+
+    def forward(self, x):
+        y = self.head(self.body(x))
+        return y * self.body[0].weight.shape[0] if x.sum() < 1e9 else y
+
+
+def test_a_chain_that_is_read_from_outside_is_left_alone():
+    model = kill(Peeking())
+    with pytest.warns(UserWarning, match=r"channels of 'body.0', 'body.2' are zero but stay.*outputs differ"):
+        small = shrink(model, (4,))
     assert n_parameters(small) == n_parameters(model)
+
+
+@pytest.mark.parametrize("channels", [None, "given"])
+def test_simplify_changes_no_output_of_an_untraceable_model(channels):
+    model = kill(Peeking())
+    x = torch.randn(5, 4)
+    wanted = model(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        simplify(model, (4,), channels=None if channels is None else Channels(model, (4,)))
+    torch.testing.assert_close(model(x), wanted)
 
 
 class Odd(nn.Module):
@@ -198,71 +210,25 @@ class Odd(nn.Module):
         self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(12, 3)
 
     def forward(self, x):
-        return self.c(torch.cat([self.a(x).softmax(1), self.b(x)], dim=1))
+        return self.c(torch.cat([self.a(x).softmax(1), self.b(x).cumsum(1)], dim=1))
 
 
-def test_unknown_operations_protect_what_they_read():
+def test_unknown_operations_protect_what_they_read_and_a_warning_says_so():
     model = kill(Odd())
-    small = shrink(model)
+    with torch.no_grad():
+        model.a.weight[:2] = model.b.weight[3:] = 0.0
+    with pytest.warns(
+        UserWarning, match="of 'a', 'b' are zero, but they can never leave: read by softmax, read by cumsum"
+    ):
+        small = shrink(model, (4,))
     assert n_parameters(small) == n_parameters(model)
     x = torch.randn(3, 4)
     torch.testing.assert_close(small(x), model(x))
 
 
-# ---- files ---------------------------------------------------------------------------------------------
-
-
-def masked(seed=0):
-    torch.manual_seed(seed)
-    model = lenet_5(widths=(3, 4, 10))
-    masks = {}
-    for name in ("conv1", "conv2", "fc1", "fc2"):
-        weight = model.get_submodule(name).weight
-        masks[name] = torch.rand(weight.shape) < 0.2
-        weight.data.mul_(masks[name])
-    return model, masks
-
-
-def test_a_file_reads_back_equal(tmp_path):
-    model, masks = masked()
-    path = save_compressed(tmp_path / "net", model, masks)
-    assert path.suffix == ".safetensors"
-    other = load_compressed(path, lenet_5(widths=(3, 4, 10)))
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
-    half = save_compressed(tmp_path / "half.safetensors", model, masks, torch.float16)
-    assert half.stat().st_size < path.stat().st_size < 4 * n_parameters(model)
-    rounded = load_compressed(half, lenet_5(widths=(3, 4, 10)))
-    torch.testing.assert_close(rounded.fc1.weight, model.fc1.weight, atol=1e-4, rtol=1e-3)
-
-
-def test_bad_files_and_masks_are_refused(tmp_path):
-    model, masks = masked()
-    path = save_compressed(tmp_path / "net", model, masks)
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        load_compressed(tmp_path / "none.safetensors", model)
-    with pytest.raises(ValueError, match="does not fit"):
-        load_compressed(path, lenet_5(widths=(3, 5, 10)))
-    (tmp_path / "text.safetensors").write_text("text")
-    with pytest.raises(ValueError, match="not a safetensors file"):
-        load_compressed(tmp_path / "text.safetensors", model)
-    with pytest.raises(ValueError, match="masks\\['fc1'\\] must have the shape"):
-        save_compressed(tmp_path / "x", model, {"fc1": masks["fc2"]})
-    with pytest.raises(ValueError, match="hides weights"):
-        save_compressed(tmp_path / "x", model, {"fc1": torch.zeros_like(masks["fc1"])})
-    with pytest.raises(ValueError, match="value_dtype"):
-        save_compressed(tmp_path / "x", model, masks, torch.int8)
-
-
-def test_onnx_or_how_to_get_it(tmp_path):
-    model = mlp(4, (3,), 2).eval()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            path = export_onnx(model, tmp_path / "net.onnx", (4,))
-    except ImportError as error:
-        assert "pip install" in str(error) and "onnx" in str(error)
-    else:
-        assert path.stat().st_size > 0
+def test_bad_examples_are_named():
+    with pytest.raises(TypeError, match=r"example must be a tensor, a tuple of tensors, .* got float"):
+        shrink(mlp(4, (3,), 2), 4.0)
 
 
 def test_macs_by_hand():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from isac_toolbox.inference import GatedChain, PriorState
+from isac_toolbox.inference import GatedChain
 from isac_toolbox.nn import TensorLoader, TurboVBICompressor, filter_macs
 
 
@@ -33,16 +33,13 @@ def give(compressor, name, **values):
         average = compressor.curvatures[name]
         average.curvature.copy_(values["curvature"] * average.weight)
     if "log_odds" in values:
-        prior = compressor.priors[name]
-        half = values["log_odds"].double().flatten().numpy() / 2.0
-        state = PriorState.initial(half.size, 1.0)
-        prior.state = PriorState(state.precision, state.log_precision, state.probability, half, half)
+        compressor.priors[name].odds = values["log_odds"].float().flatten().numpy()
 
 
 def test_a_weight_at_one_half_stays_under_every_rule():
     compressor = TurboVBICompressor(nn.Sequential(nn.Linear(3, 1, bias=False)), support="independent")
     prior = compressor.priors["0"]
-    prior.state = PriorState.initial(3, 1.0, [0.5 - 1e-9, 0.5, 0.5 + 1e-9])
+    prior.odds = np.array([-1e-9, 0.0, 1e-9], np.float32)
     stays = torch.tensor([[False, True, True]])
     assert torch.equal(prior.active, stays)
     # after a fine-tuning the log-odds are half the saliency over the threshold, less one half

@@ -67,30 +67,40 @@ def test_probabilities(digits, compressed):
 
 
 def test_the_engine_decides(monkeypatch, digits, trained):
-    calls = {"sweep": 0, "chain": 0, "learned": 0}
+    calls = []
+    original = inference.compact_sweep
 
-    def spy(owner, method, name):
-        original = getattr(owner, method)
+    def counted(prior, support, *args):
+        calls.append(type(support))
+        return original(prior, support, *args)
 
-        def counted(self, *args, **kwargs):
-            calls[name] += 1
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(owner, method, counted)
-
-    spy(inference.ThreeLayerPrior, "sweep", "sweep")
-    spy(inference.GatedChain, "extrinsic_log_odds", "chain")
-    spy(inference.GatedChain, "learned", "learned")
+    monkeypatch.setattr("isac_toolbox.nn.turbo_vbi.prior.compact_sweep", counted)
     compressor = TurboVBICompressor(trained, warmup_epochs=1, updates_per_epoch=3)
     compressor.fit(digits[0], epochs=3, progress=False)
-    assert calls == {"sweep": 18, "chain": 18, "learned": 18}  # 3 layers, 2 epochs, 3 updates
+    assert calls == 18 * [inference.GatedChain]  # 3 layers, 2 epochs, 3 updates
 
-    def closed(self, L):
-        return torch.full((self.n_coefficients,), -1e4).double().numpy()
+    def closed(prior, support, message, precision, odds, damping):
+        odds[:] = -1e4
+        return prior, support
 
-    monkeypatch.setattr(inference.GatedChain, "extrinsic_log_odds", closed)
+    monkeypatch.setattr("isac_toolbox.nn.turbo_vbi.prior.compact_sweep", closed)
     compressor = TurboVBICompressor(trained, warmup_epochs=1).fit(digits[0], epochs=2, progress=False)
     assert not any(bool(mask.any()) for mask in compressor.support().values())
+
+
+@pytest.mark.parametrize("rule", ["structured", "mean_field"])
+def test_other_rules_are_those_of_the_engine(monkeypatch, rule, digits, trained):
+    calls = []
+    original = inference.ThreeLayerPrior.sweep
+
+    def counted(self, *args, **kwargs):
+        calls.append(self.rule)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(inference.ThreeLayerPrior, "sweep", counted)
+    compressor = TurboVBICompressor(trained, rule=rule, warmup_epochs=1, updates_per_epoch=2)
+    compressor.fit(digits[0], epochs=2, progress=False)
+    assert calls == 6 * [rule]
 
 
 def test_chains_make_longer_runs(digits, trained):

@@ -86,7 +86,9 @@ def test_message_excludes_the_prior():
     prior = LayerPrior(torch.full((4, 5), 100.0), PriorSettings())
     message = prior.message(mu, g, h, temperature, n_data)
     np.testing.assert_allclose(message.mean, r.numpy().ravel(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(message.variance, temperature / (n_data * h.double().numpy().ravel()))
+    np.testing.assert_allclose(
+        message.variance, temperature / (n_data * h.double().numpy().ravel()), rtol=1e-6
+    )
     # and it is what the engine calls extrinsic: the marginal with the prior divided out
     variance = 1.0 / (n_data * h / temperature + rho)
     reference = extrinsic_message(
@@ -100,3 +102,31 @@ def test_step_of_a_flat_weight_is_clipped():
     prior = LayerPrior(torch.full((1, 2), 0.1), PriorSettings())
     message = prior.message(torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]), torch.full((1, 2), 1e-9), 1.0, 10)
     np.testing.assert_allclose(message.mean, [-0.1, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("support", ["chain", "independent"])
+@pytest.mark.parametrize("rule", ["extrinsic", "structured", "mean_field"])
+def test_a_restored_prior_goes_on_alike(rule, support):
+    torch.manual_seed(0)
+    weight, settings = torch.randn(4, 6), PriorSettings(rule=rule, support=support)
+    whole, first, second = (LayerPrior(weight, settings) for _ in range(3))
+
+    def step(prior, seed):
+        generator = torch.Generator().manual_seed(seed)
+        g, h = torch.randn(4, 6, generator=generator), torch.rand(4, 6, generator=generator) + 0.1
+        prior.update(prior.message(weight, g, h, 0.5, 100), weight, torch.full_like(weight, 0.01))
+
+    for seed in (0, 1):
+        step(whole, seed)
+    step(first, 0)
+    second.load_state_dict(first.state_dict())
+    step(second, 1)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value)
+
+
+def test_the_state_of_a_weight_has_eight_bytes_and_its_averages_as_many():
+    weight = torch.zeros(10, 20)
+    assert LayerPrior(weight, PriorSettings()).n_bytes == 8 * 200
+    average = Curvature(weight)
+    assert sum(t.numel() * t.element_size() for t in (average.gradient, average.curvature)) == 8 * 200
