@@ -85,6 +85,12 @@ _BAD_DATA = 1.15
 _BETTER_DATA = 0.9
 
 
+# Tuned: rounds in which elements and gains are fitted in turn in an iteration.
+_CALIBRATIONS = 3
+# Tuned: resolution cells for which a relative change of an element's response counts.
+_ELEMENT_CELLS = 0.1
+
+
 # Guard: settings that can do without places have this value.
 _NEED_NO_PLACES = (("coarse", "nomp"), ("inverse", "subspace"), ("unlocated_paths", True))
 
@@ -470,11 +476,12 @@ class BiSVBILoop(SceneLoop):
             self.schedule = self.schedule.on_all_data()
         self.working = self._e_step(self.working, _SWEEPS).learn_noise()
         self._renew_diffuse()
+        self._turn_around_users()
         before = self.working.fit.scene
         if not self.deadline.reached():
             self._m_step()
-        self._calibrate()
-        self.change = self._largest_move(before)
+        changed = self._calibrate()
+        self.change = max(self._largest_move(before), _ELEMENT_CELLS * changed)
         self._revise_structure()
         self.record()
 
@@ -530,19 +537,33 @@ class BiSVBILoop(SceneLoop):
         problem = replace(self._pilots, noise_precision=self.working.problem.noise_precision)
         self.working = self.working.with_problem(replace(problem, prior=self.working.problem.prior))
 
-    def _calibrate(self) -> None:
-        """Learn the elements' responses from the present channel, and correct the block by them."""
+    def _turn_around_users(self) -> None:
+        """Take a turn of the array to be linear around the present places of the users."""
         problem = self.working.problem
-        if problem.elements is None:
-            return
-        elements = learned_elements(self.working.active_fit()[0])
+        turn = problem.prior.turn
+        if turn is not None:
+            prior = replace(problem.prior, turn=turn.around(self.working.fit.scene.users_m))
+            self.working = self.working.with_problem(replace(problem, prior=prior))
+
+    def _calibrate(self) -> float:
+        """Learn the elements' responses from the present channel, and correct the block by them.
+
+        Returns the largest relative change of one.
+        """
+        before = self.working.problem.elements
+        if before is None:
+            return 0.0
+        elements = before
+        for _ in range(_CALIBRATIONS):
+            elements = learned_elements(self.working.active_fit()[0])
+            self.working = self.working.with_problem(self.working.problem.calibrated(elements))
         self.block = self.block.with_response(elements.response)
-        self.working = self.working.with_problem(problem.calibrated(elements))
         self._pilots = Problem.on_pilots(self.obs, self.block, elements)
         self._divide_block()
         if not self._uses_data:
             self._statistics = self._pilots.statistics
             self._take_statistics()
+        return float(np.max(np.abs(elements.log_response - before.log_response)))
 
     def _ask_decoder(self, decoder: Decoder) -> None:
         """Renew what the code says of the bits, from what the samples say of them."""

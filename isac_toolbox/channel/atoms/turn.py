@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,6 +34,8 @@ class Turn:
         direction cosines.
     users_m, user_stds_m : ndarray, shape (K, 3)
         Stated places and deviations.
+    at_m : ndarray, shape (K, 3), optional
+        Where displacements of users are linear; at their stated places if not given.
     """
 
     array: AntennaArray
@@ -41,6 +43,11 @@ class Turn:
     stds: RealArray
     users_m: RealArray
     user_stds_m: RealArray
+    at_m: RealArray | None = None
+
+    def around(self, users_m: RealArray) -> Turn:
+        """Return the turn with displacements linear around other places of the users (K, 3)."""
+        return replace(self, at_m=users_m)
 
     def displacements(self, places_m: RealArray) -> RealArray:
         """Return how places (n, 3) move with each unknown in the array's frame, shape (3 n, 5)."""
@@ -59,7 +66,7 @@ class Turn:
     @cached_property
     def _of_users(self) -> tuple[RealArray, RealArray, RealArray]:
         """Displacements (3 K, 5) of users, variances (3 K,) of their places, and both together (3 K, 3 K)."""
-        moves = self.displacements(self.users_m)
+        moves = self.displacements(self.users_m if self.at_m is None else self.at_m)
         variance = np.maximum(self.user_stds_m.ravel(), _LEAST_STD_M) ** 2
         return moves, variance, np.diag(variance) + (moves * self.stds**2) @ moves.T
 

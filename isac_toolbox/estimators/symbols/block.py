@@ -120,6 +120,8 @@ class ReceivedBlock:
 
     def with_response(self, response: ComplexArray) -> ReceivedBlock:
         """Return the block with its samples divided by other responses of the elements (M,)."""
+        if self.response is None and np.all(response == 1):
+            return self
         factor = response if self.response is None else response / self.response
         return replace(self, received=self.received / factor[:, None], response=response)
 

@@ -1,4 +1,4 @@
-"""Gain and phase of every element of the array, learned from what is received (docs/theory.md, section 6.9)."""
+"""Gain and phase of every element of the array, learned from the samples (docs/theory.md, section 6.9)."""
 
 from __future__ import annotations
 
