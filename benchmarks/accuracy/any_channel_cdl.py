@@ -63,32 +63,25 @@ def without_geometry(simulation: Simulation) -> Simulation:
     )
 
 
-def least_squares_of_pilots(simulation: Simulation) -> tuple[np.ndarray, float]:
-    """Channels (K, N, M) by correlation with the orthogonal pilots, and the noise variance in them."""
-    observation = simulation.observation
-    pilots = observation.pilots
-    energy = np.sum(np.abs(pilots) ** 2, axis=2)
-    plain = np.einsum("nmt,knt->knm", observation.received, pilots.conj()) / energy[:, :, None]
-    return plain, simulation.truth.noise_variance / float(energy[0, 0])
-
-
 def lmmse(simulation: Simulation) -> isac.EstimationResult:
     """Conditional mean given the pilots, with the covariance of the drop's rays under random phases.
 
-    With the rays' responses ``A`` and powers ``P``: ``A (A^H A + s^2 P^-1)^-1 A^H y``.
+    With the rays' responses ``A`` and powers ``P``, and energies ``E`` of the pilots, which are orthogonal on
+    every subcarrier or on other ones: ``A (A^H E A + s^2 P^-1)^-1 A^H p^H y``.
     """
     observation, truth = simulation.observation, simulation.truth
-    plain, noise = least_squares_of_pilots(simulation)
-    channel = np.empty_like(plain)
+    energy = np.sum(np.abs(observation.pilots) ** 2, axis=2)
+    correlation = np.einsum("nmt,knt->knm", observation.received, observation.pilots.conj())
+    channel = np.empty_like(correlation)
     for k in range(observation.n_users):
         delay_s, steering, power = rays_of(simulation, k)
         turns = np.outer(observation.subcarrier_frequencies_hz, delay_s + truth.time_offsets_s[k])
         tones = np.exp(-2j * np.pi * turns)
-        gram = (tones.conj().T @ tones) * (steering.conj() @ steering.T)
-        matched = np.einsum("nr,nm,rm->r", tones.conj(), plain[k], steering.conj(), optimize=True)
+        gram = ((tones.conj().T * energy[k]) @ tones) * (steering.conj() @ steering.T)
+        matched = np.einsum("nr,nm,rm->r", tones.conj(), correlation[k], steering.conj(), optimize=True)
         # scaled by the roots of the powers, so that weak rays do no harm
         root = np.sqrt(power)
-        system = root[:, None] * gram * root + noise * np.eye(power.size)
+        system = root[:, None] * gram * root + truth.noise_variance * np.eye(power.size)
         gains = root * np.linalg.solve(system, root * matched)
         channel[k] = (tones * gains) @ steering
     return result_from_channel(observation, channel, truth.noise_variance)

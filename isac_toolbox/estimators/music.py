@@ -16,12 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from isac_toolbox._validation import as_array, check_finite, check_positive
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.geometry import unit_vectors
-from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.channel.observation import Geometry, UplinkObservation
 from isac_toolbox.estimators._music_kernel import real_basis, subspace_shares
+from isac_toolbox.estimators.even_grid import EvenGrid, even_channel
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.statistics import (
     least_squares_channel,
     pilot_statistics,
+    sounded_entries,
 )
 
 __all__ = ["MusicModel", "music_spectrum"]
@@ -82,16 +84,8 @@ class MusicModel:
         Raises
         ------
         ValueError
-            If the subcarriers are not equally spaced, or places are not given.
+            If places are not given, or the array is no planar one.
         """
-        frequencies = obs.subcarrier_frequencies_hz
-        spacing = np.diff(frequencies)
-        if spacing[0] <= 0 or not np.allclose(spacing, spacing[0], rtol=1e-6):
-            raise ValueError(
-                "subcarrier_frequencies_hz must be equally spaced and ascending for MUSIC; "
-                "use the NOMP coarse stage"
-            )
-        channel = least_squares_channel(pilot_statistics(ReceivedBlock.of(obs)), frequencies)
         if not isinstance(obs.array, UniformPlanarArray):
             raise ValueError(
                 f"array must be a UniformPlanarArray for MUSIC, got {type(obs.array).__name__}; use the NOMP "
@@ -99,17 +93,20 @@ class MusicModel:
             )
         places = obs.geometry_for("MUSIC")
         subarray = tuple(max(int(np.ceil(_SUBARRAY_SHARE * n)), 1) for n in obs.array.shape)
-        decimation = _decimation(obs)
-        n_decimated = obs.n_subcarriers // decimation
+        shortest, longest = _length_limits(places)
+        span = float(longest.max() - shortest.min())
+        grid = EvenGrid.of(obs.subcarrier_frequencies_hz, span)
+        decimation = _decimation(grid, span)
+        n_decimated = grid.frequencies_hz.size // decimation
         window = max(int(_WINDOW_SHARE * n_decimated), 2)
         step = max((n_decimated - window) // max(_WINDOW_STEPS // decimation, 2), 1)
         subspaces = tuple(
             _signal_subspace(
                 _snapshots(h.reshape(-1, *obs.array.shape), subarray, decimation, window, step)
             ).reshape(window, subarray[0] * subarray[1], -1)
-            for h in channel
+            for h in _channels_on_grid(obs, grid, shortest, longest)
         )
-        used = decimation * np.arange(window) * spacing[0]
+        used = decimation * np.arange(window) * grid.step_hz
         model = cls(
             array=UniformPlanarArray(
                 (subarray[0], subarray[1]),
@@ -122,7 +119,7 @@ class MusicModel:
             bs_position_m=places.bs_position_m,
             user_positions_m=places.user_positions_m,
             offsets_m=np.zeros(obs.n_users),
-            length_cell_m=SPEED_OF_LIGHT_M_S / (obs.n_subcarriers * float(spacing[0])),
+            length_cell_m=SPEED_OF_LIGHT_M_S / (grid.frequencies_hz.size * grid.step_hz),
         )
         return model._with_offsets(SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s)
 
@@ -205,7 +202,7 @@ def music_spectrum(obs: UplinkObservation, points_m: ArrayLike, *, floor: float 
     Raises
     ------
     ValueError
-        For points of another shape, or subcarriers that are not equally spaced.
+        For points of another shape.
     """
     points = as_array("points_m", points_m, float)
     if points.ndim == 0 or points.shape[-1] != 3:
@@ -216,18 +213,36 @@ def music_spectrum(obs: UplinkObservation, points_m: ArrayLike, *, floor: float 
     return values.reshape(points.shape[:-1])
 
 
-def _decimation(obs: UplinkObservation) -> int:
-    """Largest decimation of the subcarriers that leaves all delays from the region unambiguous."""
-    frequencies = obs.subcarrier_frequencies_hz
-    unambiguous = SPEED_OF_LIGHT_M_S / (frequencies[1] - frequencies[0])
-    places = obs.geometry_for("MUSIC")
+def _length_limits(places: Geometry) -> tuple[RealArray, RealArray]:
+    """Line of sight of every user, and its longest path through the region, shapes (K,)."""
     corners = np.stack(np.meshgrid(*places.region_m.T, indexing="ij"), axis=-1).reshape(-1, 3)
     to_bs = np.linalg.norm(corners - places.bs_position_m, axis=1)
     to_user = np.linalg.norm(corners[:, None] - places.user_positions_m, axis=2)
     direct = np.linalg.norm(places.user_positions_m - places.bs_position_m, axis=1)
-    span = float(np.max(to_bs[:, None] + to_user)) - float(direct.min())
-    largest = obs.n_subcarriers // 16
-    return max(1, min(int(unambiguous / (_DELAY_GUARD * span)), largest))
+    return direct, np.max(to_bs[:, None] + to_user, axis=0)
+
+
+def _channels_on_grid(
+    obs: UplinkObservation, grid: EvenGrid, shortest_m: RealArray, longest_m: RealArray
+) -> list[ComplexArray]:
+    """Least-squares channels of all users on an even grid, each (G, M), by the limits of their lengths."""
+    frequencies = obs.subcarrier_frequencies_hz
+    statistics = pilot_statistics(ReceivedBlock.of(obs))
+    channel = least_squares_channel(statistics, frequencies)
+    sounded: NDArray[np.bool_] = np.asarray(sounded_entries(statistics).any(axis=2))
+    margin = _OFFSET_SCAN_STDS * SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s
+    windows = zip(shortest_m - margin, longest_m + margin, strict=True)
+    return [
+        even_channel(h, frequencies, tones, grid, window)
+        for h, tones, window in zip(channel, sounded, windows, strict=True)
+    ]
+
+
+def _decimation(grid: EvenGrid, span_m: float) -> int:
+    """Largest decimation of the subcarriers that leaves all delays from the region unambiguous."""
+    unambiguous = SPEED_OF_LIGHT_M_S / grid.step_hz
+    largest = grid.frequencies_hz.size // 16
+    return max(1, min(int(unambiguous / (_DELAY_GUARD * span_m)), largest))
 
 
 def _snapshots(

@@ -67,7 +67,7 @@ class MusicSCVBI:
         TypeError
             If ``obs`` is not an observation.
         ValueError
-            If a user has no usable pilot, the subcarriers are not equally spaced, or places are not given.
+            If a user has no usable pilot, or places are not given.
         """
         return MusicScvbiLoop(self, obs).run_bounded(callback)
 

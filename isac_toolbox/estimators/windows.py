@@ -33,6 +33,10 @@ _PROFILE_ANTENNAS = 16
 _PROFILE_NOISE = 8.0
 # Guard: share of a user's highest power above which a path is strong; sidelobes of the taper are at -31 dB.
 _PROFILE_STRONG = 3e-3
+# Guard: the same in highest sidelobes of the taper where subcarriers have holes.
+_HOLES_MARGIN = 2.0
+# Cost cap: bins per resolution cell in which that sidelobe is looked for.
+_SIDELOBE_BINS = 4
 # Guard: resolution cells that a window is wider than the strong paths.
 _WINDOW_MARGIN = 3.0
 # Prior: share of an open window before the receiver's time base, for users that are early.
@@ -122,14 +126,20 @@ class LengthWindow:
 
         So are those of a user with themselves where tones go in groups, as in the DMRS of type 2 of 5G NR.
         """
-        if not self.receiver.equally_spaced:
+        raster = self.receiver.raster
+        if raster is None:
             return None
         gram = np.einsum("knt,jnt->kjn", pilots.conj(), pilots)
         energy = np.real(np.einsum("kkn->k", gram))
+        if raster.has_holes:  # their lobes, of all users alike, are left to the search
+            gram[np.arange(len(gram)), np.arange(len(gram))] = 0
         if not energy.all():
             return None
-        n_users, _, n_tones = gram.shape
-        response = np.abs(fft.fft(gram, axis=2)) / np.sqrt(np.multiply.outer(energy, energy))[:, :, None]
+        n_users, n_tones = len(gram), raster.size
+        response = (
+            np.abs(fft.fft(raster.spread(gram), axis=2))
+            / np.sqrt(np.multiply.outer(energy, energy))[:, :, None]
+        )
         shifts = SPEED_OF_LIGHT_M_S * np.arange(n_tones) / (n_tones * self._spacing_hz) % self._period_m
         distances = np.minimum(shifts, self._period_m - shifts)
         nearest = np.where(np.eye(n_users, dtype=bool), _NEAREST_LOBE, 1.0)[:, :, None]
@@ -155,10 +165,11 @@ class LengthWindow:
         return float((outside.max(initial=0.0) / power.sum()) ** 2)
 
     def covering(self, correlation: ComplexArray) -> Self:
-        """Return the search with its window widened to all strong paths of the pilots.
+        """Return the search with its window widened to all paths that the pilots show.
 
-        Priors choose the window; where they are wrong, paths arrive outside it and would alias. Powers over
-        path length, tapered against sidelobes and summed over some antennas, tell where paths are.
+        Priors choose the window; where they are wrong, or paths are late, they arrive outside it and would
+        alias or be missed. Powers over path length, tapered against sidelobes and summed over antennas, tell
+        where paths are: all above the noise on a raster without holes, strong ones on others.
 
         Parameters
         ----------
@@ -173,9 +184,11 @@ class LengthWindow:
         """
         if self.open_window:
             return self._narrowed(correlation)
-        if not self.receiver.equally_spaced or self.code_shift_m is not None:
+        if self.receiver.raster is None or self.code_shift_m is not None:
             return self
         lengths = self._strong_lengths_m(correlation)
+        if not self.receiver.raster.has_holes:  # those have sidelobes that no taper keeps down
+            lengths = np.concatenate([lengths, self._loud_lengths_m(correlation)[0]])
         period, middle = self._period_m, (self.min_length_m + self.max_length_m) / 2
         lengths = lengths - period * np.rint((lengths - middle) / period)
         margin = _WINDOW_MARGIN * SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
@@ -234,15 +247,22 @@ class LengthWindow:
 
     def _strong_lengths_m(self, correlation: ComplexArray) -> RealArray:
         """Path lengths, up to periods, at which users have power far above noise and sidelobes, (S,)."""
-        n_tones, n_antennas = correlation.shape[1:]
+        raster, n_antennas = self.receiver.raster, correlation.shape[2]
+        assert raster is not None
+        n_tones = raster.size
         antennas = np.linspace(0, n_antennas - 1, min(n_antennas, _PROFILE_ANTENNAS)).astype(int)
-        tapered = correlation[:, :, antennas] * np.hanning(n_tones + 2)[1:-1, None]
-        profile = np.sum(np.abs(fft.ifft(tapered, axis=1)) ** 2, axis=2)
+        on_raster = raster.spread(correlation[:, :, antennas].transpose(0, 2, 1)).transpose(0, 2, 1)
+        taper = np.hanning(n_tones + 2)[1:-1]
+        profile = np.sum(np.abs(fft.ifft(on_raster * taper[:, None], axis=1)) ** 2, axis=2)
+        strong_share = _PROFILE_STRONG
+        if raster.has_holes:
+            heard = raster.spread(np.any(correlation, axis=2).astype(float)) * taper
+            strong_share = max(strong_share, _HOLES_MARGIN * max(map(self._highest_tapered_sidelobe, heard)))
         lengths = np.arange(n_tones) * SPEED_OF_LIGHT_M_S / (n_tones * self._spacing_hz)
         one_period = lengths < self._period_m
         profile = profile[:, one_period]
         floor = np.maximum(
-            _PROFILE_NOISE * np.median(profile, axis=1), _PROFILE_STRONG * profile.max(axis=1, initial=0.0)
+            _PROFILE_NOISE * np.median(profile, axis=1), strong_share * profile.max(axis=1, initial=0.0)
         )
         strong = np.any(profile > floor[:, None], axis=0)
         return np.asarray(lengths[one_period][strong])
@@ -253,6 +273,14 @@ class LengthWindow:
             return self
         free = replace(self, code_shift_m=None, tone_step_hz=None, min_length_m=0.0)
         return replace(free, max_length_m=free._period_m)
+
+    def _highest_tapered_sidelobe(self, weights: RealArray) -> float:
+        """Power of the highest sidelobe of weights on the raster in one period, relative to the main lobe."""
+        size = _SIDELOBE_BINS * weights.size
+        period = int(np.rint(size * self._spacing_hz * self._period_m / SPEED_OF_LIGHT_M_S))
+        response = np.abs(fft.fft(weights, n=size))[: period // 2 + 1]
+        rising = np.flatnonzero(np.diff(response) > 0)  # the main lobe ends where it rises again
+        return float((response[rising[0] :].max() / response[0]) ** 2) if rising.size else 0.0
 
     def on_all_tones(self) -> Self:
         """Return the search for statistics that hold every subcarrier and tell the users apart."""
@@ -298,7 +326,9 @@ class LengthWindow:
 
     @cached_property
     def _spacing_hz(self) -> float:
-        """Smallest step of the subcarriers."""
+        """Step of the subcarriers' raster, or the smallest step where they are irregular."""
+        if self.receiver.raster is not None:
+            return self.receiver.raster.step_hz
         return float(np.min(np.diff(np.sort(self.receiver.frequencies_hz))))
 
     @property
@@ -323,12 +353,15 @@ class LengthWindow:
         return np.exp(-1j * np.multiply.outer(self.receiver.wavenumbers_per_m, self.lengths_m[bins]))
 
     def over_lengths(self, residual: ComplexArray) -> ComplexArray:
-        """Return ``sum_n conj(b_n) e_n`` on the length grid, shape (G, M): a transform for equal steps."""
-        if not self.receiver.equally_spaced:
+        """Return ``sum_n conj(b_n) e_n`` on the length grid, shape (G, M): a transform on a raster."""
+        raster = self.receiver.raster
+        if raster is None:
             return np.asarray(self._to_delay.astype(residual.dtype, copy=False) @ residual)
-        n, n_lengths = residual.shape[0], self.lengths_m.size
+        n_lengths = self.lengths_m.size
         columns = (residual * self._at_first_length.astype(residual.dtype)[:, None]).T
-        powers = fft.ifft(columns, n=OVERSAMPLING * n, axis=-1, norm="forward")
+        if not self.receiver.equally_spaced:
+            columns = raster.spread(columns)
+        powers = fft.ifft(columns, n=self._bins_per_cell * raster.size, axis=-1, norm="forward")
         return np.asarray((powers[:, :n_lengths] * self._carrier.astype(residual.dtype)).T)
 
     def power_over_lengths(self, residual: ComplexArray) -> RealArray:
@@ -350,9 +383,9 @@ class LengthWindow:
 
     @cached_property
     def _carrier(self) -> ComplexArray:
-        """Phase of the first subcarrier along the grid, relative to the first length, shape (G,)."""
+        """Phase of the lowest subcarrier along the grid, relative to the first length, shape (G,)."""
         along = self.lengths_m - self.lengths_m[0]
-        return np.exp(1j * along * self.receiver.wavenumbers_per_m[0])
+        return np.exp(1j * along * self.receiver.wavenumbers_per_m.min())
 
 
 def usable_pilots(obs: UplinkObservation) -> ComplexArray:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import isac_toolbox as isac
+from helpers.scenes import complex_normal, on_subcarriers
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.search import PathSearch
@@ -125,3 +126,53 @@ def test_an_open_window_ends_at_the_lobes_of_tones_in_groups():
     lobe_m = SPEED_OF_LIGHT_M_S / (6 * spacing_hz)
     assert search.code_shift_m == pytest.approx(lobe_m, rel=1e-9)
     assert search.lengths_m[-1] - search.lengths_m[0] < lobe_m
+
+
+HOLES = {
+    "no dc": np.delete(np.arange(264), 132),
+    "resource blocks": np.delete(np.arange(264), np.r_[60:84, 132, 200:212]),
+    "any order": np.random.default_rng(0).permutation(np.delete(np.arange(264), [0, 17, 132])),
+    "far blocks": np.r_[0:60, 200:264],
+}
+
+
+@pytest.mark.parametrize("index", HOLES.values(), ids=HOLES)
+def test_the_transform_over_a_raster_is_the_sum_over_its_subcarriers(index):
+    observation = on_subcarriers(NARROW.simulate(0).observation, index)
+    search = PathSearch.for_observation(observation)
+    residual = complex_normal(np.random.default_rng(1), (index.size, 5))
+    expected = np.exp(1j * search.lengths_m[:, None] * search.receiver.wavenumbers_per_m) @ residual
+    found = search.over_lengths(residual)
+    assert np.max(np.abs(found - expected)) < 1e-9 * np.max(np.abs(expected))
+
+
+@pytest.mark.parametrize("index", HOLES.values(), ids=HOLES)
+def test_holes_neither_hide_late_paths_nor_make_any(index):
+    for seed in range(3):
+        simulation = NARROW.simulate(seed)
+        observation = on_subcarriers(simulation.observation, index)
+        search, seen = searches(observation)
+        assert seen is search
+    search, seen = searches(delayed(observation, 600e-9))
+    line = np.linalg.norm(simulation.truth.user_positions_m - observation.bs_position_m, axis=1)
+    arrivals = line + SPEED_OF_LIGHT_M_S * (simulation.truth.time_offsets_s + 600e-9)
+    assert seen.min_length_m < arrivals.min() and arrivals.max() < seen.max_length_m
+
+
+def test_cyclic_shifts_are_found_on_a_raster_with_holes():
+    observation = cyclic_shifts(NARROW.simulate(0).observation, 8)
+    whole = PathSearch.for_observation(observation).code_shift_m
+    holed = PathSearch.for_observation(on_subcarriers(observation, HOLES["no dc"])).code_shift_m
+    assert holed == pytest.approx(whole, rel=0.05)
+
+
+def test_a_window_grows_to_a_weak_late_path():
+    """30 dB below the others and 1.5 us late, where the region ends before."""
+    for seed in range(3):
+        observation = NARROW.simulate(seed).observation
+        frequencies = observation.subcarrier_frequencies_hz
+        late = np.sqrt(1e-3) * np.exp(-2j * np.pi * frequencies * 1.5e-6)
+        sent = np.sum(observation.pilots, axis=0)
+        received = observation.received + late[:, None, None] * sent[:, None, :]
+        search, seen = searches(replace(observation, received=received))
+        assert search.max_length_m < SPEED_OF_LIGHT_M_S * 1.5e-6 < seen.max_length_m

@@ -52,6 +52,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "estimators/doppler_search.py",
         "estimators/fallback.py",
         "estimators/memory.py",
+        "estimators/even_grid.py",
         "estimators/music.py",
         "estimators/search.py",
         "estimators/windows.py",

@@ -39,6 +39,17 @@ def with_arguments(observation: isac.UplinkObservation, **changes) -> isac.Uplin
     return replace(observation, **changes)
 
 
+def on_subcarriers(observation: isac.UplinkObservation, index: np.ndarray) -> isac.UplinkObservation:
+    """The block on some of its subcarriers, in an order; one pilot mask for all users."""
+    return replace(
+        observation,
+        received=observation.received[index],
+        pilots=observation.pilots[:, index],
+        pilot_mask=observation.pilot_mask[index],
+        subcarrier_frequencies_hz=observation.subcarrier_frequencies_hz[index],
+    )
+
+
 def complex_normal(rng: np.random.Generator, shape) -> np.ndarray:
     """Independent CN(0, 1) numbers."""
     return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / np.sqrt(2)
@@ -201,7 +212,9 @@ def assert_no_nan(result: isac.EstimationResult) -> None:
         value = getattr(result, field.name)
         if value is None:
             continue
-        if is_dataclass(value) and field.name != "history":
+        if field.name == "misfit":
+            arrays = [np.array([axis.excess_db, axis.p_value]) for axis in value.axes.values()]
+        elif is_dataclass(value) and field.name != "history":
             arrays = [part for f in fields(value) if (part := getattr(value, f.name)) is not None]
         elif field.name == "history":
             arrays = [value.noise_variance, value.n_active, value.seconds]
@@ -209,9 +222,6 @@ def assert_no_nan(result: isac.EstimationResult) -> None:
                 arrays.append(value.objective)
         elif field.name == "ambiguities":
             arrays = [array for entry in value for array in (entry.alternatives, entry.weights)]
-        elif field.name == "misfit":
-            axes = [] if value is None else value.axes.values()
-            arrays = [np.array([axis.excess_db, axis.p_value]) for axis in axes]
         elif isinstance(value, str) or field.name == "warnings":
             continue
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,73 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, UniformPlanarArray
 from isac_toolbox.channel.observation import UplinkObservation
 
-__all__ = ["Receiver", "tone_step_hz"]
+__all__ = ["Raster", "Receiver", "tone_step_hz"]
 
 RealArray = NDArray[np.float64]
+
+# Cost cap: places of a raster per subcarrier; beyond, sums over subcarriers cost less than transforms.
+_PLACES_PER_TONE = 4
+# Guard: distance of a subcarrier from its place on the raster, in steps.
+_OFF_RASTER = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """Subcarriers as places on an even raster, in any order and with holes (DC, guards, resource blocks).
+
+    Attributes
+    ----------
+    step_hz : float
+    size : int
+        Places from the lowest subcarrier to the highest.
+    place : ndarray of int, shape (N,)
+        Of every subcarrier; the lowest has 0.
+    """
+
+    step_hz: float
+    size: int
+    place: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, frequencies_hz: RealArray) -> Raster | None:
+        """Return the raster with the largest step that holds all subcarriers, None where there is none.
+
+        Nor is there one with more than four places per subcarrier.
+        """
+        if frequencies_hz.size < 2:
+            return None
+        from_lowest = frequencies_hz - frequencies_hz.min()
+        least = float(from_lowest.max()) / (_PLACES_PER_TONE * frequencies_hz.size)
+        step = _common_step(np.diff(np.sort(frequencies_hz)), least)
+        if step is None:
+            return None
+        place = np.rint(from_lowest / step).astype(np.int64)
+        if np.max(np.abs(from_lowest / step - place)) > _OFF_RASTER * place.max():
+            return None
+        return cls(step, int(place.max()) + 1, place)
+
+    @property
+    def has_holes(self) -> bool:
+        """Whether places between the lowest and the highest subcarrier are empty."""
+        return self.size > self.place.size
+
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values of the subcarriers (..., N) on the raster (..., size), zero in holes."""
+        out = np.zeros((*values.shape[:-1], self.size), values.dtype)
+        out[..., self.place] = values
+        return out
+
+
+def _common_step(distances: RealArray, least: float) -> float | None:
+    """Largest step, not below ``least``, of which all distances are multiples (Euclid's algorithm)."""
+    step = float(distances.min())
+    while step >= least > 0:
+        rest = np.abs(distances - step * np.rint(distances / step))
+        broken = rest > _OFF_RASTER * distances
+        if not broken.any():
+            return step
+        step = float(rest[broken].min())
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +132,11 @@ class Receiver:
         return 2 * np.pi * self.frequencies_hz / SPEED_OF_LIGHT_M_S
 
     @cached_property
+    def raster(self) -> Raster | None:
+        """The raster that the subcarriers are on, None where they are irregular."""
+        return Raster.of(self.frequencies_hz)
+
+    @cached_property
     def equally_spaced(self) -> bool:
         """Whether subcarriers ascend in equal steps."""
         spacing = np.diff(self.frequencies_hz)
@@ -102,6 +172,7 @@ def tone_step_hz(frequencies_hz: RealArray, used: NDArray[np.bool_]) -> float:
 
     Delays that differ by its inverse look the same on these tones. A single tone has the step of all.
     """
-    spacing = float(np.min(np.diff(np.sort(frequencies_hz))))
+    raster = Raster.of(frequencies_hz)
+    spacing = float(np.min(np.diff(np.sort(frequencies_hz)))) if raster is None else raster.step_hz
     distances = np.rint((frequencies_hz[used] - frequencies_hz[used][:1]) / spacing).astype(int)
     return spacing * max(int(np.gcd.reduce(distances)), 1)

@@ -1,8 +1,9 @@
-"""Sums over equally spaced subcarriers as functions of the path length, tabulated by Fourier transforms.
+"""Sums over subcarriers on a raster as functions of the path length, tabulated by Fourier transforms.
 
-docs/theory.md, section 2.4. Two kinds: the symbol Gram's, a Taylor polynomial around every grid length, for
-differences of lengths; and the correlation's, a grid of lengths with an interpolation kernel. After them
-neither Gram nor correlation of a path depends on the number of subcarriers.
+docs/theory.md, section 2.4. The raster may have holes, which are zeros of the transforms. Two kinds of table:
+the symbol Gram's, a Taylor polynomial around every grid length, for differences of lengths; and the
+correlation's, a grid of lengths with an interpolation kernel. After them neither Gram nor correlation of a
+path depends on the number of subcarriers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scipy import fft
 
 from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.atoms.kernels import normal_blocks, path_correlations, path_gram
-from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.receiver import Raster, Receiver
 from isac_toolbox.channel.atoms.scene import PathJacobian, PathParameters, Paths
 
 __all__ = ["BlockTables"]
@@ -41,7 +42,8 @@ class BlockTables:
     symbol_gram : ndarray of complex, shape (N, K, K)
     cross_correlation : ndarray of complex, shape (K, N, M)
     wavenumbers_per_m : ndarray, shape (N,)
-        Equally spaced and ascending.
+    raster : Raster
+        Of the subcarriers.
     array : UniformPlanarArray
     holes : ndarray, shape (H, 2)
         Horizontal and vertical phase slopes of the elements left out, where the correlation is zero.
@@ -54,6 +56,7 @@ class BlockTables:
     symbol_gram: ComplexArray
     cross_correlation: ComplexArray
     wavenumbers_per_m: RealArray
+    raster: Raster
     array: UniformPlanarArray
     holes: RealArray
     gram_table: tuple[NDArray[np.int64], ComplexArray] | None = None
@@ -65,11 +68,12 @@ class BlockTables:
     ) -> BlockTables | None:
         """Return the tables of a block, None where its receiver's atoms have no such tables."""
         array = receiver.array
-        if receiver.wavefront != "planar" or receiver.beam_squint or not receiver.equally_spaced:
+        if receiver.wavefront != "planar" or receiver.beam_squint or receiver.raster is None:
             return None
         if not isinstance(array, UniformPlanarArray):
             return None
-        return cls(symbol_gram, cross_correlation, receiver.wavenumbers_per_m, array, receiver.hole_slopes)
+        wavenumbers, raster = receiver.wavenumbers_per_m, receiver.raster
+        return cls(symbol_gram, cross_correlation, wavenumbers, raster, array, receiver.hole_slopes)
 
     def with_correlation(self, cross_correlation: ComplexArray) -> BlockTables:
         """Return the tables of another correlation (K, N, M); those of the symbol Gram are shared."""
@@ -89,6 +93,7 @@ class BlockTables:
             self.symbol_gram[:, alone, alone],
             self.cross_correlation[alone],
             self.wavenumbers_per_m,
+            self.raster,
             self.array,
             self.holes,
             gram_table=(np.zeros((1, 1), np.int64), table[row : row + 1]),
@@ -97,20 +102,28 @@ class BlockTables:
 
     @cached_property
     def _size(self) -> int:
-        """Grid lengths in one period, at least twice the number of subcarriers."""
-        return int(fft.next_fast_len(2 * self.wavenumbers_per_m.size))
+        """Grid lengths in one period, at least twice the places of the raster."""
+        return int(fft.next_fast_len(2 * self.raster.size))
+
+    @cached_property
+    def _place_wavenumber(self) -> float:
+        """Wavenumbers from one place of the raster to the next."""
+        lowest, next_lowest = np.argsort(self.raster.place)[:2]
+        distance = self.wavenumbers_per_m[next_lowest] - self.wavenumbers_per_m[lowest]
+        return float(distance / self.raster.place[next_lowest])
 
     @cached_property
     def _step(self) -> float:
         """Distance of grid lengths in metres."""
-        spacing = float(self.wavenumbers_per_m[1] - self.wavenumbers_per_m[0])
-        return 2 * np.pi / (spacing * self._size)
+        return 2 * np.pi / (self._place_wavenumber * self._size)
 
     @cached_property
     def _reference(self) -> tuple[int, float]:
-        """Middle subcarrier and its wavenumber, which the tables are relative to."""
-        middle = self.wavenumbers_per_m.size // 2
-        return middle, float(self.wavenumbers_per_m[middle])
+        """Middle of the raster, which may be a hole, and its wavenumber; the tables are relative to it."""
+        middle = self.raster.size // 2
+        nearest = int(np.argmin(np.abs(self.raster.place - middle)))
+        from_nearest = middle - int(self.raster.place[nearest])
+        return middle, float(self.wavenumbers_per_m[nearest] + from_nearest * self._place_wavenumber)
 
     @cached_property
     def _array_shape(self) -> tuple[tuple[int, int], tuple[float, float]]:
@@ -120,10 +133,8 @@ class BlockTables:
 
     def _to_lengths(self, sequences: ComplexArray) -> ComplexArray:
         """``sum_n g_n exp(j (w_n - w_ref) l)`` on the grid, along the last axis."""
-        n, (middle, _) = sequences.shape[-1], self._reference
         padded = np.zeros((*sequences.shape[:-1], self._size), complex)
-        padded[..., : n - middle] = sequences[..., middle:]
-        padded[..., self._size - middle :] = sequences[..., :middle]
+        padded[..., self.raster.place - self._reference[0]] = sequences
         return np.asarray(fft.ifft(padded, axis=-1, norm="forward", overwrite_x=True))
 
     @cached_property
@@ -155,7 +166,7 @@ class BlockTables:
             return self.correlation_grid
         n_users, _, n_antennas = self.cross_correlation.shape
         middle, _ = self._reference
-        correction = _kernel_response(self.wavenumbers_per_m.size, middle, self._size)
+        correction = _kernel_response(self.raster.size, middle, self._size)[self.raster.place]
         grid = np.empty((n_users, self._size, n_antennas), self.cross_correlation.dtype)
         for k, z in enumerate(self.cross_correlation):
             grid[k] = self._to_lengths(z.T * correction).T
@@ -226,7 +237,7 @@ class BlockTables:
 
 @lru_cache(maxsize=16)
 def _kernel_response(n: int, middle: int, size: int) -> RealArray:
-    """Inverse of the kernel's Fourier transform at every subcarrier, shape (n,)."""
+    """Inverse of the kernel's Fourier transform at every place of the raster, shape (n,)."""
     nodes, weights = np.polynomial.legendre.leggauss(200)
     value = np.exp(_SHARPNESS * (np.sqrt(1 - nodes**2) - 1)) * weights * (_TAPS / 2)
     order = np.arange(n) - middle

@@ -21,6 +21,7 @@ from isac_toolbox.estimators.scene.locate import arrival_directions
 
 __all__ = [
     "LossDistribution",
+    "chance_share",
     "ground_reflections",
     "reflection_loss_db",
     "single_bounce_probability",
@@ -217,12 +218,13 @@ def _obeys_law(error: RealArray, variance: RealArray, cell_m: float) -> BoolArra
 def single_bounce_probability(fit: Fit, covariance: RealArray) -> RealArray:
     """Return the probability that each point is a real single bounce where it is said to be, shape (S,).
 
-    One for points on which users with parallax agree and for ground reflections. For the others a mixture of
-    single and multiple bounces over the reflection loss and the law of reflection at a wall. Its parameters
-    are learned from the block: points with parallax count as single, unlocated paths as multiple. Last comes
-    the probability that the point is within a resolution cell's share of its estimate. On a monostatic link
-    nothing can be compared, and every point counts as a single bounce. Of a linear array, laws of reflection
-    are not asked, as the slope of a ray is hardly seen, and all points must be within that share.
+    Points on which users with parallax agree have what chance agreements leave of one (:func:`chance_share`),
+    ground reflections one. For the others a mixture of single and multiple bounces over the reflection loss
+    and the law of reflection at a wall. Its parameters are learned from the block: points with parallax count
+    as single, unlocated paths as multiple. Last comes, also for ground reflections, the probability that the
+    point is within a resolution cell's share of its estimate. On a monostatic link nothing can be compared,
+    and every point counts as a single bounce. Of a linear array, laws of reflection are not asked, as the
+    slope of a ray is hardly seen, and all points must be within that share.
 
     Notes
     -----
@@ -252,6 +254,9 @@ def single_bounce_probability(fit: Fit, covariance: RealArray) -> RealArray:
         n_ground=int(np.count_nonzero(on_ground)),
     )
     result[paths.target[doubtful]] = probability * _in_place_probability(fit, covariance, doubtful)
+    result[agreed] *= 1 - chance_share(fit, agreed)
+    ground = _strongest_paths(fit, np.flatnonzero(on_ground))
+    result[on_ground] *= _in_place_probability(fit, covariance, ground)
     return result
 
 
@@ -329,6 +334,36 @@ def _has_parallax(fit: Fit, loss_db: RealArray) -> BoolArray:
         towards, _ = unit_vectors(scene.points_m[point], scene.users_m[users])
         parallax[point] = np.min(towards @ towards.T) < np.cos(_LEAST_PARALLAX_RAD)
     return parallax
+
+
+def chance_share(fit: Fit, agreed: BoolArray) -> float:
+    """Return the share of the agreements on points (S,) that there would be between unrelated paths.
+
+    Two users agree by chance where a path of each is in the same resolution cell. Beside the paths of a given
+    agreement, of ``n_k`` and ``n_j`` in ``Q`` directions and ``L`` lengths, that is expected
+    ``(n_k - 1) (n_j - 1) / (Q L)`` times; the expected number over that of the pairs of users that agree is
+    the rate of false discoveries (docs/theory.md, section 6.6).
+    """
+    paths, problem = fit.paths, fit.problem
+    n_users = len(fit.scene.users_m)
+    seen_by = np.zeros((n_users, len(agreed)), bool)
+    seen_by[paths.user[paths.is_point], paths.target[paths.is_point]] = True
+    found = seen_by[:, agreed].sum(axis=0)
+    n_agreements = float(np.sum(found * (found - 1)) / 2)
+    if not n_agreements:
+        return 0.0
+    cells = np.minimum(problem.receiver.array.cosine_cells, 2.0)
+    n_directions = max(np.pi / float(np.prod(cells)), 1.0)
+    beside = ~paths.is_line_of_sight
+    others = np.maximum(np.bincount(paths.user[beside], minlength=n_users) - 1, 0)
+    excess_m = fit.parameters.length_m - fit.scene.offsets_m[paths.user]
+    expected = 0.0
+    for k in range(n_users):
+        for j in range(k):
+            of_both = excess_m[beside & ((paths.user == k) | (paths.user == j))]
+            n_lengths = 1 + (np.ptp(of_both) / problem.length_cell_m if of_both.size else 0.0)
+            expected += others[k] * others[j] / (n_directions * n_lengths)
+    return float(min(expected / n_agreements, 1.0))
 
 
 def _in_place_probability(fit: Fit, covariance: RealArray, paths: NDArray[np.int64]) -> RealArray:

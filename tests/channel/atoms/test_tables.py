@@ -18,9 +18,20 @@ from isac_toolbox.channel.atoms.tables import BlockTables
 class Case:
     """Random paths of three users and a random block; lengths reach beyond one unambiguous interval."""
 
-    def __init__(self, seed: int, n_sub: int, shape: tuple[int, int], together: bool = True) -> None:
+    def __init__(
+        self,
+        seed: int,
+        n_sub: int,
+        shape: tuple[int, int],
+        together: bool = True,
+        holes: tuple[int, ...] = (),
+        shuffled: bool = False,
+    ) -> None:
         rng = np.random.default_rng(seed)
-        frequencies = 3e6 * np.arange(n_sub) - rng.uniform(0, 5e7)
+        frequencies = np.delete(3e6 * np.arange(n_sub) - rng.uniform(0, 5e7), holes)
+        n_sub = frequencies.size
+        if shuffled:
+            frequencies = np.random.default_rng(1).permutation(frequencies)
         array = isac.UniformPlanarArray(shape, (0.5, 0.7), 0.2, -0.1)
         self.receiver = Receiver(array, np.array([0.0, 0.0, 20.0]), frequencies)
         scene = Scene(
@@ -79,6 +90,32 @@ def test_normal_blocks(n_sub, shape):
         assert_allclose(own, expected, atol=1e-9 * np.abs(expected).max())
 
 
+HOLES = [
+    ((12,), False),
+    ((0, 3, 12, 13, 14, 23), False),
+    ((), True),
+    ((1, 2, 11, 12, 13), True),
+    (tuple(range(5, 20)), False),  # the middle in a hole
+]
+
+
+@pytest.mark.parametrize(("holes", "shuffled"), HOLES)
+def test_rasters_with_holes_and_in_any_order(holes, shuffled):
+    case = Case(8, 24, (6, 4), holes=holes, shuffled=shuffled)
+    assert case.tables.raster.size == 24 - 2 * (0 in holes)
+    gram = case.atoms.full_gram(case.symbol_gram)
+    found = case.tables.gram(case.parameters, case.paths)
+    assert_allclose(found, gram[0, 0], atol=1e-11 * np.abs(gram[0, 0]).max())
+    expected = case.atoms.correlate(case.correlation, derivatives=True)
+    matched = case.tables.correlations(case.parameters, case.paths)
+    scale = np.abs(expected).max(axis=1, keepdims=True)
+    assert np.all(np.abs(matched - expected) <= 1e-9 * np.maximum(scale, 1.0))
+    _, *blocks = fisher_blocks(gram, case.gains, case.parameters.jacobian)
+    normal_blocks = case.tables.normal_blocks(case.parameters, case.paths, case.gains)
+    for own, wanted in zip(normal_blocks, (*blocks, gram[1:, 0] @ case.gains), strict=True):
+        assert_allclose(own, wanted, atol=1e-9 * np.abs(wanted).max())
+
+
 def test_one_users_tables_are_those_of_its_own_block():
     case = Case(3, 24, (6, 4), together=False)
     for k in range(3):
@@ -106,7 +143,7 @@ def test_single_precision_is_good_to_140_db():
     assert np.max(np.abs(error[0])) < 1e-7 * np.abs(exact[0]).max()
 
 
-def test_no_tables_without_equal_steps_or_planar_waves():
+def test_no_tables_without_a_raster_or_planar_waves():
     case = Case(5, 24, (6, 4))
     receiver = case.receiver
     uneven = receiver.frequencies_hz.copy()

@@ -19,6 +19,7 @@ from helpers.scenes import BS_M, random_case
 from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
 from isac_toolbox.estimators.scene.plausibility import (
+    chance_share,
     ground_reflections,
     reflection_loss_db,
     single_bounce_probability,
@@ -238,6 +239,36 @@ def test_users_at_fifteen_degrees_have_parallax(degrees, certain):
     assert (probability[0] == 1.0) == certain
 
 
+def scattered(n_paths: int, rng: np.random.Generator) -> list[tuple[np.ndarray, int, float]]:
+    """Unlocated paths of both users over ten resolution cells of length, in any direction."""
+    cosines = rng.uniform(-0.6, 0.6, (n_paths, 2))
+    lengths = 100.0 + CELL_M * np.concatenate([[0.0, 10.0], rng.uniform(0, 10, n_paths - 2)])
+    return [(np.array([x, *u]), i % 2, 12.0) for i, (x, u) in enumerate(zip(lengths, cosines, strict=True))]
+
+
+def test_agreements_are_worth_what_chance_leaves_of_them():
+    """The expected number counted over many draws: paths in the same cell of length and directions."""
+    point = seen_at_angle(60.0)
+    agree = [(point, 0, 10.0), (point, 1, 10.0)]
+    rng = np.random.default_rng(0)
+    everyone = np.ones(1, bool)
+    assert chance_share(Made(agree).fit(), everyone) == 0.0
+    shares = []
+    for n_paths in (10, 20, 40, 400):
+        fit = Made(agree, scattered(n_paths, rng)).fit()
+        shares.append(chance_share(fit, everyone))
+        assert single_bounce_probability(fit, isotropic(fit, 1e-6))[0] == 1 - shares[-1]
+        assert chance_share(fit, ~everyone) == 0.0
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    excess = Made(agree, scattered(40, rng)).fit()
+    beside = ~excess.paths.is_line_of_sight
+    lengths = (excess.parameters.length_m - excess.scene.offsets_m[excess.paths.user])[beside] / CELL_M
+    n_cells = (1 + np.ptp(lengths)) * np.pi / np.prod(PROBLEM.receiver.array.cosine_cells)
+    cells = rng.integers(0, int(np.rint(n_cells)), (4000, 2, 20))
+    met = np.mean([np.sum(a[:, None] == b) for a, b in cells])
+    assert chance_share(excess, everyone) == pytest.approx(min(met, 1.0), rel=0.1)
+
+
 @pytest.mark.parametrize(("loss_db", "certain"), [(21.5, True), (22.5, False)])
 def test_a_witness_is_not_far_weaker_than_any_bounce(loss_db, certain):
     point = seen_at_angle(60.0)
@@ -334,8 +365,9 @@ def test_doubtful_points_follow_the_mixture_at_its_best_parameters(n_multiple):
     covariance = isotropic(fit, 1e-4)
     covariance[fit.scene.blocks()[3]] *= 1e-4
     probability = single_bounce_probability(fit, covariance)
-    settled = [index_of(fit, p) for p, *_ in agreed] + [index_of(fit, ground)]
-    np.testing.assert_array_equal(probability[settled], 1.0)
+    together = np.isin(np.arange(len(probability)), [index_of(fit, p) for p, *_ in agreed])
+    np.testing.assert_allclose(probability[together], 1 - chance_share(fit, together), rtol=1e-12)
+    np.testing.assert_allclose(probability[index_of(fit, ground)], 1.0, atol=1e-9)
     law = wall_reflections(fit, covariance)
     assert [bool(law[index_of(fit, p)]) for p, *_ in lonely + agreed] == [x for *_, x in lonely + agreed]
     assert unlocated_wall_reflections(fit, covariance).tolist() == obey

@@ -279,7 +279,7 @@ def test_estimates_say_what_does_not_fit(estimator):
     assert result.misfit.failing[0] == "time" and result.misfit.time.part == "rotation"
     assert not result.converged or result.status == "misfit"
     said = [text for text in result.warnings if text.startswith("the model does not fit over time")]
-    assert len(said) == 1 and "frequency offsets" in said[0]
+    assert len(said) == 1 and "frequency_offset_std_hz" in said[0]
 
 
 def test_element_errors_are_told_from_a_diffuse_channel():
