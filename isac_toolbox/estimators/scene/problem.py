@@ -66,6 +66,8 @@ class Problem:
         data = Measurements(pilot_statistics(block), Receiver.of(obs))
         region = np.full((2, 3), np.nan) if obs.geometry is None else obs.geometry.region_m
         prior = _with_walks(ScenePrior.of(obs, turn_of(obs)), obs.motion)
+        if obs.wavefront == "planar" and np.any(slopes := slope_stds(obs.hardware, obs.array)):
+            prior = replace(prior, pointing_stds=slopes)
         return cls(data, prior, region, precision, known, elements)
 
     def calibrated(self, elements: ElementErrors) -> Problem:
@@ -157,7 +159,8 @@ def turn_of(obs: UplinkObservation) -> Turn | None:
     hardware, places = obs.hardware, obs.geometry
     if hardware is None or places is None:
         return None
-    stds = np.append(hardware.rotation_stds, slope_stds(hardware, obs.array))
+    slopes = slope_stds(hardware, obs.array) if obs.wavefront == "spherical" else np.zeros(2)
+    stds = np.append(hardware.rotation_stds, slopes)
     if not stds.any():
         return None
     return Turn(obs.array, places.bs_position_m, stds, places.user_positions_m, places.user_position_stds_m)
