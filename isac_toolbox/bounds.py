@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox._validation import check_has
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms
+from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms, through
 from isac_toolbox.channel.atoms.frames import Frames, MovingAtoms
 from isac_toolbox.channel.atoms.kinematics import Kinematics
 from isac_toolbox.channel.atoms.receiver import Receiver
@@ -139,11 +139,18 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
         turns = _MovingFisher(gains, parameters.jacobian, obs.motion)
         information = turns.information(heard, symbols)
         metric = turns.information(everywhere, None)
-    information *= 2 / truth.noise_variance
     end = n_gains + scene.n_parameters
+    elements = _elements(obs)
+    if elements is not None:
+        information = _with_elements(information, heard, parameters, gains, _gram(symbols))
+        metric = _with_elements(metric, everywhere, parameters, gains, _gram_of_channels(symbols))
+    information *= 2 / truth.noise_variance
     information[n_gains:end, n_gains:end] += np.diag(prior.precision(scene))
     known = np.zeros(len(information), bool)
     known[n_gains:end] = prior.known(scene)
+    if elements is not None:
+        known[end:] = elements == 0
+        information[end:, end:] += np.diag(1 / np.maximum(elements, 1e-150) ** 2 * (elements > 0))
     if obs.motion is not None:
         known[end:] = turns.add_prior(information[end:, end:])
     covariance = np.zeros_like(information)
@@ -236,6 +243,49 @@ def _unlocated(scene: Scene, paths: Paths, receiver: Receiver) -> tuple[Scene, P
     )
     n_users = len(scene.users_m)
     return alone, Paths.build(np.zeros(n_users, bool), np.zeros((n_users, 0), bool), paths.user)
+
+
+def _elements(obs: UplinkObservation) -> NDArray[np.float64] | None:
+    """Deviations (2 M,) of the elements' gains and phases; None where they are known.
+
+    Raises
+    ------
+    ValueError
+        Where the array may stand otherwise than stated, or the block moves as well.
+    """
+    hardware = obs.hardware
+    if hardware is None or not hardware.has_element_errors:
+        return None
+    if obs.motion is not None or obs.beam_squint or np.any(hardware.rotation_stds):
+        raise ValueError(
+            "simulation: the bound takes element errors (element_gain_std, element_phase_std_rad) in static "
+            "blocks without beam_squint and array_rotation_std_rad, got them together"
+        )
+    return np.concatenate([hardware.gain_stds, hardware.phase_stds])
+
+
+def _with_elements(
+    fisher: NDArray[np.float64],
+    atoms: PathAtoms,
+    parameters: PathParameters,
+    gains: NDArray[np.complex128],
+    symbol_gram: NDArray[np.complex128],
+) -> NDArray[np.float64]:
+    """Fisher matrix with gains and phases (2 M) of the elements as further parameters."""
+    explained = through(symbol_gram, atoms.synthesise(gains, symbol_gram.shape[1]))
+    channel = atoms.synthesise(gains, symbol_gram.shape[1])
+    energy = np.sum(np.real(channel.conj() * explained), axis=(0, 1))
+    of_path = explained[atoms.user]
+    left = atoms.delay.T.conj()[:, :, None] * of_path
+    zeroth, first = left.sum(axis=1), np.einsum("n,lnm->lm", atoms.wavenumbers_per_m, left)
+    steering = atoms.steering.conj()
+    in_path, in_length = steering[0] * zeroth, 1j * steering[0] * first
+    slopes = np.concatenate([in_length[None], steering[1:] * zeroth])
+    in_scene = np.einsum("l,slp,slm->pm", gains.conj(), parameters.jacobian, slopes, optimize=True)
+    in_gain = np.concatenate([in_path.real, in_path.imag, in_scene.real])
+    in_phase = np.concatenate([-in_path.imag, in_path.real, -in_scene.imag])
+    cross = np.concatenate([in_gain, in_phase], axis=1)
+    return np.block([[fisher, cross], [cross.T, np.diag(np.tile(energy, 2))]])
 
 
 def _unlocated_motion(scene: Scene, paths: Paths, parameters: PathParameters) -> Kinematics | None:

@@ -43,6 +43,12 @@ from isac_toolbox.channel.doppler import (
 )
 from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
 from isac_toolbox.channel.evolution import check_symbol_indices
+from isac_toolbox.channel.front_end import received_samples, sent_symbols
+from isac_toolbox.channel.imperfections import (
+    draw_imperfections,
+    draw_interference,
+    hardware_priors,
+)
 from isac_toolbox.channel.model import moving_channel, multi_user_channel, normalise_power
 from isac_toolbox.channel.modulation import qam_constellation
 from isac_toolbox.channel.movement import motion_priors, moves, moving_environment, turning_of
@@ -67,6 +73,8 @@ __all__ = ["Scenario", "Simulation", "Truth", "scenario_names"]
 Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 Deviation = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Speed = Deviation | tuple[Deviation, Deviation]
+# Independent streams of random numbers of a simulation.
+_STREAMS = 21
 # A moving tail is a sum of so many, each with a Doppler shift of its own.
 _TAIL_PARTS = 16
 
@@ -109,6 +117,19 @@ class Truth:
         Phases of the users' oscillators, each of mean zero.
     channel_over_time : ndarray of complex, shape (K, N, M, T), or None
         With motion and phases; None for a static block. :meth:`channel_at` has it for any block.
+    element_response : ndarray of complex, shape (M,)
+        Gain and phase of every element, zero for dead ones. It is part of all channels, and so are the next
+        three; gains of paths are those before.
+    array_rotation_rad : ndarray, shape (3,)
+        Rotation of the array off its stated orientation about its own axes: boresight, horizontal, vertical.
+    element_displacements_m : ndarray, shape (M, 3)
+        Of the elements off their places, along the same axes.
+    coupling_matrix : ndarray of complex, shape (M, M), or None
+        What every element hears of the others; None without coupling.
+    noise_covariance : ndarray, shape (M, M), or None
+        Shape of the noise, of trace M and without interferers; None where it is white.
+    interferer_directions : ndarray, shape (I, 3)
+        Unit vectors towards the interferers, world frame.
     """
 
     channel: NDArray[np.complex128]
@@ -132,6 +153,12 @@ class Truth:
     symbol_phase_rad: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     user_symbol_phase_rad: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     channel_over_time: NDArray[np.complex128] | None = None
+    element_response: NDArray[np.complex128] = field(default_factory=lambda: np.zeros(0, complex))
+    array_rotation_rad: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    element_displacements_m: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    coupling_matrix: NDArray[np.complex128] | None = None
+    noise_covariance: NDArray[np.float64] | None = None
+    interferer_directions: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
 
     def channel_at(self, symbols: Sequence[int]) -> NDArray[np.complex128]:
         """Return the channel at OFDM symbols, motion and phases included, shape (K, N, M, len(symbols)).
@@ -231,6 +258,26 @@ class Scenario(BaseModel):
     user_phase_noise_std_rad: Deviation = 0.0
     user_velocity_std_m_s: Deviation | tuple[Deviation, Deviation, Deviation] | None = None
     scatterer_velocity_std_m_s: Deviation | None = None
+    # what is wrong with the receiver, and with the users' transmitters
+    element_gain_std: Deviation = 0.0
+    element_phase_std_rad: Deviation = 0.0
+    element_position_std_wavelengths: Deviation = 0.0
+    n_dead_elements: int = Field(0, ge=0)
+    array_rotation_std_rad: Deviation | tuple[Deviation, Deviation, Deviation] = 0.0
+    coupling: float = Field(0.0, ge=0, le=1)
+    coupling_decay: float = Field(2.0, ge=0, allow_inf_nan=False)
+    noise_correlation: float = Field(0.0, ge=0, lt=1)
+    noise_spread_db: float = Field(0.0, ge=0, le=20, allow_inf_nan=False)
+    n_interferers: int = Field(0, ge=0)
+    interferer_power_db: float = Field(-10.0, ge=-200, le=200, allow_inf_nan=False)
+    interferer_band_share: float = Field(1.0, gt=0, le=1)
+    adc_bits: int | None = Field(None, ge=1, le=16)
+    adc_full_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
+    adc_oversampling: int = Field(2, ge=1, le=64)
+    clipping_share: float = Field(0.0, ge=0, lt=1)
+    iq_image_db: float | None = Field(None, ge=-200, le=0, allow_inf_nan=False)
+    user_iq_image_db: float | None = Field(None, ge=-200, le=0, allow_inf_nan=False)
+    amplifier_backoff_db: float | None = Field(None, ge=-50, le=200, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -279,6 +326,12 @@ class Scenario(BaseModel):
                 "rays_per_scatterer above 1 and a scatterer_extent_m above 0 need each other, got "
                 f"{self.rays_per_scatterer} and {self.scatterer_extent_m}"
             )
+        if self.n_dead_elements >= n_elements:
+            raise ValueError(
+                f"n_dead_elements must be below the {n_elements} antennas, got {self.n_dead_elements}"
+            )
+        if self.adc_full_scale is not None and self.adc_bits is None:
+            raise ValueError(f"adc_full_scale needs adc_bits, got {self.adc_full_scale} alone")
         self._check_symbols()
         self._check_motion()
         for name, box, strict in (
@@ -422,8 +475,8 @@ class Scenario(BaseModel):
         ----------
         seed : int or SeedSequence
             The same seed gives the same bits. Environment, users, clocks, symbols, noise, bodies,
-            clusters, the diffuse tail, motion, oscillators and the motion of the tail have independent
-            streams, so that a change of SNR keeps the scene.
+            clusters, the diffuse tail, motion, oscillators, the motion of the tail, and every error of
+            receivers and transmitters have independent streams, so that a change of SNR keeps the scene.
         environment : Environment, optional
             A fixed or traced environment instead of a drawn one.
         users : sequence of int, optional
@@ -444,9 +497,11 @@ class Scenario(BaseModel):
         With motion every path turns at the constant Doppler shift that it has at the reference time
         (docs/theory.md, section 1.7).
         """
-        streams = [np.random.default_rng(s) for s in _spawn(seed, 11)]
+        seeds = _spawn(seed, _STREAMS)
+        streams = [np.random.default_rng(s) for s in seeds]
         scene = moving_environment(self, self._scene(environment, users, streams[0]), streams[8])
-        return self._block(scene, self._drawn_errors(scene.n_users, streams), self._array(scene), streams)
+        errors = self._drawn_errors(scene.n_users, streams)
+        return self._block(scene, errors, self._array(scene), seeds, streams)
 
     def simulate_track(
         self,
@@ -503,8 +558,8 @@ class Scenario(BaseModel):
         check_positive("interval_s", interval_s)
         if process is not None and not isinstance(process, ConstantVelocity):
             raise TypeError(f"process must be a ConstantVelocity, got {type(process).__name__}")
-        seeds = _spawn(seed, 12)
-        streams = [np.random.default_rng(s) for s in seeds[:11]]
+        seeds = _spawn(seed, _STREAMS)
+        streams = [np.random.default_rng(s) for s in seeds]
         scene = moving_environment(self, self._scene(environment, users, streams[0]), streams[8])
         errors, array = self._drawn_errors(scene.n_users, streams), self._array(scene)
         drift_rng, simulations = np.random.default_rng(seeds[11]), []
@@ -512,7 +567,7 @@ class Scenario(BaseModel):
             if b:
                 scene, errors = next_block(scene, errors, interval_s, process, self.carrier_hz, drift_rng)
                 streams = [np.random.default_rng(s) for s in _for_block(seeds, b)]
-            simulation = self._block(scene, errors, array, streams, b * interval_s)
+            simulation = self._block(scene, errors, array, seeds, streams, b * interval_s)
             errors = replace(errors, frequency_offsets_hz=simulation.truth.frequency_offsets_hz)
             simulations.append(simulation)
         return simulations
@@ -530,8 +585,9 @@ class Scenario(BaseModel):
     def _block(
         self,
         scene: Environment,
-        errors: UserErrors,
+        user_errors: UserErrors,
         array: UniformPlanarArray,
+        seeds: Sequence[np.random.SeedSequence],
         streams: Sequence[np.random.Generator],
         start_s: float = 0.0,
     ) -> Simulation:
@@ -541,14 +597,16 @@ class Scenario(BaseModel):
         position_std_m, offset_std_s = self.user_position_std_m, self.time_offset_std_s
         if monostatic:
             position_std_m = offset_std_s = 0.0
-        error_m, offsets_s = errors.position_m, errors.clock_s
+        error_m, offsets_s = user_errors.position_m, user_errors.clock_s
+        errors = draw_imperfections(self, array, list(seeds[12:18]))
+        mounted = errors.mounted(array)
         frequencies = (
             np.arange(self.n_subcarriers, dtype=np.float64) - (self.n_subcarriers - 1) / 2
         ) * self.subcarrier_spacing_hz
 
         def channel_of(part: Environment) -> NDArray[np.complex128]:
             return multi_user_channel(
-                part, array, frequencies, offsets_s, self.wavefront, self.carrier_hz, self.beam_squint
+                part, mounted, frequencies, offsets_s, self.wavefront, self.carrier_hz, self.beam_squint
             )
 
         heard, listed = self._heard_and_listed(scene, streams[5], streams[6], streams[8])
@@ -586,12 +644,12 @@ class Scenario(BaseModel):
         noise_variance = noise_variance_for_snr(channel, self.snr_db)
         times_s = start_s + self.symbol_times_s(block.mask.shape[1]) if self.has_times else None
         turning, over_time = turning_of(self, scene, times_s, streams[9]), None
-        if turning is not None and errors.frequency_offsets_hz is not None:
-            turning = replace(turning, frequency_offsets_hz=errors.frequency_offsets_hz)
+        if turning is not None and user_errors.frequency_offsets_hz is not None:
+            turning = replace(turning, frequency_offsets_hz=user_errors.frequency_offsets_hz)
         if turning is not None:
             over_time = moving_channel(
                 heard,
-                array,
+                mounted,
                 frequencies,
                 offsets_s,
                 self.wavefront,
@@ -606,10 +664,25 @@ class Scenario(BaseModel):
                 heard, self.carrier_hz, turning.frequency_offsets_hz, self.carrier_spacing_hz
             )
             warn_of_interference(interference * scale**2, noise_variance)
+        users_power = float(np.mean(np.abs(channel) ** 2))
+        channel = errors.heard(channel)
+        diffuse = None if diffuse is None else errors.heard(diffuse)
+        if over_time is not None:
+            over_time = errors.heard(over_time.swapaxes(2, 3)).swapaxes(2, 3)
+        received = receive(
+            channel if over_time is None else over_time,
+            sent_symbols(self, block.symbols, streams[19]),
+            noise_variance,
+            streams[4],
+            errors.noise_covariance,
+        )
+        if self.n_interferers:
+            n_symbols = block.mask.shape[1]
+            received = received + draw_interference(
+                self, errors, mounted, frequencies, n_symbols, users_power, streams[18]
+            )
         observation = UplinkObservation(
-            received=receive(
-                channel if over_time is None else over_time, block.symbols, noise_variance, streams[4]
-            ),
+            received=received_samples(self, received, streams[20]),
             pilots=block.pilots,
             pilot_mask=block.mask,
             array=array,
@@ -625,9 +698,11 @@ class Scenario(BaseModel):
             link=self.link,
             beam_squint=self.beam_squint,
             **motion_priors(self, scene, times_s),
+            **hardware_priors(self),
         )
         truth = _truth(listed, array, channel, scale, offsets_s, block, noise_variance)
         truth = replace(truth, **self._moved(listed, turning, over_time, truth))
+        truth = replace(truth, **errors.as_truth(self.carrier_hz))
         if diffuse is not None:
             truth = replace(
                 truth,
@@ -792,11 +867,11 @@ def _spawn(seed: int | np.random.SeedSequence, count: int) -> list[np.random.See
 
 
 def _for_block(seeds: Sequence[np.random.SeedSequence], block: int) -> list[np.random.SeedSequence]:
-    """Seeds of a later block's streams: symbols, noise and phases anew, the others as in the first."""
-    anew = (3, 4, 9)
+    """Seeds of a later block's streams: symbols, noise, phases, interferers anew, the others as before."""
+    anew = (3, 4, 9, 18, 20)
     return [
         np.random.SeedSequence(s.entropy, spawn_key=(*s.spawn_key, block)) if i in anew else s
-        for i, s in enumerate(seeds[:11])
+        for i, s in enumerate(seeds)
     ]
 
 

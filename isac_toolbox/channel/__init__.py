@@ -4,6 +4,7 @@ from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, Arbitra
 from isac_toolbox.channel.cdl import CDL_MODELS, cdl_channel
 from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
 from isac_toolbox.channel.evolution import ChannelEvolution
+from isac_toolbox.channel.hardware import Hardware
 from isac_toolbox.channel.modulation import bit_labels, qam_constellation
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
@@ -22,6 +23,7 @@ __all__ = [
     "ChannelEvolution",
     "ConstantVelocity",
     "Environment",
+    "Hardware",
     "ImplausibleValueWarning",
     "Motion",
     "Rays",

@@ -100,6 +100,10 @@ class AntennaArray(ABC):
         """Return the steering vectors from direction cosines of equal shape (...,), giving (..., M)."""
 
     @abstractmethod
+    def phases(self, u_h: ArrayLike, u_v: ArrayLike) -> RealArray:
+        """Return the phases in radians of the steering vectors from direction cosines (...,), (..., M)."""
+
+    @abstractmethod
     def response_with_derivatives(self, u_h: RealArray, u_v: RealArray) -> ComplexArray:
         """Return steering vectors of cosines (L,) and their derivatives in ``u_h`` and ``u_v``, (3, L, M)."""
 
@@ -242,6 +246,13 @@ class UniformPlanarArray(AntennaArray):
         a_h = np.exp(1j * np.asarray(u_h, dtype=float)[..., None] * slope_h)
         a_v = np.exp(1j * np.asarray(u_v, dtype=float)[..., None] * slope_v)
         return (a_h[..., :, None] * a_v[..., None, :]).reshape(*a_h.shape[:-1], self.n_elements)
+
+    def phases(self, u_h: ArrayLike, u_v: ArrayLike) -> RealArray:
+        """Return the phases in radians of the steering vectors from direction cosines (...,), (..., M)."""
+        slope_h, slope_v = self.phase_slopes
+        along_h = np.asarray(u_h, dtype=float)[..., None, None] * slope_h[:, None]
+        along_v = np.asarray(u_v, dtype=float)[..., None, None] * slope_v
+        return np.asarray((along_h + along_v).reshape(*np.shape(u_h), self.n_elements))
 
     def steering_derivatives(self, steering: ComplexArray) -> tuple[ComplexArray, ComplexArray]:
         """Return derivatives of far-field steering vectors (..., M) in ``u_h`` and ``u_v``, each (..., M)."""
@@ -392,19 +403,22 @@ class ArbitraryArray(AntennaArray):
         largest = 2 - max(cell for cell, seen in zip(cells, self.sees_cosines, strict=True) if seen)
         return float(np.max(power, where=(in_cells > 1) & (apart < largest), initial=0.0))
 
-    def _along_axes(self, directions: RealArray) -> ComplexArray:
-        """Responses (..., M) to plane waves from directions (..., 3) in the array's own axes."""
-        phase = 2 * np.pi * directions @ self.positions_wavelengths.T
-        return np.asarray(np.exp(1j * phase))
+    def _phases_along_axes(self, directions: RealArray) -> RealArray:
+        """Phases (..., M) of plane waves from directions (..., 3) in the array's own axes."""
+        return np.asarray(2 * np.pi * directions @ self.positions_wavelengths.T)
 
     def _towards(self, vectors: RealArray) -> ComplexArray:
-        return self._along_axes(vectors @ self.axes.T)
+        return np.asarray(np.exp(1j * self._phases_along_axes(vectors @ self.axes.T)))
 
     def steering_from_cosines(self, u_h: ArrayLike, u_v: ArrayLike) -> ComplexArray:
         """Return the steering vectors from direction cosines of equal shape (...,), giving (..., M)."""
+        return np.asarray(np.exp(1j * self.phases(u_h, u_v)))
+
+    def phases(self, u_h: ArrayLike, u_v: ArrayLike) -> RealArray:
+        """Return the phases in radians of the steering vectors from direction cosines (...,), (..., M)."""
         cosines = np.stack([np.asarray(u_h, dtype=float), np.asarray(u_v, dtype=float)], axis=-1)
         forward = np.sqrt(np.maximum(1 - np.sum(cosines**2, axis=-1, keepdims=True), 0.0))
-        return self._along_axes(np.concatenate([forward, cosines], axis=-1))
+        return self._phases_along_axes(np.concatenate([forward, cosines], axis=-1))
 
     def response_with_derivatives(self, u_h: RealArray, u_v: RealArray) -> ComplexArray:
         """Return steering vectors of cosines (L,) and their derivatives in ``u_h`` and ``u_v``, (3, L, M)."""

@@ -40,7 +40,7 @@ def response_towards(
 
 def multi_user_channel(
     environment: Environment,
-    array: UniformPlanarArray,
+    array: AntennaArray,
     subcarrier_frequencies_hz: NDArray[np.float64],
     time_offsets_s: NDArray[np.float64],
     wavefront: str = "planar",
@@ -61,7 +61,7 @@ def multi_user_channel(
 
 def moving_channel(
     environment: Environment,
-    array: UniformPlanarArray,
+    array: AntennaArray,
     subcarrier_frequencies_hz: NDArray[np.float64],
     time_offsets_s: NDArray[np.float64],
     wavefront: str,
@@ -95,7 +95,7 @@ class _PathSums:
     """The sums over paths that the users' channels are; fields as in :func:`multi_user_channel`."""
 
     environment: Environment
-    array: UniformPlanarArray
+    array: AntennaArray
     frequencies: NDArray[np.float64]
     time_offsets_s: NDArray[np.float64]
     wavefront: str
@@ -153,10 +153,14 @@ def _turned(weights: NDArray[np.complex128], factors: Factors) -> NDArray[np.com
 def _squinted_sum(
     weights: NDArray[np.complex128],
     cosines: NDArray[np.float64],
-    array: UniformPlanarArray,
+    array: AntennaArray,
     relative_frequencies: NDArray[np.float64],
 ) -> NDArray[np.complex128]:
     """Sum of paths of weights (N, L) and direction cosines (2, L) with exact beam squint, shape (N, M)."""
+    if not isinstance(array, UniformPlanarArray):
+        phases = 1j * array.phases(*cosines)
+        of_tones = [w @ np.exp((1 + f) * phases) for w, f in zip(weights, relative_frequencies, strict=True)]
+        return np.stack(of_tones)
     stretch = 1 + relative_frequencies[:, None, None]
     slope_h, slope_v = array.phase_slopes
     a_h = np.exp(1j * stretch * cosines[0, :, None] * slope_h)

@@ -22,6 +22,7 @@ from isac_toolbox._validation import (
     without_mask,
 )
 from isac_toolbox.channel.array import AntennaArray, ArbitraryArray, UniformPlanarArray
+from isac_toolbox.channel.hardware import HARDWARE_FIELDS, Hardware, checked_hardware
 from isac_toolbox.channel.motion import MOTION_FIELDS, Motion, checked_motion
 from isac_toolbox.channel.plausibility import warn_of_implausible_block
 
@@ -116,6 +117,20 @@ class UplinkObservation:
         of its step over the shortest time between two symbols.
     user_phase_noise_std_rad : array_like, scalar or (K,), optional
         The same of the users' oscillators.
+    element_gain_std, element_phase_std_rad : array_like, scalar or (M,), optional
+        Standard deviations of the relative gain error and of the phase error of every element, of mean zero;
+        zero if not given.
+    element_response : array_like of complex, shape (M,), optional
+        Known response of every element, as from an earlier calibration; errors come on top. One if not given.
+    array_rotation_std_rad : array_like, scalar or (3,), optional
+        Standard deviations of a small rotation of the array about its own axes: boresight (roll), horizontal
+        (tilt) and vertical (azimuth); zero if not given.
+    coupling_std : array_like, scalar, optional
+        Standard deviation of the complex coupling between neighbours of a planar array; zero if not given.
+    noise_covariance : array_like of complex, shape (M, M), or "estimate", optional
+        Shape of the noise over the elements, Hermitian, positive definite and of trace M, so that
+        ``noise_variance`` is its mean power; ``"estimate"``: not white, to be found from the samples. White
+        if not given.
 
     Raises
     ------
@@ -134,8 +149,9 @@ class UplinkObservation:
     user_positions_m, user_position_std_m, time_offset_std_s, constellation, region_m, carrier_hz
     (NaN = none), wavefront, link, noise_variance (NaN = none), beam_squint (False if missing), sample_mask,
     element_mask (both missing = none), format``, and those of ``symbol_times_s`` to
-    ``user_phase_noise_std_rad`` that are given. An arbitrary array has ``array_positions_wavelengths`` in the
-    place of ``array_shape, array_spacing_wavelengths``. Places that are not known are a single NaN each.
+    ``user_phase_noise_std_rad`` and of ``element_gain_std`` to ``noise_covariance`` that are given. An
+    arbitrary array has ``array_positions_wavelengths`` in the place of ``array_shape,
+    array_spacing_wavelengths``. Places that are not known are a single NaN each.
     No pickled objects.
 
     What is masked has no influence on any estimate. Channels of masked elements and subcarriers are still
@@ -167,6 +183,12 @@ class UplinkObservation:
     scatterer_velocity_std_m_s: NDArray[np.float64] | None = None
     phase_noise_std_rad: NDArray[np.float64] | None = None
     user_phase_noise_std_rad: NDArray[np.float64] | None = None
+    element_gain_std: NDArray[np.float64] | None = None
+    element_phase_std_rad: NDArray[np.float64] | None = None
+    element_response: NDArray[np.complex128] | None = None
+    array_rotation_std_rad: NDArray[np.float64] | None = None
+    coupling_std: NDArray[np.float64] | None = None
+    noise_covariance: NDArray[np.complex128] | str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.array, (UniformPlanarArray, ArbitraryArray)):
@@ -190,6 +212,7 @@ class UplinkObservation:
         self._check_constellation()
         self._check_units()
         self._check_motion()
+        self._check_hardware()
 
     def _set(self, name: str, value: NDArray[Any]) -> None:
         frozen = np.array(value)
@@ -374,6 +397,14 @@ class UplinkObservation:
         for name, value in values.items():
             self._set(name, value)
 
+    def _check_hardware(self) -> None:
+        values = checked_hardware({name: getattr(self, name) for name in HARDWARE_FIELDS}, self.array)
+        for name, value in values.items():
+            if isinstance(value, str):
+                object.__setattr__(self, name, value)
+            else:
+                self._set(name, value)
+
     def _check_options(self) -> None:
         if self.wavefront not in WAVEFRONTS:
             raise ValueError(f"wavefront must be one of {WAVEFRONTS}, got {self.wavefront!r}")
@@ -498,6 +529,14 @@ class UplinkObservation:
         """
         return Motion.of({name: getattr(self, name) for name in MOTION_FIELDS}, self.n_users, self.carrier_hz)
 
+    @cached_property
+    def hardware(self) -> Hardware | None:
+        """Priors of the array's errors, broadcast to all elements, and the shape of the noise.
+
+        None for a perfect receiver: nothing given, or deviations of zero, responses of one and white noise.
+        """
+        return Hardware.of({name: getattr(self, name) for name in HARDWARE_FIELDS}, self.array.n_elements)
+
     def save(self, path: str | Path) -> Path:
         """Write the observation as an npz file (keys above) and return its path."""
         stored: dict[str, ArrayLike] = {
@@ -585,7 +624,7 @@ def _as_mask(name: str, value: Any) -> NDArray[np.bool_]:
 
 _PLACES = ("bs_position_m", "user_positions_m", "user_position_std_m", "region_m")
 _NAN_IF_NONE = ("carrier_hz", "noise_variance", *_PLACES)
-_LEFT_OUT_IF_NONE = ("sample_mask", "element_mask", *MOTION_FIELDS)
+_LEFT_OUT_IF_NONE = ("sample_mask", "element_mask", *MOTION_FIELDS, *HARDWARE_FIELDS)
 _REAL_FIELDS = (
     "subcarrier_frequencies_hz",
     "bs_position_m",

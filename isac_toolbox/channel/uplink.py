@@ -138,15 +138,22 @@ def noise_variance_for_snr(channel: ComplexArray, snr_db: float) -> float:
 
 
 def receive(
-    channel: ComplexArray, symbols: ComplexArray, noise_variance: float, rng: np.random.Generator
+    channel: ComplexArray,
+    symbols: ComplexArray,
+    noise_variance: float,
+    rng: np.random.Generator,
+    noise_covariance: NDArray[np.float64] | None = None,
 ) -> ComplexArray:
     """Return the block ``y_nt = sum_k h_knt u_knt + w`` from (K, N, M) and (K, N, T), shape (N, M, T).
 
-    A channel that changes from symbol to symbol has the shape (K, N, M, T).
+    A channel that changes from symbol to symbol has the shape (K, N, M, T). The noise is white over the
+    antennas, or of the shape ``noise_covariance`` (M, M) of trace M.
     """
     if channel.ndim == 4:
         clean = np.einsum("knmt,knt->nmt", channel, symbols)
     else:
         clean = np.matmul(channel.transpose(1, 2, 0), symbols.transpose(1, 0, 2))
     noise = rng.standard_normal((2, *clean.shape))
+    if noise_covariance is not None:
+        noise = np.linalg.cholesky(noise_covariance) @ noise
     return clean + np.sqrt(noise_variance / 2) * (noise[0] + 1j * noise[1])

@@ -36,6 +36,7 @@ from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.first import ExpectedScene, expected_shifts_hz, first_working_set
+from isac_toolbox.estimators.scene.fit import learned_elements
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.moving import with_movers
@@ -83,6 +84,12 @@ _LAST_ITERATIONS = 3
 _BAD_DATA = 1.15
 # Guard: share of it that another shift has to leave at most.
 _BETTER_DATA = 0.9
+
+
+# Tuned: rounds in which elements and gains are fitted in turn in an iteration.
+_CALIBRATIONS = 3
+# Tuned: resolution cells for which a relative change of an element's response counts.
+_ELEMENT_CELLS = 0.1
 
 
 # Guard: settings that can do without places have this value.
@@ -422,6 +429,7 @@ class BiSVBILoop(SceneLoop):
         self.warnings += self._coarse_warnings
         motion = self.obs.motion
         self._phase_prior = None if motion is None else PhasePrior.of(motion)
+        self._take_elements()
         self._divide_block()
         self._statistics = self._pilots.statistics
         self._profile_is_of_pilots = False
@@ -531,10 +539,12 @@ class BiSVBILoop(SceneLoop):
             self.schedule = self.schedule.on_all_data()
         self.working = self._e_step(self.working, _SWEEPS).learn_noise()
         self._renew_diffuse()
+        self._turn_around_users()
         before = self.working.fit.scene
         if not self.deadline.reached():
             self._m_step()
-        self.change = self._largest_move(before)
+        changed = self._calibrate()
+        self.change = max(self._largest_move(before), _ELEMENT_CELLS * changed)
         self._revise_structure()
         self.record()
 
@@ -580,6 +590,44 @@ class BiSVBILoop(SceneLoop):
         if self.settings.data_aided:
             return self.detect().moments
         return SymbolMoments(self.block.pilots, np.where(self.block.known, 0.0, 1.0))
+
+    def _take_elements(self) -> None:
+        """Divide the block by the elements' responses that the coarse stage learned."""
+        elements = self.working.problem.elements
+        if elements is None:
+            return
+        self.block = self.block.with_response(elements.response)
+        self._pilots = Problem.on_pilots(self.obs, self.block, elements)
+        problem = replace(self._pilots, noise_precision=self.working.problem.noise_precision)
+        self.working = self.working.with_problem(replace(problem, prior=self.working.problem.prior))
+
+    def _turn_around_users(self) -> None:
+        """Take a turn of the array to be linear around the present places of the users."""
+        problem = self.working.problem
+        turn = problem.prior.turn
+        if turn is not None:
+            prior = replace(problem.prior, turn=turn.around(self.working.fit.scene.users_m))
+            self.working = self.working.with_problem(replace(problem, prior=prior))
+
+    def _calibrate(self) -> float:
+        """Learn the elements' responses from the present channel, and correct the block by them.
+
+        Returns the largest relative change of one.
+        """
+        before = self.working.problem.elements
+        if before is None:
+            return 0.0
+        elements = before
+        for _ in range(_CALIBRATIONS):
+            elements = learned_elements(self.working.active_fit()[0])
+            self.working = self.working.with_problem(self.working.problem.calibrated(elements))
+        self.block = self.block.with_response(elements.response)
+        self._pilots = Problem.on_pilots(self.obs, self.block, elements)
+        self._divide_block()
+        if not self._uses_data:
+            self._statistics = self._pilots.statistics
+            self._take_statistics()
+        return float(np.max(np.abs(elements.log_response - before.log_response)))
 
     def _ask_decoder(self, decoder: Decoder) -> None:
         """Renew what the code says of the bits, from what the samples say of them."""

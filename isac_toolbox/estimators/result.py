@@ -239,6 +239,10 @@ class EstimationResult:
         Phases of the users' oscillators, each of mean zero.
     evolution : ChannelEvolution, optional
         The channel over the symbols, from which :meth:`channel_at` reads.
+    element_response : ndarray of complex, shape (M,), optional
+        Of every element, where the observation says that it is not known; None otherwise. Its common phase
+        and gain, and slopes of the phases over the array, are in the paths and places.
+    element_response_std : ndarray, shape (M,), optional
     misfit : Misfit, optional
         How far what is left of the samples is from noise; of the scene, also where least squares took over.
         None of blocks that move, and from methods without a model to judge: ``MusicSCVBI`` and ``OMP``, whose
@@ -287,6 +291,8 @@ class EstimationResult:
     symbol_phase_rad: RealArray | None = None
     user_symbol_phase_rad: RealArray | None = None
     evolution: ChannelEvolution | None = None
+    element_response: ComplexArray | None = None
+    element_response_std: RealArray | None = None
     misfit: Misfit | None = None
     information: SceneInformation | None = None
 
@@ -385,6 +391,8 @@ class EstimationResult:
 
 _DIFFUSE = ("diffuse_power", "diffuse_profile", "diffuse_delays_s")
 _MOTION = (
+    "element_response",
+    "element_response_std",
     "frequency_offsets_hz",
     "frequency_offset_std_hz",
     "user_velocities_m_s",

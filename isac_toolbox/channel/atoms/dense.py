@@ -88,6 +88,13 @@ class Statistics:
             frames=None if self.frames is None else self.frames.stored_as(dtype),
         )
 
+    def over_elements(self, factors: ComplexArray) -> Statistics:
+        """The same of samples divided by factors (M,) near one; the energy is left as it is."""
+        frames = self.frames
+        if frames is not None:
+            frames = replace(frames, cross_correlation=frames.cross_correlation / factors)
+        return replace(self, cross_correlation=self.cross_correlation / factors, frames=frames)
+
     def gram(self, atoms: PathAtoms) -> ComplexArray:
         """Return the Gram of path atoms, shape (L, L)."""
         if isinstance(atoms, MovingAtoms) and self.frames is not None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms.paths import PathJacobian, Paths
 from isac_toolbox.channel.motion import Motion
 
-__all__ = ["KinematicPrior", "Kinematics", "MovingJacobian", "doppler_shifts"]
+__all__ = ["KinematicPrior", "Kinematics", "MovingJacobian", "PointingJacobian", "doppler_shifts"]
 
 RealArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -200,6 +200,37 @@ class KinematicPrior:
 
 
 @dataclass(frozen=True, eq=False)
+class PointingJacobian:
+    """Derivatives of lengths and spatial parameters where the array hears all places turned a little.
+
+    Attributes
+    ----------
+    still : PathJacobian
+    located : ndarray of int
+        Paths that it turns.
+    first : int
+        Column of the first of two entries of the pointing.
+    """
+
+    still: PathJacobian
+    located: IntArray
+    first: int
+
+    def pull(self, slopes: RealArray) -> RealArray:
+        """Return ``sum_di slopes_di J_dip`` of slopes (1 + D, L), shape (P,)."""
+        pulled = self.still.pull(slopes)
+        pulled[self.first : self.first + 2] += slopes[1:3, self.located].sum(axis=1)
+        return pulled
+
+    def dense(self) -> RealArray:
+        """Return the whole Jacobian, shape (1 + D, L, P)."""
+        jacobian = self.still.dense()
+        for axis in range(2):
+            jacobian[1 + axis, self.located, self.first + axis] = 1.0
+        return jacobian
+
+
+@dataclass(frozen=True, eq=False)
 class MovingJacobian:
     """Derivatives of lengths, spatial parameters and Doppler shifts in the scene's vector.
 
@@ -211,7 +242,7 @@ class MovingJacobian:
         Of the Doppler shifts.
     """
 
-    still: PathJacobian
+    still: PathJacobian | PointingJacobian
     in_doppler: RealArray
 
     def pull(self, slopes: RealArray) -> RealArray:

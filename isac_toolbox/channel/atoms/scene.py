@@ -15,10 +15,12 @@ from isac_toolbox.channel.atoms.kinematics import (
     KinematicPrior,
     Kinematics,
     MovingJacobian,
+    PointingJacobian,
     doppler_shifts,
 )
 from isac_toolbox.channel.atoms.paths import LINE_OF_SIGHT, UNLOCATED, PathJacobian, Paths
 from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.turn import Turn
 from isac_toolbox.channel.observation import UplinkObservation
 
 __all__ = [
@@ -50,6 +52,8 @@ class Scene:
         Unlocated paths as (observed path length in metres, u_h, u_v); the length includes the offset.
     motion : Kinematics, optional
         How all of it moves; without it, it stands still.
+    pointing : ndarray, shape (2,), optional
+        By which the array hears the direction cosines of all places too large; zero without it.
     """
 
     points_m: RealArray
@@ -57,23 +61,33 @@ class Scene:
     offsets_m: RealArray
     unlocated_m: RealArray
     motion: Kinematics | None = None
+    pointing: RealArray | None = None
 
     @property
     def n_parameters(self) -> int:
         """Length of :meth:`vector`."""
-        still = self.points_m.size + self.users_m.size + self.offsets_m.size + self.unlocated_m.size
+        still = sum(self._sizes()) + (0 if self.pointing is None else self.pointing.size)
         return still if self.motion is None else still + self.motion.size
 
+    @property
+    def pointing_block(self) -> slice:
+        """Slice of the pointing in :meth:`vector`, after the unlocated paths."""
+        first = sum(self._sizes())
+        return slice(first, first + (0 if self.pointing is None else self.pointing.size))
+
     def vector(self) -> RealArray:
-        """Return all unknowns, ordered points, users, offsets, unlocated paths, motion."""
+        """Return all unknowns, ordered points, users, offsets, unlocated paths, pointing, motion."""
         parts = [part.ravel() for part in (self.points_m, self.users_m, self.offsets_m, self.unlocated_m)]
+        parts += [] if self.pointing is None else [self.pointing]
         return np.concatenate(parts if self.motion is None else [*parts, self.motion.vector()])
 
     def with_vector(self, vector: RealArray) -> Scene:
         """Return the scene of a vector laid out as :meth:`vector`."""
         points, users, offsets, unlocated = (vector[block] for block in self.blocks())
         motion = None if self.motion is None else self.motion.with_vector(vector[-self.motion.size :])
-        return Scene(points.reshape(-1, 3), users.reshape(-1, 3), offsets, unlocated.reshape(-1, 3), motion)
+        pointing = None if self.pointing is None else vector[self.pointing_block]
+        places = (points.reshape(-1, 3), users.reshape(-1, 3), offsets, unlocated.reshape(-1, 3))
+        return Scene(*places, motion, pointing)
 
     def take(
         self,
@@ -82,7 +96,14 @@ class Scene:
     ) -> Scene:
         """Return the scene of some points and unlocated paths, each as often as it is named."""
         motion = None if self.motion is None else self.motion.take(points, unlocated)
-        return Scene(self.points_m[points], self.users_m, self.offsets_m, self.unlocated_m[unlocated], motion)
+        return Scene(
+            self.points_m[points],
+            self.users_m,
+            self.offsets_m,
+            self.unlocated_m[unlocated],
+            motion,
+            self.pointing,
+        )
 
     def extended(
         self, points_m: RealArray, unlocated_m: RealArray, further_hz: float | RealArray = 0.0
@@ -100,6 +121,7 @@ class Scene:
             self.offsets_m,
             np.vstack([self.unlocated_m, unlocated_m]),
             motion,
+            self.pointing,
         )
 
     def blocks(self) -> tuple[slice, slice, slice, slice]:
@@ -135,6 +157,10 @@ class ScenePrior:
         Whether paths can be located. If not, users and clocks are place holders that count as known.
     motion : KinematicPrior, optional
         Of the motion of scenes that have any.
+    turn : Turn, optional
+        Of the array, which displaces all users together; their deviations then include it.
+    pointing_stds : ndarray, shape (2,), optional
+        Deviations of the pointing of scenes that have any.
     """
 
     users_m: RealArray
@@ -145,10 +171,12 @@ class ScenePrior:
     sees_cosines: tuple[bool, bool] = (True, True)
     has_places: bool = True
     motion: KinematicPrior | None = None
+    turn: Turn | None = None
+    pointing_stds: RealArray | None = None
 
     @classmethod
-    def of(cls, obs: UplinkObservation) -> ScenePrior:
-        """Return the prior knowledge in an observation."""
+    def of(cls, obs: UplinkObservation, turn: Turn | None = None) -> ScenePrior:
+        """Return the prior knowledge in an observation, under a turn of the array."""
         places, sees = obs.geometry, obs.array.sees_cosines
         motion = None if obs.motion is None else KinematicPrior.of(obs.motion)
         if places is None:
@@ -156,12 +184,13 @@ class ScenePrior:
             return cls(nowhere, nowhere, known, False, sees_cosines=sees, has_places=False, motion=motion)
         return cls(
             places.user_positions_m,
-            places.user_position_stds_m,
+            places.user_position_stds_m if turn is None else turn.stds_m,
             SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s,
             obs.has_line_of_sight,
             None if all(sees) else places.region_m,
             sees,
             motion=motion,
+            turn=turn,
         )
 
     @cached_property
@@ -185,6 +214,11 @@ class ScenePrior:
             assert self.motion is not None
             _, of_motion, deviation = _of_motion(self.motion, scene.motion)
             points += float(of_motion @ deviation**2)
+        if scene.pointing is not None:
+            points += float(_inverse_squares(self.pointing_stds) @ scene.pointing**2)
+        if self.turn is not None:
+            away = (scene.users_m - self.users_m).ravel()
+            points += float(away @ self.turn.coupling @ away)
         return 0.5 * float(users + points + of_offsets @ scene.offsets_m**2)
 
     def of_user(self, user: int) -> ScenePrior:
@@ -196,7 +230,17 @@ class ScenePrior:
             user_stds_m=self.user_stds_m[alone],
             offset_stds_m=self.offset_stds_m[alone],
             motion=None if self.motion is None else self.motion.of_user(user),
+            turn=None,
         )
+
+    def add_coupling(self, hessian: RealArray, gradient: RealArray, scene: Scene) -> None:
+        """Add what the turn couples between users to half a Hessian (P, P) and half a gradient (P,)."""
+        if self.turn is None:
+            return
+        _, users, _, _ = scene.blocks()
+        coupling = self.turn.coupling
+        hessian[users, users] += coupling / 2
+        gradient[users] += coupling @ (scene.users_m - self.users_m).ravel() / 2
 
     def known(self, scene: Scene) -> NDArray[np.bool_]:
         """Return the entries of the scene's vector that are known exactly, shape (P,)."""
@@ -205,6 +249,8 @@ class ScenePrior:
         known[users], known[offsets] = self.user_stds_m.ravel() == 0, self.offset_stds_m == 0
         if not all(self.sees_cosines):
             known[unlocated] = np.tile([False, *np.logical_not(self.sees_cosines)], len(scene.unlocated_m))
+        if scene.pointing is not None:
+            known[scene.pointing_block] = _inverse_squares(self.pointing_stds) == 0
         if scene.motion is not None:
             assert self.motion is not None
             known[-scene.motion.size :] = _of_motion(self.motion, scene.motion)[0]
@@ -217,6 +263,8 @@ class ScenePrior:
         precision[users], precision[offsets] = self._precisions[0].ravel(), self._precisions[1]
         if self.region_m is not None:
             precision[points] = np.tile(_uniform_moments(self.region_m)[1], len(scene.points_m))
+        if scene.pointing is not None:
+            precision[scene.pointing_block] = _inverse_squares(self.pointing_stds)
         if scene.motion is not None:
             assert self.motion is not None
             precision[-scene.motion.size :] = _of_motion(self.motion, scene.motion)[1]
@@ -230,10 +278,19 @@ class ScenePrior:
         deviation[offsets] = scene.offsets_m
         if self.region_m is not None:
             deviation[points] = (scene.points_m - _uniform_moments(self.region_m)[0]).ravel()
+        if scene.pointing is not None:
+            deviation[scene.pointing_block] = scene.pointing
         if scene.motion is not None:
             assert self.motion is not None
             deviation[-scene.motion.size :] = _of_motion(self.motion, scene.motion)[2]
         return deviation
+
+
+def _inverse_squares(stds: RealArray | None) -> RealArray:
+    """``1 / std^2``, zero where the deviation is zero or none is given, shape (2,)."""
+    if stds is None:
+        return np.zeros(2)
+    return np.where(stds > 0, 1 / np.maximum(stds, 1e-150) ** 2, 0.0)
 
 
 def _of_motion(prior: KinematicPrior, motion: Kinematics) -> tuple[NDArray[np.bool_], RealArray, RealArray]:
@@ -269,7 +326,7 @@ class PathParameters:
     length_m: RealArray
     cosines: RealArray
     steering: ComplexArray | None
-    derivatives: PathJacobian | MovingJacobian
+    derivatives: PathJacobian | PointingJacobian | MovingJacobian
     doppler_hz: RealArray | None = None
 
     @cached_property
@@ -303,13 +360,18 @@ def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParam
     derivatives = PathJacobian(
         in_target, target_column, in_user, user_column, offset_column, scene.n_parameters
     )
-    jacobian: PathJacobian | MovingJacobian = derivatives
+    turned: PathJacobian | PointingJacobian = derivatives
+    if scene.pointing is not None and not spherical:
+        located = np.flatnonzero(~paths.is_unlocated)
+        cosines[:, located] += scene.pointing[:, None]
+        turned = PointingJacobian(derivatives, located, scene.pointing_block.start)
+    jacobian: PathJacobian | PointingJacobian | MovingJacobian = turned
     doppler_hz = steering = None
     if scene.motion is not None:
         doppler_hz, in_doppler = doppler_shifts(
             scene.motion, scene.points_m, scene.users_m, paths, derivatives, bs
         )
-        jacobian = MovingJacobian(derivatives, in_doppler)
+        jacobian = MovingJacobian(turned, in_doppler)
     if spherical:
         targets = np.where(
             paths.is_line_of_sight[:, None], scene.users_m[paths.user], bs + receiver.array.axes[0]

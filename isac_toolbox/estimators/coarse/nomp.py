@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms.kinematics import Kinematics
 from isac_toolbox.estimators.coarse.lobes import fit_unlocated, on_best_lobes, without_companions
 from isac_toolbox.estimators.doppler_search import DopplerSearch
-from isac_toolbox.estimators.scene.fit import Fit, completed
+from isac_toolbox.estimators.scene.fit import Fit, completed, learned_elements
 from isac_toolbox.estimators.scene.misfit import spectra_of
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
@@ -31,6 +31,8 @@ RealArray = NDArray[np.float64]
 _FEW_USERS = 4
 # Tuned: rounds in which missing samples are filled in at the end; each leaves about a tenth of the error.
 _COMPLETIONS = 3
+# Tuned: rounds in which elements and gains are fitted in turn; each leaves about a tenth of the error.
+_CALIBRATIONS = 2
 
 
 def newtonised_omp(
@@ -95,11 +97,17 @@ def newtonised_omp(
                 )
                 for k, spectrum in zip(group.users, groups[i].spectra(search), strict=True):
                     spectra[k] = spectrum
+        if problem.elements is not None:
+            problem, groups = _calibrated(problem, groups, n_users)
+            spectra = [spectrum for group in groups for spectrum in group.spectra(search)]
         if watch is not None and watch(_joined(problem, groups, n_users)):
             return problem, _joined(problem, groups, n_users)
         if deadline.reached():
             break
     finished = [group.finished(problem, deadline) for group in groups]
+    for _ in range(_CALIBRATIONS if problem.elements is not None else 0):
+        problem, finished = _calibrated(problem, finished, n_users)
+        finished = [group.finished(problem, deadline) for group in finished]
     if prune and not deadline.reached():
         finished = [group.pruned(search, false_alarm_rate) for group in finished]
     fit = _joined(problem, finished, n_users)
@@ -168,6 +176,20 @@ class _Group:
     def pruned(self, search: PathSearch, false_alarm_rate: float) -> _Group:
         """Return the group without the paths that it does not need."""
         return replace(self, fit=_prune(self.fit, search, false_alarm_rate))
+
+
+def _calibrated(problem: Problem, groups: list[_Group], n_users: int) -> tuple[Problem, list[_Group]]:
+    """Problem and groups under the elements' responses that the present paths show, gains renewed."""
+    for _ in range(_CALIBRATIONS):
+        elements = learned_elements(_joined(problem, groups, n_users))
+        problem = problem.calibrated(elements)
+        alone = len(groups) > 1
+        parts = [problem.of_user(int(group.users[0])) if alone else problem for group in groups]
+        groups = [
+            replace(group, problem=part, fit=fit_unlocated(part, group.fit.scene, group.fit.paths.user))
+            for group, part in zip(groups, parts, strict=True)
+        ]
+    return problem, groups
 
 
 def _shifts(

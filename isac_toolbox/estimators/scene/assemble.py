@@ -22,14 +22,17 @@ from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
 from isac_toolbox.estimators.scene.moving import Movers
 from isac_toolbox.estimators.scene.remedies import misfit_warnings
+from isac_toolbox.estimators.scene.world import World
 from isac_toolbox.estimators.symbols.derotation import Derotation
 from isac_toolbox.estimators.symbols.detection import Detection
+from isac_toolbox.estimators.symbols.elements import ElementErrors
 from isac_toolbox.estimators.symbols.phases import PhasePrior
 from isac_toolbox.inference.turbo import History, IterationRecord
 
 __all__ = [
     "ChannelEstimate",
     "DiffuseEstimate",
+    "ElementEstimate",
     "MotionEstimate",
     "Outcome",
     "SceneEstimate",
@@ -101,6 +104,30 @@ class DiffuseEstimate:
 
 
 @dataclass(frozen=True, eq=False)
+class ElementEstimate:
+    """Responses of the elements, in the names of :class:`EstimationResult`."""
+
+    element_response: ComplexArray
+    element_response_std: RealArray
+
+    @classmethod
+    def of(cls, elements: ElementErrors | None) -> ElementEstimate | None:
+        """Return what was learned of the elements; None where they were known."""
+        if elements is None:
+            return None
+        deviation = np.abs(elements.response) * np.sqrt(np.sum(elements.log_stds**2, axis=0))
+        return cls(elements.response, deviation)
+
+    def applied(self, channel: ChannelEstimate) -> ChannelEstimate:
+        """Return a channel of samples that were divided by the responses with them in it."""
+        power = np.abs(self.element_response) ** 2
+        error = np.abs(channel.mean) ** 2 * self.element_response_std**2
+        return ChannelEstimate(
+            channel.mean * self.element_response, channel.variance * power + error, channel.noise_variance
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class MotionEstimate:
     """What moves and turns beside the scatterers, in the names and units of :class:`EstimationResult`."""
 
@@ -112,6 +139,11 @@ class MotionEstimate:
     symbol_phase_rad: RealArray
     user_symbol_phase_rad: RealArray
     evolution: ChannelEvolution
+
+    def over_elements(self, response: ComplexArray) -> MotionEstimate:
+        """Return the same with the channel of elements of some responses (M,)."""
+        evolution = ChannelEvolution(self.evolution.parts * response, self.evolution.curves)
+        return replace(self, evolution=evolution)
 
     @classmethod
     def of_fit(
@@ -240,16 +272,19 @@ class SceneEstimate:
         movers : Movers, optional
             Which of the fit's points move.
         """
-        covariance = scene_covariance(fit)
+        covariance, world = scene_covariance(fit), World.of(fit)
         points, users, offsets, _ = fit.scene.blocks()
+        points_m, users_m = fit.scene.points_m, fit.scene.users_m
+        if world is not None:
+            points_m, users_m, covariance = world.with_places(fit, covariance)
         of_points = _diagonal_blocks(covariance[points, points])
         if doubt_m2 is not None:
             of_points = of_points + doubt_m2
         shown = (point_probability >= 0.5) & _is_placed(fit, of_points)
         if candidates is None:
-            candidates = Candidates(fit.scene.points_m, point_probability, visibility_probability)
+            candidates = Candidates(points_m, point_probability, visibility_probability)
         return cls(
-            scatterer_positions_m=fit.scene.points_m[shown],
+            scatterer_positions_m=points_m[shown],
             scatterer_probability=point_probability[shown],
             scatterer_covariance_m2=of_points[shown],
             scatterer_extent_m2=np.zeros((np.count_nonzero(shown), 3, 3)),
@@ -257,7 +292,7 @@ class SceneEstimate:
             candidates=candidates,
             line_of_sight_probability=line_of_sight_probability,
             unlocated_paths=_unlocated(fit, shown, path_probability, scale),
-            user_positions_m=fit.scene.users_m,
+            user_positions_m=users_m,
             user_position_covariance_m2=_diagonal_blocks(covariance[users, users]),
             time_offsets_s=fit.scene.offsets_m / SPEED_OF_LIGHT_M_S,
             time_offset_std_s=np.sqrt(np.diag(covariance)[offsets]) / SPEED_OF_LIGHT_M_S,
@@ -338,9 +373,10 @@ def build_result(
     motion: MotionEstimate | None = None,
     misfit: Misfit | None = None,
     information: SceneInformation | None = None,
+    elements: ElementEstimate | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
-    parts = [part for part in (diffuse, motion) if part is not None]
+    parts = [part for part in (diffuse, motion, elements) if part is not None]
     found = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
     return EstimationResult(
         estimator=estimator,

@@ -11,16 +11,18 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms
+from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms, through
 from isac_toolbox.channel.atoms.frames import MovingAtoms
 from isac_toolbox.channel.atoms.scene import PathJacobian, PathParameters, Paths, Scene, path_parameters
 from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.symbols.elements import ElementErrors
 from isac_toolbox.inference.posterior import GaussianPosterior, unchecked_posterior
 
 __all__ = [
     "Fit",
     "completed",
     "evaluate",
+    "learned_elements",
     "residual_correlation",
     "residual_over_time",
     "scene_blocks",
@@ -100,7 +102,9 @@ class Fit:
             slopes = self.problem.statistics.correlate(self.atoms, derivatives=True)[1:]
         slope = np.real(gains.conj() * (slopes - fitted))
         gradient = -gamma * self.parameters.derivatives.pull(slope)
-        return hessian, gradient + precision * prior.deviation(self.scene) / 2
+        gradient = gradient + precision * prior.deviation(self.scene) / 2
+        prior.add_coupling(hessian, gradient, self.scene)
+        return hessian, gradient
 
     def under(self, problem: Problem, precision: RealArray) -> Fit:
         """Return the same scene on the same data at another noise level or under other precisions (L,)."""
@@ -169,6 +173,31 @@ def residual_over_time(fit: Fit) -> ComplexArray:
     if fit.problem.receiver.element_mask is not None:
         residual = np.where(fit.problem.receiver.element_mask, residual, 0)
     return residual
+
+
+def learned_elements(fit: Fit) -> ElementErrors:
+    """Return the responses of the elements after a step, the channel as it is (docs/theory.md, 6.9)."""
+    problem, gains = fit.problem, fit.posterior.mean
+    statistics, frames = problem.statistics, problem.statistics.frames
+    assert problem.elements is not None
+    n_users = statistics.symbol_gram.shape[1]
+    if frames is None or not isinstance(fit.atoms, MovingAtoms):
+        parts = [(fit.atoms.synthesise(gains, n_users), statistics.cross_correlation, statistics.symbol_gram)]
+    else:
+        turns = frames.turns(fit.atoms.doppler_hz, fit.atoms.user)
+        parts = [
+            (fit.atoms.synthesise(gains * turn, n_users), frames.cross_correlation[:, :, q], gram)
+            for q, (turn, gram) in enumerate(zip(turns, frames.symbol_gram, strict=True))
+        ]
+    n_elements = problem.receiver.array.n_elements
+    left, energy = np.zeros(n_elements, complex), np.zeros(n_elements)
+    for channel, correlation, gram in parts:
+        explained = through(gram, channel)
+        left = left + np.sum(channel.conj() * (correlation - explained), axis=(0, 1))
+        energy = energy + np.sum(np.real(channel.conj() * explained), axis=(0, 1))
+    heard = problem.receiver.element_mask
+    energy = energy if heard is None else np.where(heard, energy, 0.0)
+    return problem.elements.refined(left * (energy > 0), energy, problem.noise_precision)
 
 
 def scene_blocks(fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:

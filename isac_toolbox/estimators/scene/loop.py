@@ -24,6 +24,7 @@ from isac_toolbox.estimators.scene.ambiguity import (
 from isac_toolbox.estimators.scene.assemble import (
     ChannelEstimate,
     DiffuseEstimate,
+    ElementEstimate,
     MotionEstimate,
     Outcome,
     SceneEstimate,
@@ -46,6 +47,7 @@ from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.whiteness import FittedBlock, whiteness
 from isac_toolbox.estimators.scene.working_set import WorkingSet, marginal_objective
+from isac_toolbox.estimators.scene.world import World
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import (
@@ -54,6 +56,7 @@ from isac_toolbox.estimators.symbols.detection import (
     detect,
     detect_over_time,
 )
+from isac_toolbox.estimators.symbols.elements import ElementErrors
 from isac_toolbox.estimators.windows import usable_tones
 from isac_toolbox.inference.turbo import TurboLoop
 
@@ -145,7 +148,10 @@ class SceneLoop(TurboLoop):
                 self.obs, self.block, self.search = obs, block, PathSearch.for_observation(obs)
             if self.follows_motion and obs.motion is not None:
                 self.block = block = derotated(block, no_derotation(obs.motion))
-            self.working = coarse(Problem.on_pilots(obs, block), watch)
+            elements = ElementErrors.of(obs.hardware, obs.array)
+            if elements is not None:
+                self.block = block = block.with_response(elements.response)
+            self.working = coarse(Problem.on_pilots(obs, block, elements), watch)
             return self.working.fit
 
         self.warnings += listen(self.obs, self.block, first_fit)
@@ -207,7 +213,8 @@ class SceneLoop(TurboLoop):
         """Channels (K, N, M) of the scaled block and their symbols, each its own where the block moves."""
         derotation = self.block.derotation
         if derotation is None:
-            return [(self.channel() / self.block.scale, slice(None))]
+            response = 1.0 if self.block.response is None else self.block.response
+            return [(self.channel() / self.block.scale / response, slice(None))]
         evolution = evolution_of(self.working.fit, derotation, 1.0)
         return [(evolution.at([t])[..., 0], slice(t, t + 1)) for t in range(evolution.n_symbols)]
 
@@ -235,7 +242,9 @@ class SceneLoop(TurboLoop):
         """Return the posterior mean channel, shape (K, N, M), in the units of the observation."""
         fit = self.working.fit
         channel = fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
-        return self.block.scale * (channel if self.diffuse is None else channel + self.diffuse.mean)
+        channel = channel if self.diffuse is None else channel + self.diffuse.mean
+        elements = self.working.problem.elements
+        return self.block.scale * (channel if elements is None else channel * elements.response)
 
     def result(self) -> EstimationResult:
         """Return the result at the present state."""
@@ -282,11 +291,21 @@ class SceneLoop(TurboLoop):
         misfit = None
         if self.judges_fit and self.block.derotation is None:
             n_fitted = fit.n_fitted + (0.0 if diffuse is None else diffuse.n_determined)
-            fitted = FittedBlock(self.block, channel.mean / scale, detection.moments, n_fitted, diffuse)
+            response = 1.0 if self.block.response is None else self.block.response
+            block = self.block.with_response(np.ones(self.block.received.shape[1], complex))
+            mean = channel.mean * response / scale
+            fitted = FittedBlock(block, mean, detection.moments, n_fitted, diffuse)
             misfit = whiteness(fitted, self.search)
         motion = self._motion(fit, covariance)
         told = information_of(fit, scene, shown, self.obs.motion) if self.judges_fit else None
-        return build_result(self.name, channel, scene, detection, outcome, found, motion, misfit, told)
+        elements = ElementEstimate.of(working.problem.elements)
+        if elements is not None:
+            channel = elements.applied(channel)
+            if motion is not None:
+                motion = motion.over_elements(elements.element_response)
+        return build_result(
+            self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements
+        )
 
     def _motion(self, fit: Fit, covariance: RealArray) -> MotionEstimate | None:
         """What moves and turns beside the scatterers, None in a static block."""
@@ -304,9 +323,10 @@ class SceneLoop(TurboLoop):
     def _candidates(self, places_m: RealArray, probability: RealArray) -> Candidates:
         working = self.working
         dropped = [np.array([d[i] for d in self._dropped]) for i in range(3)]
-        n = len(self._dropped)
+        n, world = len(self._dropped), World.of(self.working.fit)
+        every_m = np.vstack([places_m, dropped[0].reshape(n, 3)])
         return Candidates(
-            np.vstack([places_m, dropped[0].reshape(n, 3)]),
+            every_m if world is None else world.places_m(every_m),
             np.concatenate([probability, dropped[1].reshape(n)]),
             np.hstack([working.visibility_probability, dropped[2].reshape(n, working.n_users).T]),
         )

@@ -71,6 +71,8 @@ def place_points(fit: Fit) -> tuple[Fit, BoolArray, BoolArray]:
     seen[user[located], of_path[located]] = True
     scene = Scene(points, start.users_m, start.offsets_m, parameters[~located])
     paths = Paths.build(has_sight, seen, user[~located])
+    if problem.prior.pointing_stds is not None:
+        scene = replace(scene, pointing=np.zeros(2))
     if fit.scene.motion is not None:
         source = _sources(paths, sight, rest, user, np.where(located, of_path, -1))
         scene = _moving_as_before(fit, scene, paths, source)

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms.dense import Measurements, Statistics
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import Scene, ScenePrior
+from isac_toolbox.channel.atoms.turn import Turn
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.elements import ElementErrors, slope_stds
 from isac_toolbox.estimators.symbols.phases import PhasePrior
 from isac_toolbox.estimators.symbols.statistics import pilot_statistics
 
@@ -40,6 +42,8 @@ class Problem:
         Inverse noise variance of a scaled sample.
     noise_known : bool
         Whether it was given rather than estimated.
+    elements : ElementErrors, optional
+        By which the samples were divided, where elements' responses are unknown.
     """
 
     data: Measurements
@@ -47,15 +51,30 @@ class Problem:
     region_m: RealArray
     noise_precision: float
     noise_known: bool = False
+    elements: ElementErrors | None = None
 
     @classmethod
-    def on_pilots(cls, obs: UplinkObservation, block: ReceivedBlock) -> Problem:
-        """Return the problem on the pilots of a block, noise as given or not known yet."""
+    def on_pilots(
+        cls, obs: UplinkObservation, block: ReceivedBlock, elements: ElementErrors | None = None
+    ) -> Problem:
+        """Return the problem on the pilots of a block, noise as given or not known yet.
+
+        ``elements`` is what the block was corrected by, where that is to be learned on.
+        """
         known = obs.noise_variance is not None
         precision = block.scale**2 / obs.noise_variance if obs.noise_variance is not None else 1.0
         data = Measurements(pilot_statistics(block), Receiver.of(obs))
         region = np.full((2, 3), np.nan) if obs.geometry is None else obs.geometry.region_m
-        return cls(data, _with_walks(ScenePrior.of(obs), obs.motion), region, precision, known)
+        prior = _with_walks(ScenePrior.of(obs, turn_of(obs)), obs.motion)
+        if obs.wavefront == "planar" and np.any(slopes := slope_stds(obs.hardware, obs.array)):
+            prior = replace(prior, pointing_stds=slopes)
+        return cls(data, prior, region, precision, known, elements)
+
+    def calibrated(self, elements: ElementErrors) -> Problem:
+        """Return the same problem with the samples divided by other responses of the elements."""
+        before = 1.0 if self.elements is None else self.elements.response
+        statistics = self.statistics.over_elements(np.asarray(elements.response / before))
+        return replace(self.with_statistics(statistics), elements=elements)
 
     def empty_scene(self) -> Scene:
         """Return the scene before anything is found: users as expected, no point, no path."""
@@ -133,6 +152,18 @@ class Problem:
     def path_cells(self) -> RealArray:
         """Resolution in length and direction cosines, shape (3,)."""
         return np.array([self.length_cell_m, *self.cosine_cells])
+
+
+def turn_of(obs: UplinkObservation) -> Turn | None:
+    """Return the turn of an observation's array, None where it is known how it stands."""
+    hardware, places = obs.hardware, obs.geometry
+    if hardware is None or places is None:
+        return None
+    slopes = slope_stds(hardware, obs.array) if obs.wavefront == "spherical" else np.zeros(2)
+    stds = np.append(hardware.rotation_stds, slopes)
+    if not stds.any():
+        return None
+    return Turn(obs.array, places.bs_position_m, stds, places.user_positions_m, places.user_position_stds_m)
 
 
 def _with_walks(prior: ScenePrior, motion: Motion | None) -> ScenePrior:

@@ -100,6 +100,8 @@ def _moved(fit: Fit, step: RealArray) -> Scene:
     parts = (scene.points_m, scene.users_m, scene.offsets_m, scene.unlocated_m)
     moved = Scene(*capped_step(parts, step, cap, _STEP_CAP_CELLS * problem.path_cells, problem.region_m))
     motion = scene.motion
+    if scene.pointing is not None:
+        moved = replace(moved, pointing=scene.pointing + step[scene.pointing_block])
     if motion is None:
         return moved
     return replace(moved, motion=motion.with_vector(motion.vector() + step[-motion.size :]))

@@ -88,6 +88,8 @@ class ReceivedBlock:
         Of the samples, where some are masked.
     derotation : Derotation, optional
         How the users' symbols turn, where the block moves.
+    response : ndarray of complex, shape (M,), optional
+        By which the samples of every element were divided.
     """
 
     received: ComplexArray
@@ -97,6 +99,7 @@ class ReceivedBlock:
     scale: float
     masks: Masks | None = None
     derotation: Derotation | None = None
+    response: ComplexArray | None = None
 
     @classmethod
     def of(cls, obs: UplinkObservation, scale: float | None = None) -> ReceivedBlock:
@@ -114,6 +117,13 @@ class ReceivedBlock:
         return cls(
             obs.received / amplitude, obs.pilots, obs.known, obs.constellation, amplitude, Masks.of(obs)
         )
+
+    def with_response(self, response: ComplexArray) -> ReceivedBlock:
+        """Return the block with its samples divided by other responses of the elements (M,)."""
+        if self.response is None and np.all(response == 1):
+            return self
+        factor = response if self.response is None else response / self.response
+        return replace(self, received=self.received / factor[:, None], response=response)
 
     @property
     def n_users(self) -> int:

@@ -1,0 +1,127 @@
+"""Gain and phase of every element of the array, learned from the samples (docs/theory.md, section 6.9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.array import AntennaArray, UniformPlanarArray
+from isac_toolbox.channel.hardware import Hardware
+
+__all__ = ["ElementErrors", "slope_stds"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+
+@dataclass(frozen=True, eq=False)
+class ElementErrors:
+    """Present estimate of the elements' responses ``nominal exp(alpha + j beta)``.
+
+    Of the gains the mean, and of the phases the mean and the slopes over the array are left out: the path
+    gains, and a turn of all directions (section 6.9), take these.
+
+    Attributes
+    ----------
+    nominal : ndarray of complex, shape (M,)
+    gain_stds, phase_stds : ndarray, shape (M,)
+        Of the priors of ``alpha`` and ``beta``, of mean zero.
+    slopes : ndarray, shape (M, 3)
+        Columns that phases have no part in.
+    log_response : ndarray of complex, shape (M,)
+        ``alpha + j beta``.
+    log_stds : ndarray, shape (2, M)
+        Posterior deviations of both.
+    """
+
+    nominal: ComplexArray
+    gain_stds: RealArray
+    phase_stds: RealArray
+    slopes: RealArray
+    log_response: ComplexArray
+    log_stds: RealArray
+
+    @classmethod
+    def of(cls, hardware: Hardware | None, array: AntennaArray) -> ElementErrors | None:
+        """Return what is known beforehand; None where the elements' responses are known."""
+        if hardware is None or not (np.any(hardware.gain_stds) or np.any(hardware.phase_stds)):
+            return None
+        return cls(
+            hardware.response,
+            hardware.gain_stds,
+            hardware.phase_stds,
+            np.column_stack([np.ones(array.n_elements), *phase_slopes(array)]),
+            np.zeros(array.n_elements, complex),
+            np.stack([hardware.gain_stds, hardware.phase_stds]),
+        )
+
+    @property
+    def response(self) -> ComplexArray:
+        """Present responses, shape (M,)."""
+        return np.asarray(self.nominal * np.exp(self.log_response))
+
+    def refined(self, left: ComplexArray, energy: RealArray, precision: float) -> ElementErrors:
+        """Return the estimate after a Gauss-Newton step, the channel as it is.
+
+        Parameters
+        ----------
+        left : ndarray of complex, shape (M,)
+            Inner products of the fitted signal on every element with what it leaves there.
+        energy : ndarray, shape (M,)
+            Of the fitted signal on every element.
+        precision : float
+            Of the noise, per sample.
+        """
+        information = 2 * precision * np.maximum(energy, 0.0)
+        target = information * self.log_response + 2 * precision * left
+        parts, stds = [], []
+        for part, prior in ((target.real, self.gain_stds), (target.imag, self.phase_stds)):
+            variance = np.where(prior > 0, 1 / (information + 1 / np.maximum(prior, 1e-150) ** 2), 0.0)
+            parts.append(variance * part)
+            stds.append(np.sqrt(variance))
+        heard = information > 0
+        gains = _without(parts[0], self.slopes[:, :1], self.gain_stds * heard)
+        phases = _without(parts[1], self.slopes, self.phase_stds * heard)
+        return replace(self, log_response=gains + 1j * phases, log_stds=np.stack(stds))
+
+    @cached_property
+    def n_free(self) -> int:
+        """Number of unknown real parameters."""
+        return int(np.count_nonzero(self.gain_stds) + np.count_nonzero(self.phase_stds))
+
+
+def _without(values: RealArray, columns: RealArray, stds: RealArray) -> RealArray:
+    """Values less the columns' part in them, fitted with the priors' weights; zero where they are known."""
+    weight = stds / max(float(stds.max(initial=0.0)), 1e-300)
+    if not weight.any():
+        return np.zeros_like(values)
+    fitted, *_ = np.linalg.lstsq(columns * weight[:, None], values * weight, rcond=None)
+    return np.where(stds > 0, values - columns @ fitted, 0.0)
+
+
+def phase_slopes(array: AntennaArray) -> tuple[RealArray, RealArray]:
+    """Return the derivatives of the elements' phases in both direction cosines, each (M,), without mean."""
+    here = array.response_with_derivatives(np.zeros(1), np.zeros(1))
+    in_h, in_v = (np.imag(here[d, 0] / here[0, 0]) for d in (1, 2))
+    return in_h - in_h.mean(), in_v - in_v.mean()
+
+
+def slope_stds(hardware: Hardware | None, array: AntennaArray) -> RealArray:
+    """Return the deviations of both direction cosines that random phases of the elements look like, (2,).
+
+    The slopes that least squares would fit to them over the array.
+    """
+    if hardware is None or not np.any(hardware.phase_stds):
+        return np.zeros(2)
+    if isinstance(array, UniformPlanarArray) and min(array.shape) == 1:
+        sees = np.array(array.sees_cosines)
+    else:
+        sees = np.ones(2, bool)
+    slopes = np.column_stack(phase_slopes(array))[:, sees]
+    inverse = np.linalg.pinv(slopes)
+    stds = np.zeros(2)
+    stds[sees] = np.sqrt(np.sum(inverse**2 * hardware.phase_stds**2, axis=1))
+    return stds
