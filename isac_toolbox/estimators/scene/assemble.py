@@ -38,6 +38,7 @@ __all__ = [
     "SceneEstimate",
     "build_result",
     "channel_variance",
+    "not_modelled",
     "taken_as_static",
     "unseen_cosines",
     "without_places",
@@ -433,12 +434,37 @@ def without_places(obs: UplinkObservation) -> tuple[str, ...]:
 
 
 def taken_as_static(obs: UplinkObservation) -> tuple[str, ...]:
-    """Return what the result of a method that follows no motion has to say of a block that moves."""
-    if obs.motion is None:
+    """Return what a method that follows no motion and learns no array has to say where that is asked for."""
+    said = []
+    if obs.motion is not None:
+        said.append(
+            "symbol_times_s: the block moves or turns, but this estimator takes it as static, and its "
+            "channel as one for all symbols; EMTurboBiSVBI follows motion"
+        )
+    if obs.hardware is not None:
+        said.append(
+            "element_response, element_gain_std, element_phase_std_rad, array_rotation_std_rad: this "
+            "estimator takes the array as ideal; EMTurboBiSVBI learns its elements and how it stands"
+        )
+    return (*said, *not_modelled(obs))
+
+
+def not_modelled(obs: UplinkObservation) -> tuple[str, ...]:
+    """Return what no estimator takes into account yet of what an observation says of its receiver."""
+    hardware = obs.hardware
+    if hardware is None:
+        return ()
+    coloured = hardware.noise_covariance is not None or hardware.estimates_noise
+    asked = [
+        name
+        for name, is_asked in (("coupling_std", hardware.coupling_std > 0), ("noise_covariance", coloured))
+        if is_asked
+    ]
+    if not asked:
         return ()
     return (
-        "symbol_times_s: the block moves or turns, but this estimator takes it as static, and its channel as "
-        "one for all symbols; EMTurboBiSVBI follows motion",
+        f"{', '.join(asked)}: not taken into account; correct the samples beforehand (whiten them over the "
+        "array, undo the coupling), or trust stated errors less",
     )
 
 

@@ -29,6 +29,7 @@ from isac_toolbox.estimators.scene.assemble import (
     Outcome,
     SceneEstimate,
     build_result,
+    not_modelled,
     taken_as_static,
     unseen_cosines,
     without_places,
@@ -109,8 +110,7 @@ class SceneLoop(TurboLoop):
         super().__init__(max_iter, tol, max_seconds)
         self.obs, self.block, self.warnings = without_zeros(obs)
         self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
-        if not self.follows_motion:
-            self.warnings += taken_as_static(obs)
+        self.warnings += not_modelled(obs) if self.follows_motion else taken_as_static(obs)
         self.search = PathSearch.for_observation(self.obs)
         if self.search.has_high_lobes:
             self.warnings.append(_FAR_BLOCKS)

@@ -47,7 +47,7 @@ class ElementErrors:
     @classmethod
     def of(cls, hardware: Hardware | None, array: AntennaArray) -> ElementErrors | None:
         """Return what is known beforehand; None where the elements' responses are known."""
-        if hardware is None or not (np.any(hardware.gain_stds) or np.any(hardware.phase_stds)):
+        if hardware is None or not (hardware.has_element_errors or np.any(hardware.response != 1)):
             return None
         return cls(
             hardware.response,
