@@ -14,6 +14,7 @@ _PUBLIC = {
     "scenario_names": "isac_toolbox.scenario",
     "UniformPlanarArray": "isac_toolbox.channel",
     "ArbitraryArray": "isac_toolbox.channel",
+    "PanelArray": "isac_toolbox.channel",
     "UplinkObservation": "isac_toolbox.channel",
     "Environment": "isac_toolbox.channel",
     "UnlocatedPaths": "isac_toolbox.channel",
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from isac_toolbox.channel import ConstantVelocity as ConstantVelocity
     from isac_toolbox.channel import Environment as Environment
     from isac_toolbox.channel import ImplausibleValueWarning as ImplausibleValueWarning
+    from isac_toolbox.channel import PanelArray as PanelArray
     from isac_toolbox.channel import UniformPlanarArray as UniformPlanarArray
     from isac_toolbox.channel import UnlocatedPaths as UnlocatedPaths
     from isac_toolbox.channel import UplinkObservation as UplinkObservation

@@ -868,7 +868,7 @@ def _spawn(seed: int | np.random.SeedSequence, count: int) -> list[np.random.See
 
 def _for_block(seeds: Sequence[np.random.SeedSequence], block: int) -> list[np.random.SeedSequence]:
     """Seeds of a later block's streams: symbols, noise, phases, interferers anew, the others as before."""
-    anew = (3, 4, 9, 18, 20)
+    anew = (3, 4, 9, 18)
     return [
         np.random.SeedSequence(s.entropy, spawn_key=(*s.spawn_key, block)) if i in anew else s
         for i, s in enumerate(seeds)

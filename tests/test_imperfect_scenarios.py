@@ -173,6 +173,17 @@ def test_images_fall_on_mirrored_subcarriers():
     assert_allclose(factors, np.broadcast_to(factors[:1, :, :1], factors.shape), rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::isac_toolbox.ImplausibleValueWarning")
+def test_the_receiver_stays_the_same_over_a_track():
+    fields = {"iq_image_db": -20.0, "element_phase_std_rad": 0.1, "coupling": 0.1}
+    images = []
+    for sim in SMALL.replace(**fields).simulate_track(3, 0.1, 2):
+        clean = np.einsum("knm,knt->nmt", sim.truth.channel, sim.truth.symbols)
+        images.append(np.mean((sim.observation.received - clean) / clean[::-1].conj(), axis=(0, 2)))
+        images[-1] = np.concatenate([images[-1], sim.truth.element_response])
+    assert_allclose(images[1:], [images[0]] * 2, rtol=1e-6)
+
+
 def test_images_of_users_come_through_their_channels():
     truth = SMALL.simulate(0).truth
     clean = np.einsum("knm,knt->nmt", truth.channel, truth.symbols)

@@ -8,6 +8,7 @@ from isac_toolbox.channel.hardware import Hardware
 from isac_toolbox.channel.modulation import bit_labels, qam_constellation
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.channel.panels import PanelArray
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.channel.plausibility import ImplausibleValueWarning
 from isac_toolbox.channel.process import ConstantVelocity
@@ -26,6 +27,7 @@ __all__ = [
     "Hardware",
     "ImplausibleValueWarning",
     "Motion",
+    "PanelArray",
     "Rays",
     "UniformPlanarArray",
     "UnlocatedPaths",

@@ -24,6 +24,7 @@ from isac_toolbox._validation import (
 from isac_toolbox.channel.array import AntennaArray, ArbitraryArray, UniformPlanarArray
 from isac_toolbox.channel.hardware import HARDWARE_FIELDS, Hardware, checked_hardware
 from isac_toolbox.channel.motion import MOTION_FIELDS, Motion, checked_motion
+from isac_toolbox.channel.panels import PanelArray
 from isac_toolbox.channel.plausibility import warn_of_implausible_block
 
 __all__ = ["LINKS", "WAVEFRONTS", "Geometry", "UplinkObservation"]
@@ -70,7 +71,7 @@ class UplinkObservation:
         Known symbols, zero where data is sent (and where a user is silent).
     pilot_mask : array_like of bool, shape (N, T) or (K, N, T)
         True where the symbol is known (a known zero = silent), False where data is sent.
-    array : UniformPlanarArray or ArbitraryArray
+    array : UniformPlanarArray, ArbitraryArray or PanelArray
         Receive array with M elements.
     subcarrier_frequencies_hz : array_like, shape (N,)
         Baseband frequencies of the used subcarriers, centred around zero.
@@ -151,7 +152,9 @@ class UplinkObservation:
     element_mask (both missing = none), format``, and those of ``symbol_times_s`` to
     ``user_phase_noise_std_rad`` and of ``element_gain_std`` to ``noise_covariance`` that are given. An
     arbitrary array has ``array_positions_wavelengths`` in the place of ``array_shape,
-    array_spacing_wavelengths``. Places that are not known are a single NaN each.
+    array_spacing_wavelengths``, and panels ``array_panel_shapes, array_panel_spacings_wavelengths,
+    array_panel_orientations_rad, array_panel_places_m, array_panel_carrier_hz``. Places that are not known
+    are a single NaN each.
     No pickled objects.
 
     What is masked has no influence on any estimate. Channels of masked elements and subcarriers are still
@@ -413,6 +416,10 @@ class UplinkObservation:
         for name in ("carrier_hz", "noise_variance"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, check_positive(name, as_scalar(getattr(self, name))))
+        if isinstance(self.array, PanelArray) and self.carrier_hz not in (None, self.array.carrier_hz):
+            raise ValueError(
+                f"carrier_hz must be that of the panels, {self.array.carrier_hz}, got {self.carrier_hz}"
+            )
         if self.wavefront == "spherical" and self.carrier_hz is None:
             raise ValueError("carrier_hz is needed for wavefront='spherical', got None")
         object.__setattr__(self, "beam_squint", check_flag("beam_squint", as_scalar(self.beam_squint)))
@@ -544,12 +551,7 @@ class UplinkObservation:
             for f in fields(self)
             if f.name not in ("array", *_NAN_IF_NONE, *_LEFT_OUT_IF_NONE)
         }
-        if isinstance(self.array, ArbitraryArray):
-            stored["array_positions_wavelengths"] = self.array.positions_wavelengths
-        elif isinstance(self.array, UniformPlanarArray):
-            stored["array_shape"] = self.array.shape
-            stored["array_spacing_wavelengths"] = self.array.spacings
-        stored["array_orientation_rad"] = (self.array.azimuth_rad, self.array.elevation_rad)
+        stored.update(_array_to_store(self.array))
         for name in _NAN_IF_NONE:
             value = getattr(self, name)
             stored[name] = np.nan if value is None else value
@@ -573,7 +575,9 @@ class UplinkObservation:
         names.append("array_orientation_rad")
         data = _npz.read(path, "uplink-observation", names)
         names.pop()
-        if "array_positions_wavelengths" not in data:
+        if "array_panel_places_m" in data:
+            _npz.require(path, "uplink-observation", data, _PANEL_KEYS)
+        elif "array_positions_wavelengths" not in data:
             _npz.require(path, "uplink-observation", data, ["array_shape", "array_spacing_wavelengths"])
         array = _stored_array(data)
         values: dict[str, Any] = {name: data[name] for name in names}
@@ -594,17 +598,54 @@ class UplinkObservation:
         return cls(array=array, **values)
 
 
+def _array_to_store(array: AntennaArray) -> dict[str, ArrayLike]:
+    """Return what a file holds of an array."""
+    stored: dict[str, ArrayLike] = {"array_orientation_rad": (array.azimuth_rad, array.elevation_rad)}
+    if isinstance(array, PanelArray):
+        stored["array_panel_shapes"] = [panel.shape for panel in array.panels]
+        stored["array_panel_spacings_wavelengths"] = [panel.spacings for panel in array.panels]
+        stored["array_panel_orientations_rad"] = [(p.azimuth_rad, p.elevation_rad) for p in array.panels]
+        stored["array_panel_places_m"] = array.places_m
+        stored["array_panel_carrier_hz"] = array.carrier_hz
+    elif isinstance(array, ArbitraryArray):
+        stored["array_positions_wavelengths"] = array.positions_wavelengths
+    elif isinstance(array, UniformPlanarArray):
+        stored["array_shape"] = array.shape
+        stored["array_spacing_wavelengths"] = array.spacings
+    return stored
+
+
 def _stored_array(data: dict[str, NDArray[Any]]) -> AntennaArray:
     """Return the array that a file holds."""
     check_shape("array_orientation_rad", data["array_orientation_rad"], (2,), "(2,)")
     orientation = data["array_orientation_rad"].tolist()
+    if "array_panel_places_m" in data:
+        return _stored_panels(data, orientation)
     if "array_positions_wavelengths" in data:
         return ArbitraryArray(data["array_positions_wavelengths"], *orientation)
     check_shape("array_shape", data["array_shape"], (2,), "(2,)")
     check_shape("array_spacing_wavelengths", data["array_spacing_wavelengths"], (2,), "(2,)")
-    n_h, n_v = data["array_shape"].tolist()
-    d_h, d_v = data["array_spacing_wavelengths"].tolist()
+    return _stored_plane(data["array_shape"], data["array_spacing_wavelengths"], orientation)
+
+
+def _stored_plane(
+    shape: NDArray[Any], spacings: NDArray[Any], orientation: list[float]
+) -> UniformPlanarArray:
+    n_h, n_v = shape.tolist()
+    d_h, d_v = spacings.tolist()
     return UniformPlanarArray((n_h, n_v), d_h if d_h == d_v else (d_h, d_v), *orientation)
+
+
+def _stored_panels(data: dict[str, NDArray[Any]], orientation: list[float]) -> PanelArray:
+    rows = [data[name] for name in _PANEL_KEYS[:3]]
+    n_panels = len(np.atleast_1d(data["array_panel_places_m"]))
+    for name, value in zip(_PANEL_KEYS, rows):
+        check_shape(name, value, (n_panels, 2), "(P, 2)")
+    panels = [
+        _stored_plane(shape, spacings, own.tolist()) for shape, spacings, own in zip(*rows, strict=True)
+    ]
+    carrier_hz = as_scalar(data["array_panel_carrier_hz"])
+    return PanelArray(panels, data["array_panel_places_m"], carrier_hz, *orientation)
 
 
 def _without_masked(samples: Any) -> tuple[Any, NDArray[np.bool_] | None]:
@@ -622,6 +663,13 @@ def _as_mask(name: str, value: Any) -> NDArray[np.bool_]:
     return mask
 
 
+_PANEL_KEYS = (
+    "array_panel_shapes",
+    "array_panel_spacings_wavelengths",
+    "array_panel_orientations_rad",
+    "array_panel_places_m",
+    "array_panel_carrier_hz",
+)
 _PLACES = ("bs_position_m", "user_positions_m", "user_position_std_m", "region_m")
 _NAN_IF_NONE = ("carrier_hz", "noise_variance", *_PLACES)
 _LEFT_OUT_IF_NONE = ("sample_mask", "element_mask", *MOTION_FIELDS, *HARDWARE_FIELDS)

@@ -16,7 +16,13 @@ PLACES = ("bs_position_m", "user_positions_m", "user_position_std_m", "time_offs
 RNG = np.random.default_rng(0)
 ANGLES = 2 * np.pi * np.arange(24) / 24
 RING = 1.2 * np.column_stack([np.cos(ANGLES), np.sin(ANGLES)])
+PANELS = isac.PanelArray(
+    [isac.UniformPlanarArray((4, 4), azimuth_rad=azimuth) for azimuth in (0.3, -0.3)],
+    [[0.0, 0.15, 0.0], [0.0, -0.15, 0.0]],
+    carrier_hz=3.5e9,
+)
 ARRAYS = {
+    "panels": PANELS.positions_wavelengths,
     "ring": RING,
     "random": RNG.uniform(-1.0, 1.0, (16, 2)),
     "sparse": RNG.uniform(-5.0, 5.0, (16, 2)),
