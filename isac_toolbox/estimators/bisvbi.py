@@ -291,7 +291,7 @@ class EMTurboBiSVBI:
             If a user has no usable pilot, ``grid_points`` are too many for a full inverse, settings need
             places (``unlocated_paths=False``, ``coarse="music"``, inverses on a grid) that are not given, or
             a block that moves has an inverse on a grid or misses single samples; if ``expected`` has another
-            number of users, or the block no places.
+            number of users, or the block no places or priors of hardware.
         """
         if expected is not None:
             _check_expected(expected, obs)

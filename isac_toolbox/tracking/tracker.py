@@ -134,16 +134,16 @@ class Tracker:
         Raises
         ------
         TypeError, ValueError
-            If it is no observation, has no places, other users than the blocks before or no time, or is not
-            later than the block before.
+            If it is no observation, has no places, priors of hardware, other users than the blocks before or
+            no time, or is not later than the block before.
         """
         time = self._checked_time(observation, time_s)
         geometry = observation.geometry_for("Tracker")
         if observation.hardware is not None:
             given = [name for name in HARDWARE_FIELDS if getattr(observation, name) is not None]
             raise ValueError(
-                f"observation must have no priors of its hardware, which blocks share, got {given}; calibrate "
-                "the array by one block, and correct the samples"
+                f"observation must have no priors of its hardware, which blocks share, got {given}; "
+                "calibrate the array by one block, and correct the samples"
             )
         if not self._moments:
             return self._taken_in(self._first(observation, geometry, time), observation, geometry)
