@@ -25,6 +25,7 @@ from isac_toolbox._validation import (
 )
 from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.atoms.scene import Scene
+from isac_toolbox.channel.hardware import HARDWARE_FIELDS
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
 from isac_toolbox.estimators.coarse.acquire import acquired, data_residual, doppler_search
@@ -290,7 +291,7 @@ class EMTurboBiSVBI:
             If a user has no usable pilot, ``grid_points`` are too many for a full inverse, settings need
             places (``unlocated_paths=False``, ``coarse="music"``, inverses on a grid) that are not given, or
             a block that moves has an inverse on a grid or misses single samples; if ``expected`` has another
-            number of users, or the block no places.
+            number of users, or the block no places or priors of hardware.
         """
         if expected is not None:
             _check_expected(expected, obs)
@@ -363,6 +364,9 @@ def _check_expected(expected: ExpectedScene, obs: UplinkObservation) -> None:
     if not isinstance(obs, UplinkObservation):
         raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
     obs.geometry_for("expected")
+    if obs.hardware is not None:
+        given = [name for name in HARDWARE_FIELDS if getattr(obs, name) is not None]
+        raise ValueError(f"expected must be None for a block with priors of its hardware, got {given}")
     if len(expected.user_positions_m) != obs.n_users:
         raise ValueError(
             f"expected must have the block's {obs.n_users} users, got {len(expected.user_positions_m)}"

@@ -249,7 +249,7 @@ class EstimationResult:
         points stay on a grid, ``LeastSquares`` and ``GenieLMMSE``.
     information : SceneInformation, optional
         What the samples say of scatterers, users, clocks and motion together; from ``EMTurboBiSVBI``, where
-        places are given and a scene was found.
+        places are given, there are no priors of hardware and a scene was found.
     """
 
     estimator: str

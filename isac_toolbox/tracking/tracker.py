@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox._validation import as_scalar, check_fraction, check_has, check_positive
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.channel.hardware import HARDWARE_FIELDS
 from isac_toolbox.channel.observation import Geometry, UplinkObservation
 from isac_toolbox.channel.process import ConstantVelocity
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
@@ -133,11 +134,17 @@ class Tracker:
         Raises
         ------
         TypeError, ValueError
-            If it is no observation, has no places, other users than the blocks before or no time, or is not
-            later than the block before.
+            If it is no observation, has no places, priors of hardware, other users than the blocks before or
+            no time, or is not later than the block before.
         """
         time = self._checked_time(observation, time_s)
         geometry = observation.geometry_for("Tracker")
+        if observation.hardware is not None:
+            given = [name for name in HARDWARE_FIELDS if getattr(observation, name) is not None]
+            raise ValueError(
+                f"observation must have no priors of its hardware, which blocks share, got {given}; "
+                "calibrate the array by one block, and correct the samples"
+            )
         if not self._moments:
             return self._taken_in(self._first(observation, geometry, time), observation, geometry)
         last = self._moments[-1]

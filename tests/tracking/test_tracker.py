@@ -256,6 +256,9 @@ def test_bad_blocks_are_named():
     nowhere = observation_at(0.0, user_positions_m=None, user_position_std_m=None, region_m=None)
     with pytest.raises(ValueError, match="Tracker"):
         tracker.update(nowhere)
+    turned = observation_at(0.0, array_rotation_std_rad=0.01)
+    with pytest.raises(ValueError, match="array_rotation_std_rad"):
+        tracker.update(turned)
     tracker.update(observation_at(1.0))
     with pytest.raises(ValueError, match="later than that of the block before"):
         tracker.update(observation_at(1.0))

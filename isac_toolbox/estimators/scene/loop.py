@@ -297,7 +297,9 @@ class SceneLoop(TurboLoop):
             fitted = FittedBlock(block, mean, detection.moments, n_fitted, diffuse)
             misfit = whiteness(fitted, self.search)
         motion = self._motion(fit, covariance)
-        told = information_of(fit, scene, shown, self.obs.motion) if self.judges_fit else None
+        told = None
+        if self.judges_fit and self.obs.hardware is None:
+            told = information_of(fit, scene, shown, self.obs.motion)
         elements = ElementEstimate.of(working.problem.elements)
         if elements is not None:
             channel = elements.applied(channel)
