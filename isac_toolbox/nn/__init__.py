@@ -54,6 +54,7 @@ _PUBLIC = {
     "count_macs": "export.macs",
     "filter_macs": "export.macs",
     "mac_gates": "export.macs",
+    "CSVLog": "csv_log",
     "TensorLoader": "data",
     "load_digits_split": "data",
     "load_fashion_mnist": "data",
@@ -111,6 +112,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from isac_toolbox.nn import baselines as baselines
     from isac_toolbox.nn import models as models
+    from isac_toolbox.nn.csv_log import CSVLog as CSVLog
     from isac_toolbox.nn.data import TensorLoader as TensorLoader
     from isac_toolbox.nn.data import load_cifar10 as load_cifar10
     from isac_toolbox.nn.data import load_digits_split as load_digits_split

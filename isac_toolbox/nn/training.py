@@ -301,7 +301,7 @@ def train(
     frozen: Iterable[str] | None = None,
     after_backward: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
-    on_epoch: Callable[[int, float, float], None] | None = None,
+    on_epoch: Callable[[int, float, float], Any] | None = None,
 ) -> nn.Module:
     """Train in place with Adam and a cosine schedule; the global random state does not change.
 
@@ -332,7 +332,7 @@ def train(
     after_backward, after_step : callable, optional
         Called in every step, after the gradients are there and after the weights have moved.
     on_epoch : callable, optional
-        Called with (epoch, mean loss, metric) of every epoch.
+        Called with (epoch, mean loss, metric) of every epoch; a true return value stops the training.
 
     Returns
     -------
@@ -365,8 +365,8 @@ def train(
                     total += float(value.detach()) * size
                     quality, seen = quality + part * size, seen + size
             n_batches = i + 1
-            if on_epoch is not None:
-                on_epoch(epoch, total / max(seen, 1), quality / max(seen, 1))
+            if on_epoch is not None and on_epoch(epoch, total / max(seen, 1), quality / max(seen, 1)):
+                break
     return model.eval()
 
 

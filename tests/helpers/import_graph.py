@@ -39,6 +39,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "nn/_checkpoints.py",
         "nn/_posteriors.py",
         "nn/_settings.py",
+        "nn/csv_log.py",
         "nn/data.py",
         "nn/layers.py",
         "nn/models.py",

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from isac_toolbox._validation import check_integer, check_loader
 from isac_toolbox.nn._batches import described_data
 from isac_toolbox.nn._checkpoints import Checkpoint, run_epochs
+from isac_toolbox.nn._posteriors import read_state, write_state
 from isac_toolbox.nn._settings import settings_with
 from isac_toolbox.nn.evaluation.metrics import predict_loader, prediction_metrics
 from isac_toolbox.nn.export.report import CompressionReport, make_report
@@ -39,6 +40,7 @@ from isac_toolbox.nn.training import (
 __all__ = ["AUTHORS_SETTINGS", "SSVI", "SSVIReport", "SparseClassifier", "SparseEpochRecord"]
 
 _CHECKPOINT_FORMAT = "isac-toolbox sparse training checkpoint 2"
+_FILE_FORMAT = "isac-toolbox sparse posterior 1"
 
 Self = TypeVar("Self", bound="SparseClassifier")
 
@@ -70,8 +72,8 @@ class SparseClassifier(SparseTraining):
     Parameters
     ----------
     model : nn.Module
-        Any network; it is not changed. Biases and normalisations start from its values, the
-        weights are drawn.
+        Any network; it is not changed. Biases and normalisations start from its values, the weights are
+        drawn or, with ``start="model"`` of the settings, its largest.
     settings : SSVISettings
         All settings.
     exclude : iterable of str
@@ -98,6 +100,8 @@ class SparseClassifier(SparseTraining):
         self.model = convert_sparse(model, exclude, settings.sparse_below)
         self.layers, self.frozen = sparse_layers(self.model), frozen_modules(self.model)
         self._small = {name: value.clone() for name, value in self.model.state_dict().items()}
+        plain: dict[str, Any] = dict(model.named_modules()) if settings.start == "model" else {}
+        self._given = {name: plain[name].weight.detach().clone() for name in self.layers if plain}
         self._start()
 
     def fit(
@@ -267,7 +271,8 @@ class SSVI(SparseClassifier):
     Parameters
     ----------
     model : nn.Module
-        Any network; it is not changed. New weights are drawn.
+        Any network; it is not changed. New weights are drawn; with ``start="model"``, those of a trained
+        network are the start.
     density, removal, addition
         The first three fields of ``SSVISettings``; taken from ``settings`` if not given.
     settings : SSVISettings, optional
@@ -328,3 +333,61 @@ class SSVI(SparseClassifier):
                 stacklevel=2,
             )
         super().__init__(model, chosen, exclude, loss, seed, metric)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fitted posterior with its settings as a safetensors file, and return its path.
+
+        Raises
+        ------
+        RuntimeError
+            If ``fit`` has not been called.
+        """
+        if not self.history:
+            raise RuntimeError("save needs a fitted network; call fit first")
+        state = {name: value for name, value in self.state().items() if name != "optimiser"}
+        return write_state(path, _FILE_FORMAT, state | {"settings": asdict(self.settings), "seed": self.seed})
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        model: nn.Module,
+        *,
+        exclude: Iterable[str] = (),
+        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
+        metric: Callable[[Any, Any], Any] | None = None,
+    ) -> SSVI:
+        """Return the fitted object of a file of ``save``.
+
+        Parameters
+        ----------
+        path : path
+        model : nn.Module
+            Of the same architecture as the one that was trained; its weights do not matter.
+        exclude, loss, metric
+            As in the constructor.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is damaged, of another kind, or of another architecture.
+        """
+        state = read_state(path, _FILE_FORMAT)
+        with warnings.catch_warnings():  # of settings that have been chosen already
+            warnings.simplefilter("ignore", UserWarning)
+            settings = SSVISettings(**state["settings"])
+            loaded = cls(
+                model, settings=settings, exclude=exclude, loss=loss, metric=metric, seed=state["seed"]
+            )
+        momenta = {
+            i: {"momentum_buffer": torch.zeros_like(p)}
+            for i, p in enumerate(p for group in loaded.optimiser.param_groups for p in group["params"])
+        }
+        try:
+            loaded.restore(state | {"optimiser": loaded.optimiser.state_dict() | {"state": momenta}})
+        except (RuntimeError, KeyError) as error:  # torch: names or shapes of the tensors differ
+            raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from None
+        loaded.model.eval()
+        return loaded

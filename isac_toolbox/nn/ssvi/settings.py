@@ -9,10 +9,11 @@ from isac_toolbox._choices import LAYER_DENSITIES, REMOVALS
 from isac_toolbox._validation import check_choice, check_flag, check_fraction, check_integer, check_positive
 from isac_toolbox.nn.ssvi.sparse_linear import CROSSOVER_DENSITY
 
-__all__ = ["ADDITIONS", "AUTHORS_SETTINGS", "NOISES", "REMOVALS", "SIGMA_STEPS", "SSVISettings"]
+__all__ = ["ADDITIONS", "AUTHORS_SETTINGS", "NOISES", "REMOVALS", "SIGMA_STEPS", "STARTS", "SSVISettings"]
 
 NOISES = ("weights", "outputs")
 SIGMA_STEPS = ("rho", "sigma")
+STARTS = ("random", "model")
 ADDITIONS = ("gradient", "random", "structured")
 #: Settings in which the code of the authors differs: ``SSVI(model, **AUTHORS_SETTINGS)``.
 AUTHORS_SETTINGS = {
@@ -76,9 +77,13 @@ class SSVISettings:
         The authors have a standard deviation of 0.005, which suits weights of that size in wide networks.
     learning_rate, momentum, weight_decay : float
         SGD with a cosine schedule; no decay of sigma. The authors have a rate of 0.01.
+    start : {"random", "model"}
+        Support and means at the start: random, or the largest weights of each layer of the given, trained
+        network. A smaller ``learning_rate`` (0.01) then forgets less of it.
     initial_mean_sd : float, optional
         Standard deviation of the means at the start. If not given, ``sqrt(2 / active inputs)`` of each layer;
         the authors have 0.01, with which a network without normalisation layers does not start to learn.
+        Not with ``start="model"``.
     initial_sigma : float
         Sigma at the start, ``softplus(rho)``, as of the authors.
     sparse_below : float
@@ -128,6 +133,7 @@ class SSVISettings:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    start: str = "random"
     initial_mean_sd: float | None = None
     initial_sigma: float = 6e-4
     sparse_below: float = CROSSOVER_DENSITY
@@ -140,6 +146,7 @@ class SSVISettings:
         check_choice("removal", self.removal, REMOVALS)
         check_choice("addition", self.addition, ADDITIONS)
         check_choice("noise", self.noise, NOISES)
+        check_choice("start", self.start, STARTS)
         check_choice("sigma_step", self.sigma_step, SIGMA_STEPS)
         check_choice("layer_density", self.layer_density, LAYER_DENSITIES)
         for name in ("replace_fraction", "update_until", "sparse_below"):
@@ -149,6 +156,8 @@ class SSVISettings:
             self._set(name, check_positive(name, getattr(self, name)))
         if self.initial_mean_sd is not None:
             self._set("initial_mean_sd", check_positive("initial_mean_sd", self.initial_mean_sd))
+            if self.start == "model":
+                raise ValueError("initial_mean_sd goes with start='random', got start='model'")
         for name in ("p11", "gate"):
             self._set(name, check_fraction(name, getattr(self, name)))
         for name in ("kl_weight", "weight_decay"):

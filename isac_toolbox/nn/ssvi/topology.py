@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from isac_toolbox.inference import GatedChain
 from isac_toolbox.nn.ssvi.layers import SparseLayer, inverse_softplus
 
-__all__ = ["StructuredScore", "random_support", "replace_weights"]
+__all__ = ["StructuredScore", "largest_weights", "random_support", "replace_weights"]
 
 #: Largest evidence of one weight in nats; with more, the chain has no effect.
 _MAX_EVIDENCE = 20.0
@@ -40,6 +40,15 @@ def random_support(
     order = torch.randperm(n_blocks * shape[0], generator=generator)
     rank = order[blocks.flatten()]
     return torch.sort(rank, stable=True).indices[:n_active].sort().values
+
+
+def largest_weights(weight: Tensor, n_active: int) -> tuple[Tensor | None, Tensor]:
+    """Return ascending positions, None if all are active, and values of the largest weights."""
+    values = weight.flatten().clone()
+    if n_active >= values.numel():
+        return None, values
+    index = values.abs().topk(n_active).indices.sort().values
+    return index, values[index]
 
 
 def replace_weights(

@@ -20,7 +20,12 @@ from isac_toolbox.nn.ssvi.flops import step_flops, topology_flops
 from isac_toolbox.nn.ssvi.layers import SparseLayer, active_kl, descend_in_sigma, inverse_softplus, to_plain
 from isac_toolbox.nn.ssvi.scores import removal_score
 from isac_toolbox.nn.ssvi.settings import SSVISettings
-from isac_toolbox.nn.ssvi.topology import StructuredScore, random_support, replace_weights
+from isac_toolbox.nn.ssvi.topology import (
+    StructuredScore,
+    largest_weights,
+    random_support,
+    replace_weights,
+)
 from isac_toolbox.nn.training import cosine, epoch_seed, set_rate, set_training, training_epoch
 
 __all__ = ["SparseEpochRecord", "SparseTraining"]
@@ -103,6 +108,7 @@ class SparseTraining:
     training_flops: int
     n_updates: int
     _small: dict[str, Tensor]
+    _given: dict[str, Tensor]
     _known_positions: dict[str, int] | None
 
     # ---- start ---------------------------------------------------------------------------------------
@@ -114,7 +120,7 @@ class SparseTraining:
         budgets = self._budgets()
         for i, (name, layer) in enumerate(self.layers.items()):
             generator = torch.Generator().manual_seed(epoch_seed(self.seed, i, 3))
-            self._start_layer(layer, budgets[name], generator)
+            self._start_layer(layer, budgets[name], generator, self._given.get(name))
         self._graphs = {
             name: StructuredScore(layer.dense_shape, n, self.settings.p11, self.settings.gate)
             for name, layer in self.layers.items()
@@ -132,15 +138,20 @@ class SparseTraining:
         counts = layer_budgets(shapes, chosen.density, chosen.layer_density, chosen.erk_power)
         return dict(zip(self.layers, counts))
 
-    def _start_layer(self, layer: SparseLayer, n_active: int, generator: torch.Generator) -> None:
-        """Draw support and means ``N(0, sd^2)`` of a layer, with one sigma."""
+    def _start_layer(
+        self, layer: SparseLayer, n_active: int, generator: torch.Generator, given: Tensor | None
+    ) -> None:
+        """Set support and means of a layer, random ones or the largest of given weights, with one sigma."""
         chosen = self.settings
-        run = max(round(1.0 / (1.0 - chosen.p11)), 1) if chosen.removal == "structured" else 1
-        index = random_support(layer.dense_shape, n_active, generator, run)
-        spread = chosen.initial_mean_sd
-        if spread is None:  # He et al., with the mean number of active inputs
-            spread = math.sqrt(2.0 / max(n_active / layer.dense_shape[0], 1.0))
-        mean = (spread * torch.randn(n_active, generator=generator)).to(layer.like)
+        if given is None:
+            run = max(round(1.0 / (1.0 - chosen.p11)), 1) if chosen.removal == "structured" else 1
+            index = random_support(layer.dense_shape, n_active, generator, run)
+            spread = chosen.initial_mean_sd
+            if spread is None:  # He et al., with the mean number of active inputs
+                spread = math.sqrt(2.0 / max(n_active / layer.dense_shape[0], 1.0))
+            mean = (spread * torch.randn(n_active, generator=generator)).to(layer.like)
+        else:
+            index, mean = largest_weights(given.to(layer.like), n_active)
         rho = torch.full_like(mean, inverse_softplus(chosen.initial_sigma)) if chosen.posterior else None
         layer.noisy_outputs = chosen.posterior and chosen.noise == "outputs"
         layer.set_support(None if index is None else index.to(mean.device), mean, rho)

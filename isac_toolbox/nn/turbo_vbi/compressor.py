@@ -7,6 +7,7 @@ the network to the prior holds the data term alone, and its variance comes from 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import asdict
@@ -238,6 +239,7 @@ class TurboVBICompressor(OwnLoop):
         learning_rate: float | None = None,
         teacher: nn.Module | None = None,
         distillation: float = 0.5,
+        callback: Callable[[EpochRecord], bool | None] | None = None,
         progress: bool = True,
     ) -> TurboVBICompressor:
         """Train the kept weights without noise and prior.
@@ -254,6 +256,9 @@ class TurboVBICompressor(OwnLoop):
             Network whose softened outputs enter the loss beside the labels, for example ``model``.
         distillation : float
             Weight of the teacher's term in the loss, from 0 to 1.
+        callback : callable, optional
+            Called with the record of every epoch, of phase ``"fine-tuning"``, which is not in ``history``; a
+            true return value stops the training.
         progress : bool
             Show a progress bar on a terminal.
 
@@ -275,6 +280,19 @@ class TurboVBICompressor(OwnLoop):
             for parameter, channels in dead:
                 parameter.data[channels] = 0.0
 
+        support, n_before, n_done = self.support(), len(self.history) + self._tuned_epochs, 0
+        start = time.perf_counter()
+
+        def told(epoch: int, loss: float, part: float) -> bool | None:
+            nonlocal start, n_done
+            show((epoch, loss, part))
+            now, n_done = time.perf_counter(), epoch + 1
+            seconds, start = now - start, now
+            if callback is None:
+                return None
+            figures = {"epoch": n_before + epoch, "loss": loss, "accuracy": part, "seconds": seconds}
+            return callback(self._record(support, None, temperature=0.0, phase="fine-tuning", **figures))
+
         with epoch_progress(progress, epochs, 0) as show:
             train(
                 self.model,
@@ -282,16 +300,16 @@ class TurboVBICompressor(OwnLoop):
                 epochs=epochs,
                 learning_rate=rate,
                 seed=self.seed,
-                first_epoch=len(self.history) + self._tuned_epochs,
+                first_epoch=n_before,
                 teacher=teacher,
                 distillation=distillation,
                 loss=self.objective.loss,
                 metric=self.objective.metric,
                 frozen=self.frozen,
                 after_step=hold if dead else None,
-                on_epoch=lambda epoch, loss, part: show((epoch, loss, part)),
+                on_epoch=told,
             )
-        self._tuned_epochs += epochs
+        self._tuned_epochs += n_done
         self._tidy()
         return self
 

@@ -39,7 +39,8 @@ class EpochRecord:
     val_loss : float
         Loss of the mean network under the current mask on the validation set; NaN without one.
     phase : str
-        ``"posterior"``; in a guarded fit also ``"dense"`` and ``"settling"``.
+        ``"posterior"``; in a guarded fit also ``"dense"`` and ``"settling"``; in ``finetune``,
+        ``"fine-tuning"``.
     """
 
     epoch: int

@@ -373,3 +373,40 @@ def test_a_second_fit_counts_the_operations_of_its_inputs(resumed, digits, tmp_p
     assert again.macs_dense == fresh.macs_dense == 9 * 4 * 196 + 160
     assert again.training_flops == fresh.training_flops
     assert again.training_flops_dense == fresh.training_flops_dense == 6 * 256 * (9 * 4 * 196 + 160)
+
+
+def test_a_file_holds_the_whole_posterior(tmp_path, digits, network, fitted):
+    path = fitted.save(tmp_path / "posterior")
+    loaded = SSVI.load(path, mlp(64, (64, 32), 10))
+    x = digits[2].x
+    for n_samples in (0, 3):
+        assert torch.equal(loaded.predict_proba(x, n_samples), fitted.predict_proba(x, n_samples))
+    assert loaded.report() == fitted.report() and loaded.history == fitted.history
+    assert path.stat().st_size < fitted.training_state_bytes()["total"] + 60_000
+    with pytest.raises(ValueError, match="does not fit Sequential"):
+        SSVI.load(path, mlp(64, (64, 30), 10))
+    with pytest.raises(FileNotFoundError):
+        SSVI.load(tmp_path / "none.safetensors", network)
+    with pytest.raises(RuntimeError, match="save needs a fitted network"):
+        SSVI(network).save(path)
+
+
+def test_a_trained_network_is_a_start(digits, trained):
+    ssvi = SSVI(trained, density=0.3, start="model", learning_rate=0.01, update_interval=10)
+    plain, start = dict(trained.named_modules()), ssvi.mean_model()
+    for name, layer in ssvi.layers.items():
+        weight, kept = plain[name].weight.detach(), layer.mask
+        assert torch.equal(dict(start.named_modules())[name].weight.detach(), weight * kept)
+        assert float(weight[kept].abs().min()) >= float(weight[~kept].abs().max())
+    random = SSVI(trained, density=0.3, learning_rate=0.01, update_interval=10)
+    first, cold = (s.fit(digits[0], digits[1], epochs=2, progress=False).history[0] for s in (ssvi, random))
+    assert first.val_accuracy > cold.val_accuracy + 0.2
+    before = ssvi.predict_proba(digits[2].x)
+    assert torch.equal(ssvi.fit(digits[0], epochs=2, progress=False).predict_proba(digits[2].x), before)
+
+
+def test_a_start_that_does_not_go_is_refused(network):
+    with pytest.raises(ValueError, match="initial_mean_sd goes with start='random'"):
+        SSVI(network, start="model", initial_mean_sd=0.1)
+    with pytest.raises(ValueError, match="start must be one of"):
+        SSVI(network, start="warm")
