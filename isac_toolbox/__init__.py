@@ -30,6 +30,7 @@ _PUBLIC = {
     "LeastSquares": "isac_toolbox.estimators",
     "GenieLMMSE": "isac_toolbox.estimators",
     "EstimationResult": "isac_toolbox.estimators",
+    "range_doppler_map": "isac_toolbox.estimators",
     "sweep": "isac_toolbox.sweeps",
     "SweepResult": "isac_toolbox.sweeps",
     "load_sweep": "isac_toolbox.sweeps",
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from isac_toolbox.estimators import GenieLMMSE as GenieLMMSE
     from isac_toolbox.estimators import LeastSquares as LeastSquares
     from isac_toolbox.estimators import MusicSCVBI as MusicSCVBI
+    from isac_toolbox.estimators import range_doppler_map as range_doppler_map
     from isac_toolbox.scenario import Scenario as Scenario
     from isac_toolbox.scenario import Simulation as Simulation
     from isac_toolbox.scenario import Truth as Truth

@@ -7,6 +7,7 @@ from isac_toolbox.estimators.baselines.nomp import NOMP
 from isac_toolbox.estimators.baselines.omp import OMP
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
 from isac_toolbox.estimators.music_scvbi import MusicSCVBI
+from isac_toolbox.estimators.range_doppler import RangeDopplerMap, range_doppler_map
 from isac_toolbox.estimators.recorder import SceneRecorder, SceneSnapshot
 from isac_toolbox.estimators.result import (
     Ambiguity,
@@ -31,8 +32,10 @@ __all__ = [
     "Misfit",
     "MisfitAxis",
     "MusicSCVBI",
+    "RangeDopplerMap",
     "SceneInformation",
     "SceneRecorder",
     "SceneSnapshot",
+    "range_doppler_map",
     "result_from_channel",
 ]

@@ -58,6 +58,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "estimators/memory.py",
         "estimators/even_grid.py",
         "estimators/music.py",
+        "estimators/range_doppler.py",
         "estimators/search.py",
         "estimators/windows.py",
         "nn/turbo_vbi/",
