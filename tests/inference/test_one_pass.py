@@ -96,6 +96,6 @@ def test_compression_sweeps(rule, sweeps, monkeypatch):
     train_set, _, _ = nn.load_digits_split(0)
     loader = nn.TensorLoader.from_dataset(train_set, batch_size=256)
     model = nn.models.mlp(64, (16,), 10)
-    settings = {"rule": rule, "warmup_epochs": 1, "updates_per_epoch": 2}
+    settings = {"rule": rule, "warmup_epochs": 1, "updates_per_epoch": 2, "max_loss_drop": None}
     nn.TurboVBICompressor(model, **settings).fit(loader, epochs=3, progress=False)
     assert len(sweeps) == 2 * 2 * 2  # layers, epochs after the warm-up, updates in each
