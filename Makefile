@@ -4,7 +4,8 @@ BIN := $(VENV)/bin
 # What must hold without any extra, and with the oldest versions of everything that is needed.
 CORE_TESTS := tests/test_imports.py tests/test_doctests.py tests/test_bad_input.py tests/test_scenario.py \
   tests/test_metrics.py tests/test_bounds.py tests/test_storage.py tests/channel tests/inference \
-  tests/estimators tests/sweeps tests/interop tests/cli tests/plotting tests/nn
+  tests/estimators/symbols tests/estimators/baselines tests/estimators/test_bisvbi.py \
+  tests/estimators/test_moving_blocks.py tests/sweeps tests/interop tests/cli tests/plotting tests/nn
 
 .PHONY: demo test test-oldest test-bare check docs clean
 
