@@ -139,7 +139,7 @@ def clip(samples: ComplexArray, share: float, oversampling: int) -> ComplexArray
     """Limit real and imaginary parts of an antenna's time samples where this share of them is beyond."""
 
     def limit(times: ComplexArray) -> ComplexArray:
-        parts = times.view(np.float64)
+        parts = np.ascontiguousarray(times).view(np.float64)
         level = np.quantile(np.abs(parts), 1 - share)
         return np.clip(parts, -level, level).view(np.complex128)
 
@@ -168,7 +168,7 @@ def quantise(samples: ComplexArray, bits: int, full_scale: float | None, oversam
     scale = best_full_scale(bits) if full_scale is None else full_scale
 
     def rounded(times: ComplexArray) -> ComplexArray:
-        parts = times.view(np.float64)
+        parts = np.ascontiguousarray(times).view(np.float64)
         step = 2 * scale * np.sqrt(np.mean(parts**2)) / 2**bits
         cell = np.clip(np.floor(parts / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         return ((cell + 0.5) * step).view(np.complex128)
