@@ -50,6 +50,7 @@ from isac_toolbox.estimators.scene.squint import SQUINT_NATS, shows_squint
 from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.elements import ElementErrors
 from isac_toolbox.estimators.symbols.phases import PhasePrior
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics, pilot_statistics
 from isac_toolbox.inference.hierarchy import RULES
@@ -98,6 +99,11 @@ _NEED_NO_PLACES = (("coarse", "nomp"), ("inverse", "subspace"), ("unlocated_path
 
 _NO_STATIC_PEAKS = (
     "symbol_times_s: MUSIC takes the block as static, so NOMP was the coarse stage instead of coarse='music'"
+)
+_UNDECIDED_SHIFTS = (
+    "symbol_times_s: the pilots of user(s) {users} look the same at several Doppler shifts, of which the "
+    "prior chose without the help of data; velocities and frequency offsets may be wrong; pilots closer in "
+    "time tell"
 )
 _SQUINT = "the samples show beam squint, which was taken into account; pass beam_squint=True"
 _DATA_REFUSED = (
@@ -429,8 +435,11 @@ class BiSVBILoop(SceneLoop):
         self._work = Work(self.deadline)
         self._n_unexplained = 0
         self._pilot_misfit: float | None = None
+        self._undecided_shifts: list[int] = []
         self.start(self._coarse)
         self.warnings += self._coarse_warnings
+        if self._undecided_shifts:
+            self.warnings.append(_UNDECIDED_SHIFTS.format(users=self._undecided_shifts))
         motion = self.obs.motion
         self._phase_prior = None if motion is None else PhasePrior.of(motion)
         self._take_elements()
@@ -449,13 +458,21 @@ class BiSVBILoop(SceneLoop):
             return self._as_expected(self._expected)
         if self.obs.motion is None:
             return self._coarse_on(pilots, watch)
-        rate = self.settings.false_alarm_rate
-        self.block, others = acquired(self.obs, self.block, self.search, rate)
+        self.block, others = acquired(
+            pilots, self.block, self.search, self.settings.false_alarm_rate, self.settings.data_aided
+        )
         self.search = doppler_search(self.obs, self.block, self.search) or self.search
-        self.working = self._coarse_on(Problem.on_pilots(self.obs, self.block), watch)
-        if watch is None or watch.found is None:
-            self._try_other_shifts(others, watch)
+        self.working = self._coarse_on(self._on_pilots(pilots.elements), watch)
+        if self.settings.data_aided and np.any(~self.block.known):
+            if watch is None or watch.found is None:
+                self._try_other_shifts(others, watch)
+        else:
+            self._undecided_shifts = [k for k, shifts in enumerate(others) if shifts.size]
         return self.working
+
+    def _on_pilots(self, elements: ElementErrors | None) -> Problem:
+        """The problem on the pilots of the block as it is."""
+        return Problem.on_pilots(self.obs, self.block, elements)
 
     def _as_expected(self, expected: ExpectedScene) -> WorkingSet:
         """The first working set of an expected scene, on the pilots."""
@@ -484,11 +501,12 @@ class BiSVBILoop(SceneLoop):
                 if misfit < _BAD_DATA or self.deadline.reached():
                     return
                 before = self.block, self.working, self._pilots, self._coarse_noise_variance
+                elements = self._pilots.elements
                 doppler = mean_doppler_hz(self.working.fit)
                 doppler[user] = shift
                 assert self.block.derotation is not None
                 self.block = derotated(self.block, replace(self.block.derotation, doppler_hz=doppler))
-                self.working = self._coarse_on(Problem.on_pilots(self.obs, self.block), watch)
+                self.working = self._coarse_on(self._on_pilots(elements), watch)
                 trial = self._data_misfit()
                 if trial < _BETTER_DATA * misfit:
                     misfit = trial
@@ -601,7 +619,7 @@ class BiSVBILoop(SceneLoop):
         if elements is None:
             return
         self.block = self.block.with_response(elements.response)
-        self._pilots = Problem.on_pilots(self.obs, self.block, elements)
+        self._pilots = self._on_pilots(elements)
         problem = replace(self._pilots, noise_precision=self.working.problem.noise_precision)
         self.working = self.working.with_problem(replace(problem, prior=self.working.problem.prior))
 
@@ -626,7 +644,7 @@ class BiSVBILoop(SceneLoop):
             elements = learned_elements(self.working.active_fit()[0])
             self.working = self.working.with_problem(self.working.problem.calibrated(elements))
         self.block = self.block.with_response(elements.response)
-        self._pilots = Problem.on_pilots(self.obs, self.block, elements)
+        self._pilots = self._on_pilots(elements)
         self._divide_block()
         if not self._uses_data:
             self._statistics = self._pilots.statistics

@@ -245,7 +245,7 @@ class EstimationResult:
     element_response_std : ndarray, shape (M,), optional
     misfit : Misfit, optional
         How far what is left of the samples is from noise; of the scene, also where least squares took over.
-        None of blocks that move, and from methods without a model to judge: ``MusicSCVBI`` and ``OMP``, whose
+        None from methods without a model to judge: ``MusicSCVBI`` and ``OMP``, whose
         points stay on a grid, ``LeastSquares`` and ``GenieLMMSE``.
     information : SceneInformation, optional
         What the samples say of scatterers, users, clocks and motion together; from ``EMTurboBiSVBI``, where

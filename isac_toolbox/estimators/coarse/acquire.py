@@ -55,7 +55,11 @@ def doppler_search(obs: UplinkObservation, block: ReceivedBlock, search: PathSea
 
 
 def acquired(
-    obs: UplinkObservation, block: ReceivedBlock, search: PathSearch, false_alarm_rate: float
+    problem: Problem,
+    block: ReceivedBlock,
+    search: PathSearch,
+    false_alarm_rate: float,
+    data_aided: bool = True,
 ) -> tuple[ReceivedBlock, list[RealArray]]:
     """Return the block turned back by the Doppler shift of the strongest path of every user.
 
@@ -63,10 +67,10 @@ def acquired(
 
     Paths are sought over shifts as well, the strongest of all users first, and refined together: pilots that
     are orthogonal over time are not where users turn, and the strongest user would be found in all others.
+    ``problem`` is that on the pilots of the block; data may help to choose among shifts.
     """
     derotation = block.derotation
     assert derotation is not None
-    problem = Problem.on_pilots(obs, block)
     prior, frames = problem.prior.motion, problem.statistics.frames
     assert prior is not None and frames is not None
     stds = np.hypot(prior.offset_stds_hz, prior.further_std_hz)
@@ -76,7 +80,7 @@ def acquired(
         return block, others
     fit = fit_unlocated(problem, problem.empty_scene(), np.zeros(0, np.int64))
     for _ in range(block.n_users + _FURTHER_ROUNDS):
-        extended = _extended(fit, shifted, block, false_alarm_rate, others)
+        extended = _extended(fit, shifted, block if data_aided else None, false_alarm_rate, others)
         if extended is None:
             break
         fit = extended
@@ -88,7 +92,7 @@ def acquired(
 def _extended(
     fit: Fit,
     search: DopplerSearch,
-    block: ReceivedBlock,
+    block: ReceivedBlock | None,
     false_alarm_rate: float,
     others: list[RealArray],
 ) -> Fit | None:
@@ -115,7 +119,8 @@ def _extended(
         strength = np.array([abs(trial.posterior.mean[-1]) ** 2 for trial in trials])
         trials = [trials[i] for i in np.flatnonzero(strength >= _ALIKE * strength.max())]
         costs = [
-            trial.problem.prior.penalty(trial.scene) + _data_cost(trial, block, search.shifts_hz)
+            trial.problem.prior.penalty(trial.scene)
+            + (0.0 if block is None else _data_cost(trial, block, search.shifts_hz))
             for trial in trials
         ]
         chosen = int(np.argmin(costs))

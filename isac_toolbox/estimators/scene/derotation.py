@@ -18,8 +18,9 @@ from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.derotation import Derotation
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge
+from isac_toolbox.estimators.symbols.statistics import SymbolMoments
 
-__all__ = ["channel_at", "derotated", "evolution_of", "mean_doppler_hz", "no_derotation"]
+__all__ = ["at_rest", "channel_at", "derotated", "evolution_of", "mean_doppler_hz", "no_derotation"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -62,6 +63,26 @@ def channel_at(fit: Fit, derotation: Derotation) -> ChannelKnowledge:
     return ChannelKnowledge.from_paths(
         atoms.still, posterior.mean * turn, covariance, derotation.doppler_hz.size
     )
+
+
+def at_rest(block: ReceivedBlock, fit: Fit, moments: SymbolMoments) -> tuple[ReceivedBlock, SymbolMoments]:
+    """Return a block at rest that leaves of its channel at the reference time what this one leaves.
+
+    The symbols turn in the channel's place, by the users' mean shifts and phases; what paths turn beside these
+    is taken out of the samples with the symbols' means.
+    """
+    derotation = block.derotation
+    assert derotation is not None
+    turned = moments.derotated(derotation.factors)
+    evolution = evolution_of(fit, derotation, 1.0)
+    still = fit.atoms.synthesise(fit.posterior.mean, block.n_users)
+    received = block.received.copy()
+    for t in range(evolution.n_symbols):
+        received[..., t] += np.einsum("knm,kn->nm", still, turned.mean[..., t], optimize=True)
+        received[..., t] -= np.einsum(
+            "knm,kn->nm", evolution.at([t])[..., 0], moments.mean[..., t], optimize=True
+        )
+    return replace(block, received=received, derotation=None), turned
 
 
 def evolution_of(fit: Fit, derotation: Derotation, scale: float) -> ChannelEvolution:

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.estimators.result import Candidates, EstimationResult
+from isac_toolbox.estimators.result import Candidates, EstimationResult, Misfit
 from isac_toolbox.estimators.scene.alternatives import Lattice
 from isac_toolbox.estimators.scene.ambiguity import (
     PlaceBeliefs,
@@ -37,7 +37,13 @@ from isac_toolbox.estimators.scene.assemble import (
 from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
-from isac_toolbox.estimators.scene.derotation import channel_at, derotated, evolution_of, no_derotation
+from isac_toolbox.estimators.scene.derotation import (
+    at_rest,
+    channel_at,
+    derotated,
+    evolution_of,
+    no_derotation,
+)
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.information import information_of
@@ -288,14 +294,7 @@ class SceneLoop(TurboLoop):
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
         found = None if diffuse is None else DiffuseEstimate.of(diffuse, scale)
         detection = self._final_detection()
-        misfit = None
-        if self.judges_fit and self.block.derotation is None:
-            n_fitted = fit.n_fitted + (0.0 if diffuse is None else diffuse.n_determined)
-            response = 1.0 if self.block.response is None else self.block.response
-            block = self.block.with_response(np.ones(self.block.received.shape[1], complex))
-            mean = channel.mean * response / scale
-            fitted = FittedBlock(block, mean, detection.moments, n_fitted, diffuse)
-            misfit = whiteness(fitted, self.search)
+        misfit = self._judged(fit, channel.mean / scale, detection, diffuse) if self.judges_fit else None
         motion = self._motion(fit, covariance)
         told = None
         if self.judges_fit and self.obs.hardware is None:
@@ -308,6 +307,20 @@ class SceneLoop(TurboLoop):
         return build_result(
             self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements
         )
+
+    def _judged(
+        self, fit: Fit, mean: NDArray[np.complex128], detection: Detection, diffuse: Diffuse | None
+    ) -> Misfit:
+        """How far what the estimate leaves is from noise, on the samples as they came from the elements."""
+        block, moments = self.block, detection.moments
+        n_fitted = fit.n_fitted + (0.0 if diffuse is None else diffuse.n_determined)
+        if block.derotation is not None:
+            n_fitted += 0.5 * np.count_nonzero(block.derotation.phases_rad)
+            block, moments = at_rest(block, fit, moments)
+        if block.response is not None:
+            mean = mean * block.response
+            block = block.with_response(np.ones(mean.shape[2], complex))
+        return whiteness(FittedBlock(block, mean, moments, n_fitted, diffuse), self.search)
 
     def _motion(self, fit: Fit, covariance: RealArray) -> MotionEstimate | None:
         """What moves and turns beside the scatterers, None in a static block."""

@@ -31,8 +31,8 @@ REMEDIES: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("element", "response"): (
         "the elements respond differently",
-        "calibrate their gains and phases, check the array's spacing and the order of its elements, and pass "
-        "element_mask for dead ones",
+        "give element_gain_std and element_phase_std_rad, which EMTurboBiSVBI learns, check the array's "
+        "spacing and the order of its elements, and pass element_mask for dead ones",
     ),
     ("element", "power"): (
         "the residual is louder on some elements than on others",

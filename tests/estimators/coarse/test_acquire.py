@@ -10,6 +10,7 @@ import pytest
 from helpers.moving import SMALL_MOVING, true_fit
 from isac_toolbox.estimators.coarse.acquire import acquired, doppler_search
 from isac_toolbox.estimators.scene.derotation import no_derotation
+from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.derotation import Derotation
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::isac_toolbox.ImplausibleValueWa
 def turned(obs) -> Derotation:
     """How the block turns, as its pilots tell."""
     block = replace(ReceivedBlock.of(obs), derotation=no_derotation(obs.motion))
-    return acquired(obs, block, PathSearch.for_observation(obs), 0.01)[0].derotation
+    problem = Problem.on_pilots(obs, block)
+    return acquired(problem, block, PathSearch.for_observation(obs), 0.01)[0].derotation
 
 
 LINES = SMALL_MOVING.replace(n_scatterers=0, snr_db=20.0, pilot_positions=(1, 4, 6), n_pilot_symbols=None)
@@ -70,7 +72,8 @@ def test_shifts_that_look_the_same_on_pilots_are_told_by_the_data_in_between():
     gaps = np.zeros(obs.received.shape, bool)
     gaps[..., [0, 7]] = True
     block = replace(ReceivedBlock.of(replace(known, sample_mask=gaps)), derotation=no_derotation(obs.motion))
-    block, others = acquired(replace(known, sample_mask=gaps), block, PathSearch.for_observation(obs), 0.01)
+    problem = Problem.on_pilots(replace(known, sample_mask=gaps), block)
+    block, others = acquired(problem, block, PathSearch.for_observation(obs), 0.01)
     found = np.append(others[0], block.derotation.doppler_hz[0])
     apart = (found - fit.parameters.doppler_hz[0]) / alias
     assert found.size > 1 and np.all(np.abs(apart - np.round(apart)) < 0.03)
