@@ -71,6 +71,8 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("estimators/baselines/",),
     (
         "estimators/bisvbi.py",
+        "estimators/bisvbi_loop.py",
+        "estimators/bisvbi_start.py",
         "estimators/music_scvbi.py",
         "estimators/__init__.py",
         "_catalogue.py",

@@ -68,8 +68,8 @@ def channel_at(fit: Fit, derotation: Derotation) -> ChannelKnowledge:
 def at_rest(block: ReceivedBlock, fit: Fit, moments: SymbolMoments) -> tuple[ReceivedBlock, SymbolMoments]:
     """Return a block at rest that leaves of its channel at the reference time what this one leaves.
 
-    The symbols turn in the channel's place, by the users' mean shifts and phases; what paths turn beside these
-    is taken out of the samples with the symbols' means.
+    The symbols turn in the channel's place, by the users' mean shifts and phases; what paths turn beside
+    these is taken out of the samples with the symbols' means.
     """
     derotation = block.derotation
     assert derotation is not None

@@ -1,0 +1,443 @@
+"""The iteration of EM-Turbo-BiSVBI: data, E-step, noise, M-step, structure (docs/theory.md, 3 to 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox._validation import (
+    as_array,
+    check_shape,
+)
+from isac_toolbox.channel.atoms.dense import Statistics
+from isac_toolbox.channel.atoms.scene import Scene
+from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.bisvbi_start import BiSVBISettings, Decoder, StartedLoop
+from isac_toolbox.estimators.coarse.start import NO_PEAKS
+from isac_toolbox.estimators.grid.e_step import make_e_step
+from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
+from isac_toolbox.estimators.scene.diffuse import Diffuse
+from isac_toolbox.estimators.scene.first import ExpectedScene
+from isac_toolbox.estimators.scene.fit import learned_elements
+from isac_toolbox.estimators.scene.misfit import Residual, Work
+from isac_toolbox.estimators.scene.moving import with_movers
+from isac_toolbox.estimators.scene.phases import phases_of
+from isac_toolbox.estimators.scene.refine import gradient_steps, refine
+from isac_toolbox.estimators.scene.schedule import StructureSchedule
+from isac_toolbox.estimators.scene.squint import shows_squint
+from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
+from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.phases import PhasePrior
+from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics, pilot_statistics
+from isac_toolbox.inference.turbo import STOPPED, TIME_LIMIT
+
+__all__ = ["BiSVBILoop"]
+
+RealArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+# Tuned: sweeps of an E-step; after three the support hardly changes.
+_SWEEPS = 3
+# Tuned: steps of an M-step.
+_STEPS = {"gauss_newton": 2, "gradient": 3}
+# Tuned: deviations by which the misfit of the pilots may rise before the data are given up.
+_CONTRADICTION_STDS = 8.0
+# Tuned: parameters for which one of a diffuse part counts, as its profile is fitted too; 1.25 are measured.
+_PROFILE_OPTIMISM = 1.5
+# Tuned: noise relative to that of the coarse stage (0.5 dB) above which least squares is tried as well.
+_BAD_FIT = 1.12
+# Guard: noise relative to the samples' power (-70 dB) below which any fit is good.
+_NEGLIGIBLE_NOISE = 1e-7
+# Guard: of a bit that a decoder is sure of; keeps logarithms of probabilities finite.
+_MOST_LLR = 40.0
+# Cost cap: iterations after a run has spent its work on structure; paths made by a misfit never rest.
+_LAST_ITERATIONS = 3
+
+
+# Tuned: rounds in which elements and gains are fitted in turn in an iteration.
+_CALIBRATIONS = 3
+# Tuned: resolution cells for which a relative change of an element's response counts.
+_ELEMENT_CELLS = 0.1
+
+
+# Guard: settings that can do without places have this value.
+_NEED_NO_PLACES = (("coarse", "nomp"), ("inverse", "subspace"), ("unlocated_paths", True))
+
+_NO_STATIC_PEAKS = (
+    "symbol_times_s: MUSIC takes the block as static, so NOMP was the coarse stage instead of coarse='music'"
+)
+_UNDECIDED_SHIFTS = (
+    "symbol_times_s: the pilots of user(s) {users} look the same at several Doppler shifts, of which the "
+    "prior chose without the help of data; velocities and frequency offsets may be wrong; pilots closer in "
+    "time tell"
+)
+_DIFFUSE = (
+    "{db:.0f} dB of the channel's power come from many directions at once and are in the channel, but in no "
+    "path: diffuse scattering, or the model does not fit (calibration of the array, distortion, motion); the "
+    "stated errors of scatterers count it as noise"
+)
+_UNEXPLAINED = (
+    "{paths} remain unexplained; the model does not fit: calibration of the array, dead elements or "
+    "subcarriers, order of the subcarriers, wavefront, distortion by amplifiers or converters, motion, or "
+    "diffuse scattering; the stated errors hold for a model that fits"
+)
+
+
+def _check_motion(settings: BiSVBISettings, obs: UplinkObservation, block: ReceivedBlock) -> None:
+    """Refuse what does not go together with a block that moves."""
+    if obs.motion is None:
+        return
+    if settings.inverse != "subspace":
+        raise ValueError(
+            "inverse must be 'subspace' for a block that moves (symbol_times_s with priors of motion), whose "
+            f"paths turn apart, got {settings.inverse!r}"
+        )
+    masks = block.masks
+    if masks is not None and masks.samples is not None:
+        whole = np.all(masks.samples | ~masks.elements[:, None], axis=1)
+        n_cells = int(np.count_nonzero(masks.cells & ~whole))
+        raise ValueError(
+            "sample_mask must leave out whole resource elements, all antennas of a subcarrier and symbol, of "
+            "a block that moves (symbol_times_s with priors of motion); mask antennas by element_mask: got "
+            f"{n_cells} resource elements of which single samples are missing"
+        )
+
+
+def _statistics(block: ReceivedBlock, moments: SymbolMoments) -> Statistics:
+    return data_statistics(block.received, moments, block.masks, block.derotation)
+
+
+class BiSVBILoop(StartedLoop):
+    """The iteration of ``EMTurboBiSVBI``: ``setup``, then ``step`` again and again, or ``run``."""
+
+    name = "EM-Turbo-BiSVBI"
+    follows_motion = True
+
+    def __init__(
+        self, settings: BiSVBISettings, obs: UplinkObservation, expected: ExpectedScene | None = None
+    ) -> None:
+        super().__init__(obs, settings.max_iter, settings.tol, settings.max_seconds)
+        self.settings = settings
+        self._expected = expected
+        for name, free in _NEED_NO_PLACES:
+            if getattr(settings, name) != free:
+                obs.geometry_for(f"{name}={getattr(settings, name)!r}")
+        if settings.coarse == "music" and not all(obs.array.sees_cosines):
+            self.warnings.append(f"{NO_PEAKS}, so NOMP was the coarse stage")
+        elif settings.coarse == "music" and obs.motion is not None:
+            self.warnings.append(_NO_STATIC_PEAKS)
+        _check_motion(settings, obs, self.block)
+
+    def setup(self) -> None:
+        """Run the coarse stage on the pilots and make the first working set."""
+        super().setup()
+        settings = self.settings
+        self.schedule = StructureSchedule() if self._expected is None else StructureSchedule(every=1)
+        self.max_iter = settings.max_iter
+        self._work = Work(self.deadline)
+        self._n_unexplained = 0
+        self._pilot_misfit: float | None = None
+        self._undecided_shifts = []
+        self.start(self._coarse)
+        self.warnings += self._coarse_warnings
+        if self._undecided_shifts:
+            self.warnings.append(_UNDECIDED_SHIFTS.format(users=self._undecided_shifts))
+        motion = self.obs.motion
+        self._phase_prior = None if motion is None else PhasePrior.of(motion)
+        self._take_elements()
+        self._divide_block()
+        self._statistics = self._pilots.statistics
+        self._profile_is_of_pilots = False
+        self.diffuse = None
+        self.prior_llr = None
+        self._e_step = make_e_step(
+            settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
+        )
+
+    def step(self) -> None:
+        """Do one EM iteration: data, E-step, noise, M-step, structure."""
+        if not self.settings.data_aided and self.block.derotation is not None:
+            self._use_turned_pilots()
+        if self._uses_data:
+            if self._pilot_misfit is None:
+                self._pilot_misfit = self._misfit_on_pilots()
+                self._n_determined = self._n_determined_by_diffuse()
+                self.search = self.search.on_all_tones()
+                self._profile_is_of_pilots = True
+            self._use_data()
+        self.working = self.working.completed()
+        if self._uses_data or not self.settings.data_aided:
+            self.schedule = self.schedule.on_all_data()
+        self.working = self._e_step(self.working, _SWEEPS).learn_noise()
+        self._renew_diffuse()
+        self._turn_around_users()
+        before = self.working.fit.scene
+        if not self.deadline.reached():
+            self._m_step()
+        changed = self._calibrate()
+        self.change = max(self._largest_move(before), _ELEMENT_CELLS * changed)
+        self._revise_structure()
+        self.record()
+
+    @property
+    def _uses_data(self) -> bool:
+        burn_in = self.settings.burn_in if self._expected is None else 0
+        return self.settings.data_aided and self.n_iter >= burn_in
+
+    def _use_data(self) -> None:
+        """Put the pilots' and the soft data symbols' statistics in the place of the present ones."""
+        if self.block.derotation is not None:
+            self._turn()
+        if self.settings.decoder is not None:
+            self._ask_decoder(self.settings.decoder)
+        moments = self.detect(self._with_data).moments
+        statistics = self._known + _statistics(self._with_data, moments)
+        self._statistics = statistics.stored_as(self.settings.dtype)
+        self._take_statistics()
+
+    def _use_turned_pilots(self) -> None:
+        """Put the pilots' statistics, turned back as they are known by now, in the place of the present."""
+        self._turn()
+        self._statistics = pilot_statistics(self.block).stored_as(self.settings.dtype)
+        self._take_statistics()
+
+    def _turn(self) -> None:
+        """Turn the symbols back by the present Doppler shifts and phases, and make their statistics anew."""
+        fit, derotation = self.working.fit, self.block.derotation
+        assert derotation is not None
+        derotation = replace(derotation, doppler_hz=mean_doppler_hz(fit))
+        self.block = derotated(self.block, derotation)
+        if self._phase_prior is not None:
+            moments = self._present_symbols()
+            used = np.max(moments.variance, axis=0) < 0.5
+            if self.block.masks is not None:
+                used &= self.block.masks.cells
+            derotation, _ = phases_of(self._phase_prior, fit, self.block, moments, used)
+            self.block = derotated(self.block, derotation)
+        self._divide_block()
+
+    def _present_symbols(self) -> SymbolMoments:
+        """All symbols as detected; without use of data the pilots, and nothing known of the others."""
+        if self.settings.data_aided:
+            return self.detect().moments
+        return SymbolMoments(self.block.pilots, np.where(self.block.known, 0.0, 1.0))
+
+    def _take_elements(self) -> None:
+        """Divide the block by the elements' responses that the coarse stage learned."""
+        elements = self.working.problem.elements
+        if elements is None:
+            return
+        self.block = self.block.with_response(elements.response)
+        self._pilots = self._on_pilots(elements)
+        problem = replace(self._pilots, noise_precision=self.working.problem.noise_precision)
+        self.working = self.working.with_problem(replace(problem, prior=self.working.problem.prior))
+
+    def _turn_around_users(self) -> None:
+        """Take a turn of the array to be linear around the present places of the users."""
+        problem = self.working.problem
+        turn = problem.prior.turn
+        if turn is not None:
+            prior = replace(problem.prior, turn=turn.around(self.working.fit.scene.users_m))
+            self.working = self.working.with_problem(replace(problem, prior=prior))
+
+    def _calibrate(self) -> float:
+        """Learn the elements' responses from the present channel, and correct the block by them.
+
+        Returns the largest relative change of one.
+        """
+        before = self.working.problem.elements
+        if before is None:
+            return 0.0
+        elements = before
+        for _ in range(_CALIBRATIONS):
+            elements = learned_elements(self.working.active_fit()[0])
+            self.working = self.working.with_problem(self.working.problem.calibrated(elements))
+        self.block = self.block.with_response(elements.response)
+        self._pilots = self._on_pilots(elements)
+        self._divide_block()
+        if not self._uses_data:
+            self._statistics = self._pilots.statistics
+            self._take_statistics()
+        return float(np.max(np.abs(elements.log_response - before.log_response)))
+
+    def _ask_decoder(self, decoder: Decoder) -> None:
+        """Renew what the code says of the bits, from what the samples say of them."""
+        block = self.block
+        llr = np.zeros((*block.known.shape, self.obs.bits_per_symbol))
+        llr[:, :, self._data_symbols] = self.detect(self._with_data).llr
+        said = as_array("decoder: its LLRs", decoder(llr), float)
+        check_shape("decoder: its LLRs", said, llr.shape, "(K, N, T, bits)")
+        if np.any(np.isnan(said)):
+            raise ValueError(f"decoder: its LLRs must be numbers, got {np.count_nonzero(np.isnan(said))} NaN")
+        self.prior_llr = np.clip(said, -_MOST_LLR, _MOST_LLR)[:, :, self._data_symbols]
+
+    def _take_statistics(self) -> None:
+        """Fit the paths to the present statistics, without the diffuse parts of other users in them."""
+        statistics = self._statistics
+        if self.diffuse is not None and not statistics.users_decouple:
+            crossing = self.diffuse.crossing(statistics.symbol_gram)
+            statistics = replace(statistics, cross_correlation=statistics.cross_correlation - crossing)
+        self.working = self.working.with_problem(self.working.problem.with_statistics(statistics))
+
+    def _divide_block(self) -> None:
+        """Statistics of the OFDM symbols that hold pilots alone, made once, and the block of the others."""
+        pilots, self._with_data = self.block.divided()
+        self._data_symbols = self.block.has_data
+        certain = SymbolMoments(pilots.pilots, np.zeros(pilots.pilots.shape))
+        self._known = _statistics(pilots, certain)
+
+    def _misfit_on_pilots(self) -> float:
+        """Squared residual of the pilots under the present channel."""
+        fit = self.working.fit
+        gains = fit.posterior.mean
+        statistics = self._pilots.statistics
+        if self.block.derotation is not None:
+            statistics = pilot_statistics(self.block)
+        if self.diffuse is not None:
+            statistics = statistics.without(self.diffuse.mean)
+        if statistics.missing is not None:
+            statistics = statistics.completed(fit.atoms.synthesise(gains, self.working.n_users))
+        fitted = 2 * np.vdot(gains, statistics.correlate(fit.atoms)).real
+        return statistics.energy - float(fitted - np.vdot(gains, statistics.gram(fit.atoms) @ gains).real)
+
+    def contradicts_pilots(self) -> bool:
+        """Return whether the pilots fit much worse than before data were used.
+
+        The pilot-only fit is better on the pilots by about half a nat per parameter even when the final
+        channel is true; far more than that means that the data have led it astray.
+        """
+        if self._pilot_misfit is None:
+            return False
+        fit, _, _ = self.working.active_fit()
+        n_parameters = float(2 * len(fit.paths) + fit.scene.n_parameters)
+        determined = max(self._n_determined, self._n_determined_by_diffuse())
+        n_parameters += _PROFILE_OPTIMISM * 2 * determined
+        rise = (self._misfit_on_pilots() - self._pilot_misfit) / self._white_noise
+        return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
+
+    def _n_determined_by_diffuse(self) -> float:
+        """Complex parameters of the diffuse part that the data in use determine."""
+        return 0.0 if self.diffuse is None else self.diffuse.n_determined
+
+    def shows_squint(self) -> bool:
+        """Return whether beam squint, which the observation does not ask for, explains the samples better."""
+        return self.status not in (STOPPED, TIME_LIMIT) and shows_squint(self.working.fit)
+
+    def fits_badly(self) -> bool:
+        """Return whether a finished scene leaves clearly more than the noise that the coarse stage found."""
+        if self.status == STOPPED:
+            return False
+        if self.noise_variance <= _BAD_FIT * self._coarse_noise_variance:
+            return False
+        return self.noise_variance > _NEGLIGIBLE_NOISE * float(np.mean(np.abs(self.obs.received) ** 2))
+
+    def _look_for_diffuse(self, residual: Residual) -> Residual:
+        """Begin or give up a diffuse part as the residual says, and return the residual beside it."""
+        problem = self.working.problem
+        possible = self.settings.diffuse and problem.statistics.missing is None
+        possible &= problem.statistics.frames is None
+        possible &= problem.noise_precision * _NEGLIGIBLE_NOISE < 1
+        if not (possible and self.search.shows_diffuse(residual.spectra)):
+            if self.diffuse is not None:
+                quiet = replace(problem, noise_precision=1 / self.diffuse.noise_variance)
+                self.diffuse, self.working = None, self.working.with_problem(quiet)
+                self._take_statistics()
+                self.working = self.working.learn_noise()
+            return residual
+        if self.diffuse is None:
+            noise = min(spectrum.noise_level for spectrum in residual.spectra)
+            if problem.noise_known:
+                noise = 1 / problem.noise_precision
+            self._under_diffuse(Diffuse.start(self.working.fit, self._statistics, self.search, noise))
+        assert self.diffuse is not None
+        return residual.beside(self.diffuse)
+
+    def _renew_diffuse(self) -> None:
+        """Renew the diffuse part; its profile anew where there are data for the first time."""
+        if self.diffuse is None:
+            return
+        fit, noise = self.working.fit, self.diffuse.noise_variance
+        if self._profile_is_of_pilots:
+            self._under_diffuse(Diffuse.start(fit, self._statistics, self.search, noise))
+        else:
+            self._under_diffuse(self.diffuse.renewed(fit, self._statistics, self.search))
+        self._profile_is_of_pilots = False
+
+    def _under_diffuse(self, diffuse: Diffuse) -> None:
+        """Take over a diffuse part; what it adds to the noise at the delays of paths is noise to them."""
+        self.diffuse = diffuse
+        working = self.working
+        seen = diffuse.noise_at(working.fit)[working.active]
+        noise = float(seen.mean()) if seen.size else diffuse.noise_variance
+        self.working = working.with_problem(replace(working.problem, noise_precision=1 / noise))
+
+    def _m_step(self) -> None:
+        n_steps = _STEPS[self.settings.m_step]
+        move = refine if self.settings.m_step == "gauss_newton" else gradient_steps
+        self.working = self.working.with_fit(move(self.working.fit, n_steps))
+        if self.working.fit.scene.motion is not None:
+            self.working = self.working.with_fit(with_movers(self.working.fit))
+
+    def result(self) -> EstimationResult:
+        """Return the result at the present state; it says what no path explains."""
+        result = super().result()
+        said = list(self._unexplained())
+        if result.diffuse_power.any():
+            share = float(
+                result.diffuse_power.sum() / np.mean(np.abs(result.channel) ** 2, axis=(1, 2)).sum()
+            )
+            said.append(_DIFFUSE.format(db=10 * np.log10(share)))
+        return replace(result, warnings=(*result.warnings, *said))
+
+    def _unexplained(self) -> Iterator[str]:
+        """What to say of paths that remain."""
+        if self._n_unexplained or self._work.exhausted:
+            paths = f"at least {self._n_unexplained} paths" if self._n_unexplained else "paths"
+            yield _UNEXPLAINED.format(paths=paths)
+
+    def _largest_move(self, before: Scene) -> float:
+        old, new = before.points_m, self.working.fit.scene.points_m
+        moved = np.linalg.norm(new - old, axis=1).max(initial=0.0)
+        return float(moved / self.working.problem.length_cell_m)
+
+    def _revise_structure(self) -> None:
+        """Removal always; search when the schedule says so. The loop stays open until all is settled."""
+        self.remove_rejected()
+        if self.schedule.is_due(self.n_iter) and not self.deadline.reached():
+            counts = self.working.counts
+            if self.schedule.completes_cycle(counts):
+                self.schedule = self.schedule.after_cycle()
+            else:
+                changed = self._search_structure()
+                if changed:
+                    self.working = self._e_step(self.working, 1)
+                self.schedule = self.schedule.after_search(counts, changed)
+        if self._work.exhausted and not self.schedule.settled:
+            self.schedule = self.schedule.after_cycle()
+            self.max_iter = min(self.max_iter, self.n_iter + 1 + _LAST_ITERATIONS)
+        if not self.schedule.settled:
+            self.change = np.inf
+
+    def _search_structure(self) -> bool:
+        """Births, splits, merges and duplicates absorbed; whether there was any."""
+        settings, work = self.settings, self._work
+        work.allow(self.obs.received.size, self.working)
+        self.working = self.working.completed()
+        residual = self._look_for_diffuse(Residual.of(self.working, self.search))
+        n_before = self.working.n_points + len(self.working.unlocated_user)
+        born = give_birth(self.working, residual, work, settings.false_alarm_rate, settings.unlocated_paths)
+        if born is not None:
+            placed = born.with_fit(refine(born.fit, n_steps=2))
+            self.working = self._e_step(placed, _SWEEPS)
+        changed = born is not None
+        n_born = 0 if born is None else len(born.fit.scene.points_m) + len(born.unlocated_user) - n_before
+        self._n_unexplained = max(residual.n_peaks(settings.false_alarm_rate) - n_born, 0)
+        for move in (split_points, merge_points, absorb_duplicates):
+            moved = move(self.working, residual, work)
+            self.working = moved or self.working
+            changed = changed or moved is not None
+        return changed
