@@ -12,7 +12,7 @@ from isac_toolbox.figures.run import FigureRun
 from isac_toolbox.plotting.style import BOUND_STYLE, OKABE_ITO, readable_log
 
 SCENARIO = "moving_uplink"
-STILL = {"scatterer_velocity_std_m_s": 0.0, "moving_share": 0.0, "user_velocity_std_m_s": (20.0, 20.0, 1.0)}
+STILL = {"scatterer_velocity_std_m_s": 0.0, "moving_share": 0.0}
 SNRS_DB, SPEED_KM_H = (0.0, 5.0, 10.0, 15.0, 20.0), 30.0
 SPEEDS_KM_H, SNR_DB = (0.3, 1.0, 3.0, 10.0, 30.0, 120.0), 20.0
 METHODS = (
@@ -51,7 +51,7 @@ def draw(run: FigureRun) -> list[Path]:
         ax.legend(fontsize=8, frameon=False)
     caption = (
         f"{SCENARIO}, scatterers at rest, {len(seeds)} blocks a point, seeds from 0; left {SPEED_KM_H:.0f} "
-        f"km/h, offsets of 200 Hz, a prior of 20 m/s an axis; right medians at {SNR_DB:.0f} dB, no offsets"
+        f"km/h, offsets of 200 Hz; right medians at {SNR_DB:.0f} dB, no offsets"
     )
     return run.save(figure, [*rows, *channels], caption)
 
