@@ -296,7 +296,7 @@ def test_two_polarisations_that_turn_are_not_detected_together(turning):
     )
     with pytest.raises(ValueError, match="one polarisation where something may turn"):
         receiver(torch.cat([y, y], dim=2), 0.02)
-    with pytest.raises(TypeError, match="^velocity must be one of station_position_m, "):
+    with pytest.raises(TypeError, match=r"^velocity must be one of station_position_m, "):
         SionnaEstimator(grid, estimator=isac.LeastSquares(), array=ARRAY, carrier_hz=CARRIER_HZ, velocity=3.0)
 
 
