@@ -203,7 +203,7 @@ class LengthWindow:
         """The search without the longest part of its interval in which no user (of K, N, M) has power."""
         if self.code_shift_m is not None:
             return self
-        lengths, loudest = self._loud_lengths_m(correlation)
+        lengths, loudest_m = self._loud_lengths_m(correlation)
         if not lengths.size:
             return self
         margin = _WINDOW_MARGIN * SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)

@@ -193,7 +193,7 @@ def test_a_weak_late_path_is_in_the_window():
 
 
 def test_a_gap_before_late_paths_does_not_make_them_early():
-    """Strong late paths behind a wide gap: closer to the time base from the next period than from this one."""
+    """Late paths behind a wide gap, strong ones: from the next period they look a little early."""
     block = made_up(0, isac.UniformPlanarArray((4, 4)), 512, n_data=0)
     frequencies, array = block.observation.subcarrier_frequencies_hz, block.observation.array
     late = np.outer(np.exp(-2j * np.pi * frequencies * 26e-6), np.ones(array.n_elements))
