@@ -272,6 +272,7 @@ class ScenarioSettings(BaseModel):
             return slot_times_s(self.numerology, symbols)
         if self.symbol_period_s is None:
             raise ValueError("numerology or symbol_period_s must be given for times, got neither")
+        return np.asarray(self.symbol_period_s * (symbols + 0.5), dtype=np.float64)
 
 
 def _holds_flag(value: Any) -> bool:
