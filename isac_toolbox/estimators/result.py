@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox import _npz
+from isac_toolbox._files import naming
 from isac_toolbox.channel.evolution import ChannelEvolution, check_symbol_indices
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.inference.turbo import History, IterationRecord
@@ -357,36 +358,42 @@ class EstimationResult:
         ValueError
             If it is not an npz file, lacks keys or holds pickled objects.
         """
-        nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
-        plain = [f.name for f in fields(cls) if f.name not in (*nested, *_OPTIONAL)]
-        keys = [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
-        data = _npz.read(path, _KIND, plain + [key for key in keys if key not in _OPTIONAL])
-        values: dict[str, Any] = {name: data[name] for name in plain}
-        for name, kind in nested.items():
-            values[name] = kind(**{f.name: data.get(f"{name}.{f.name}") for f in fields(kind)})
-        for name, convert in _SCALARS.items():
-            values[name] = convert(values[name].item())
-        history = History()
-        for objective, noise_variance, n_active, seconds in values["history"]:
-            history.append(IterationRecord(objective, noise_variance, int(n_active), seconds))
-        values["history"] = history
-        values["warnings"] = tuple(str(text) for text in data.get("warnings", ()))
-        values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
-        no_extent = np.zeros((len(values["scatterer_positions_m"]), 3, 3))
-        values["scatterer_extent_m2"] = data.get("scatterer_extent_m2", no_extent)
-        values.update({name: data[name] for name in (*_DIFFUSE, *_MOTION) if name in data})
-        if "reference_time_s" in data:
-            values["reference_time_s"] = float(data["reference_time_s"])
-        if "evolution.parts" in data:
-            _npz.require(path, _KIND, data, ["evolution.curves"])
-            values["evolution"] = ChannelEvolution(data["evolution.parts"], data["evolution.curves"])
-        if "information.matrix" in data:
-            parts = [f"information.{f.name}" for f in fields(SceneInformation)]
-            _npz.require(path, _KIND, data, parts)
-            matrix, vector, *counts = (data[key] for key in parts)
-            values["information"] = SceneInformation(matrix, vector, *map(int, counts))
-        values["misfit"] = _misfit_of(data.get("misfit_parts", ()), data.get("misfit", ()))
-        return cls(**values)
+        with naming(path):
+            return cls(**_stored_fields(path))
+
+
+def _stored_fields(path: str | Path) -> dict[str, Any]:
+    """Return the fields of a result from its file."""
+    nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
+    plain = [f.name for f in fields(EstimationResult) if f.name not in (*nested, *_OPTIONAL)]
+    keys = [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
+    data = _npz.read(path, _KIND, plain + [key for key in keys if key not in _OPTIONAL])
+    values: dict[str, Any] = {name: data[name] for name in plain}
+    for name, kind in nested.items():
+        values[name] = kind(**{f.name: data.get(f"{name}.{f.name}") for f in fields(kind)})
+    for name, convert in _SCALARS.items():
+        values[name] = convert(values[name].item())
+    history = History()
+    for objective, noise_variance, n_active, seconds in values["history"]:
+        history.append(IterationRecord(objective, noise_variance, int(n_active), seconds))
+    values["history"] = history
+    values["warnings"] = tuple(str(text) for text in data.get("warnings", ()))
+    values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
+    no_extent = np.zeros((len(values["scatterer_positions_m"]), 3, 3))
+    values["scatterer_extent_m2"] = data.get("scatterer_extent_m2", no_extent)
+    values.update({name: data[name] for name in (*_DIFFUSE, *_MOTION) if name in data})
+    if "reference_time_s" in data:
+        values["reference_time_s"] = float(data["reference_time_s"])
+    if "evolution.parts" in data:
+        _npz.require(path, _KIND, data, ["evolution.curves"])
+        values["evolution"] = ChannelEvolution(data["evolution.parts"], data["evolution.curves"])
+    if "information.matrix" in data:
+        parts = [f"information.{f.name}" for f in fields(SceneInformation)]
+        _npz.require(path, _KIND, data, parts)
+        matrix, vector, *counts = (data[key] for key in parts)
+        values["information"] = SceneInformation(matrix, vector, *map(int, counts))
+    values["misfit"] = _misfit_of(data.get("misfit_parts", ()), data.get("misfit", ()))
+    return values
 
 
 _DIFFUSE = ("diffuse_power", "diffuse_profile", "diffuse_delays_s")
