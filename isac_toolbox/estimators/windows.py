@@ -209,9 +209,9 @@ class LengthWindow:
         margin = _WINDOW_MARGIN * SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
         gaps = np.diff(lengths, append=lengths[0] + self._period_m)
         firsts = np.roll(lengths, -1) - np.minimum(margin, gaps / 2)
-        # by the loudest, as narrow bands blur where power begins
-        loudest = firsts + (loudest_m - firsts) % self._period_m
-        firsts -= self._period_m * np.floor((loudest - self.min_length_m) / self._period_m)
+        # Placed by the loudest length, as narrow bands blur where power begins.
+        placed = firsts + (loudest_m - firsts) % self._period_m
+        firsts -= self._period_m * np.floor((placed - self.min_length_m) / self._period_m)
         early = firsts < self.min_length_m  # a gap before paths that are late, not before the first one
         quiet = int(np.argmax(np.where(early, 0.0, gaps) if not early.all() else gaps))
         first, spread = float(firsts[quiet]), self._period_m - float(gaps[quiet])
