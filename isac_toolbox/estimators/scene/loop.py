@@ -35,6 +35,7 @@ from isac_toolbox.estimators.scene.assemble import (
     without_places,
 )
 from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
+from isac_toolbox.estimators.scene.colour import first_whitening
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import (
@@ -157,6 +158,9 @@ class SceneLoop(TurboLoop):
             elements = ElementErrors.of(obs.hardware, obs.array)
             if elements is not None:
                 self.block = block = block.with_response(elements.response)
+            if self.follows_motion:
+                self.block = block = block.whitened(first_whitening(obs, block))
+                self.search = self.search.whitened(block.whitening)
             self.working = coarse(Problem.on_pilots(obs, block, elements), watch)
             return self.working.fit
 
@@ -220,8 +224,9 @@ class SceneLoop(TurboLoop):
         derotation = self.block.derotation
         if derotation is None:
             response = 1.0 if self.block.response is None else self.block.response
-            return [(self.channel() / self.block.scale / response, slice(None))]
-        evolution = evolution_of(self.working.fit, derotation, 1.0)
+            receiver = self.working.problem.receiver
+            return [(receiver.heard(self.channel() / self.block.scale / response), slice(None))]
+        evolution = evolution_of(self.working.fit, derotation, 1.0, whitened=True)
         return [(evolution.at([t])[..., 0], slice(t, t + 1)) for t in range(evolution.n_symbols)]
 
     def remove_rejected(self) -> None:
@@ -249,6 +254,7 @@ class SceneLoop(TurboLoop):
         fit = self.working.fit
         channel = fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
         channel = channel if self.diffuse is None else channel + self.diffuse.mean
+        channel = self.working.problem.receiver.stated(channel)
         elements = self.working.problem.elements
         return self.block.scale * (channel if elements is None else channel * elements.response)
 
@@ -317,7 +323,9 @@ class SceneLoop(TurboLoop):
         if block.derotation is not None:
             n_fitted += 0.5 * np.count_nonzero(block.derotation.phases_rad)
             block, moments = at_rest(block, fit, moments)
-        if block.response is not None:
+        if block.whitening is not None:
+            mean = block.whitening.apply(mean)
+        elif block.response is not None:
             mean = mean * block.response
             block = block.with_response(np.ones(mean.shape[2], complex))
         return whiteness(FittedBlock(block, mean, moments, n_fitted, diffuse), self.search)
