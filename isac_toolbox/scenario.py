@@ -48,6 +48,7 @@ from isac_toolbox.channel.imperfections import (
     draw_imperfections,
     draw_interference,
     hardware_priors,
+    interference_covariance,
 )
 from isac_toolbox.channel.model import moving_channel, multi_user_channel, normalise_power
 from isac_toolbox.channel.modulation import qam_constellation
@@ -130,6 +131,8 @@ class Truth:
         Shape of the noise, of trace M and without interferers; None where it is white.
     interferer_directions : ndarray, shape (I, 3)
         Unit vectors towards the interferers, world frame.
+    interference_covariance : ndarray of complex, shape (M, M), or None
+        Of all interferers together over the elements, mean over the band; None without any.
     """
 
     channel: NDArray[np.complex128]
@@ -159,6 +162,7 @@ class Truth:
     coupling_matrix: NDArray[np.complex128] | None = None
     noise_covariance: NDArray[np.float64] | None = None
     interferer_directions: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    interference_covariance: NDArray[np.complex128] | None = None
 
     def channel_at(self, symbols: Sequence[int]) -> NDArray[np.complex128]:
         """Return the channel at OFDM symbols, motion and phases included, shape (K, N, M, len(symbols)).
@@ -660,10 +664,10 @@ class Scenario(BaseModel):
             tail_dopplers = draw_diffuse_dopplers(self.carrier_hz, scene, len(tails), streams[10])
             _add_tails(over_time, tails, tail_dopplers, turning.times_s)
             over_time *= scale[:, None, None, None] * turning.factors[:, None, None, :]
-            interference = interference_power(
+            between = interference_power(
                 heard, self.carrier_hz, turning.frequency_offsets_hz, self.carrier_spacing_hz
             )
-            warn_of_interference(interference * scale**2, noise_variance)
+            warn_of_interference(between * scale**2, noise_variance)
         users_power = float(np.mean(np.abs(channel) ** 2))
         channel = errors.heard(channel)
         diffuse = None if diffuse is None else errors.heard(diffuse)
@@ -703,6 +707,8 @@ class Scenario(BaseModel):
         truth = _truth(listed, array, channel, scale, offsets_s, block, noise_variance)
         truth = replace(truth, **self._moved(listed, turning, over_time, truth))
         truth = replace(truth, **errors.as_truth(self.carrier_hz))
+        interference = interference_covariance(self, errors, mounted, users_power)
+        truth = replace(truth, interference_covariance=interference)
         if diffuse is not None:
             truth = replace(
                 truth,

@@ -20,6 +20,7 @@ from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResu
 from isac_toolbox.estimators.scene.derotation import evolution_of
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
+from isac_toolbox.estimators.scene.interferers import NoiseEstimate
 from isac_toolbox.estimators.scene.moving import Movers
 from isac_toolbox.estimators.scene.remedies import misfit_warnings
 from isac_toolbox.estimators.scene.world import World
@@ -380,9 +381,10 @@ def build_result(
     misfit: Misfit | None = None,
     information: SceneInformation | None = None,
     elements: ElementEstimate | None = None,
+    noise: NoiseEstimate | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
-    parts = [part for part in (diffuse, motion, elements) if part is not None]
+    parts = [part for part in (diffuse, motion, elements, noise) if part is not None]
     found = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
     return EstimationResult(
         estimator=estimator,
@@ -454,15 +456,21 @@ def taken_as_static(obs: UplinkObservation) -> tuple[str, ...]:
     return (*said, *not_modelled(obs))
 
 
-def not_modelled(obs: UplinkObservation) -> tuple[str, ...]:
-    """Return what no estimator takes into account yet of what an observation says of its receiver."""
+def not_modelled(obs: UplinkObservation, takes_colour: bool = False) -> tuple[str, ...]:
+    """Return what is not taken into account of what an observation says of its receiver.
+
+    ``takes_colour`` says that the shape of the noise is.
+    """
     hardware = obs.hardware
     if hardware is None:
         return ()
     coloured = hardware.noise_covariance is not None or hardware.estimates_noise
     asked = [
         name
-        for name, is_asked in (("coupling_std", hardware.coupling_std > 0), ("noise_covariance", coloured))
+        for name, is_asked in (
+            ("coupling_std", hardware.coupling_std > 0),
+            ("noise_covariance", coloured and not takes_colour),
+        )
         if is_asked
     ]
     if not asked:

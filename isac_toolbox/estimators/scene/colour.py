@@ -20,7 +20,7 @@ from isac_toolbox.estimators.symbols.statistics import (
     pilot_statistics,
 )
 
-__all__ = ["elements_in_use", "estimates_noise", "first_whitening", "left_by_scene", "whitening_of"]
+__all__ = ["elements_in_use", "estimates_noise", "first_whitening", "left_by_scene", "takes_colour", "whitening_of"]
 
 ComplexArray = NDArray[np.complex128]
 BoolArray = NDArray[np.bool_]
@@ -31,12 +31,26 @@ _DECIDED = 0.05
 
 def estimates_noise(obs: UplinkObservation) -> bool:
     """Return whether the shape of the noise is to be learned."""
-    return obs.hardware is not None and obs.hardware.estimates_noise
+    return obs.hardware is not None and obs.hardware.estimates_noise and takes_colour(obs)
+
+
+def takes_colour(obs: UplinkObservation) -> bool:
+    """Return whether the shape of the noise over the array can be taken into account.
+
+    Not with beam squint, which makes it differ over the band, nor where single samples are missing.
+    """
+    if obs.beam_squint:
+        return False
+    usable = obs.usable
+    if usable is None:
+        return True
+    whole = obs.usable_elements[:, None] & obs.usable_cells[:, None, :]
+    return bool(np.array_equal(whole, usable))
 
 
 def first_whitening(obs: UplinkObservation, block: ReceivedBlock) -> Whitening | None:
     """Return the whitening of the noise as it is known, or as the pilots show it; None where it is white."""
-    if obs.hardware is None:
+    if obs.hardware is None or not takes_colour(obs):
         return None
     covariance = obs.hardware.noise_covariance
     if covariance is not None:

@@ -35,7 +35,7 @@ from isac_toolbox.estimators.scene.assemble import (
     without_places,
 )
 from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
-from isac_toolbox.estimators.scene.colour import first_whitening
+from isac_toolbox.estimators.scene.colour import first_whitening, takes_colour
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import (
@@ -48,6 +48,7 @@ from isac_toolbox.estimators.scene.derotation import (
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.information import information_of
+from isac_toolbox.estimators.scene.interferers import NoiseEstimate
 from isac_toolbox.estimators.scene.moving import movers_of
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.problem import Problem
@@ -117,7 +118,10 @@ class SceneLoop(TurboLoop):
         super().__init__(max_iter, tol, max_seconds)
         self.obs, self.block, self.warnings = without_zeros(obs)
         self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
-        self.warnings += not_modelled(obs) if self.follows_motion else taken_as_static(obs)
+        if self.follows_motion:
+            self.warnings += not_modelled(obs, takes_colour(obs))
+        else:
+            self.warnings += taken_as_static(obs)
         self.search = PathSearch.for_observation(self.obs)
         if self.search.has_high_lobes:
             self.warnings.append(_FAR_BLOCKS)
@@ -310,8 +314,9 @@ class SceneLoop(TurboLoop):
             channel = elements.applied(channel)
             if motion is not None:
                 motion = motion.over_elements(elements.element_response)
+        noise = NoiseEstimate.of(self.block, self.search, channel.noise_variance)
         return build_result(
-            self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements
+            self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements, noise
         )
 
     def _judged(

@@ -140,9 +140,9 @@ def _levels(variance: RealArray, n_snapshots: float) -> RealArray:
 def _strong_directions(sample: ComplexArray, n_snapshots: float) -> tuple[float, ComplexArray, RealArray]:
     """Level of white noise, what eigenvectors that stand out have above it, and what they leave of elements.
 
-    Their eigenvalues are those for Stein's loss.
-    Source: Donoho, Gavish and Johnstone, Optimal shrinkage of eigenvalues in the spiked covariance model,
-    Annals of Statistics 46 (2018).
+    Their eigenvalues are without the part that chance adds.
+    Source: Baik and Silverstein, Eigenvalues of large sample covariance matrices of spiked population models,
+    Journal of Multivariate Analysis 97 (2006).
     """
     values, vectors = np.linalg.eigh(sample)
     n, ratio = len(values), len(values) / n_snapshots
@@ -157,9 +157,8 @@ def _strong_directions(sample: ComplexArray, n_snapshots: float) -> tuple[float,
     own, others = vectors[:, n - spikes.size :], vectors[:, : n - spikes.size]
     power = np.abs(others) ** 2
     beneath = (power @ values[: n - spikes.size]) / np.maximum(power.sum(axis=1), _LEAST_LEVEL)
-    cosine2 = (1 - ratio / (spikes - 1) ** 2) / (1 + ratio / (spikes - 1))
-    kept = np.maximum(spikes / (cosine2 + (1 - cosine2) * spikes), 1.0)
-    return level, np.asarray((own * (level * (kept - 1))) @ own.conj().T), beneath
+    above = (own * (level * np.maximum(spikes - 1, 0.0))) @ own.conj().T
+    return level, np.asarray(above), beneath
 
 
 def _debiased(values: RealArray, ratio: float) -> RealArray:
