@@ -97,8 +97,8 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     (extent squared over twelve), as in the estimators. Other arrays have no prior of the scatterers. Masked
     elements and cells tell nothing, a cell of which single samples are masked as much as the share of its
     elements that are left; the channel's error counts all entries. What ``truth.diffuse_channel`` holds is
-    taken as known (``unlisted_share``). Noise that is not white over the array, and interferers, have their true
-    covariance, which counts as known.
+    taken as known (``unlisted_share``). Noise that is not white over the array, and interferers, have their
+    true covariance, which counts as known.
 
     Examples
     --------

@@ -18,11 +18,14 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.bisvbi_start import BiSVBISettings, Decoder, StartedLoop
 from isac_toolbox.estimators.coarse.start import NO_PEAKS
 from isac_toolbox.estimators.grid.e_step import make_e_step
-from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.result import EstimationResult, Misfit
 from isac_toolbox.estimators.scene.colour import (
+    asks_for_colour,
     elements_in_use,
     estimates_noise,
     left_by_scene,
+    shows_colour,
+    takes_colour,
     whitening_of,
 )
 from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
@@ -77,6 +80,9 @@ _NEED_NO_PLACES = (("coarse", "nomp"), ("inverse", "subspace"), ("unlocated_path
 
 _NO_STATIC_PEAKS = (
     "symbol_times_s: MUSIC takes the block as static, so NOMP was the coarse stage instead of coarse='music'"
+)
+_NO_WHITE_PEAKS = (
+    "noise_covariance: MUSIC takes the noise as white, so NOMP was the coarse stage instead of coarse='music'"
 )
 _UNDECIDED_SHIFTS = (
     "symbol_times_s: the pilots of user(s) {users} look the same at several Doppler shifts, of which the "
@@ -138,6 +144,8 @@ class BiSVBILoop(StartedLoop):
             self.warnings.append(f"{NO_PEAKS}, so NOMP was the coarse stage")
         elif settings.coarse == "music" and obs.motion is not None:
             self.warnings.append(_NO_STATIC_PEAKS)
+        elif settings.coarse == "music" and asks_for_colour(obs):
+            self.warnings.append(_NO_WHITE_PEAKS)
         _check_motion(settings, obs, self.block)
 
     def setup(self) -> None:
@@ -358,6 +366,20 @@ class BiSVBILoop(StartedLoop):
     def shows_squint(self) -> bool:
         """Return whether beam squint, which the observation does not ask for, explains the samples better."""
         return self.status not in (STOPPED, TIME_LIMIT) and shows_squint(self.working.fit)
+
+    def shows_colour(self, misfit: Misfit | None) -> bool:
+        """Return whether the noise, taken as white, is far from it where no signal is.
+
+        Asked only where what is left has a direction or a loud element, and does not turn over the symbols.
+        """
+        hardware = self.obs.hardware
+        if hardware is not None and (hardware.estimates_noise or hardware.noise_covariance is not None):
+            return False
+        if misfit is None or "time" in misfit.failing or self.status in (STOPPED, TIME_LIMIT):
+            return False
+        if not {"direction", "element"}.intersection(misfit.failing) or not takes_colour(self.obs):
+            return False
+        return shows_colour(self.working.fit, self.block, self.detect().moments)
 
     def fits_badly(self) -> bool:
         """Return whether a finished scene leaves clearly more than the noise that the coarse stage found."""

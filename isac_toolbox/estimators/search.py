@@ -140,7 +140,7 @@ class PathSearch(LengthWindow):
     def _over_directions(self, columns: ComplexArray) -> ComplexArray:
         """``sum_m conj(a_m) c_m`` on the grids of cosines, shape (G, G_h, G_v), of columns (G, M)."""
         array = self.receiver.array
-        columns = self.receiver.heard(columns).astype(columns.dtype, copy=False)  # it is Hermitian
+        columns = self.receiver.heard(columns).astype(columns.dtype, copy=False)
         if isinstance(array, UniformPlanarArray):
             cube = columns.reshape(-1, *array.shape)
             return np.asarray(fft.fft2(cube, s=self._transform_shape(array), axes=(1, 2)))

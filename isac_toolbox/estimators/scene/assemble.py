@@ -93,7 +93,9 @@ class ChannelEstimate:
         noise_variance = power * diffuse.noise_variance
         if receiver.whitening is not None:
             own = own * np.real(np.diag(receiver.whitening.covariance))
-        return cls((mean + receiver.stated(diffuse.mean)) * scale, (variance + own) * scale**2, noise_variance)
+        return cls(
+            (mean + receiver.stated(diffuse.mean)) * scale, (variance + own) * scale**2, noise_variance
+        )
 
 
 @dataclass(frozen=True, eq=False)

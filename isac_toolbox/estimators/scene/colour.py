@@ -20,13 +20,30 @@ from isac_toolbox.estimators.symbols.statistics import (
     pilot_statistics,
 )
 
-__all__ = ["elements_in_use", "estimates_noise", "first_whitening", "left_by_scene", "takes_colour", "whitening_of"]
+__all__ = [
+    "elements_in_use",
+    "estimates_noise",
+    "first_whitening",
+    "left_by_scene",
+    "takes_colour",
+    "whitening_of",
+]
 
 ComplexArray = NDArray[np.complex128]
 BoolArray = NDArray[np.bool_]
 
+# Mathematics: nats of every real parameter that is fitted to noise alone.
+_CHANCE = 0.5
 # Tuned: variance of a data symbol (of a mean energy of one) up to which it counts as decided.
 _DECIDED = 0.05
+
+
+def asks_for_colour(obs: UplinkObservation) -> bool:
+    """Return whether the noise may be other than white, and that is taken into account."""
+    hardware = obs.hardware
+    if hardware is None or not (hardware.estimates_noise or hardware.noise_covariance is not None):
+        return False
+    return takes_colour(obs)
 
 
 def estimates_noise(obs: UplinkObservation) -> bool:
@@ -72,6 +89,18 @@ def whitening_of(left: LeftOver, block: ReceivedBlock) -> Whitening | None:
     return Whitening.of(covariance, in_use)
 
 
+def shows_colour(fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> bool:
+    """Return whether what no channel explains is far from white over the array.
+
+    By more nats than half the real parameters of a covariance, which chance explains.
+    """
+    left = left_by_scene(fit, block, moments)
+    found, in_use = whitening_of(left, block), elements_in_use(block)
+    if found is None or left.n_snapshots <= np.count_nonzero(in_use):
+        return False
+    return left.nats_of(found, in_use) > _CHANCE * np.count_nonzero(in_use) ** 2
+
+
 def left_by_scene(fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> LeftOver:
     """Return what pilots and decided data leave of the samples beside any channel of the users.
 
@@ -88,7 +117,7 @@ def left_by_scene(fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> Lef
 
 
 def _left_by_pilots(obs: UplinkObservation, block: ReceivedBlock) -> LeftOver:
-    """What remains before there is a scene: beside the pilots where these leave room, or else the channels."""
+    """What remains before there is a scene: beside the pilots where these leave room, else the channels."""
     samples = block.received[:, elements_in_use(block)]
     if obs.motion is None:
         used = np.all(block.known, axis=0) & block.has_samples

@@ -85,12 +85,11 @@ def at_rest(block: ReceivedBlock, fit: Fit, moments: SymbolMoments) -> tuple[Rec
     return replace(block, received=received, derotation=None), turned
 
 
-def evolution_of(
-    fit: Fit, derotation: Derotation, scale: float, whitened: bool = False
-) -> ChannelEvolution:
+def evolution_of(fit: Fit, derotation: Derotation, scale: float, whitened: bool = False) -> ChannelEvolution:
     """Return the channel over the symbols of a derotated block; ``scale`` undoes the normalisation.
 
-    It is that on the elements, or, ``whitened``, that of the samples of the fit. Its parts are the channels at a few times, between which it is interpolated.
+    It is that on the elements, or, ``whitened``, that of the samples of the fit. Its parts are the channels
+    at a few times, between which it is interpolated.
     """
     atoms, gains = fit.atoms, fit.posterior.mean * scale
     assert isinstance(atoms, MovingAtoms)

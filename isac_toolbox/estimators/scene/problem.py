@@ -59,8 +59,8 @@ class Problem:
     ) -> Problem:
         """Return the problem on the pilots of a block, noise as given or not known yet.
 
-        ``elements`` is what the block was corrected by, where that is to be learned on. Where the shape of the
-        noise is learned its variance is as well.
+        ``elements`` is what the block was corrected by, where that is to be learned on. Where the shape of
+        the noise is learned its variance is as well.
         """
         known = obs.noise_variance is not None
         precision = block.scale**2 / obs.noise_variance if obs.noise_variance is not None else 1.0

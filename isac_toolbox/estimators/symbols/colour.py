@@ -1,4 +1,4 @@
-"""Shape of the noise over the array, known or from what no channel explains (docs/theory.md, section 6.10)."""
+"""Shape of the noise over the array, from what no channel explains (docs/theory.md, section 6.10)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAST_SNAPSHOTS = 0.25
 _ROUNDS = 20
 # Cost cap: rounds in which levels of elements and strong directions are found in turn.
 _LEVEL_ROUNDS = 3
-# Guard: noise of an element, relative to the mean or the loudest, and the share of it beside strong directions.
+# Guard: noise of an element relative to the loudest, and share of an element beside strong directions.
 _LEAST_LEVEL = 1e-6
 # Guard: relative height over the edge of the noise's eigenvalues at which a direction is one.
 _ABOVE_EDGE = 1.1
@@ -54,6 +54,12 @@ class LeftOver:
         """Mean over the snapshots, shape (M', M')."""
         return self.moments / max(self.n_snapshots, 1.0)
 
+    def nats_of(self, whitening: Whitening, in_use: BoolArray) -> float:
+        """How much better noise of this shape explains the snapshots than white noise does."""
+        white = float(np.real(np.trace(self.covariance))) / len(self.covariance)
+        coloured = self.whitened_variance(whitening, in_use)
+        return self.n_snapshots * len(self.covariance) * float(np.log(white / coloured))
+
     def whitened_variance(self, whitening: Whitening, in_use: BoolArray) -> float:
         """Mean variance of the snapshots, whitened over the elements in use (M,)."""
         matrix = whitening.matrix[np.ix_(in_use, in_use)]
@@ -81,7 +87,7 @@ def left_by_symbols(samples: ComplexArray, symbols: ComplexArray, used: BoolArra
     basis = np.matmul(inverse_root.conj().transpose(0, 2, 1), sent)
     left = samples - np.matmul(np.matmul(samples, basis.conj().transpose(0, 2, 1)), basis)
     flat = left.transpose(1, 0, 2).reshape(samples.shape[1], -1)
-    n_left = np.count_nonzero(used) - np.count_nonzero(told & used.any(axis=1)[:, None])
+    n_left = np.count_nonzero(used) - np.count_nonzero(told)
     return LeftOver(flat @ flat.conj().T, float(n_left))
 
 
@@ -130,7 +136,7 @@ def _few_directions(sample: ComplexArray, n_snapshots: float) -> ComplexArray:
 
 
 def _levels(variance: RealArray, n_snapshots: float) -> RealArray:
-    """Relative variances of elements, shrunk towards one another as far as chance explains how they differ."""
+    """Relative variances of elements, shrunk together as far as chance explains how they differ."""
     logarithms = np.log(np.maximum(variance, _LEAST_LEVEL * variance.max()))
     away = logarithms - logarithms.mean()
     kept = max(1 - 1 / (n_snapshots * max(float(np.mean(away**2)), 1e-300)), 0.0)
