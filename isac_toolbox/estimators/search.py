@@ -123,7 +123,7 @@ class PathSearch(LengthWindow):
 
     @cached_property
     def _loss(self) -> RealArray:
-        """By how much less than otherwise a whitened array hears of the directions of the bins, (G_h, G_v)."""
+        """By how much less than otherwise a whitened array hears of directions of bins, (G_h, G_v)."""
         u_h, u_v = (grid.ravel() for grid in np.meshgrid(*self.cosine_grids, indexing="ij"))
         responses = self.receiver.heard(self.receiver.array.steering_from_cosines(u_h, u_v))
         if self.receiver.element_mask is not None:
