@@ -73,6 +73,15 @@ class Whitening:
         variance = np.real(np.diag(self.covariance))
         return float(np.mean(variance if in_use is None else variance[in_use]))
 
+    def share_of_white(self, doubt: float) -> ComplexArray:
+        """Return by how much more than of all dimensions of a white signal is known of each, shape (M, M).
+
+        Of a signal that was white before the whitening, estimated as if it were so after it; ``doubt`` is the
+        share of its variance that is left then.
+        """
+        values, vectors = self._modes
+        return np.asarray((vectors / (1 + (values - 1) * doubt)) @ vectors.conj().T)
+
     def distance(self, other: Whitening) -> float:
         """Mean squared deviation from white that noise of the other's covariance has after this whitening."""
         left = self.matrix @ other.covariance @ self.matrix - np.eye(len(self.matrix))

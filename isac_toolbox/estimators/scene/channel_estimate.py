@@ -57,7 +57,10 @@ class ChannelEstimate:
             own[..., ~unheard] = diffuse.power[:, None, None]
         noise_variance = power * diffuse.noise_variance
         if receiver.whitening is not None:
-            own = own * np.real(np.diag(receiver.whitening.covariance))
+            covariance = receiver.whitening.covariance
+            for k, doubt in enumerate(diffuse.entry_variance / np.maximum(diffuse.power, 1e-300)):
+                known = receiver.whitening.share_of_white(min(float(doubt), 1.0))
+                own[k] *= np.real(np.diag(covariance @ known))
         return cls(
             (mean + receiver.stated(diffuse.mean)) * scale, (variance + own) * scale**2, noise_variance
         )

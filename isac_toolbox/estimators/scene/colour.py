@@ -98,7 +98,7 @@ def shows_colour(fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> bool
     found, in_use = whitening_of(left, block), elements_in_use(block)
     if found is None or left.n_snapshots <= np.count_nonzero(in_use):
         return False
-    return left.nats_of(found, in_use) > _CHANCE * np.count_nonzero(in_use) ** 2
+    return bool(left.nats_of(found, in_use) > _CHANCE * np.count_nonzero(in_use) ** 2)
 
 
 def left_by_scene(fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> LeftOver:

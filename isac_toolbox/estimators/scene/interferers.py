@@ -23,6 +23,10 @@ BoolArray = NDArray[np.bool_]
 
 # Guard: eigenvalues of a covariance over their median (6 dB) above which they are directions, not levels.
 _STRONG = 4.0
+# Guard: share of what stands out (in amplitude) that waves may leave; more, and it is no waves.
+_BESIDE = 0.3
+# Guard: highest of the other eigenvalues over their median; what rises further has no edge.
+_FLAT = 2.5
 # Guard: share of the dimensions of the array above which strong ones are no directions.
 _MOST_STRONG = 0.25
 # Guard: share of a response inside the strong dimensions from which on a wave comes from there.
@@ -76,7 +80,8 @@ def plane_waves(
     level = float(np.median(values))
     strong = values > _STRONG * level
     nothing = np.zeros((0, 3)), np.zeros(0)
-    if not strong.any() or np.count_nonzero(strong) > _MOST_STRONG * len(values):
+    few = 0 < np.count_nonzero(strong) <= _MOST_STRONG * len(values)
+    if not few or values[~strong][-1] > _FLAT * level:
         return nothing
     level = float(np.mean(values[~strong]))
     own = vectors[:, strong]
@@ -92,7 +97,11 @@ def plane_waves(
         return nothing
     back = np.linalg.pinv(responses(found).T)
     above = (own * (values[strong] - level)) @ own.conj().T
-    power = np.real(np.diag(back @ above @ back.conj().T))
+    fitted = back @ above @ back.conj().T
+    power = np.real(np.diag(fitted))
+    beside = above - responses(found).T @ fitted @ responses(found).conj()
+    if np.linalg.norm(beside) > _BESIDE * np.linalg.norm(above):
+        return nothing
     order = np.argsort(-power)
     return _unit_vectors(array, found[order]), power[order]
 

@@ -68,7 +68,7 @@ class Problem:
         if block.whitening is not None:
             receiver = replace(receiver, whitening=block.whitening)
             known = known and not (obs.hardware is not None and obs.hardware.estimates_noise)
-            precision = precision / block.whitening.scale if known else 1.0
+            precision = precision * block.whitening.scale if known else 1.0
         data = Measurements(pilot_statistics(block), receiver)
         region = np.full((2, 3), np.nan) if obs.geometry is None else obs.geometry.region_m
         prior = _with_walks(ScenePrior.of(obs, turn_of(obs)), obs.motion)

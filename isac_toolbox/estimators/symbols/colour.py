@@ -118,10 +118,12 @@ def shrunk(left: LeftOver) -> ComplexArray:
     identity = np.eye(len(sample))
     whitening = Whitening.of(_few_directions(sample, n))
     whitened = whitening.matrix @ sample @ whitening.matrix
-    whitened /= float(np.real(np.trace(whitened))) / len(sample)
+    level = float(np.real(np.trace(whitened))) / len(sample)
+    whitened /= level
     distance = float(np.sum(np.abs(whitened - identity) ** 2))
     share = min(len(sample) ** 2 / n / max(distance, 1e-300), 1.0)
-    return np.asarray(whitening.inverse @ ((1 - share) * whitened + share * identity) @ whitening.inverse)
+    mixed = level * ((1 - share) * whitened + share * identity)
+    return np.asarray(whitening.inverse @ mixed @ whitening.inverse)
 
 
 def _few_directions(sample: ComplexArray, n_snapshots: float) -> ComplexArray:
