@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import helpers.examples  # noqa: F401  registers the profile "nightly" before hypothesis looks for it
 import pytest
 from threadpoolctl import threadpool_limits
 

@@ -244,6 +244,13 @@ class EstimationResult:
         Of every element, where the observation says that it is not known; None otherwise. Its common phase
         and gain, and slopes of the phases over the array, are in the paths and places.
     element_response_std : ndarray, shape (M,), optional
+    noise_covariance : ndarray of complex, shape (M, M), optional
+        Shape of the noise over the elements, interferers included, of trace M over those in use; noise of the
+        samples is ``noise_variance`` times it. None where noise was taken as white.
+    interferer_directions : ndarray, shape (I, 3), optional
+        Unit vectors to where plane waves in the noise come from, world frame, the strongest first.
+    interferer_power : ndarray, shape (I,), optional
+        Power of each in a sample.
     misfit : Misfit, optional
         How far what is left of the samples is from noise; of the scene, also where least squares took over.
         None from methods without a model to judge: ``MusicSCVBI`` and ``OMP``, whose
@@ -294,6 +301,9 @@ class EstimationResult:
     evolution: ChannelEvolution | None = None
     element_response: ComplexArray | None = None
     element_response_std: RealArray | None = None
+    noise_covariance: ComplexArray | None = None
+    interferer_directions: RealArray | None = None
+    interferer_power: RealArray | None = None
     misfit: Misfit | None = None
     information: SceneInformation | None = None
 
@@ -400,6 +410,9 @@ _DIFFUSE = ("diffuse_power", "diffuse_profile", "diffuse_delays_s")
 _MOTION = (
     "element_response",
     "element_response_std",
+    "noise_covariance",
+    "interferer_directions",
+    "interferer_power",
     "frequency_offsets_hz",
     "frequency_offset_std_hz",
     "user_velocities_m_s",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 from isac_toolbox.estimators.result import Ambiguity, EstimationResult, Misfit, SceneInformation
 from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate, DiffuseEstimate, ElementEstimate
+from isac_toolbox.estimators.scene.interferers import NoiseEstimate
 from isac_toolbox.estimators.scene.motion_estimate import MotionEstimate
 from isac_toolbox.estimators.scene.remedies import misfit_warnings
 from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
@@ -57,9 +58,10 @@ def build_result(
     misfit: Misfit | None = None,
     information: SceneInformation | None = None,
     elements: ElementEstimate | None = None,
+    noise: NoiseEstimate | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
-    parts = [part for part in (diffuse, motion, elements) if part is not None]
+    parts = [part for part in (diffuse, motion, elements, noise) if part is not None]
     found = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
     return EstimationResult(
         estimator=estimator,

@@ -192,8 +192,16 @@ def learned_elements(fit: Fit) -> ElementErrors:
         ]
     n_elements = problem.receiver.array.n_elements
     left, energy = np.zeros(n_elements, complex), np.zeros(n_elements)
+    whitening = problem.receiver.whitening
     for channel, correlation, gram in parts:
         explained = through(gram, channel)
+        if whitening is not None:
+            # a step of Jacobi's: the gradient under the noise's covariance, the Hessian's diagonal
+            channel = whitening.undo(channel)
+            left = left + np.sum(channel.conj() * whitening.apply(correlation - explained), axis=(0, 1))
+            power = np.sum(np.real(channel.conj() * through(gram, channel)), axis=(0, 1))
+            energy = energy + np.real(np.diag(whitening.matrix @ whitening.matrix)) * power
+            continue
         left = left + np.sum(channel.conj() * (correlation - explained), axis=(0, 1))
         energy = energy + np.sum(np.real(channel.conj() * explained), axis=(0, 1))
     heard = problem.receiver.element_mask
