@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 CORE_TESTS := tests/test_imports.py tests/test_doctests.py tests/test_bad_input.py tests/scenario \
   tests/test_metrics.py tests/test_bounds.py tests/test_storage.py tests/channel tests/inference \
   tests/estimators/symbols tests/estimators/baselines tests/estimators/test_bisvbi.py \
-  tests/estimators/test_moving_blocks.py tests/sweeps tests/interop tests/cli tests/plotting tests/nn
+  tests/estimators/test_moving_blocks.py tests/sweeps tests/faults tests/interop tests/cli tests/plotting tests/nn
+
+# What `make nightly` tries thousands of times; the table goes to benchmarks/nightly.
+NIGHTLY_TESTS := tests/faults tests/nn/test_damaged_files.py tests/test_storage.py tests/test_invariances.py
 
 .PHONY: demo test nightly test-oldest test-bare check docs clean
 
@@ -34,8 +37,8 @@ check: $(VENV)/.installed         ## formatting, lint and types
 test: check                       ## everything that must hold before a commit
 	$(BIN)/python -m pytest
 
-nightly: $(VENV)/.installed       ## thousands of examples of every invariance; about an hour
-	$(BIN)/python -m pytest --hypothesis-profile=nightly tests/test_invariances.py
+nightly: $(VENV)/.installed       ## thousands of examples and faults, their table for the manual; about an hour
+	$(BIN)/python -m pytest --hypothesis-profile=nightly -m "slow or not slow" $(NIGHTLY_TESTS)
 
 $(VENV)-bare/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-bare

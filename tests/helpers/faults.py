@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import warnings
 from collections import Counter
@@ -13,10 +14,16 @@ from typing import Any
 import numpy as np
 from hypothesis import settings
 
+import isac_toolbox as isac
+from helpers import ROOT
+
 #: What a reader may raise on a bad file, always with the file's name.
 DOCUMENTED = (ValueError, TypeError, OSError, MemoryError)
 #: What was done in this run, by name of the row and of the column, for the table of ``make nightly``.
 DONE: Counter[tuple[str, str]] = Counter()
+
+#: Where that table is kept; the manual shows it.
+TABLE = ROOT / "benchmarks" / "nightly" / "nightly.txt"
 
 _AT_NIGHT = settings.get_profile("nightly").max_examples
 
@@ -34,6 +41,17 @@ def how_many(ordinary: int, nightly: int) -> int:
 def tally(row: str, column: str, count: int = 1) -> None:
     """Count for the table of ``make nightly``."""
     DONE[row, column] += count
+
+
+def counted(test: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return a property's function that counts the examples that held."""
+
+    @functools.wraps(test)
+    def count(*arguments: Any, **options: Any) -> None:
+        test(*arguments, **options)
+        tally(name.removeprefix("test_").replace("_", " "), "holds")
+
+    return count
 
 
 def flipped(content: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
@@ -80,3 +98,20 @@ def fingerprint(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(fingerprint, value)) + "]"
     return repr(value)
+
+
+def write_table(failed: int, path: Path = TABLE) -> None:
+    """Write what was done: a row for every kind of fault, what came of it, and how often."""
+    from rich.console import Console
+    from rich.table import Table
+
+    heads = ("what", "what came of it", "times")
+    table = Table(
+        *heads, title=f"isac_toolbox {isac.__version__}: {failed} failed tests", title_justify="left"
+    )
+    for (what, outcome), count in sorted(DONE.items()):
+        table.add_row(what, outcome, str(count))
+    table.add_row("all", "", str(sum(DONE.values())))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        Console(file=file, width=140).print(table)

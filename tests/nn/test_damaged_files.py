@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from helpers.faults import fingerprint, flipped, how_many, refused_or_whole, truncated
+from helpers.faults import fingerprint, flipped, how_many, refused_or_whole, tally, truncated
 from isac_toolbox.nn import load_compressed, save_compressed
 from isac_toolbox.nn._checkpoints import Checkpoint
 from isac_toolbox.nn._posteriors import read_state, write_state
@@ -56,8 +58,11 @@ def posterior(folder):
 def checkpoint(folder):
     settings = {"rate": 0.5, "epochs": 3}
     file = Checkpoint.from_arguments(folder / "fit.pt", False, "a thing 1", "a thing", settings)
-    optimiser = torch.optim.Adam(mlp(*WIDTHS).parameters())
-    file.write({"model": mlp(*WIDTHS).state_dict(), "optimiser": optimiser.state_dict(), "epoch": 3}, None)
+    optimiser = {
+        "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(3, 4)}},
+        "groups": [(0, 0.1)],
+    }
+    file.write({"model": mlp(*WIDTHS).state_dict(), "optimiser": optimiser, "epoch": 3}, None)
 
     def load():
         seen = {}
@@ -143,3 +148,31 @@ def test_checkpoints_run_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"fit\.pt cannot be read"):
         file.resume(dict, None)
     assert not (tmp_path / "flag").exists()
+
+
+def test_a_fit_interrupted_at_random_times_ends_as_if_it_had_not_been(tmp_path):
+    """A callback that raises stands for Ctrl-C: epochs are short, and their moments are what a file knows."""
+    from isac_toolbox.nn import SSVI, TensorLoader
+
+    x, y = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
+
+    def fit(path, resume, stop):
+        torch.manual_seed(0)
+        model, loader = SSVI(mlp(*WIDTHS), seed=0), TensorLoader(x, y, batch_size=16, seed=0)
+
+        def interrupt(record):
+            if record.epoch >= stop:
+                raise KeyboardInterrupt
+
+        model.fit(loader, epochs=5, progress=False, checkpoint=path, resume=resume, callback=interrupt)
+        return fingerprint(model.model.state_dict())
+
+    whole = fit(tmp_path / "whole.pt", False, 99)
+    for i in range(how_many(1, 20)):
+        path = tmp_path / f"{i}.pt"
+        stops = sorted(random.Random(i).choices(range(5), k=2))
+        for stop in stops:
+            with contextlib.suppress(KeyboardInterrupt):
+                fit(path, True, stop)
+        assert fit(path, True, 99) == whole
+        tally("fit of a network, interrupted", "resumed to the same bits", len(stops))
