@@ -35,6 +35,7 @@ from isac_toolbox.cli.inputs import (
 from isac_toolbox.cli.nn_compress import compress
 from isac_toolbox.cli.nn_ssvi import ssvi
 from isac_toolbox.cli.outputs import check_writable, compiling_notice, make_console, npz_path, print_json, say
+from isac_toolbox.cli.selftest import selftest
 from isac_toolbox.cli.sweep import sweep
 
 __all__ = ["app", "main", "nn_app"]
@@ -189,6 +190,7 @@ def bound(
 
 app.command()(sweep)
 app.command()(figure)
+app.command()(selftest)
 app.add_typer(nn_app, name="nn", help="Neural networks with the same engine; needs the extra 'nn'.")
 nn_app.command()(compress)
 nn_app.command()(ssvi)
