@@ -291,14 +291,19 @@ def _create(connection: sqlite3.Connection, plan: Plan) -> None:
 
 
 def _create_view(connection: sqlite3.Connection, names: Sequence[str]) -> None:
-    """Create ``results``, the view for queries from other programs."""
+    """Create ``results``, the view for queries from other programs.
+
+    The names in its text, as in the other statements, are those of fields and columns here; values are
+    parameters everywhere.
+    """
     values = [f"json_extract(point, '$.{name}') AS {name}" for name in names]
     columns = [name for name in _COLUMNS if name != "point"]
     shared = [
-        f"(SELECT json_extract(value, '$') FROM settings WHERE name = '{name}') AS {name}"
+        f"(SELECT json_extract(value, '$') FROM settings WHERE name = '{name}') AS {name}"  # nosec B608
         for name in ("seed", "package_version", "scenario_hash")
     ]
-    connection.execute(f"CREATE VIEW results AS SELECT {', '.join([*values, *columns, *shared])} FROM trials")
+    chosen = ", ".join([*values, *columns, *shared])
+    connection.execute(f"CREATE VIEW results AS SELECT {chosen} FROM trials")  # nosec B608
 
 
 def _set(connection: sqlite3.Connection, name: str, value: Any) -> None:
@@ -316,7 +321,7 @@ def _get(connection: sqlite3.Connection, table: str, store: str) -> dict[str, An
     """Return all values of a table by name, checked."""
     checks = _stored_checks(connection)
     found = {}
-    for name, text in connection.execute(f"SELECT * FROM {table}"):
+    for name, text in connection.execute(f"SELECT * FROM {table}"):  # nosec B608
         _compare(checks, f"{table} {name}", (name, text), store)
         found[name] = json.loads(text)
     return found
@@ -373,7 +378,7 @@ def _to_columns(key: str, row: SweepRow) -> tuple[Any, ...]:
 
 
 def _read_rows(connection: sqlite3.Connection, store: str) -> Iterator[tuple[RowKey, SweepRow]]:
-    rows = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM trials").fetchall()
+    rows = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM trials").fetchall()  # nosec B608
     checks = _stored_checks(connection)  # after the rows: while a sweep writes, all that were read have one
     for values in rows:
         _compare(checks, _row_part(values), values, store)
@@ -393,4 +398,6 @@ def _from_column(kind: str, value: Any) -> Any:
         return tuple(json.loads(value))
     if kind == "bool":
         return bool(value)
-    return float("nan") if kind == "float" and value is None else value
+    if kind == "float":
+        return float("nan") if value is None else float(value)
+    return int(value) if kind == "int" else value

@@ -65,9 +65,9 @@ MADE = {make.__name__: make for make in (observation, result, environment, store
 def test_damaged_files_are_refused_or_whole(kind, tmp_path):
     path, load = MADE[kind](tmp_path)
     content, whole = path.read_bytes(), fingerprint(load())
-    for changed in flipped(content, how_many(25, 3000)):
+    for changed in flipped(content, how_many(25, 800)):
         refused_or_whole(f"{kind}, a bit flipped", path, changed, load, whole)
-    for changed in truncated(content, how_many(8, 1000)):
+    for changed in truncated(content, how_many(8, 200)):
         refused_or_whole(f"{kind}, cut short", path, changed, load, whole)
 
 
@@ -75,7 +75,7 @@ def test_damaged_scenarios_are_refused_or_valid(tmp_path):
     """A text has no checksum: what comes of it is a valid scenario, or an error with its name."""
     path = tmp_path / "own.toml"
     content = isac.Scenario.load("urban_uplink").dump(path).read_bytes()
-    for changed in [*flipped(content, how_many(40, 3000)), *truncated(content, how_many(8, 500))]:
+    for changed in [*flipped(content, how_many(40, 1500)), *truncated(content, how_many(8, 200))]:
         path.write_bytes(changed)
         try:
             isac.Scenario.load(path)

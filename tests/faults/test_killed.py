@@ -66,14 +66,14 @@ def holds_rows(store: Path) -> bool:
 @pytest.mark.parametrize(("jobs", "kill"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGINT)])
 def test_a_sweep_that_is_killed_again_and_again(jobs, kill, tmp_path):
     store = tmp_path / "sweep.db"
-    kills = killed_until_done(SWEEP, [store, jobs], lambda: holds_rows(store), how_many(1, 8), kill)
+    kills = killed_until_done(SWEEP, [store, jobs], lambda: holds_rows(store), how_many(1, 2), kill)
     whole = isac.sweep(SCENARIO, POINTS, FAST, trials=60)
     assert metrics_of(isac.sweep(SCENARIO, POINTS, FAST, trials=60, store=store)) == metrics_of(whole)
     tally(f"sweep with {jobs} processes, {kill.name}", "resumed, nothing lost", kills)
 
 
 def test_two_processes_on_one_store(tmp_path):
-    for i in range(how_many(1, 8)):
+    for i in range(how_many(1, 2)):
         store = tmp_path / f"{i}.db"
         both = [started(SWEEP, store, 1) for _ in range(2)]
         assert [process.wait(600) for process in both] == [0, 0]
@@ -83,7 +83,7 @@ def test_two_processes_on_one_store(tmp_path):
 
 
 def test_a_worker_that_is_killed_ends_the_sweep_with_its_rows(tmp_path):
-    for i in range(how_many(1, 6)):
+    for i in range(how_many(1, 2)):
         store, flag = tmp_path / f"{i}.db", tmp_path / "may die"
         flag.touch()
 
@@ -114,7 +114,7 @@ def test_a_figure_that_is_killed_again_and_again(tmp_path):
     assert started(ISAC, *words, tmp_path / "whole").wait(600) == 0
     store = tmp_path / "killed" / "vs_users_quick.db"
     kills = killed_until_done(
-        ISAC, [*words, store.parent], lambda: holds_rows(store), how_many(1, 4), signal.SIGKILL
+        ISAC, [*words, store.parent], lambda: holds_rows(store), how_many(1, 2), signal.SIGKILL
     )
     whole = numbers(tmp_path / "whole" / "vs_users_quick.csv")
     assert numbers(tmp_path / "killed" / "vs_users_quick.csv") == whole
@@ -124,7 +124,7 @@ def test_a_figure_that_is_killed_again_and_again(tmp_path):
 def test_a_network_that_is_killed_again_and_again(tmp_path):
     pytest.importorskip("torch")
     words = ["nn", "ssvi", "--epochs", 30, "--no-dense", "--threads", 1, "--resume"]
-    for name, kills in (("whole", 0), ("killed", how_many(1, 4))):
+    for name, kills in (("whole", 0), ("killed", how_many(1, 2))):
         own = [*words, "--checkpoint", tmp_path / f"{name}.pt", "--out", tmp_path / name]
         seen = (tmp_path / f"{name}.pt").exists
         killed = killed_until_done(ISAC, own, seen, kills, signal.SIGKILL)

@@ -26,6 +26,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "_validation.py",
         "_choices.py",
         "_files.py",
+        "_interrupts.py",
         "_npz.py",
         "_threads.py",
         "_compilation.py",

@@ -79,9 +79,9 @@ MADE = {make.__name__: make for make in (compressed, posterior, checkpoint)}
 def test_damaged_files_are_refused_or_whole(kind, tmp_path):
     path, load = MADE[kind](tmp_path)
     content, whole = path.read_bytes(), fingerprint(load())
-    for changed in flipped(content, how_many(25, 2000)):
+    for changed in flipped(content, how_many(25, 800)):
         refused_or_whole(f"{kind}, a bit flipped", path, changed, load, whole)
-    for changed in truncated(content, how_many(6, 500)):
+    for changed in truncated(content, how_many(6, 200)):
         refused_or_whole(f"{kind}, cut short", path, changed, load, whole)
 
 
@@ -168,7 +168,7 @@ def test_a_fit_interrupted_at_random_times_ends_as_if_it_had_not_been(tmp_path):
         return fingerprint(model.model.state_dict())
 
     whole = fit(tmp_path / "whole.pt", False, 99)
-    for i in range(how_many(1, 20)):
+    for i in range(how_many(1, 10)):
         path = tmp_path / f"{i}.pt"
         stops = sorted(random.Random(i).choices(range(5), k=2))
         for stop in stops:
