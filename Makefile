@@ -33,7 +33,7 @@ check: $(VENV)/.installed         ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy --strict --config-file= --cache-dir=.mypy_cache/strict tests/typing/program.py
+	$(BIN)/mypy --strict --config-file= --cache-dir=.mypy_cache/strict tests/release/program.py
 
 test: check                       ## everything that must hold before a commit
 	$(BIN)/python -m pytest

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("mypy") is None, reason="needs mypy"),
 ]
-PROGRAM = TESTS / "typing" / "program.py"
+PROGRAM = TESTS / "release" / "program.py"
 WRONG = {
     "isac.Scenario.load(3)": "arg-type",
     "isac.LeastSquares().estimate(isac.Scenario.load('x'))": "arg-type",
