@@ -32,8 +32,8 @@ __all__ = [
 ComplexArray = NDArray[np.complex128]
 BoolArray = NDArray[np.bool_]
 
-# Mathematics: nats of every real parameter that is fitted to noise alone.
-_CHANCE = 0.5
+# Guard: nats an element by which noise of another shape must explain more; twenty parameters fitted to noise.
+_CHANCE = 10.0
 # Tuned: variance of a data symbol (of a mean energy of one) up to which it counts as decided.
 _DECIDED = 0.05
 
@@ -89,16 +89,14 @@ def whitening_of(left: LeftOver, block: ReceivedBlock) -> Whitening | None:
     return Whitening.of(covariance, in_use)
 
 
-def shows_colour(fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> bool:
-    """Return whether what no channel explains is far from white over the array.
-
-    By more nats than half the real parameters of a covariance, which chance explains.
-    """
-    left = left_by_scene(fit, block, moments)
-    found, in_use = whitening_of(left, block), elements_in_use(block)
-    if found is None or left.n_snapshots <= np.count_nonzero(in_use):
-        return False
-    return bool(left.nats_of(found, in_use) > _CHANCE * np.count_nonzero(in_use) ** 2)
+def shows_colour(obs: UplinkObservation, fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> bool:
+    """Return whether what no channel explains is far from white over the array, beside pilots or all symbols."""
+    in_use = elements_in_use(block)
+    for left in (left_by_scene(fit, block, moments), _left_by_pilots(obs, block)):
+        found = whitening_of(left, block)
+        if found is not None and left.nats_of(found, in_use) > _CHANCE * np.count_nonzero(in_use):
+            return True
+    return False
 
 
 def left_by_scene(fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> LeftOver:
