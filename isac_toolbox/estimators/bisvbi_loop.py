@@ -268,7 +268,7 @@ class BiSVBILoop(StartedLoop):
         if self._whitening_settled or not estimates_noise(self.obs):
             return
         left = left_by_scene(self.working.fit, self.block, self.detect().moments)
-        found = whitening_of(left, self.block)
+        found = whitening_of(left, self.block, self.working.fit)
         before = self.block.whitening
         if found is None or (before is not None and before.distance(found) < _SETTLED_NOISE):
             self._whitening_settled = before is not None

@@ -11,7 +11,7 @@ __all__ = ["decided_alike", "turns"]
 # Guard: share of decisions that may differ; of a user whose decisions confirmed themselves half do.
 _DIFFERENT = 0.01
 # Guard: share of the residual that a factor of every user and symbol explains; distortion leaves them less.
-_TURNING = 0.1
+_TURNING = 0.03
 
 
 def decided_alike(first: EstimationResult, second: EstimationResult) -> bool:
