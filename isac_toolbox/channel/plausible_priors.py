@@ -47,7 +47,7 @@ def warn_of_implausible_array(array: AntennaArray) -> None:
             angle = float(getattr(panel, name))
             if abs(angle) > largest * (1 + 1e-9):
                 warn_implausible(
-                    f"array.{name} is {angle:.4g}, beyond {largest:.3g} rad; angles are in radians, not degrees"
+                    f"array.{name} is {angle:.4g}, beyond {largest:.3g} rad: in radians, not degrees"
                 )
         if isinstance(panel, UniformPlanarArray):
             _warn_of_spacings(panel)

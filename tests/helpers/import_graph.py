@@ -81,7 +81,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ),
     ("sweeps/", "plotting/", "interop/", "tracking/"),
     ("figures/",),
-    ("cli/",),
+    ("cli/", "__main__.py"),
 )
 
 
