@@ -86,10 +86,11 @@ def row(label: str, scenario: isac.Scenario, seeds: range, told: bool) -> str:
     """Return one line of the table."""
     blocks = [block(scenario, seed, told) for seed in seeds]
     excess = np.array([b.excess_db for b in blocks])
+    nomp = np.median([b.nomp_db for b in blocks])
     found = 100 * sum(b.n_found for b in blocks) / sum(b.n_true for b in blocks)
     covered = 100 * np.mean([inside for b in blocks for inside in b.inside])
     return (
-        f"{label:<34}{np.median(excess):>8.2f}{excess.max():>8.2f}{np.median([b.nomp_db for b in blocks]):>8.2f}"
+        f"{label:<34}{np.median(excess):>8.2f}{excess.max():>8.2f}{nomp:>8.2f}"
         f"{found:>9.1f}{sum(b.n_false for b in blocks):>7d}{covered:>9.1f}"
         f"{sum(b.n_interferers for b in blocks):>8d}{np.median([b.seconds for b in blocks]):>8.2f}"
     )
@@ -106,8 +107,8 @@ def main() -> None:
     print(f"interfered_uplink (15 dB), {arguments.seeds} blocks a row from seed {arguments.first}.")
     print("NMSE above the bound with the covariance known, in dB: EM-Turbo-BiSVBI, and the median of NOMP.")
     print("False points and unlocated paths, and interferers found, in all blocks.\n")
-    head = ("noise", "median", "worst", "NOMP", "found %", "false", "in 95 %", "waves", "s")
-    print(f"{head[0]:<34}{head[1]:>8}{head[2]:>8}{head[3]:>8}{head[4]:>9}{head[5]:>7}{head[6]:>9}{head[7]:>8}{head[8]:>8}")
+    head = f"{'noise':<34}{'median':>8}{'worst':>8}{'NOMP':>8}{'found %':>9}{'false':>7}"
+    print(f"{head}{'in 95 %':>9}{'waves':>8}{'s':>8}")
     for label, changes, told in ROWS:
         print(row(label, scenario.replace(**changes), seeds, told), flush=True)
 

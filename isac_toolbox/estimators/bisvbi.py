@@ -46,8 +46,8 @@ _DATA_REFUSED = (
     "may change within the block (motion, frequency offsets), or the SNR be too low for the constellation"
 )
 _PILOTS_DISTORTED = (
-    "the pilots contradict the data, whose decisions do not depend on how they are used: what distorts pilots "
-    "that repeat looks like a channel (converters, clipping, amplifiers); the data were kept"
+    "the pilots contradict the data, whose decisions do not depend on how they are used: distorted pilots "
+    "that repeat look like a channel (converters, clipping, amplifiers); the data were kept"
 )
 _OUT_OF_TIME = (
     "the detected data contradict the pilots, and the run ended before the scene was estimated from the "

@@ -94,7 +94,7 @@ def whitening_of(left: LeftOver, block: ReceivedBlock, fit: Fit | None = None) -
 
 
 def shows_colour(obs: UplinkObservation, fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> bool:
-    """Return whether what no channel explains is far from white over the array, beside pilots or all symbols."""
+    """Return whether what no channel explains, beside pilots or all symbols, is far from white."""
     in_use = elements_in_use(block)
     for left in (left_by_scene(fit, block, moments), _left_by_pilots(obs, block)):
         found = whitening_of(left, block, fit)
