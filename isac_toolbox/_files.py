@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from isac_toolbox._interrupts import raise_interrupt
+
 __all__ = ["check_regular", "check_size", "machine_bytes", "naming", "parse_toml", "read_small", "replacing"]
 
 #: Guard: characters of a TOML text; the longest shipped scenario has 5,000.
@@ -36,6 +38,9 @@ def replacing(target: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, place)
+    except Exception as error:
+        raise_interrupt(error)  # zipfile makes another error of a Ctrl-C
+        raise
     finally:
         part.unlink(missing_ok=True)
 

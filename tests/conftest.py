@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import helpers.examples  # noqa: F401  registers the profile "nightly" before hypothesis looks for it
 import pytest
-from helpers import faults
 from threadpoolctl import threadpool_limits
+
+import helpers.examples  # noqa: F401  registers the profile "nightly" before hypothesis looks for it
+from helpers import faults
 
 NETWORKS = ("torch", "safetensors", "sklearn")
 MISSING = [name for name in NETWORKS if find_spec(name) is None]

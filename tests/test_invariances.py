@@ -31,7 +31,9 @@ def assert_same_channel(found: np.ndarray, plain: isac.EstimationResult) -> None
     assert power < 0.1 * np.sum(plain.channel_variance), (power, np.sum(plain.channel_variance))
 
 
-def assert_same_scene(other: isac.EstimationResult, plain: isac.EstimationResult, places_m: np.ndarray) -> None:
+def assert_same_scene(
+    other: isac.EstimationResult, plain: isac.EstimationResult, places_m: np.ndarray
+) -> None:
     """Scatterers that are hardly in doubt are at the same ``places_m``, within their deviations."""
     assert other.status == plain.status
     for position, covariance, probability in zip(

@@ -47,7 +47,7 @@ def warn_of_implausible_array(array: AntennaArray) -> None:
             angle = float(getattr(panel, name))
             if abs(angle) > largest * (1 + 1e-9):
                 warn_implausible(
-                    f"array.{name} is {angle:.4g}, beyond {largest:.3g} rad; angles are in radians, not degrees"
+                    f"array.{name} is {angle:.4g}, beyond {largest:.3g} rad: in radians, not degrees"
                 )
         if isinstance(panel, UniformPlanarArray):
             _warn_of_spacings(panel)
@@ -88,7 +88,9 @@ def warn_of_implausible_hardware(values: Mapping[str, Any]) -> None:
 def warn_of_implausible_motion(values: Mapping[str, Any], frequencies_hz: RealArray) -> None:
     """Warn of motion in other units, among the ``MOTION_FIELDS`` given."""
     for name in ("phase_noise_std_rad", "user_phase_noise_std_rad"):
-        _warn_above(name, values.get(name), _UNKNOWN_PHASE_RAD, f"more than phases at random have; {_RADIANS}")
+        _warn_above(
+            name, values.get(name), _UNKNOWN_PHASE_RAD, f"more than phases at random have; {_RADIANS}"
+        )
     for name in ("user_velocities_m_s", "user_velocity_std_m_s", "scatterer_velocity_std_m_s"):
         _warn_above(name, values.get(name), _FASTEST_M_S, "faster than satellites; velocities are in m/s")
     spacing_hz = float(np.median(np.diff(np.sort(frequencies_hz))))

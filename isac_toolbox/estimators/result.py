@@ -14,6 +14,7 @@ from isac_toolbox import _npz
 from isac_toolbox._files import naming
 from isac_toolbox.channel.evolution import ChannelEvolution, check_symbol_indices
 from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.estimators.result_shapes import check_result_shapes
 from isac_toolbox.inference.turbo import History, IterationRecord
 
 __all__ = ["Ambiguity", "Candidates", "EstimationResult", "Misfit", "MisfitAxis", "SceneInformation"]
@@ -366,7 +367,7 @@ class EstimationResult:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it is not an npz file, lacks keys or holds pickled objects.
+            If it is not an npz file, lacks keys, holds pickled objects or shapes that do not fit each other.
         """
         with naming(path):
             return cls(**_stored_fields(path))
@@ -378,6 +379,7 @@ def _stored_fields(path: str | Path) -> dict[str, Any]:
     plain = [f.name for f in fields(EstimationResult) if f.name not in (*nested, *_OPTIONAL)]
     keys = [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
     data = _npz.read(path, _KIND, plain + [key for key in keys if key not in _OPTIONAL])
+    check_result_shapes(path, data)
     values: dict[str, Any] = {name: data[name] for name in plain}
     for name, kind in nested.items():
         values[name] = kind(**{f.name: data.get(f"{name}.{f.name}") for f in fields(kind)})
@@ -472,6 +474,8 @@ def _misfit_columns(misfit: Misfit | None) -> dict[str, NDArray[Any]]:
 def _misfit_of(parts: Iterable[str], numbers: Iterable[RealArray]) -> Misfit | None:
     """What :func:`_misfit_columns` made columns of."""
     axes = [MisfitAxis(str(part), *map(float, row)) for part, row in zip(parts, numbers, strict=True)]
+    if len(axes) not in (0, len(fields(Misfit))):
+        raise ValueError(f"misfit must have a row for each of {len(fields(Misfit))} axes, got {len(axes)}")
     return Misfit(*axes) if axes else None
 
 

@@ -35,7 +35,10 @@ def block() -> isac.UplinkObservation:
         ({"user_velocities_m_s": np.full((2, 3), -5e4)}, r"user_velocities_m_s is 5e\+04"),
         ({"scatterer_velocity_std_m_s": 5e4}, r"scatterer_velocity_std_m_s is 5e\+04"),
         ({"symbol_times_s": np.arange(8)}, r"symbol_times_s extend over 7 s.*not counted"),
-        ({"array": isac.UniformPlanarArray((6, 4), azimuth_rad=30.0)}, r"array\.azimuth_rad is 30.*not degrees"),
+        (
+            {"array": isac.UniformPlanarArray((6, 4), azimuth_rad=30.0)},
+            r"array\.azimuth_rad is 30.*not degrees",
+        ),
         ({"array": isac.UniformPlanarArray((6, 4), elevation_rad=-10.0)}, r"array\.elevation_rad is -10"),
         ({"array": isac.UniformPlanarArray((6, 4), 43.0)}, r"spacing_wavelengths is 43.*millimetres"),
         ({"array": isac.UniformPlanarArray((6, 4), (0.5, 0.043))}, r"spacing_wavelengths is 0\.043.*metres"),
@@ -44,7 +47,9 @@ def block() -> isac.UplinkObservation:
 def test_other_units_are_said_once(block, changes, said):
     with pytest.warns(isac.ImplausibleValueWarning, match=said) as caught:
         replace(block, **changes)
-    assert len(caught) == 1 and caught[0].filename.endswith("dataclasses.py")  # as close to the caller as can be
+    assert len(caught) == 1 and caught[0].filename.endswith(
+        "dataclasses.py"
+    )  # as close to the caller as can be
 
 
 def test_panels_in_degrees_are_said(block):

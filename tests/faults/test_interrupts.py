@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import isac_toolbox as isac
@@ -182,3 +183,20 @@ def test_an_interrupt_inside_a_kernel_is_no_failed_trial(tmp_path):
     with pytest.raises(KeyboardInterrupt) as caught:
         isac.sweep(SCENARIO, None, {"p": Plugin(interrupted)}, trials=2, store=tmp_path / "sweep.db")
     assert caught.value.result.rows == ()
+
+
+def test_an_interrupt_while_saving_is_one(tmp_path, monkeypatch):
+    """zipfile makes a ValueError of it."""
+    path = BLOCK.simulate(0).observation.save(tmp_path / "block.npz")
+    before = path.read_bytes()
+
+    def interrupted(*arguments, **arrays):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("Can't close the ZIP file")
+
+    monkeypatch.setattr(np, "savez_compressed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        BLOCK.simulate(1).observation.save(path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["block.npz"]
