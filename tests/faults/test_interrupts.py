@@ -81,6 +81,8 @@ def begun(store: Path) -> bool:
     )
 
 
+# a file that was not closed complains when it is forgotten
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_file_interrupted_while_it_is_written_is_the_old_one_or_the_new_one(tmp_path):
     old, new = BLOCK.simulate(0).observation, BLOCK.simulate(1).observation
     path = tmp_path / "block.npz"
