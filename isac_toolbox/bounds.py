@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from isac_toolbox._validation import check_has
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms, through
+from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms
+from isac_toolbox.channel.atoms.elements import element_blocks
 from isac_toolbox.channel.atoms.frames import Frames, MovingAtoms
 from isac_toolbox.channel.atoms.kinematics import Kinematics
 from isac_toolbox.channel.atoms.receiver import Receiver
@@ -142,15 +143,17 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     end = n_gains + scene.n_parameters
     elements = _elements(obs)
     if elements is not None:
-        information = _with_elements(information, heard, parameters, gains, _gram(symbols))
+        information = _with_elements(
+            information, heard, parameters, gains, _gram(symbols), receiver.element_mask
+        )
         metric = _with_elements(metric, everywhere, parameters, gains, _gram_of_channels(symbols))
     information *= 2 / truth.noise_variance
     information[n_gains:end, n_gains:end] += np.diag(prior.precision(scene))
     known = np.zeros(len(information), bool)
     known[n_gains:end] = prior.known(scene)
     if elements is not None:
-        known[end:] = elements == 0
-        information[end:, end:] += np.diag(1 / np.maximum(elements, 1e-150) ** 2 * (elements > 0))
+        known[end:], of_prior = elements
+        information[end:, end:] += of_prior
     if obs.motion is not None:
         known[end:] = turns.add_prior(information[end:, end:])
     covariance = np.zeros_like(information)
@@ -245,8 +248,8 @@ def _unlocated(scene: Scene, paths: Paths, receiver: Receiver) -> tuple[Scene, P
     return alone, Paths.build(np.zeros(n_users, bool), np.zeros((n_users, 0), bool), paths.user)
 
 
-def _elements(obs: UplinkObservation) -> NDArray[np.float64] | None:
-    """Deviations (2 M,) of the elements' gains and phases; None where they are known.
+def _elements(obs: UplinkObservation) -> tuple[NDArray[np.bool_], NDArray[np.float64]] | None:
+    """Known ones of the elements' gains and phases (2 M,), and their precision (2 M, 2 M); None if all are.
 
     Raises
     ------
@@ -261,7 +264,11 @@ def _elements(obs: UplinkObservation) -> NDArray[np.float64] | None:
             "simulation: the bound takes element errors (element_gain_std, element_phase_std_rad) in static "
             "blocks without beam_squint and array_rotation_std_rad, got them together"
         )
-    return np.concatenate([hardware.gain_stds, hardware.phase_stds])
+    prior = hardware.element_covariance
+    known = np.diag(prior) == 0
+    precision = np.zeros_like(prior)
+    precision[np.ix_(~known, ~known)] = _inverse(prior[np.ix_(~known, ~known)])
+    return known, precision
 
 
 def _with_elements(
@@ -270,21 +277,10 @@ def _with_elements(
     parameters: PathParameters,
     gains: NDArray[np.complex128],
     symbol_gram: NDArray[np.complex128],
+    heard: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Fisher matrix with gains and phases (2 M) of the elements as further parameters."""
-    explained = through(symbol_gram, atoms.synthesise(gains, symbol_gram.shape[1]))
-    channel = atoms.synthesise(gains, symbol_gram.shape[1])
-    energy = np.sum(np.real(channel.conj() * explained), axis=(0, 1))
-    of_path = explained[atoms.user]
-    left = atoms.delay.T.conj()[:, :, None] * of_path
-    zeroth, first = left.sum(axis=1), np.einsum("n,lnm->lm", atoms.wavenumbers_per_m, left)
-    steering = atoms.steering.conj()
-    in_path, in_length = steering[0] * zeroth, 1j * steering[0] * first
-    slopes = np.concatenate([in_length[None], steering[1:] * zeroth])
-    in_scene = np.einsum("l,slp,slm->pm", gains.conj(), parameters.jacobian, slopes, optimize=True)
-    in_gain = np.concatenate([in_path.real, in_path.imag, in_scene.real])
-    in_phase = np.concatenate([-in_path.imag, in_path.real, -in_scene.imag])
-    cross = np.concatenate([in_gain, in_phase], axis=1)
+    cross, energy = element_blocks(atoms, parameters.jacobian, gains, symbol_gram, heard)
     return np.block([[fisher, cross], [cross.T, np.diag(np.tile(energy, 2))]])
 
 

@@ -16,7 +16,14 @@ from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
-from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult, Misfit, SceneInformation
+from isac_toolbox.estimators.result import (
+    Ambiguity,
+    Candidates,
+    ElementInformation,
+    EstimationResult,
+    Misfit,
+    SceneInformation,
+)
 from isac_toolbox.estimators.scene.derotation import evolution_of
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
@@ -90,6 +97,13 @@ class ChannelEstimate:
         return cls((mean + diffuse.mean) * scale, (variance + own) * scale**2, noise_variance)
 
 
+    def without(self, silent: NDArray[np.int64]) -> ChannelEstimate:
+        """Return the channel with nothing on elements that are silent; that they are is taken for sure."""
+        mean = self.mean.copy()
+        mean[..., silent] = 0
+        return replace(self, mean=mean)
+
+
 @dataclass(frozen=True, eq=False)
 class DiffuseEstimate:
     """The diffuse part, in the names and units of :class:`EstimationResult`."""
@@ -111,13 +125,17 @@ class ElementEstimate:
     element_response: ComplexArray
     element_response_std: RealArray
 
+    element_information: ElementInformation
+
     @classmethod
-    def of(cls, elements: ElementErrors | None) -> ElementEstimate | None:
-        """Return what was learned of the elements; None where they were known."""
-        if elements is None:
-            return None
+    def of(
+        cls, elements: ElementErrors, information: ElementInformation, silent: NDArray[np.int64]
+    ) -> ElementEstimate:
+        """Return what was learned of the elements, and what the samples say of them; some may be silent."""
+        response = elements.response.copy()
+        response[silent] = 0
         deviation = np.abs(elements.response) * np.sqrt(np.sum(elements.log_stds**2, axis=0))
-        return cls(elements.response, deviation)
+        return cls(response, deviation, information)
 
     def applied(self, channel: ChannelEstimate) -> ChannelEstimate:
         """Return a channel of samples that were divided by the responses with them in it."""
@@ -140,6 +158,12 @@ class MotionEstimate:
     symbol_phase_rad: RealArray
     user_symbol_phase_rad: RealArray
     evolution: ChannelEvolution
+
+    def without(self, silent: NDArray[np.int64]) -> MotionEstimate:
+        """Return the same with no channel on elements that are silent."""
+        heard = np.ones(self.evolution.parts.shape[-1], complex)
+        heard[silent] = 0
+        return self.over_elements(heard)
 
     def over_elements(self, response: ComplexArray) -> MotionEstimate:
         """Return the same with the channel of elements of some responses (M,)."""
@@ -375,10 +399,13 @@ def build_result(
     misfit: Misfit | None = None,
     information: SceneInformation | None = None,
     elements: ElementEstimate | None = None,
+    silent: NDArray[np.int64] | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
     parts = [part for part in (diffuse, motion, elements) if part is not None]
     found = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
+    if silent is not None:
+        found["silent_elements"] = silent
     return EstimationResult(
         estimator=estimator,
         channel=channel.mean,

@@ -45,6 +45,7 @@ from isac_toolbox.estimators.scene.derotation import (
     no_derotation,
 )
 from isac_toolbox.estimators.scene.diffuse import Diffuse
+from isac_toolbox.estimators.scene.element_information import element_information
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.information import information_of
 from isac_toolbox.estimators.scene.moving import movers_of
@@ -114,6 +115,7 @@ class SceneLoop(TurboLoop):
         if not isinstance(obs, UplinkObservation):
             raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
         super().__init__(max_iter, tol, max_seconds)
+        self._given_elements = obs.usable_elements
         self.obs, self.block, self.warnings = without_zeros(obs)
         self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
         self.warnings += not_modelled(obs) if self.follows_motion else taken_as_static(obs)
@@ -299,13 +301,18 @@ class SceneLoop(TurboLoop):
         told = None
         if self.judges_fit and self.obs.hardware is None:
             told = information_of(fit, scene, shown, self.obs.motion)
-        elements = ElementEstimate.of(working.problem.elements)
+        silent = np.flatnonzero(self._given_elements & ~self.obs.usable_elements)
+        learned = working.problem.elements
+        elements = None if learned is None else ElementEstimate.of(learned, element_information(fit), silent)
+        if silent.size:
+            channel = channel.without(silent)
+            motion = None if motion is None else motion.without(silent)
         if elements is not None:
             channel = elements.applied(channel)
             if motion is not None:
                 motion = motion.over_elements(elements.element_response)
         return build_result(
-            self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements
+            self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements, silent
         )
 
     def _judged(

@@ -1,0 +1,63 @@
+"""Derivatives of a channel in the responses of the array's elements (docs/theory.md, sections 6.9 and 8)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.atoms.dense import PathAtoms, through
+
+__all__ = ["element_blocks"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+
+def element_blocks(
+    atoms: PathAtoms,
+    jacobian: RealArray,
+    gains: ComplexArray,
+    symbol_gram: ComplexArray,
+    heard: NDArray[np.bool_] | None = None,
+) -> tuple[RealArray, RealArray]:
+    """Return real inner products of a channel's derivatives in the elements with those in paths and scene.
+
+    Parameters
+    ----------
+    atoms : PathAtoms
+        Of L paths.
+    jacobian : ndarray, shape (1 + D, L, P)
+        Of lengths and spatial parameters in the scene's vector.
+    gains : ndarray of complex, shape (L,)
+    symbol_gram : ndarray of complex, shape (N, K, K)
+    heard : ndarray of bool, shape (M,), optional
+        Elements in use; all if not given.
+
+    Returns
+    -------
+    cross : ndarray, shape (2 L + P, 2 M)
+        Rows: real and imaginary parts of the gains, then the scene; columns: relative gains of the elements,
+        then their phases.
+    energy : ndarray, shape (M,)
+        Of the channel on every element: gains and phases of different elements are orthogonal.
+    """
+    n_users = symbol_gram.shape[1]
+    channel = atoms.synthesise(gains, n_users)
+    explained = through(symbol_gram, channel)
+    if heard is not None:
+        explained = np.where(heard, explained, 0)
+    energy = np.sum(np.real(channel.conj() * explained), axis=(0, 1))
+    conjugate, wavenumbers = atoms.delay.T.conj(), atoms.wavenumbers_per_m
+    zeroth = np.empty((len(gains), channel.shape[2]), complex)
+    first = np.empty_like(zeroth)
+    for k in range(n_users):
+        own = np.flatnonzero(atoms.user == k)
+        zeroth[own] = conjugate[own] @ explained[k]
+        first[own] = (conjugate[own] * wavenumbers) @ explained[k]
+    steering = atoms.steering.conj()
+    in_path, in_length = steering[0] * zeroth, 1j * steering[0] * first
+    slopes = np.concatenate([in_length[None], steering[1:] * zeroth])
+    in_scene = np.einsum("l,slp,slm->pm", gains.conj(), jacobian, slopes, optimize=True)
+    in_gain = np.concatenate([in_path.real, in_path.imag, in_scene.real])
+    in_phase = np.concatenate([-in_path.imag, in_path.real, -in_scene.imag])
+    return np.concatenate([in_gain, in_phase], axis=1), energy
