@@ -96,7 +96,6 @@ class ChannelEstimate:
         noise_variance = scale**2 * diffuse.noise_variance
         return cls((mean + diffuse.mean) * scale, (variance + own) * scale**2, noise_variance)
 
-
     def without(self, silent: NDArray[np.int64]) -> ChannelEstimate:
         """Return the channel with nothing on elements that are silent; that they are is taken for sure."""
         mean = self.mean.copy()
@@ -124,18 +123,13 @@ class ElementEstimate:
 
     element_response: ComplexArray
     element_response_std: RealArray
-
     element_information: ElementInformation
 
     @classmethod
-    def of(
-        cls, elements: ElementErrors, information: ElementInformation, silent: NDArray[np.int64]
-    ) -> ElementEstimate:
-        """Return what was learned of the elements, and what the samples say of them; some may be silent."""
-        response = elements.response.copy()
-        response[silent] = 0
+    def of(cls, elements: ElementErrors, information: ElementInformation) -> ElementEstimate:
+        """Return what was learned of the elements, and what the samples say of them."""
         deviation = np.abs(elements.response) * np.sqrt(np.sum(elements.log_stds**2, axis=0))
-        return cls(response, deviation, information)
+        return cls(elements.response, deviation, information)
 
     def applied(self, channel: ChannelEstimate) -> ChannelEstimate:
         """Return a channel of samples that were divided by the responses with them in it."""
@@ -144,6 +138,12 @@ class ElementEstimate:
         return ChannelEstimate(
             channel.mean * self.element_response, channel.variance * power + error, channel.noise_variance
         )
+
+    def without(self, silent: NDArray[np.int64]) -> ElementEstimate:
+        """Return the same with a response of zero where elements are silent."""
+        response = self.element_response.copy()
+        response[silent] = 0
+        return replace(self, element_response=response)
 
 
 @dataclass(frozen=True, eq=False)

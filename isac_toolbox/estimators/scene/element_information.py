@@ -110,9 +110,7 @@ def _slope(fit: Fit) -> RealArray:
     return np.asarray(np.column_stack(phase_slopes(fit.problem.receiver.array)) @ slope)
 
 
-def _without_slopes(
-    fit: Fit, information: RealArray, vector: RealArray
-) -> tuple[RealArray, RealArray]:
+def _without_slopes(fit: Fit, information: RealArray, vector: RealArray) -> tuple[RealArray, RealArray]:
     """The same with nothing said of the slopes of the phases."""
     slopes = np.column_stack(phase_slopes(fit.problem.receiver.array))
     columns = np.vstack([np.zeros_like(slopes), slopes])

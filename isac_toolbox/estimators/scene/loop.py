@@ -301,16 +301,17 @@ class SceneLoop(TurboLoop):
         told = None
         if self.judges_fit and self.obs.hardware is None:
             told = information_of(fit, scene, shown, self.obs.motion)
-        silent = np.flatnonzero(self._given_elements & ~self.obs.usable_elements)
         learned = working.problem.elements
-        elements = None if learned is None else ElementEstimate.of(learned, element_information(fit), silent)
-        if silent.size:
-            channel = channel.without(silent)
-            motion = None if motion is None else motion.without(silent)
+        elements = None if learned is None else ElementEstimate.of(learned, element_information(fit))
         if elements is not None:
             channel = elements.applied(channel)
             if motion is not None:
                 motion = motion.over_elements(elements.element_response)
+        silent = np.flatnonzero(self._given_elements & ~self.obs.usable_elements)
+        if silent.size:
+            channel = channel.without(silent)
+            motion = None if motion is None else motion.without(silent)
+            elements = None if elements is None else elements.without(silent)
         return build_result(
             self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements, silent
         )

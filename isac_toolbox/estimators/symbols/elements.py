@@ -88,9 +88,7 @@ class ElementErrors:
             both = np.concatenate([target.real, target.imag])
             mean, deviations = self.joint.after(np.tile(information, 2), both)
             log_gains, angles = self.joint.without_shared(mean).reshape(2, -1)
-            return replace(
-                self, log_response=log_gains + 1j * angles, log_stds=deviations.reshape(2, -1)
-            )
+            return replace(self, log_response=log_gains + 1j * angles, log_stds=deviations.reshape(2, -1))
         parts, stds = [], []
         for part, prior in ((target.real, self.gain_stds), (target.imag, self.phase_stds)):
             variance = np.where(prior > 0, 1 / (information + 1 / np.maximum(prior, 1e-150) ** 2), 0.0)
