@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # What must hold without any extra, and with the oldest versions of everything that is needed.
-CORE_TESTS := tests/test_imports.py tests/test_doctests.py tests/test_bad_input.py tests/test_scenario.py \
+CORE_TESTS := tests/test_imports.py tests/test_doctests.py tests/test_bad_input.py tests/scenario \
   tests/test_metrics.py tests/test_bounds.py tests/test_storage.py tests/channel tests/inference \
   tests/estimators/symbols tests/estimators/baselines tests/estimators/test_bisvbi.py \
   tests/estimators/test_moving_blocks.py tests/sweeps tests/interop tests/cli tests/plotting tests/nn

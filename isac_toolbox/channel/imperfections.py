@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -140,10 +141,10 @@ class Imperfections:
 
 
 def draw_imperfections(
-    settings: ImperfectionSettings, array: UniformPlanarArray, seeds: list[np.random.SeedSequence]
+    settings: ImperfectionSettings, array: UniformPlanarArray, streams: Sequence[np.random.Generator]
 ) -> Imperfections:
     """Draw all errors of a receiver, each from a stream of its own (six of them)."""
-    gains, turns, places, dead, levels, interferers = map(np.random.default_rng, seeds)
+    gains, turns, places, dead, levels, interferers = streams
     n_elements = array.n_elements
     errors = gains.standard_normal((2, n_elements))
     response = np.exp(settings.element_gain_std * errors[0] + 1j * settings.element_phase_std_rad * errors[1])

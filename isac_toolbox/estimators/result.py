@@ -353,9 +353,9 @@ class EstimationResult:
 
         One key per attribute that is not None; ``candidates``, ``unlocated_paths``, ``evolution``,
         ``information`` and ``element_information`` as ``candidates.FIELD`` and so on, the history as
-        ``history`` of shape (iterations, 4). Ambiguities have one row of ``ambiguities`` per alternative: number of the
-        ambiguity, kind (0 clock, 1 scatterer, 2 path), index, weight, and the value in three columns (a
-        clock's in the first, the others NaN).
+        ``history`` of shape (iterations, 4). Ambiguities have one row of ``ambiguities`` per alternative:
+        number of the ambiguity, kind (0 clock, 1 scatterer, 2 path), index, weight, and the value in three
+        columns (a clock's in the first, the others NaN).
         ``misfit`` has one row (excess in dB, p-value) for each of delay, direction, time and element, and
         ``misfit_parts`` their parts.
         """

@@ -215,23 +215,27 @@ def llr_on_grid(stream: ArrayLike, known: ArrayLike) -> RealArray:
 
 
 def channel_over_symbols(values: ArrayLike, n_symbols: int) -> NDArray:
-    """Return a channel (K, N, M) of a whole block as one with an axis of OFDM symbols, (M, K, T, N).
+    """Return a channel of a whole block, or of each of its symbols, in the order (M, K, T, N).
 
     That is the order of Sionna's estimates without the axes of blocks, receivers and streams; variances have
     it as well.
 
     Parameters
     ----------
-    values : array_like, shape (K, N, M)
+    values : array_like, shape (K, N, M) or (K, N, M, T)
+        Without an axis of OFDM symbols they are repeated over them.
     n_symbols : int
+        T.
 
     Returns
     -------
     ndarray, shape (M, K, T, N)
     """
     given = np.asarray(values)
-    check_shape("values", given, (None, None, None), "(K, N, M)")
     count = check_integer("n_symbols", n_symbols, 1)
+    check_shape("values", given, (None, None, None, count)[: max(3, given.ndim)], "(K, N, M) or (K, N, M, T)")
+    if given.ndim == 4:
+        return given.transpose(2, 0, 3, 1)
     by_element = given.transpose(2, 0, 1)[:, :, None, :]
     return np.broadcast_to(by_element, (*by_element.shape[:2], count, by_element.shape[3]))
 

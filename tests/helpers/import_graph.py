@@ -32,7 +32,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ),
     ("channel/", "inference/"),
     (
-        "scenario.py",
+        "scenario/",
         "channel/atoms/",
         "estimators/result.py",
         "nn/_batches.py",

@@ -22,6 +22,7 @@ __all__ = [
     "Fit",
     "channel_parts",
     "completed",
+    "diagonal_blocks",
     "element_errors_left",
     "evaluate",
     "learned_elements",
@@ -262,3 +263,10 @@ def _score_covariance(fit: Fit, excess: RealArray) -> RealArray:
     values, vectors = np.linalg.eigh(inner / np.multiply.outer(scale, scale))
     semidefinite = (vectors * np.maximum(values, 0)) @ vectors.T  # but for rounding
     return np.asarray(semidefinite * np.multiply.outer(scale, scale))
+
+
+def diagonal_blocks(covariance: RealArray) -> RealArray:
+    """Return the 3 x 3 blocks on the diagonal, shape (S, 3, 3)."""
+    n = len(covariance) // 3
+    index = np.arange(n)
+    return covariance.reshape(n, 3, n, 3)[index, :, index]

@@ -21,20 +21,15 @@ from isac_toolbox.estimators.scene.ambiguity import (
     clock_periods_m,
     spread_over,
 )
-from isac_toolbox.estimators.scene.assemble import (
-    ChannelEstimate,
-    DiffuseEstimate,
-    ElementEstimate,
-    MotionEstimate,
-    Outcome,
-    SceneEstimate,
-    build_result,
+from isac_toolbox.estimators.scene.assemble import Outcome, build_result
+from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
+from isac_toolbox.estimators.scene.caveats import (
     not_modelled,
     taken_as_static,
     unseen_cosines,
     without_places,
 )
-from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
+from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate, DiffuseEstimate, ElementEstimate
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import (
@@ -48,9 +43,11 @@ from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.element_information import element_information
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.information import information_of
+from isac_toolbox.estimators.scene.motion_estimate import MotionEstimate
 from isac_toolbox.estimators.scene.moving import movers_of
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.whiteness import FittedBlock, whiteness
