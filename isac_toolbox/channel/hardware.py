@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox._validation import as_array, as_scalar, check_finite, check_non_negative, check_shape
 from isac_toolbox.channel.array import AntennaArray, UniformPlanarArray
+from isac_toolbox.channel.front_end import mirrored_subcarriers
 from isac_toolbox.channel.panels import PanelArray
 
 __all__ = ["ESTIMATED_NOISE", "HARDWARE_FIELDS", "Hardware", "checked_hardware"]
@@ -20,13 +21,15 @@ ComplexArray = NDArray[np.complex128]
 
 #: What ``noise_covariance`` may be instead of a matrix: its shape is to be found from the samples.
 ESTIMATED_NOISE = "estimate"
-#: Deviations, each with the shapes that it may have: M elements, P panels.
+#: Deviations, each with the shapes that it may have: M elements, P panels, K users.
 _DEVIATIONS: dict[str, tuple[tuple[str | int, ...], ...]] = {
     "element_gain_std": ((), ("M",)),
     "element_phase_std_rad": ((), ("M",)),
     "array_rotation_std_rad": ((), (3,)),
     "coupling_std": ((),),
     "panel_phase_std_rad": ((), ("P",)),
+    "iq_image_std": ((), ("M",)),
+    "user_iq_image_std": ((), ("K",)),
 }
 #: Fields of an observation that describe the receiver.
 HARDWARE_FIELDS = (*_DEVIATIONS, "element_response", "element_covariance", "noise_covariance")
@@ -48,6 +51,10 @@ class Hardware:
     joint_covariance : ndarray, shape (2 M, 2 M), or None
         What comes on top: covariance of all ``alpha``, then all ``beta``, from a calibration or of panels
         with phases of their own; None without.
+    image_stds : ndarray, shape (M,)
+        Deviations ``sqrt(E|mu|^2)`` of the images of mirrored subcarriers that the elements' mixers add.
+    user_image_stds : ndarray, shape (K,) or (1,)
+        The same of the users.
     response : ndarray of complex, shape (M,)
         Known response of every element, one where nothing is known.
     rotation_stds : ndarray, shape (3,)
@@ -73,6 +80,8 @@ class Hardware:
     noise_covariance: ComplexArray | None
     estimates_noise: bool
     joint_covariance: RealArray | None = None
+    image_stds: RealArray = field(default_factory=lambda: np.zeros(1))
+    user_image_stds: RealArray = field(default_factory=lambda: np.zeros(1))
 
     @classmethod
     def of(cls, given: Mapping[str, Any], array: AntennaArray) -> Hardware | None:
@@ -109,6 +118,8 @@ class Hardware:
             noise_covariance=noise,
             estimates_noise=estimates_noise,
             joint_covariance=_joint_covariance(given, array),
+            image_stds=spread("iq_image_std", n_elements),
+            user_image_stds=np.atleast_1d(spread("user_iq_image_std", *np.shape(given["user_iq_image_std"]))),
         )
         return None if hardware._is_perfect else hardware
 
@@ -125,6 +136,11 @@ class Hardware:
         return independent if self.joint_covariance is None else independent + self.joint_covariance
 
     @property
+    def has_images(self) -> bool:
+        """Whether mixers of the receiver or of users may add images."""
+        return bool(np.any(self.image_stds > 0) or np.any(self.user_image_stds > 0))
+
+    @property
     def has_rotation(self) -> bool:
         """Whether the orientation of the array is uncertain."""
         return bool(np.any(self.rotation_stds > 0))
@@ -133,6 +149,7 @@ class Hardware:
     def _is_perfect(self) -> bool:
         """Whether nothing differs from what an observation without these fields says."""
         uncertain = self.has_element_errors or self.has_rotation or self.coupling_std > 0
+        uncertain = uncertain or self.has_images
         coloured = self.estimates_noise or self.noise_covariance is not None
         return not (uncertain or coloured or np.any(self.response != 1))
 
@@ -149,7 +166,9 @@ def _joint_covariance(given: Mapping[str, Any], array: AntennaArray) -> RealArra
     return covariance if covariance is not None and np.any(covariance) else None
 
 
-def checked_hardware(given: Mapping[str, Any], array: AntennaArray) -> dict[str, NDArray[Any] | str]:
+def checked_hardware(
+    given: Mapping[str, Any], array: AntennaArray, n_users: int, frequencies_hz: RealArray
+) -> dict[str, NDArray[Any] | str]:
     """Return those of ``HARDWARE_FIELDS`` that are given, as arrays of one of their shapes.
 
     ``noise_covariance`` may be ``"estimate"``.
@@ -167,14 +186,21 @@ def checked_hardware(given: Mapping[str, Any], array: AntennaArray) -> dict[str,
             f"panel_phase_std_rad is of the panels of a PanelArray, got {given['panel_phase_std_rad']} for "
             f"{type(array).__name__}"
         )
+    n_panels = len(array.panels) if isinstance(array, PanelArray) else 1
+    sizes = {"M": n_elements, "P": n_panels, "K": n_users}
     for name, shapes in _DEVIATIONS.items():
         if given[name] is not None:
-            n_panels = len(array.panels) if isinstance(array, PanelArray) else 1
-            values[name] = _checked_deviation(name, given[name], shapes, {"M": n_elements, "P": n_panels})
+            values[name] = _checked_deviation(name, given[name], shapes, sizes)
     if np.any(values.get("coupling_std", 0.0)) and not isinstance(array, UniformPlanarArray):
         raise ValueError(
             "coupling_std is of neighbours in the grid of a UniformPlanarArray, got "
             f"{values['coupling_std']} for {type(array).__name__}"
+        )
+    images = [name for name in ("iq_image_std", "user_iq_image_std") if np.any(values.get(name, 0.0))]
+    if images and np.all(mirrored_subcarriers(frequencies_hz) < 0):
+        raise ValueError(
+            f"{images[0]} needs subcarriers at opposite frequencies, and subcarrier_frequencies_hz has none: "
+            "what images fall on is not received"
         )
     if given["element_covariance"] is not None:
         values["element_covariance"] = _checked_joint(given["element_covariance"], n_elements)

@@ -112,6 +112,9 @@ class UplinkObservation:
     panel_phase_std_rad : array_like, scalar or (P,), optional
         Standard deviation of a phase that all elements of a panel of a :class:`PanelArray` have in common;
         zero if not given.
+    iq_image_std, user_iq_image_std : array_like, scalar or (M,); scalar or (K,), optional
+        Standard deviation of the complex image of the opposite subcarrier that every element's mixer, or
+        every user's, adds to a subcarrier: 0.03 for images of -30 dB; zero if not given.
     array_rotation_std_rad : array_like, scalar or (3,), optional
         Standard deviations of a small rotation of the array about its own axes: boresight (roll), horizontal
         (tilt) and vertical (azimuth); zero if not given.
@@ -183,6 +186,8 @@ class UplinkObservation:
     noise_covariance: NDArray[np.complex128] | str | None = None
     element_covariance: NDArray[np.float64] | None = None
     panel_phase_std_rad: NDArray[np.float64] | None = None
+    iq_image_std: NDArray[np.float64] | None = None
+    user_iq_image_std: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         given = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -24,6 +24,7 @@ from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.first import ExpectedScene
 from isac_toolbox.estimators.scene.fit import learned_elements
 from isac_toolbox.estimators.scene.misfit import Residual, Work
+from isac_toolbox.estimators.scene.mixers import Mixers
 from isac_toolbox.estimators.scene.moving import with_movers
 from isac_toolbox.estimators.scene.phases import phases_of
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
@@ -153,6 +154,7 @@ class BiSVBILoop(StartedLoop):
         self._statistics = self._pilots.statistics
         self._profile_is_of_pilots = False
         self.diffuse = None
+        self.mixers = Mixers.of(self.obs)
         self.prior_llr = None
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
@@ -179,6 +181,7 @@ class BiSVBILoop(StartedLoop):
         if not self.deadline.reached():
             self._m_step()
         changed = self._calibrate()
+        self._learn_images()
         self.change = max(self._largest_move(before), _ELEMENT_CELLS * changed)
         self._revise_structure()
         self.record()
@@ -263,6 +266,18 @@ class BiSVBILoop(StartedLoop):
             self._statistics = self._pilots.statistics
             self._take_statistics()
         return float(np.max(np.abs(elements.log_response - before.log_response)))
+
+    def _learn_images(self) -> None:
+        """Learn what mixers add of opposite subcarriers, and take it from the samples."""
+        if self.mixers is None:
+            return
+        moments, noise = self._present_symbols(), self._white_noise
+        self.mixers, self.block = self.mixers.refined(self.block, self._parts_alike(), moments, noise)
+        self._pilots = self._on_pilots(self.working.problem.elements)
+        self._divide_block()
+        if not self._uses_data:
+            self._statistics = self._pilots.statistics
+            self._take_statistics()
 
     def _ask_decoder(self, decoder: Decoder) -> None:
         """Renew what the code says of the bits, from what the samples say of them."""

@@ -273,6 +273,10 @@ class EstimationResult:
     element_information : ElementInformation, optional
         What the samples alone say of the elements, from which :func:`isac_toolbox.calibrate` learns; from
         ``EMTurboBiSVBI``, where the observation says that they are not known.
+    iq_images, user_iq_images : ndarray of complex, shape (M,) and (K,), optional
+        What elements, and users, add of the opposite subcarrier's conjugate, where the observation says that
+        they may; the channel is that of the samples without.
+    iq_image_std, user_iq_image_std : ndarray, shape (M,) and (K,), optional
     silent_elements : ndarray of int, shape (D,)
         Elements that were found to carry no signal and were left out; their channel is zero.
     misfit : Misfit, optional
@@ -326,6 +330,10 @@ class EstimationResult:
     element_response: ComplexArray | None = None
     element_response_std: RealArray | None = None
     element_information: ElementInformation | None = None
+    iq_images: ComplexArray | None = None
+    iq_image_std: RealArray | None = None
+    user_iq_images: ComplexArray | None = None
+    user_iq_image_std: RealArray | None = None
     silent_elements: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     misfit: Misfit | None = None
     information: SceneInformation | None = None
@@ -433,6 +441,10 @@ _MOTION = (
     "element_response",
     "element_response_std",
     "silent_elements",
+    "iq_images",
+    "iq_image_std",
+    "user_iq_images",
+    "user_iq_image_std",
     "frequency_offsets_hz",
     "frequency_offset_std_hz",
     "user_velocities_m_s",

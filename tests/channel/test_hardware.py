@@ -20,6 +20,8 @@ EVERYTHING = {
     "coupling_std": 0.05,
     "noise_covariance": COLOUR,
     "element_covariance": 0.01 * np.ones((2 * M, 2 * M)),
+    "iq_image_std": [0.03, 0.0, 0.01, 0.03],
+    "user_iq_image_std": 0.02,
 }
 PLANAR_FIELDS = [name for name in HARDWARE_FIELDS if name != "panel_phase_std_rad"]
 
@@ -71,6 +73,7 @@ def test_one_field_alone_makes_it_imperfect(perfect, name):
         name in ("element_gain_std", "element_phase_std_rad", "element_covariance")
     )
     assert hardware.has_rotation == (name == "array_rotation_std_rad")
+    assert hardware.has_images == (name in ("iq_image_std", "user_iq_image_std"))
 
 
 def test_files_hold_what_is_given_and_nothing_else(perfect, tmp_path):

@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.estimators.result import Ambiguity, EstimationResult, Misfit, SceneInformation
-from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate, DiffuseEstimate, ElementEstimate
+from isac_toolbox.estimators.scene.channel_estimate import (
+    ChannelEstimate,
+    DiffuseEstimate,
+    ElementEstimate,
+    ImageEstimate,
+)
 from isac_toolbox.estimators.scene.motion_estimate import MotionEstimate
 from isac_toolbox.estimators.scene.remedies import misfit_warnings
 from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
@@ -61,9 +66,10 @@ def build_result(
     information: SceneInformation | None = None,
     elements: ElementEstimate | None = None,
     silent: NDArray[np.int64] | None = None,
+    images: ImageEstimate | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
-    parts = [part for part in (diffuse, motion, elements) if part is not None]
+    parts = [part for part in (diffuse, motion, elements, images) if part is not None]
     found = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
     if silent is not None:
         found["silent_elements"] = silent

@@ -12,8 +12,9 @@ from isac_toolbox.estimators.result import ElementInformation
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
 from isac_toolbox.estimators.symbols.elements import ElementErrors
+from isac_toolbox.estimators.symbols.images import Images
 
-__all__ = ["ChannelEstimate", "DiffuseEstimate", "ElementEstimate", "channel_variance"]
+__all__ = ["ChannelEstimate", "DiffuseEstimate", "ElementEstimate", "ImageEstimate", "channel_variance"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -104,6 +105,21 @@ class ElementEstimate:
         response = self.element_response.copy()
         response[silent] = 0
         return replace(self, element_response=response)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEstimate:
+    """Images that mixers add, in the names of :class:`EstimationResult`."""
+
+    iq_images: ComplexArray
+    iq_image_std: RealArray
+    user_iq_images: ComplexArray
+    user_iq_image_std: RealArray
+
+    @classmethod
+    def of(cls, images: Images) -> ImageEstimate:
+        """Return what was learned."""
+        return cls(images.values, images.stds, images.user_values, images.user_stds)
 
 
 def channel_variance(fit: Fit, covariance: RealArray, n_users: int) -> RealArray:

@@ -29,7 +29,12 @@ from isac_toolbox.estimators.scene.caveats import (
     unseen_cosines,
     without_places,
 )
-from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate, DiffuseEstimate, ElementEstimate
+from isac_toolbox.estimators.scene.channel_estimate import (
+    ChannelEstimate,
+    DiffuseEstimate,
+    ElementEstimate,
+    ImageEstimate,
+)
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import (
@@ -43,6 +48,7 @@ from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.element_information import element_information
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.information import information_of
+from isac_toolbox.estimators.scene.mixers import Mixers
 from isac_toolbox.estimators.scene.motion_estimate import MotionEstimate
 from isac_toolbox.estimators.scene.moving import movers_of
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
@@ -92,6 +98,8 @@ class SceneLoop(TurboLoop):
         What the result has to say beside its numbers.
     diffuse : Diffuse, optional
         Diffuse part of the channel, where there is one.
+    mixers : Mixers, optional
+        Images of opposite subcarriers, where mixers may add some.
     judges_fit : bool
         Whether the residual is expected to be noise.
     prior_llr : ndarray, shape (K, N, T_d, bits), optional
@@ -121,6 +129,7 @@ class SceneLoop(TurboLoop):
             self.warnings.append(_FAR_BLOCKS)
         self.doubts_data = False
         self.diffuse: Diffuse | None = None
+        self.mixers: Mixers | None = None
         self.prior_llr: RealArray | None = None
         self._statistics: Statistics
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
@@ -310,7 +319,18 @@ class SceneLoop(TurboLoop):
             motion = None if motion is None else motion.without(silent)
             elements = None if elements is None else elements.without(silent)
         return build_result(
-            self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements, silent
+            self.name,
+            channel,
+            scene,
+            detection,
+            outcome,
+            found,
+            motion,
+            misfit,
+            told,
+            elements,
+            silent,
+            None if self.mixers is None else ImageEstimate.of(self.mixers.images),
         )
 
     def _judged(
