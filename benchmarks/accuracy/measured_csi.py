@@ -1,10 +1,10 @@
-"""Measured channels of receivers with three antennas: what is learned from half of the packets says of others.
+"""Measured channels of receivers with three antennas: what half of the packets says of the others.
 
 Usage: ``python benchmarks/accuracy/measured_csi.py FOLDER [--packets 400]``
 
 FOLDER holds logs of an Intel 5300 (``*.dat``; extra ``csi``); their scenes stand still. Packets with an even
-number teach, those with an odd one are predicted: a packet's own phase, delay, jumps and order of antennas are
-taken from every other subcarrier, and the subcarriers between are predicted.
+number teach, those with an odd one are predicted: a packet's own phase, delay, jumps and order of antennas
+are taken from every other subcarrier, and the subcarriers between are predicted.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def row(path: Path, n_packets: int) -> str:
     ]
     states = ("jumps" if jump else "") + (" order" if permuted else "")
     numbers = "".join(f"{value:>10.1f}" for value in (nothing, *left))
-    return f"{path.stem:<18}{len(channel):>8}{learned.agreement:>8.2f}{states:>13}{numbers}{np.ptp(angles):>10.1f}"
+    named = f"{path.stem:<18}{len(channel):>8}{learned.agreement:>8.2f}{states:>13}"
+    return f"{named}{numbers}{np.ptp(angles):>10.1f}"
 
 
 def main() -> None:

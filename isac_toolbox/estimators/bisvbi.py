@@ -18,7 +18,7 @@ from isac_toolbox._validation import (
     check_integer,
     check_positive,
 )
-from isac_toolbox.channel.hardware import HARDWARE_FIELDS
+from isac_toolbox.channel.hardware import ESTIMATED_NOISE, HARDWARE_FIELDS
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
 from isac_toolbox.estimators.bisvbi_loop import BiSVBILoop
@@ -36,6 +36,10 @@ from isac_toolbox.inference.turbo import FAILED, STOPPED, TIME_LIMIT, Callback, 
 __all__ = ["M_STEPS", "BiSVBILoop", "Decoder", "EMTurboBiSVBI"]
 
 _SQUINT = "the samples show beam squint, which was taken into account; pass beam_squint=True"
+_COLOUR = (
+    "the noise is not white over the array (interferers, or noise that the antennas share), which was taken "
+    "into account; pass noise_covariance='estimate'"
+)
 _DATA_REFUSED = (
     "the detected data contradict the pilots, so the scene was estimated from the pilots alone; the channel "
     "may change within the block (motion, frequency offsets), or the SNR be too low for the constellation"
@@ -230,6 +234,8 @@ class EMTurboBiSVBI:
             return failed_over(LeastSquares().estimate(obs), BiSVBILoop.name)
         if loop.shows_squint():
             loop, result = self._with_squint(loop, result, callback)
+        if loop.shows_colour(result.misfit):
+            loop, result = self._with_colour(loop, result, callback)
         if loop.fits_badly():
             with bounded_threads(self.n_threads or 1):
                 return better_of(loop.obs, result, LeastSquares().estimate(loop.obs))
@@ -275,6 +281,22 @@ class EMTurboBiSVBI:
         if other.status == FAILED or not other.objective < loop.objective - SQUINT_NATS:
             return loop, result
         return other, replace(found, warnings=(_SQUINT, *found.warnings))
+
+    def _with_colour(
+        self, loop: BiSVBILoop, result: EstimationResult, callback: Callback | None
+    ) -> tuple[BiSVBILoop, EstimationResult]:
+        """Run with the shape of the noise learned, and keep the outcome if it fits better."""
+        coloured = replace(loop.obs, noise_covariance=ESTIMATED_NOISE)
+        try:
+            other, found = self._within(loop.deadline)._run(coloured, callback)
+        except np.linalg.LinAlgError:
+            return loop, result
+        assert result.misfit is not None
+        if other.status in (FAILED, STOPPED, TIME_LIMIT) or found.misfit is None:
+            return loop, result
+        if len(found.misfit.failing) >= len(result.misfit.failing) or other.fits_badly():
+            return loop, result
+        return other, replace(found, warnings=(_COLOUR, *found.warnings))
 
     def _within(self, deadline: Deadline) -> EMTurboBiSVBI:
         """The same estimator with the time that is left."""

@@ -279,6 +279,13 @@ class EstimationResult:
     iq_image_std, user_iq_image_std : ndarray, shape (M,) and (K,), optional
     silent_elements : ndarray of int, shape (D,)
         Elements that were found to carry no signal and were left out; their channel is zero.
+    noise_covariance : ndarray of complex, shape (M, M), optional
+        Shape of the noise over the elements, interferers included, of trace M over those in use; noise of the
+        samples is ``noise_variance`` times it. None where noise was taken as white.
+    interferer_directions : ndarray, shape (I, 3), optional
+        Unit vectors to where plane waves in the noise come from, world frame, the strongest first.
+    interferer_power : ndarray, shape (I,), optional
+        Power of each in a sample.
     misfit : Misfit, optional
         How far what is left of the samples is from noise; of the scene, also where least squares took over.
         None from methods without a model to judge: ``MusicSCVBI`` and ``OMP``, whose
@@ -335,6 +342,9 @@ class EstimationResult:
     user_iq_images: ComplexArray | None = None
     user_iq_image_std: RealArray | None = None
     silent_elements: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    noise_covariance: ComplexArray | None = None
+    interferer_directions: RealArray | None = None
+    interferer_power: RealArray | None = None
     misfit: Misfit | None = None
     information: SceneInformation | None = None
 
@@ -445,6 +455,9 @@ _MOTION = (
     "iq_image_std",
     "user_iq_images",
     "user_iq_image_std",
+    "noise_covariance",
+    "interferer_directions",
+    "interferer_power",
     "frequency_offsets_hz",
     "frequency_offset_std_hz",
     "user_velocities_m_s",

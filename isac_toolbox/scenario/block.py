@@ -18,6 +18,7 @@ from isac_toolbox.channel.imperfections import (
     draw_imperfections,
     draw_interference,
     hardware_priors,
+    interference_covariance,
 )
 from isac_toolbox.channel.model import moving_channel, multi_user_channel, normalise_power
 from isac_toolbox.channel.modulation import qam_constellation
@@ -123,6 +124,9 @@ def _block(
     truth = truth_of(waves.listed, array, heard, scale, user_errors.clock_s, block, noise_variance)
     truth = with_motion(truth, waves.listed, settings.carrier_hz, turning, over_time)
     truth = replace(truth, **errors.as_truth(settings.carrier_hz))
+    users_power = float(np.mean(np.abs(channel) ** 2))
+    interference = interference_covariance(settings, errors, link.array, users_power)
+    truth = replace(truth, interference_covariance=interference)
     if waves.diffuse is not None:
         diffuse = errors.heard(waves.diffuse)
         truth = with_diffuse(truth, scene, waves.heard.rays, array, scale, diffuse)

@@ -71,6 +71,8 @@ class Truth:
         Shape of the noise, of trace M and without interferers; None where it is white.
     interferer_directions : ndarray, shape (I, 3)
         Unit vectors towards the interferers, world frame.
+    interference_covariance : ndarray of complex, shape (M, M), or None
+        Of all interferers together over the elements, mean over the band; None without any.
     """
 
     channel: NDArray[np.complex128]
@@ -100,6 +102,7 @@ class Truth:
     coupling_matrix: NDArray[np.complex128] | None = None
     noise_covariance: NDArray[np.float64] | None = None
     interferer_directions: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    interference_covariance: NDArray[np.complex128] | None = None
 
     def channel_at(self, symbols: Sequence[int]) -> NDArray[np.complex128]:
         """Return the channel at OFDM symbols, motion and phases included, shape (K, N, M, len(symbols)).

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.dense import PathAtoms, through
+from isac_toolbox.channel.atoms.whitening import Whitening
 
 __all__ = ["element_blocks"]
 
@@ -19,34 +20,36 @@ def element_blocks(
     gains: ComplexArray,
     symbol_gram: ComplexArray,
     heard: NDArray[np.bool_] | None = None,
+    whitening: Whitening | None = None,
 ) -> tuple[RealArray, RealArray]:
     """Return real inner products of a channel's derivatives in the elements with those in paths and scene.
 
     Parameters
     ----------
     atoms : PathAtoms
-        Of L paths.
+        Of L paths, as the elements hear them, without a whitening.
     jacobian : ndarray, shape (1 + D, L, P)
         Of lengths and spatial parameters in the scene's vector.
     gains : ndarray of complex, shape (L,)
     symbol_gram : ndarray of complex, shape (N, K, K)
     heard : ndarray of bool, shape (M,), optional
         Elements in use; all if not given.
+    whitening : Whitening, optional
+        Of the noise; white if not given.
 
     Returns
     -------
     cross : ndarray, shape (2 L + P, 2 M)
         Rows: real and imaginary parts of the gains, then the scene; columns: relative gains of the elements,
         then their phases.
-    energy : ndarray, shape (M,)
-        Of the channel on every element: gains and phases of different elements are orthogonal.
+    own : ndarray, shape (2 M, 2 M)
+        Of the elements with each other; diagonal under white noise.
     """
     n_users = symbol_gram.shape[1]
     channel = atoms.synthesise(gains, n_users)
     explained = through(symbol_gram, channel)
     if heard is not None:
         explained = np.where(heard, explained, 0)
-    energy = np.sum(np.real(channel.conj() * explained), axis=(0, 1))
     conjugate, wavenumbers = atoms.delay.T.conj(), atoms.wavenumbers_per_m
     zeroth = np.empty((len(gains), channel.shape[2]), complex)
     first = np.empty_like(zeroth)
@@ -54,10 +57,21 @@ def element_blocks(
         own = np.flatnonzero(atoms.user == k)
         zeroth[own] = conjugate[own] @ explained[k]
         first[own] = (conjugate[own] * wavenumbers) @ explained[k]
-    steering = atoms.steering.conj()
+    steering = atoms.steering
+    if whitening is not None:
+        steering = whitening.apply(whitening.apply(steering))
+    steering = steering.conj()
     in_path, in_length = steering[0] * zeroth, 1j * steering[0] * first
     slopes = np.concatenate([in_length[None], steering[1:] * zeroth])
     in_scene = np.einsum("l,slp,slm->pm", gains.conj(), jacobian, slopes, optimize=True)
     in_gain = np.concatenate([in_path.real, in_path.imag, in_scene.real])
     in_phase = np.concatenate([-in_path.imag, in_path.real, -in_scene.imag])
-    return np.concatenate([in_gain, in_phase], axis=1), energy
+    cross = np.concatenate([in_gain, in_phase], axis=1)
+    if whitening is None:
+        energy = np.sum(np.real(channel.conj() * explained), axis=(0, 1))
+        return cross, np.diag(np.tile(energy, 2))
+    between = np.einsum("knm,knp->mp", channel.conj(), explained, optimize=True)
+    if heard is not None:
+        between = between * heard[:, None]
+    between = between * (whitening.matrix @ whitening.matrix)
+    return cross, np.block([[between.real, -between.imag], [between.imag, between.real]])

@@ -15,6 +15,7 @@ from isac_toolbox.estimators.scene.channel_estimate import (
     ElementEstimate,
     ImageEstimate,
 )
+from isac_toolbox.estimators.scene.interferers import NoiseEstimate
 from isac_toolbox.estimators.scene.motion_estimate import MotionEstimate
 from isac_toolbox.estimators.scene.remedies import misfit_warnings
 from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
@@ -65,11 +66,12 @@ def build_result(
     misfit: Misfit | None = None,
     information: SceneInformation | None = None,
     elements: ElementEstimate | None = None,
+    noise: NoiseEstimate | None = None,
     silent: NDArray[np.int64] | None = None,
     images: ImageEstimate | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
-    parts = [part for part in (diffuse, motion, elements, images) if part is not None]
+    parts = [part for part in (diffuse, motion, elements, noise, images) if part is not None]
     found = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
     if silent is not None:
         found["silent_elements"] = silent

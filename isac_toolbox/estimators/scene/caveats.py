@@ -43,15 +43,21 @@ def taken_as_static(obs: UplinkObservation) -> tuple[str, ...]:
     return (*said, *not_modelled(obs))
 
 
-def not_modelled(obs: UplinkObservation) -> tuple[str, ...]:
-    """Return what no estimator takes into account yet of what an observation says of its receiver."""
+def not_modelled(obs: UplinkObservation, takes_colour: bool = False) -> tuple[str, ...]:
+    """Return what is not taken into account of what an observation says of its receiver.
+
+    ``takes_colour`` says that the shape of the noise is.
+    """
     hardware = obs.hardware
     if hardware is None:
         return ()
     coloured = hardware.noise_covariance is not None or hardware.estimates_noise
     asked = [
         name
-        for name, is_asked in (("coupling_std", hardware.coupling_std > 0), ("noise_covariance", coloured))
+        for name, is_asked in (
+            ("coupling_std", hardware.coupling_std > 0),
+            ("noise_covariance", coloured and not takes_colour),
+        )
         if is_asked
     ]
     if not asked:

@@ -43,10 +43,13 @@ class ChannelEstimate:
         ``scale`` undoes the normalisation of amplitudes. The diffuse part takes up the error that the paths
         have because of it, so that of the paths is the noise's alone.
         """
-        mean = fit.atoms.synthesise(fit.posterior.mean, n_users)
+        receiver = fit.problem.receiver
+        mean, power = receiver.stated(fit.atoms.synthesise(fit.posterior.mean, n_users)), scale**2
+        if receiver.whitening is not None:
+            power *= receiver.whitening.power(receiver.element_mask)
         if diffuse is None:
             variance = channel_variance(fit, scene_covariance(fit), n_users)
-            return cls(mean * scale, variance * scale**2, scale**2 / fit.problem.noise_precision)
+            return cls(mean * scale, variance * scale**2, power / fit.problem.noise_precision)
         quiet = replace(fit.problem, noise_precision=1 / diffuse.noise_variance)
         alone = replace(fit.under(quiet, fit.posterior.prior_precision), excess=None)
         variance = channel_variance(alone, scene_covariance(alone), n_users)
@@ -54,8 +57,15 @@ class ChannelEstimate:
         own = np.repeat(diffuse.variance[:, :, None], mean.shape[2], axis=2)
         if unheard is not None:
             own[..., ~unheard] = diffuse.power[:, None, None]
-        noise_variance = scale**2 * diffuse.noise_variance
-        return cls((mean + diffuse.mean) * scale, (variance + own) * scale**2, noise_variance)
+        noise_variance = power * diffuse.noise_variance
+        if receiver.whitening is not None:
+            covariance = receiver.whitening.covariance
+            for k, doubt in enumerate(diffuse.entry_variance / np.maximum(diffuse.power, 1e-300)):
+                known = receiver.whitening.share_of_white(min(float(doubt), 1.0))
+                own[k] *= np.real(np.diag(covariance @ known))
+        return cls(
+            (mean + receiver.stated(diffuse.mean)) * scale, (variance + own) * scale**2, noise_variance
+        )
 
     def without(self, silent: NDArray[np.int64]) -> ChannelEstimate:
         """Return the channel with nothing on elements that are silent; that they are is taken for sure."""
@@ -144,9 +154,8 @@ def channel_variance(fit: Fit, covariance: RealArray, n_users: int) -> RealArray
         joint: ComplexArray = np.asarray((rows @ covariance) @ rows.conj().T, dtype=complex)
         joint[: index.size, : index.size] += posterior.covariance[np.ix_(index, index)]
         joint = joint.reshape(n_types, index.size, n_types, index.size)
-        variance[k] = _summed_power(
-            joint, atoms.delay[:, index], atoms.steering[:, index], atoms.wavenumbers_per_m
-        )
+        steering = fit.problem.receiver.stated(atoms.steering[:, index])
+        variance[k] = _summed_power(joint, atoms.delay[:, index], steering, atoms.wavenumbers_per_m)
     return variance
 
 

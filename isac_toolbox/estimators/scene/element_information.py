@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.channel.atoms.dense import make_atoms
 from isac_toolbox.channel.atoms.elements import element_blocks
+from isac_toolbox.channel.atoms.frames import MovingAtoms
 from isac_toolbox.channel.atoms.scene import Scene, ScenePrior
 from isac_toolbox.estimators.result import ElementInformation
 from isac_toolbox.estimators.scene.fit import Fit, channel_parts, element_errors_left, scene_blocks
@@ -35,25 +37,27 @@ def element_information(fit: Fit) -> ElementInformation:
     problem, gains = fit.problem, fit.posterior.mean
     elements = problem.elements
     assert elements is not None
-    jacobian = fit.parameters.jacobian[: len(fit.atoms.steering)]
-    cross, energy = None, np.zeros(problem.receiver.array.n_elements)
+    receiver = problem.receiver
+    stated = make_atoms(fit.parameters, fit.paths, replace(receiver, whitening=None))
+    atoms = stated.still if isinstance(stated, MovingAtoms) else stated
+    jacobian, n_paths = fit.parameters.jacobian[: len(atoms.steering)], len(gains)
+    cross, own = np.zeros((0, 0)), np.zeros((0, 0))
     for turn, _, gram in channel_parts(fit):
-        atoms = fit.atoms
-        across, own = element_blocks(atoms, jacobian, gains * turn, gram, problem.receiver.element_mask)
-        n_paths = len(gains)
+        across, alone = element_blocks(
+            atoms, jacobian, gains * turn, gram, receiver.element_mask, receiver.whitening
+        )
         turned = (across[:n_paths] + 1j * across[n_paths : 2 * n_paths]) * np.conj(turn)[:, None]
         across[:n_paths], across[n_paths : 2 * n_paths] = turned.real, turned.imag
-        cross = across if cross is None else cross + across
-        energy = energy + own
-    assert cross is not None
+        cross = cross + across if cross.size else across
+        own = own + alone if own.size else alone
     gamma = 2 * problem.noise_precision
     inner, hidden = _paths_and_scene(fit)
     across = gamma * cross[hidden]
-    n_hidden, n_own = int(np.count_nonzero(hidden)), 2 * len(energy)
+    n_hidden, n_own = int(np.count_nonzero(hidden)), len(own)
     matrix = np.zeros((n_hidden + n_own, n_hidden + n_own))
     matrix[:n_hidden, :n_hidden] = inner
     matrix[:n_hidden, n_hidden:], matrix[n_hidden:, :n_hidden] = across, across.T
-    matrix[n_hidden:, n_hidden:] = np.diag(gamma * np.tile(energy, 2))
+    matrix[n_hidden:, n_hidden:] = gamma * own
     left, _ = element_errors_left(fit)
     found = elements.log_response + 1j * _slope(fit)
     own_part = np.arange(n_hidden, n_hidden + n_own)

@@ -196,9 +196,17 @@ def element_errors_left(fit: Fit) -> tuple[ComplexArray, RealArray]:
     gains, n_users = fit.posterior.mean, fit.problem.statistics.symbol_gram.shape[1]
     n_elements = fit.problem.receiver.array.n_elements
     left, energy = np.zeros(n_elements, complex), np.zeros(n_elements)
+    whitening = fit.problem.receiver.whitening
     for turn, correlation, gram in channel_parts(fit):
         channel = fit.atoms.synthesise(gains * turn, n_users)
         explained = through(gram, channel)
+        if whitening is not None:
+            # a step of Jacobi's: the gradient under the noise's covariance, the Hessian's diagonal
+            channel = whitening.undo(channel)
+            left = left + np.sum(channel.conj() * whitening.apply(correlation - explained), axis=(0, 1))
+            power = np.sum(np.real(channel.conj() * through(gram, channel)), axis=(0, 1))
+            energy = energy + np.real(np.diag(whitening.matrix @ whitening.matrix)) * power
+            continue
         left = left + np.sum(channel.conj() * (correlation - explained), axis=(0, 1))
         energy = energy + np.sum(np.real(channel.conj() * explained), axis=(0, 1))
     heard = fit.problem.receiver.element_mask

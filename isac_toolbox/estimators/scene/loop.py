@@ -35,6 +35,7 @@ from isac_toolbox.estimators.scene.channel_estimate import (
     ElementEstimate,
     ImageEstimate,
 )
+from isac_toolbox.estimators.scene.colour import first_whitening, takes_colour
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import (
@@ -48,6 +49,7 @@ from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.element_information import element_information
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.information import information_of
+from isac_toolbox.estimators.scene.interferers import NoiseEstimate
 from isac_toolbox.estimators.scene.mixers import Mixers
 from isac_toolbox.estimators.scene.motion_estimate import MotionEstimate
 from isac_toolbox.estimators.scene.moving import movers_of
@@ -123,7 +125,10 @@ class SceneLoop(TurboLoop):
         self._given_elements = obs.usable_elements
         self.obs, self.block, self.warnings = without_zeros(obs)
         self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
-        self.warnings += not_modelled(obs) if self.follows_motion else taken_as_static(obs)
+        if self.follows_motion:
+            self.warnings += not_modelled(obs, takes_colour(obs))
+        else:
+            self.warnings += taken_as_static(obs)
         self.search = PathSearch.for_observation(self.obs)
         if self.search.has_high_lobes:
             self.warnings.append(_FAR_BLOCKS)
@@ -165,6 +170,9 @@ class SceneLoop(TurboLoop):
             elements = ElementErrors.of(obs.hardware, obs.array)
             if elements is not None:
                 self.block = block = block.with_response(elements.response)
+            if self.follows_motion:
+                self.block = block = block.whitened(first_whitening(obs, block))
+                self.search = self.search.whitened(block.whitening)
             self.working = coarse(Problem.on_pilots(obs, block, elements), watch)
             return self.working.fit
 
@@ -228,8 +236,9 @@ class SceneLoop(TurboLoop):
         derotation = self.block.derotation
         if derotation is None:
             response = 1.0 if self.block.response is None else self.block.response
-            return [(self.channel() / self.block.scale / response, slice(None))]
-        evolution = evolution_of(self.working.fit, derotation, 1.0)
+            receiver = self.working.problem.receiver
+            return [(receiver.heard(self.channel() / self.block.scale / response), slice(None))]
+        evolution = evolution_of(self.working.fit, derotation, 1.0, whitened=True)
         return [(evolution.at([t])[..., 0], slice(t, t + 1)) for t in range(evolution.n_symbols)]
 
     def remove_rejected(self) -> None:
@@ -257,6 +266,7 @@ class SceneLoop(TurboLoop):
         fit = self.working.fit
         channel = fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
         channel = channel if self.diffuse is None else channel + self.diffuse.mean
+        channel = self.working.problem.receiver.stated(channel)
         elements = self.working.problem.elements
         return self.block.scale * (channel if elements is None else channel * elements.response)
 
@@ -329,6 +339,7 @@ class SceneLoop(TurboLoop):
             misfit,
             told,
             elements,
+            NoiseEstimate.of(self.block, self.search, channel.noise_variance),
             silent,
             None if self.mixers is None else ImageEstimate.of(self.mixers.images),
         )
@@ -342,7 +353,9 @@ class SceneLoop(TurboLoop):
         if block.derotation is not None:
             n_fitted += 0.5 * np.count_nonzero(block.derotation.phases_rad)
             block, moments = at_rest(block, fit, moments)
-        if block.response is not None:
+        if block.whitening is not None:
+            mean = block.whitening.apply(mean)
+        elif block.response is not None:
             mean = mean * block.response
             block = block.with_response(np.ones(mean.shape[2], complex))
         return whiteness(FittedBlock(block, mean, moments, n_fitted, diffuse), self.search)

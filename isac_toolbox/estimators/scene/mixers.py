@@ -58,10 +58,12 @@ class Mixers:
             Of a sample of the block.
         """
         response = np.ones(block.received.shape[1]) if block.response is None else block.response
-        scaling = response[:, None]
+        scaling, whitening = response[:, None], block.whitening
+        if whitening is not None:
+            parts = [(whitening.undo(channel), at) for channel, at in parts]
         told = self.images.told_by(block, moments)[:, None]
         signal = _heard(parts, moments.mean) * scaling + self.of_users
-        samples = block.received * scaling + self.of_users
+        samples = block.unwhitened_samples * scaling + self.of_users
         images = self.images.refined(signal, (samples - signal) * told, noise_variance)
         samples = images.removed(self.images.added(samples))
         of_users = self.of_users
@@ -75,7 +77,7 @@ class Mixers:
             images = images.refined_of_users(sent, left, noise_variance)
             of_users = np.tensordot(images.user_values, sent, axes=1)
         received = (samples - of_users) / scaling
-        return Mixers(images, of_users), replace(block, received=received)
+        return Mixers(images, of_users), replace(block, received=received, whitening=None).whitened(whitening)
 
 
 def _heard(parts: list[tuple[ComplexArray, slice]], symbols: ComplexArray) -> ComplexArray:
