@@ -20,6 +20,7 @@ from isac_toolbox.interop import csi
 ARRAY = isac.UniformPlanarArray((3, 1))
 QUARTER = np.pi / 2
 GROUPS = 10
+STABLE_DEG = 3.0
 
 
 def left_db(packets: np.ndarray, predicted: np.ndarray) -> float:
@@ -91,7 +92,8 @@ def row(path: Path, n_packets: int) -> str:
     states = ("jumps" if jump else "") + (" order" if permuted else "")
     numbers = "".join(f"{value:>10.1f}" for value in (nothing, *left))
     named = f"{path.stem:<18}{len(channel):>8}{learned.agreement:>8.2f}{states:>13}"
-    return f"{named}{numbers}{np.ptp(angles):>10.1f}"
+    away = np.abs(angles - np.median(angles))
+    return f"{named}{numbers}{away.max():>10.1f}{np.sum(away <= STABLE_DEG):>6d}"
 
 
 def main() -> None:
@@ -103,10 +105,13 @@ def main() -> None:
     print(
         "Power that is left of packets nothing was learned from, dB: without anything of their own; with it"
     )
-    print(f"and ideal elements, learned elements, all of the mean; angles over {GROUPS} groups, degrees.\n")
+    print(
+        f"and ideal elements, learned elements, all of the mean. Largest deviation of the angle of {GROUPS}"
+    )
+    print(f"groups of packets from its median in degrees, and groups within {STABLE_DEG:.0f} degrees.\n")
     print(
         f"{'log':<18}{'packets':>8}{'agree':>8}{'':>13}{'nothing':>10}{'ideal':>10}{'elements':>10}{'mean':>10}"
-        f"{'angles':>10}"
+        f"{'angles':>10}{'in':>6}"
     )
     for path in sorted(arguments.folder.glob("*.dat")):
         print(row(path, arguments.packets), flush=True)

@@ -273,6 +273,9 @@ class EstimationResult:
     element_information : ElementInformation, optional
         What the samples alone say of the elements, from which :func:`isac_toolbox.calibrate` learns; from
         ``EMTurboBiSVBI``, where the observation says that they are not known.
+    coupling_matrix : ndarray of complex, shape (M, M), optional
+        What elements hear of each other, one on the diagonal, where the observation says that they do.
+    coupling_matrix_std : ndarray, shape (M, M), optional
     iq_images, user_iq_images : ndarray of complex, shape (M,) and (K,), optional
         What elements, and users, add of the opposite subcarrier's conjugate, where the observation says that
         they may; the channel is that of the samples without.
@@ -337,6 +340,8 @@ class EstimationResult:
     element_response: ComplexArray | None = None
     element_response_std: RealArray | None = None
     element_information: ElementInformation | None = None
+    coupling_matrix: ComplexArray | None = None
+    coupling_matrix_std: RealArray | None = None
     iq_images: ComplexArray | None = None
     iq_image_std: RealArray | None = None
     user_iq_images: ComplexArray | None = None
@@ -451,6 +456,8 @@ _MOTION = (
     "element_response",
     "element_response_std",
     "silent_elements",
+    "coupling_matrix",
+    "coupling_matrix_std",
     "iq_images",
     "iq_image_std",
     "user_iq_images",

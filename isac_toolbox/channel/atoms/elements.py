@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms.dense import PathAtoms, through
 from isac_toolbox.channel.atoms.whitening import Whitening
 
-__all__ = ["element_blocks"]
+__all__ = ["coupling_blocks", "element_blocks"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -75,3 +75,42 @@ def element_blocks(
         between = between * heard[:, None]
     between = between * (whitening.matrix @ whitening.matrix)
     return cross, np.block([[between.real, -between.imag], [between.imag, between.real]])
+
+
+def coupling_blocks(
+    atoms: PathAtoms,
+    jacobian: RealArray,
+    gains: ComplexArray,
+    fields: ComplexArray,
+    symbol_gram: ComplexArray,
+) -> tuple[RealArray, RealArray, ComplexArray]:
+    """Return real inner products of a channel's derivatives in complex coefficients with those of the rest.
+
+    Parameters
+    ----------
+    atoms : PathAtoms
+        Of L paths, as the samples have them.
+    jacobian : ndarray, shape (1 + D, L, P)
+    gains : ndarray of complex, shape (L,)
+    fields : ndarray of complex, shape (R, K, N, M)
+        Derivatives of the channel in the coefficients, as the samples have them, zero on unused elements.
+    symbol_gram : ndarray of complex, shape (N, K, K)
+
+    Returns
+    -------
+    cross : ndarray, shape (2 L + P, 2 R)
+        Rows: real and imaginary parts of the gains, then the scene; columns: real, then imaginary parts.
+    own : ndarray, shape (2 R, 2 R)
+    explained : ndarray of complex, shape (R, K, N, M)
+        Fields through the symbol Gram.
+    """
+    explained = np.stack([through(symbol_gram, field) for field in fields])
+    products = np.stack([atoms.correlate(field, derivatives=True) for field in explained], axis=2)
+    in_path = products[0]
+    in_scene = np.einsum("l,slp,slr->pr", gains.conj(), jacobian, products[1:], optimize=True)
+    in_real = np.concatenate([in_path.real, in_path.imag, in_scene.real])
+    in_imaginary = np.concatenate([-in_path.imag, in_path.real, -in_scene.imag])
+    flat = fields.reshape(len(fields), -1)
+    gram = flat.conj() @ explained.reshape(len(fields), -1).T
+    own = np.block([[gram.real, -gram.imag], [gram.imag, gram.real]])
+    return np.concatenate([in_real, in_imaginary], axis=1), own, explained

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from isac_toolbox.estimators.result import Ambiguity, EstimationResult, Misfit, SceneInformation
 from isac_toolbox.estimators.scene.channel_estimate import (
     ChannelEstimate,
+    CouplingEstimate,
     DiffuseEstimate,
     ElementEstimate,
     ImageEstimate,
@@ -69,9 +70,10 @@ def build_result(
     noise: NoiseEstimate | None = None,
     silent: NDArray[np.int64] | None = None,
     images: ImageEstimate | None = None,
+    coupling: CouplingEstimate | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
-    parts = [part for part in (diffuse, motion, elements, noise, images) if part is not None]
+    parts = [part for part in (diffuse, motion, elements, noise, images, coupling) if part is not None]
     found = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
     if silent is not None:
         found["silent_elements"] = silent

@@ -43,10 +43,12 @@ def taken_as_static(obs: UplinkObservation) -> tuple[str, ...]:
     return (*said, *not_modelled(obs))
 
 
-def not_modelled(obs: UplinkObservation, takes_colour: bool = False) -> tuple[str, ...]:
+def not_modelled(
+    obs: UplinkObservation, takes_colour: bool = False, takes_coupling: bool = False
+) -> tuple[str, ...]:
     """Return what is not taken into account of what an observation says of its receiver.
 
-    ``takes_colour`` says that the shape of the noise is.
+    ``takes_colour`` says that the shape of the noise is, ``takes_coupling`` that coupling is.
     """
     hardware = obs.hardware
     if hardware is None:
@@ -55,7 +57,7 @@ def not_modelled(obs: UplinkObservation, takes_colour: bool = False) -> tuple[st
     asked = [
         name
         for name, is_asked in (
-            ("coupling_std", hardware.coupling_std > 0),
+            ("coupling_std", hardware.coupling_std > 0 and not takes_coupling),
             ("noise_covariance", coloured and not takes_colour),
         )
         if is_asked

@@ -11,10 +11,18 @@ from isac_toolbox.channel.atoms.frames import MovingAtoms
 from isac_toolbox.estimators.result import ElementInformation
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
+from isac_toolbox.estimators.symbols.coupling import Coupling
 from isac_toolbox.estimators.symbols.elements import ElementErrors
 from isac_toolbox.estimators.symbols.images import Images
 
-__all__ = ["ChannelEstimate", "DiffuseEstimate", "ElementEstimate", "ImageEstimate", "channel_variance"]
+__all__ = [
+    "ChannelEstimate",
+    "CouplingEstimate",
+    "DiffuseEstimate",
+    "ElementEstimate",
+    "ImageEstimate",
+    "channel_variance",
+]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -67,6 +75,18 @@ class ChannelEstimate:
             (mean + receiver.stated(diffuse.mean)) * scale, (variance + own) * scale**2, noise_variance
         )
 
+    def behind(self, fit: Fit) -> ChannelEstimate:
+        """Return the channel with the error that what elements hear of each other has, if anything.
+
+        Its energy, for as many complex parameters as samples tell, spread like that of the channel.
+        """
+        coupling = fit.problem.coupling
+        if coupling is None:
+            return self
+        explained = float(np.real(np.vdot(fit.posterior.mean, fit.gram @ fit.posterior.mean)))
+        error = coupling.n_determined / max(fit.problem.noise_precision * explained, 1e-300)
+        return replace(self, variance=self.variance + error * np.abs(self.mean) ** 2)
+
     def without(self, silent: NDArray[np.int64]) -> ChannelEstimate:
         """Return the channel with nothing on elements that are silent; that they are is taken for sure."""
         mean = self.mean.copy()
@@ -115,6 +135,21 @@ class ElementEstimate:
         response = self.element_response.copy()
         response[silent] = 0
         return replace(self, element_response=response)
+
+
+@dataclass(frozen=True, eq=False)
+class CouplingEstimate:
+    """What elements hear of each other, in the names of :class:`EstimationResult`."""
+
+    coupling_matrix: ComplexArray
+    coupling_matrix_std: RealArray
+
+    @classmethod
+    def of(cls, coupling: Coupling) -> CouplingEstimate:
+        """Return what was learned."""
+        deviation = coupling.kinds.matrix(coupling.stds.astype(complex)).real
+        np.fill_diagonal(deviation, 0.0)
+        return cls(coupling.matrix, deviation)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from isac_toolbox.estimators.scene.information import marginal
 from isac_toolbox.estimators.scene.world import World
 from isac_toolbox.estimators.symbols.elements import phase_slopes
 
-__all__ = ["element_information"]
+__all__ = ["element_information", "paths_and_scene"]
 
 RealArray = NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def element_information(fit: Fit) -> ElementInformation:
         cross = cross + across if cross.size else across
         own = own + alone if own.size else alone
     gamma = 2 * problem.noise_precision
-    inner, hidden = _paths_and_scene(fit)
+    inner, hidden = paths_and_scene(fit)
     across = gamma * cross[hidden]
     n_hidden, n_own = int(np.count_nonzero(hidden)), len(own)
     matrix = np.zeros((n_hidden + n_own, n_hidden + n_own))
@@ -70,10 +70,11 @@ def element_information(fit: Fit) -> ElementInformation:
     return ElementInformation((information + information.T) / 2, vector)
 
 
-def _paths_and_scene(fit: Fit) -> tuple[RealArray, NDArray[np.bool_]]:
+def paths_and_scene(fit: Fit, keeps_pointing: bool = False) -> tuple[RealArray, NDArray[np.bool_]]:
     """Hessian of the objective in what is not of the elements, and which entries that is (2 L + P,).
 
-    Real and imaginary parts of the gains, and the unknowns of the scene but its pointing and motion.
+    Real and imaginary parts of the gains, and the unknowns of the scene but its motion, and its pointing
+    unless that is kept.
     """
     gain_scene, scene_scene, _ = scene_blocks(fit)
     gram, scene = fit.gram, fit.scene
@@ -90,7 +91,8 @@ def _paths_and_scene(fit: Fit) -> tuple[RealArray, NDArray[np.bool_]]:
     )
     hidden = np.ones(len(half), bool)
     hidden[n_gains:] = ~_alone(fit).known(scene)
-    hidden[n_gains:][scene.pointing_block] = False
+    if not keeps_pointing:
+        hidden[n_gains:][scene.pointing_block] = False
     if scene.motion is not None:
         hidden[len(hidden) - scene.motion.size :] = False
     return 2 * half[np.ix_(hidden, hidden)], hidden

@@ -31,6 +31,7 @@ from isac_toolbox.estimators.scene.caveats import (
 )
 from isac_toolbox.estimators.scene.channel_estimate import (
     ChannelEstimate,
+    CouplingEstimate,
     DiffuseEstimate,
     ElementEstimate,
     ImageEstimate,
@@ -63,6 +64,7 @@ from isac_toolbox.estimators.scene.working_set import WorkingSet, marginal_objec
 from isac_toolbox.estimators.scene.world import World
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.coupling import Coupling, takes_coupling
 from isac_toolbox.estimators.symbols.detection import (
     ChannelKnowledge,
     Detection,
@@ -126,7 +128,7 @@ class SceneLoop(TurboLoop):
         self.obs, self.block, self.warnings = without_zeros(obs)
         self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
         if self.follows_motion:
-            self.warnings += not_modelled(obs, takes_colour(obs))
+            self.warnings += not_modelled(obs, takes_colour(obs), takes_coupling(obs))
         else:
             self.warnings += taken_as_static(obs)
         self.search = PathSearch.for_observation(self.obs)
@@ -173,6 +175,7 @@ class SceneLoop(TurboLoop):
             if self.follows_motion:
                 self.block = block = block.whitened(first_whitening(obs, block))
                 self.search = self.search.whitened(block.whitening)
+                self.block = block = replace(block, coupling=Coupling.of(obs))
             self.working = coarse(Problem.on_pilots(obs, block, elements), watch)
             return self.working.fit
 
@@ -237,7 +240,7 @@ class SceneLoop(TurboLoop):
         if derotation is None:
             response = 1.0 if self.block.response is None else self.block.response
             receiver = self.working.problem.receiver
-            return [(receiver.heard(self.channel() / self.block.scale / response), slice(None))]
+            return [(receiver.whitened(self.channel() / self.block.scale / response), slice(None))]
         evolution = evolution_of(self.working.fit, derotation, 1.0, whitened=True)
         return [(evolution.at([t])[..., 0], slice(t, t + 1)) for t in range(evolution.n_symbols)]
 
@@ -317,7 +320,8 @@ class SceneLoop(TurboLoop):
         told = None
         if self.judges_fit and self.obs.hardware is None:
             told = information_of(fit, scene, shown, self.obs.motion)
-        learned = working.problem.elements
+        learned, coupling = working.problem.elements, working.problem.coupling
+        channel = channel.behind(fit)
         elements = None if learned is None else ElementEstimate.of(learned, element_information(fit))
         if elements is not None:
             channel = elements.applied(channel)
@@ -342,6 +346,7 @@ class SceneLoop(TurboLoop):
             NoiseEstimate.of(self.block, self.search, channel.noise_variance),
             silent,
             None if self.mixers is None else ImageEstimate.of(self.mixers.images),
+            None if coupling is None else CouplingEstimate.of(coupling),
         )
 
     def _judged(
@@ -350,6 +355,8 @@ class SceneLoop(TurboLoop):
         """How far what the estimate leaves is from noise, on the samples as they came from the elements."""
         block, moments = self.block, detection.moments
         n_fitted = fit.n_fitted + (0.0 if diffuse is None else diffuse.n_determined)
+        if fit.problem.coupling is not None:
+            n_fitted += fit.problem.coupling.n_determined
         if block.derotation is not None:
             n_fitted += 0.5 * np.count_nonzero(block.derotation.phases_rad)
             block, moments = at_rest(block, fit, moments)
