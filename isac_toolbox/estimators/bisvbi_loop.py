@@ -310,8 +310,9 @@ class BiSVBILoop(StartedLoop):
         before = self.working.problem
         if before.elements is None and before.coupling is None:
             return 0.0
-        for n_left in reversed(range(_CALIBRATIONS if before.elements is not None else 1)):
-            problem = calibrated(self.working.active_fit()[0], follows=n_left == 0)
+        alone = before.coupling is None and before.elements is not None and before.elements.joint is None
+        for _ in range(_CALIBRATIONS if alone else 1):
+            problem = calibrated(self.working.active_fit()[0], follows=True)
             self.working = self.working.with_problem(problem)
         problem = self.working.problem
         self._take_receiver(problem)
@@ -391,7 +392,7 @@ class BiSVBILoop(StartedLoop):
         fit, _, _ = self.working.active_fit()
         n_parameters = float(2 * len(fit.paths) + fit.scene.n_parameters)
         determined = max(self._n_determined, self._n_determined_by_diffuse())
-        n_parameters += _PROFILE_OPTIMISM * 2 * determined
+        n_parameters += _PROFILE_OPTIMISM * 2 * determined + 2 * fit.problem.n_of_receiver
         rise = (self._misfit_on_pilots() - self._pilot_misfit) / self._white_noise
         return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
 

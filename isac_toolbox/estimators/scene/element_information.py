@@ -17,7 +17,7 @@ from isac_toolbox.estimators.scene.information import marginal
 from isac_toolbox.estimators.scene.world import World
 from isac_toolbox.estimators.symbols.elements import phase_slopes
 
-__all__ = ["element_information", "paths_and_scene"]
+__all__ = ["element_information", "element_products", "paths_and_scene"]
 
 RealArray = NDArray[np.float64]
 
@@ -34,22 +34,10 @@ def element_information(fit: Fit) -> ElementInformation:
     fit : Fit
         Of the paths that exist, on samples divided by the present responses.
     """
-    problem, gains = fit.problem, fit.posterior.mean
+    problem = fit.problem
     elements = problem.elements
     assert elements is not None
-    receiver = problem.receiver
-    stated = make_atoms(fit.parameters, fit.paths, replace(receiver, whitening=None))
-    atoms = stated.still if isinstance(stated, MovingAtoms) else stated
-    jacobian, n_paths = fit.parameters.jacobian[: len(atoms.steering)], len(gains)
-    cross, own = np.zeros((0, 0)), np.zeros((0, 0))
-    for turn, _, gram in channel_parts(fit):
-        across, alone = element_blocks(
-            atoms, jacobian, gains * turn, gram, receiver.element_mask, receiver.whitening
-        )
-        turned = (across[:n_paths] + 1j * across[n_paths : 2 * n_paths]) * np.conj(turn)[:, None]
-        across[:n_paths], across[n_paths : 2 * n_paths] = turned.real, turned.imag
-        cross = cross + across if cross.size else across
-        own = own + alone if own.size else alone
+    cross, own = element_products(fit)
     gamma = 2 * problem.noise_precision
     inner, hidden = paths_and_scene(fit)
     across = gamma * cross[hidden]
@@ -68,6 +56,27 @@ def element_information(fit: Fit) -> ElementInformation:
     if turn_prior is not None and np.any(turn_prior.stds[:3]):
         information, vector = _without_slopes(fit, information, vector)
     return ElementInformation((information + information.T) / 2, vector)
+
+
+def element_products(fit: Fit) -> tuple[RealArray, RealArray]:
+    """Return real inner products of the elements with gains and scene (2 L + P, 2 M) and each other (2 M, 2 M).
+
+    As :func:`~isac_toolbox.channel.atoms.elements.element_blocks`, over all frames of a block.
+    """
+    gains, receiver = fit.posterior.mean, fit.problem.receiver
+    stated = make_atoms(fit.parameters, fit.paths, replace(receiver, whitening=None))
+    atoms = stated.still if isinstance(stated, MovingAtoms) else stated
+    jacobian, n_paths = fit.parameters.jacobian[: len(atoms.steering)], len(gains)
+    cross, own = np.zeros((0, 0)), np.zeros((0, 0))
+    for turn, _, gram in channel_parts(fit):
+        across, alone = element_blocks(
+            atoms, jacobian, gains * turn, gram, receiver.element_mask, receiver.whitening
+        )
+        turned = (across[:n_paths] + 1j * across[n_paths : 2 * n_paths]) * np.conj(turn)[:, None]
+        across[:n_paths], across[n_paths : 2 * n_paths] = turned.real, turned.imag
+        cross = cross + across if cross.size else across
+        own = own + alone if own.size else alone
+    return cross, own
 
 
 def paths_and_scene(fit: Fit, keeps_pointing: bool = False) -> tuple[RealArray, NDArray[np.bool_]]:

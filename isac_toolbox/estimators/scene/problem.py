@@ -88,6 +88,12 @@ class Problem:
         statistics = self.statistics.over_elements(elements.response / before, self.receiver.whitening)
         return replace(self.with_statistics(statistics), elements=elements)
 
+    @property
+    def n_of_receiver(self) -> float:
+        """Complex parameters of elements and coupling that the samples tell rather than the prior."""
+        of_elements = 0.0 if self.elements is None else self.elements.n_determined / 2
+        return of_elements + (0.0 if self.coupling is None else self.coupling.n_determined)
+
     def coupled(self, coupling: Coupling) -> Problem:
         """Return the same problem with elements that hear each other otherwise."""
         receiver = replace(self.receiver, coupling=coupling.matrix)

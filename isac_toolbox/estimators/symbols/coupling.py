@@ -66,23 +66,9 @@ class Coupling:
         variances = np.maximum(np.diag(self.covariance), 0.0).reshape(2, -1)
         return np.asarray(np.sqrt(variances.sum(axis=0)))
 
-    def refined(self, information: RealArray, slope: RealArray, own: RealArray) -> Coupling:
-        """Return the estimate after a Gauss-Newton step.
-
-        Parameters
-        ----------
-        information : ndarray, shape (2 R, 2 R)
-            Of the samples in real and imaginary parts, with gains and directions of the paths following.
-        slope : ndarray, shape (2 R,)
-            Of the log likelihood at the present coefficients.
-        own : ndarray, shape (2 R, 2 R)
-            Information with the paths as they are, which says how many coefficients are told.
-        """
-        precision = np.tile(2 / self.prior_stds**2, 2)
-        covariance = np.linalg.inv(information + np.diag(precision))
-        covariance = (covariance + covariance.T) / 2
-        values = np.concatenate([self.coefficients.real, self.coefficients.imag])
-        values = values + covariance @ (slope - precision * values)
-        told = float(np.trace(np.linalg.solve(own + np.diag(precision), own))) / 2
-        parts = values.reshape(2, -1)
-        return replace(self, coefficients=parts[0] + 1j * parts[1], covariance=covariance, n_determined=told)
+    def at(self, values: RealArray, covariance: RealArray, n_determined: float) -> Coupling:
+        """Return the estimate at other real, then imaginary parts (2 R,), of a covariance (2 R, 2 R)."""
+        real, imaginary = values.reshape(2, -1)
+        return replace(
+            self, coefficients=real + 1j * imaginary, covariance=covariance, n_determined=n_determined
+        )

@@ -84,11 +84,6 @@ class ElementErrors:
         """
         information = 2 * precision * np.maximum(energy, 0.0)
         target = information * self.log_response + 2 * precision * left
-        if self.joint is not None:
-            both = np.concatenate([target.real, target.imag])
-            mean, deviations = self.joint.after(np.tile(information, 2), both)
-            log_gains, angles = self.joint.without_shared(mean).reshape(2, -1)
-            return replace(self, log_response=log_gains + 1j * angles, log_stds=deviations.reshape(2, -1))
         parts, stds = [], []
         for part, prior in ((target.real, self.gain_stds), (target.imag, self.phase_stds)):
             variance = np.where(prior > 0, 1 / (information + 1 / np.maximum(prior, 1e-150) ** 2), 0.0)
@@ -98,6 +93,29 @@ class ElementErrors:
         gains = _without(parts[0], self.slopes[:, :1], self.gain_stds * heard)
         phases = _without(parts[1], self.slopes, self.phase_stds * heard)
         return replace(self, log_response=gains + 1j * phases, log_stds=np.stack(stds))
+
+    @property
+    def covariance(self) -> RealArray:
+        """Of the prior of all gains, then all phases, shape (2 M, 2 M)."""
+        if self.joint is not None:
+            return self.joint.covariance
+        return np.diag(np.concatenate([self.gain_stds, self.phase_stds]) ** 2)
+
+    @property
+    def n_determined(self) -> float:
+        """Real parameters that the samples tell rather than the prior."""
+        before = np.stack([self.gain_stds, self.phase_stds]) ** 2
+        return float(np.sum(np.where(before > 0, 1 - self.log_stds**2 / np.maximum(before, 1e-300), 0.0)))
+
+    def at(self, values: RealArray, deviations: RealArray) -> ElementErrors:
+        """Return the estimate at other values (2 M,), without what path gains and directions have of them."""
+        gains, phases = values.reshape(2, -1)
+        if self.joint is not None:
+            gains, phases = self.joint.without_shared(values).reshape(2, -1)
+        else:
+            gains = _without(gains, self.slopes[:, :1], self.gain_stds)
+            phases = _without(phases, self.slopes, self.phase_stds)
+        return replace(self, log_response=gains + 1j * phases, log_stds=deviations.reshape(2, -1))
 
 
 def _without(values: RealArray, columns: RealArray, stds: RealArray) -> RealArray:

@@ -52,11 +52,6 @@ class JointPrior:
         inverse = np.linalg.pinv(self.shared.T @ whitened, hermitian=True)
         return inverse @ whitened.T, inverse
 
-    def after(self, information: RealArray, vector: RealArray) -> tuple[RealArray, RealArray]:
-        """Return mean and deviations (2 M,) given independent information (2 M,) and its vector (2 M,)."""
-        mean, covariance = posterior_of(self.covariance, np.diag(information), vector)
-        return mean, np.sqrt(np.maximum(np.diag(covariance), 0.0))
-
     def without_shared(self, values: RealArray) -> RealArray:
         """Return values (2 M,) less the shared columns' part in them."""
         return values - self.shared @ (self._least_squares[0] @ values)

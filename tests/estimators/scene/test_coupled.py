@@ -12,7 +12,7 @@ from helpers.scenes import SMALL, complex_normal
 from isac_toolbox.channel.atoms.dense import make_atoms
 from isac_toolbox.channel.atoms.scene import Paths, path_parameters
 from isac_toolbox.channel.atoms.whitening import Whitening
-from isac_toolbox.estimators.scene.coupled import learned_coupling
+from isac_toolbox.estimators.scene.coupled import calibrated
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
@@ -72,7 +72,7 @@ def test_information_by_finite_differences(masked, coloured):
     across = fisher[-2 * n_kinds :, hidden]
     expected = fisher[-2 * n_kinds :, -2 * n_kinds :]
     expected = expected - across @ np.linalg.solve(fisher[np.ix_(hidden, hidden)], across.T)
-    after = learned_coupling(fit)
+    after = calibrated(fit, follows=True).coupling
     precision = np.tile(2 / coupling.prior_stds**2, 2)
     found = np.linalg.inv(after.covariance) - np.diag(precision)
     assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
