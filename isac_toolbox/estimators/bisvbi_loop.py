@@ -256,7 +256,7 @@ class BiSVBILoop(StartedLoop):
         return SymbolMoments(self.block.pilots, np.where(self.block.known, 0.0, 1.0))
 
     def _take_elements(self) -> None:
-        """Divide the block by the elements' responses that the coarse stage learned, and take the coupling."""
+        """Take over the elements' responses and the coupling that the coarse stage learned."""
         problem = self.working.problem
         if problem.elements is None and problem.coupling is None:
             return

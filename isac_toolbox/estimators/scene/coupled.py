@@ -28,10 +28,10 @@ _RIDGE = 1e-9
 def calibrated(fit: Fit, follows: bool = False) -> Problem:
     """Return a fit's problem under the elements' responses and the coupling that its channel shows.
 
-    Responses that are independent beforehand, without coupling, are learned with the channel as it is. Others
-    take a step together, gains of the paths following it, and places and directions too where ``follows`` says
-    that a step of the scene comes next: without that step they would be left behind, and steps taken again and
-    again run away.
+    Responses that are independent beforehand, without coupling, are learned with the channel as it is.
+    Others take a step together, gains of the paths following it, and places and directions too where
+    ``follows`` says that a step of the scene comes next: without that step they would be left behind, and
+    steps taken again and again run away.
     """
     problem = fit.problem
     elements = problem.elements

@@ -59,7 +59,7 @@ def element_information(fit: Fit) -> ElementInformation:
 
 
 def element_products(fit: Fit) -> tuple[RealArray, RealArray]:
-    """Return real inner products of the elements with gains and scene (2 L + P, 2 M) and each other (2 M, 2 M).
+    """Return real inner products of elements with gains and scene (2 L + P, 2 M), and each other (2 M, 2 M).
 
     As :func:`~isac_toolbox.channel.atoms.elements.element_blocks`, over all frames of a block.
     """
