@@ -13,6 +13,7 @@ from isac_toolbox._validation import as_array, as_scalar, check_finite, check_no
 from isac_toolbox.channel.array import AntennaArray, UniformPlanarArray
 from isac_toolbox.channel.front_end import mirrored_subcarriers
 from isac_toolbox.channel.panels import PanelArray
+from isac_toolbox.channel.plausible_priors import warn_of_implausible_hardware
 
 __all__ = ["ESTIMATED_NOISE", "HARDWARE_FIELDS", "Hardware", "checked_hardware"]
 
@@ -178,6 +179,11 @@ def checked_hardware(
     TypeError, ValueError
         Naming the field, what came and what is allowed: negative deviations, responses of zero, coupling in
         an array without a grid, covariances that are not Hermitian, positive definite and of trace M.
+
+    Warns
+    -----
+    ImplausibleValueWarning
+        For deviations as in degrees, decibels or percent.
     """
     n_elements = array.n_elements
     values: dict[str, NDArray[Any] | str] = {}
@@ -208,6 +214,7 @@ def checked_hardware(
         values["element_response"] = _checked_response(given["element_response"], n_elements)
     if given["noise_covariance"] is not None:
         values["noise_covariance"] = _checked_covariance(given["noise_covariance"], n_elements)
+    warn_of_implausible_hardware(values)
     return values
 
 

@@ -24,6 +24,7 @@ from isac_toolbox.channel.hardware import HARDWARE_FIELDS, checked_hardware
 from isac_toolbox.channel.motion import MOTION_FIELDS, checked_motion
 from isac_toolbox.channel.panels import PanelArray
 from isac_toolbox.channel.plausibility import warn_of_implausible_block
+from isac_toolbox.channel.plausible_priors import warn_of_implausible_array, warn_of_implausible_clocks
 
 __all__ = ["LINKS", "PLACES", "WAVEFRONTS", "checked_observation", "usable_samples"]
 
@@ -291,6 +292,8 @@ def _check_units(block: SimpleNamespace) -> None:
     if block.user_positions_m is not None and block.region_m is not None:
         places = np.vstack([block.user_positions_m, block.region_m]) - block.bs_position_m
     warn_of_implausible_block(block.subcarrier_frequencies_hz, block.carrier_hz, block.array, places)
+    warn_of_implausible_array(block.array)
+    warn_of_implausible_clocks(block.time_offset_std_s, block.subcarrier_frequencies_hz)
 
 
 def _check_motion(block: SimpleNamespace) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from isac_toolbox import _npz
 from isac_toolbox.channel.evolution import ChannelEvolution, check_symbol_indices
 from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.estimators.result_shapes import check_result_shapes
 from isac_toolbox.inference.turbo import History, IterationRecord
 
 __all__ = [
@@ -412,12 +413,13 @@ class EstimationResult:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it is not an npz file, lacks keys or holds pickled objects.
+            If it is not an npz file, lacks keys, holds pickled objects or shapes that do not fit each other.
         """
         nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
         plain = [f.name for f in fields(cls) if f.name not in (*nested, *_OPTIONAL)]
         keys = [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
         data = _npz.read(path, _KIND, plain + [key for key in keys if key not in _OPTIONAL])
+        check_result_shapes(path, data)
         values: dict[str, Any] = {name: data[name] for name in plain}
         for name, kind in nested.items():
             values[name] = kind(**{f.name: data.get(f"{name}.{f.name}") for f in fields(kind)})
@@ -525,6 +527,8 @@ def _misfit_columns(misfit: Misfit | None) -> dict[str, NDArray[Any]]:
 def _misfit_of(parts: Iterable[str], numbers: Iterable[RealArray]) -> Misfit | None:
     """What :func:`_misfit_columns` made columns of."""
     axes = [MisfitAxis(str(part), *map(float, row)) for part, row in zip(parts, numbers, strict=True)]
+    if len(axes) not in (0, len(fields(Misfit))):
+        raise ValueError(f"misfit must have a row for each of {len(fields(Misfit))} axes, got {len(axes)}")
     return Misfit(*axes) if axes else None
 
 

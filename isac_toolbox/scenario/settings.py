@@ -87,12 +87,12 @@ class ScenarioSettings(BaseModel):
     scatterer_extent_m: float = Field(0.0, ge=0, allow_inf_nan=False)
     # what has no place
     cdl: Literal["CDL-A", "CDL-B", "CDL-C", "CDL-D", "CDL-E"] | None = None
-    delay_spread_s: float = Field(100e-9, gt=0, allow_inf_nan=False)
+    delay_spread_s: float = Field(100e-9, gt=0, le=1, allow_inf_nan=False)
     n_clusters: int = Field(0, ge=0)
     cluster_power_db: float = Field(-3.0, ge=-200, le=200, allow_inf_nan=False)
-    cluster_azimuth_spread_rad: float = Field(0.4, ge=0, allow_inf_nan=False)
+    cluster_azimuth_spread_rad: float = Field(0.4, ge=0, le=2 * np.pi, allow_inf_nan=False)
     diffuse_power_db: float | None = Field(None, ge=-200, le=200, allow_inf_nan=False)
-    diffuse_decay_s: float = Field(100e-9, gt=0, allow_inf_nan=False)
+    diffuse_decay_s: float = Field(100e-9, gt=0, le=1, allow_inf_nan=False)
     # what moves and turns
     user_speed_m_s: Speed = 0.0
     scatterer_speed_m_s: Speed = 0.0

@@ -35,6 +35,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "scenario/",
         "channel/atoms/",
         "estimators/result.py",
+        "estimators/result_shapes.py",
         "nn/_batches.py",
         "nn/_checkpoints.py",
         "nn/_posteriors.py",
@@ -81,7 +82,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ),
     ("sweeps/", "plotting/", "interop/", "tracking/"),
     ("figures/",),
-    ("cli/",),
+    ("cli/", "__main__.py"),
 )
 
 

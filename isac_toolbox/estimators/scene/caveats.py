@@ -9,7 +9,7 @@ from isac_toolbox.channel.observation import UplinkObservation
 __all__ = ["not_modelled", "taken_as_static", "unseen_cosines", "without_places"]
 
 # Guard: power of a sidelobe of an array, relative to the main lobe, that noise may lift above it.
-_ALIKE = 0.9
+_ALIKE = 0.8
 _COSINES = ("horizontal", "vertical")
 
 
