@@ -49,7 +49,8 @@ def calibrate(
     TypeError
         If there is something else among the observations, or another estimator.
     ValueError
-        If there is no observation, arrays differ, or nothing says how uncertain elements are.
+        If there is no observation, arrays differ, elements may couple, or nothing says how uncertain
+        they are.
 
     Notes
     -----
@@ -78,6 +79,11 @@ def calibrate(
     for number, obs in enumerate(observations):
         if not isinstance(obs, UplinkObservation):
             raise TypeError(f"observations[{number}] must be an UplinkObservation, got {type(obs).__name__}")
+        if obs.hardware is not None and obs.hardware.coupling_std:
+            raise ValueError(
+                f"observations[{number}] must be without coupling_std: what elements hear of each other "
+                "is not learned over blocks"
+            )
         if present is None:
             present = _stated(obs)
         if not n_silent.size:

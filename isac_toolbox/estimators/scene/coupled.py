@@ -16,7 +16,7 @@ from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.symbols.coupling import Coupling
 from isac_toolbox.estimators.symbols.joint_elements import posterior_of
 
-__all__ = ["calibrated"]
+__all__ = ["calibrated", "with_loss"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -48,6 +48,25 @@ def calibrated(fit: Fit, follows: bool = False) -> Problem:
         after = problem.coupling.at(values[n_own:], covariance[n_own:, n_own:], told)
         problem = problem.coupled(after)
     return problem
+
+
+def with_loss(fit: Fit) -> Fit:
+    """Return a fit that knows how much less it says of its scene, as coupling is not known."""
+    coupling, n_gains = fit.problem.coupling, 2 * len(fit.paths)
+    if coupling is None:
+        return fit
+    sums, gamma = _moments(fit, coupling), 2 * fit.problem.noise_precision
+    inner, hidden = paths_and_scene(fit, keeps_pointing=True)
+    across = gamma * sums.crossing(fit)[hidden]
+    following = _solved(inner[:n_gains, :n_gains], np.hstack([inner[:n_gains, n_gains:], across[:n_gains]]))
+    n_scene = len(inner) - n_gains
+    own = gamma * sums.own - across[:n_gains].T @ following[:, n_scene:]
+    rest = across[n_gains:] - inner[n_gains:, :n_gains] @ following[:, n_scene:]
+    own = own + np.diag(np.tile(2 / coupling.prior_stds**2, 2))
+    loss = np.zeros((fit.scene.n_parameters, fit.scene.n_parameters))
+    unknown = np.flatnonzero(hidden[n_gains:])
+    loss[np.ix_(unknown, unknown)] = rest @ np.linalg.solve((own + own.T) / 2, rest.T)
+    return replace(fit, loss=(loss + loss.T) / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +109,7 @@ class _Step:
             slopes.append(np.concatenate([sums.slope.real, sums.slope.imag]))
             crossing.append(sums.crossing(fit))
             between = sums.with_elements if elements is not None else np.zeros((0, 2 * len(sums.gram)))
-            alone = np.block([[sums.gram.real, -sums.gram.imag], [sums.gram.imag, sums.gram.real]])
-            own = np.block([[own, between], [between.T, alone]])
+            own = np.block([[own, between], [between.T, sums.own]])
         inner, hidden = paths_and_scene(fit, keeps_pointing=elements is None)
         if not follows:
             n_gains = 2 * len(fit.paths)
@@ -145,6 +163,11 @@ class _Sums:
     products: ComplexArray
     gram: ComplexArray
     of_elements: ComplexArray
+
+    @property
+    def own(self) -> RealArray:
+        """Real inner products of real, then imaginary parts of the coefficients, (2 R, 2 R)."""
+        return np.block([[self.gram.real, -self.gram.imag], [self.gram.imag, self.gram.real]])
 
     @property
     def with_elements(self) -> RealArray:

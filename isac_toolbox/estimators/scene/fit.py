@@ -58,6 +58,8 @@ class Fit:
         Of the gains.
     excess : ndarray, shape (L,), optional
         Variance of what every path sees as noise, relative to the noise of the problem; one if not given.
+    loss : ndarray, shape (P, P), optional
+        Information on the scene that is lost as what elements hear of each other is not known.
     """
 
     problem: Problem
@@ -69,6 +71,7 @@ class Fit:
     slopes: ComplexArray | None
     posterior: GaussianPosterior
     excess: RealArray | None = None
+    loss: RealArray | None = None
 
     @cached_property
     def atoms(self) -> PathAtoms:
@@ -239,6 +242,8 @@ def scene_covariance(fit: Fit) -> RealArray:
     hessian, _ = fit.normal_equations
     unknown = ~fit.problem.prior.known(fit.scene)
     covariance = np.zeros_like(hessian)
+    if fit.loss is not None:
+        hessian = hessian - fit.loss / 2
     inner = 2 * hessian[np.ix_(unknown, unknown)]
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), 1e-12))
     values, vectors = np.linalg.eigh(inner * scale[:, None] * scale)

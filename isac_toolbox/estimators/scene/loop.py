@@ -39,6 +39,7 @@ from isac_toolbox.estimators.scene.channel_estimate import (
 from isac_toolbox.estimators.scene.colour import first_whitening, takes_colour
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
+from isac_toolbox.estimators.scene.coupled import with_loss
 from isac_toolbox.estimators.scene.derotation import (
     at_rest,
     channel_at,
@@ -281,6 +282,7 @@ class SceneLoop(TurboLoop):
         if diffuse is not None:
             fit = replace(fit, excess=diffuse.noise_at(fit) * fit.problem.noise_precision)
         fit, share, doubt_m2 = best_places(fit)
+        fit = with_loss(fit)
         places_m, probability = working.fit.scene.points_m.copy(), working.point_probability.copy()
         places_m[points] = fit.scene.points_m
         covariance = scene_covariance(fit)

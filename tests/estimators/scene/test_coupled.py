@@ -12,8 +12,8 @@ from helpers.scenes import SMALL, complex_normal
 from isac_toolbox.channel.atoms.dense import make_atoms
 from isac_toolbox.channel.atoms.scene import Paths, path_parameters
 from isac_toolbox.channel.atoms.whitening import Whitening
-from isac_toolbox.estimators.scene.coupled import calibrated
-from isac_toolbox.estimators.scene.fit import Fit, evaluate
+from isac_toolbox.estimators.scene.coupled import calibrated, with_loss
+from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.coupling import Coupling
@@ -76,6 +76,14 @@ def test_information_by_finite_differences(masked, coloured):
     precision = np.tile(2 / coupling.prior_stds**2, 2)
     found = np.linalg.inv(after.covariance) - np.diag(precision)
     assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+    whole = fisher.copy()
+    whole[-2 * n_kinds :, -2 * n_kinds :] += np.diag(precision)
+    hidden[-2 * n_kinds :] = True
+    covariance = np.zeros_like(whole)
+    covariance[np.ix_(hidden, hidden)] = np.linalg.inv(whole[np.ix_(hidden, hidden)])
+    of_scene = slice(2 * n_paths, -2 * n_kinds)
+    assert_allclose(scene_covariance(with_loss(fit)), covariance[of_scene, of_scene], rtol=1e-3, atol=1e-6)
 
     correlation = fit.problem.statistics.cross_correlation
 
