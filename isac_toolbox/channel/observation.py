@@ -122,8 +122,8 @@ class UplinkObservation:
         Standard deviation of the complex coupling between neighbours of a planar array; zero if not given.
     noise_covariance : array_like of complex, shape (M, M), or "estimate", optional
         Shape of the noise over the elements, Hermitian, positive definite and of trace M, so that
-        ``noise_variance`` is its mean power; ``"estimate"``: not white, to be found from the samples. White
-        if not given.
+        ``noise_variance`` is its mean power; ``"estimate"``: not white, or with interferers, to be found from
+        the samples, as is the variance then. White if not given.
 
     Raises
     ------

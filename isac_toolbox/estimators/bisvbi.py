@@ -27,6 +27,7 @@ from isac_toolbox.estimators.coarse.start import COARSE_STAGES
 from isac_toolbox.estimators.fallback import better_of, failed_over
 from isac_toolbox.estimators.grid.e_step import INVERSES
 from isac_toolbox.estimators.memory import peak_bytes
+from isac_toolbox.estimators.refusals import decided_alike, turns
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.first import ExpectedScene
 from isac_toolbox.estimators.scene.squint import SQUINT_NATS
@@ -43,6 +44,10 @@ _COLOUR = (
 _DATA_REFUSED = (
     "the detected data contradict the pilots, so the scene was estimated from the pilots alone; the channel "
     "may change within the block (motion, frequency offsets), or the SNR be too low for the constellation"
+)
+_PILOTS_DISTORTED = (
+    "the pilots contradict the data, whose decisions do not depend on how they are used: distorted pilots "
+    "that repeat look like a channel (converters, clipping, amplifiers); the data were kept"
 )
 _OUT_OF_TIME = (
     "the detected data contradict the pilots, and the run ended before the scene was estimated from the "
@@ -234,7 +239,7 @@ class EMTurboBiSVBI:
             return failed_over(LeastSquares().estimate(obs), BiSVBILoop.name)
         if loop.shows_squint():
             loop, result = self._with_squint(loop, result, callback)
-        if loop.shows_colour(result.misfit):
+        if loop.shows_colour(result):
             loop, result = self._with_colour(loop, result, callback)
         if loop.fits_badly():
             with bounded_threads(self.n_threads or 1):
@@ -267,7 +272,10 @@ class EMTurboBiSVBI:
         alone = BiSVBILoop(replace(self._within(loop.deadline), data_aided=False, decoder=None), obs)
         alone.warnings.append(_DATA_REFUSED)
         alone.doubts_data = True
-        return alone, alone.run_bounded(callback, self.n_threads)
+        of_pilots = alone.run_bounded(callback, self.n_threads)
+        if decided_alike(result, of_pilots) and not turns(result):
+            return loop, replace(result, warnings=(*result.warnings, _PILOTS_DISTORTED))
+        return alone, of_pilots
 
     def _with_squint(
         self, loop: BiSVBILoop, result: EstimationResult, callback: Callback | None

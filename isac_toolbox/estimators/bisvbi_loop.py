@@ -18,7 +18,8 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.bisvbi_start import BiSVBISettings, Decoder, StartedLoop
 from isac_toolbox.estimators.coarse.start import NO_PEAKS
 from isac_toolbox.estimators.grid.e_step import make_e_step
-from isac_toolbox.estimators.result import EstimationResult, Misfit
+from isac_toolbox.estimators.refusals import turns
+from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.colour import (
     asks_for_colour,
     elements_in_use,
@@ -285,7 +286,7 @@ class BiSVBILoop(StartedLoop):
         if self._whitening_settled or not estimates_noise(self.obs):
             return
         left = left_by_scene(self.working.fit, self.block, self.detect().moments)
-        found = whitening_of(left, self.block)
+        found = whitening_of(left, self.block, self.working.fit)
         before = self.block.whitening
         if found is None or (before is not None and before.distance(found) < _SETTLED_NOISE):
             self._whitening_settled = before is not None
@@ -404,19 +405,21 @@ class BiSVBILoop(StartedLoop):
         """Return whether beam squint, which the observation does not ask for, explains the samples better."""
         return self.status not in (STOPPED, TIME_LIMIT) and shows_squint(self.working.fit)
 
-    def shows_colour(self, misfit: Misfit | None) -> bool:
+    def shows_colour(self, result: EstimationResult) -> bool:
         """Return whether the noise, taken as white, is far from it where no signal is.
 
-        Asked only where what is left has a direction or a loud element, and does not turn over the symbols.
+        Asked only where what is left has a direction, or a loud element or symbol, and does not turn over the
+        symbols.
         """
+        misfit = result.misfit
         hardware = self.obs.hardware
         if hardware is not None and (hardware.estimates_noise or hardware.noise_covariance is not None):
             return False
-        if misfit is None or "time" in misfit.failing or self.status in (STOPPED, TIME_LIMIT):
+        if misfit is None or not misfit.failing or self.status in (STOPPED, TIME_LIMIT):
             return False
-        if not {"direction", "element"}.intersection(misfit.failing) or not takes_colour(self.obs):
+        if turns(result) or not takes_colour(self.obs):
             return False
-        return shows_colour(self.working.fit, self.block, self.detect().moments)
+        return shows_colour(self.obs, self.working.fit, self.block, self.detect().moments)
 
     def fits_badly(self) -> bool:
         """Return whether a finished scene leaves clearly more than the noise that the coarse stage found."""

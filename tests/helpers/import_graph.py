@@ -60,6 +60,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "estimators/even_grid.py",
         "estimators/music.py",
         "estimators/range_doppler.py",
+        "estimators/refusals.py",
         "estimators/search.py",
         "estimators/windows.py",
         "nn/turbo_vbi/",

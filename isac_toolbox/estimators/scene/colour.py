@@ -32,8 +32,8 @@ __all__ = [
 ComplexArray = NDArray[np.complex128]
 BoolArray = NDArray[np.bool_]
 
-# Mathematics: nats of every real parameter that is fitted to noise alone.
-_CHANCE = 0.5
+# Guard: nats an element by which noise of another shape must explain more; twenty parameters fitted to noise.
+_CHANCE = 10.0
 # Tuned: variance of a data symbol (of a mean energy of one) up to which it counts as decided.
 _DECIDED = 0.05
 
@@ -79,26 +79,35 @@ def first_whitening(obs: UplinkObservation, block: ReceivedBlock) -> Whitening |
     return whitening_of(_left_by_pilots(obs, block), block)
 
 
-def whitening_of(left: LeftOver, block: ReceivedBlock) -> Whitening | None:
-    """Return the whitening of noise that is left of a block; None where it is too little to tell a shape."""
+def whitening_of(left: LeftOver, block: ReceivedBlock, fit: Fit | None = None) -> Whitening | None:
+    """Return the whitening of noise that is left of a block; None where it is too little to tell a shape.
+
+    Distortion of the signals of a fit may be part of it.
+    """
     if not left.tells:
         return None
     in_use = elements_in_use(block)
     covariance = np.eye(in_use.size, dtype=complex)
-    covariance[np.ix_(in_use, in_use)] = shrunk(left)
+    signal = None if fit is None else _signal_covariance(fit)[np.ix_(in_use, in_use)]
+    covariance[np.ix_(in_use, in_use)] = shrunk(left, signal)
     return Whitening.of(covariance, in_use)
 
 
-def shows_colour(fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> bool:
-    """Return whether what no channel explains is far from white over the array.
+def shows_colour(obs: UplinkObservation, fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> bool:
+    """Return whether what no channel explains, beside pilots or all symbols, is far from white."""
+    in_use = elements_in_use(block)
+    for left in (left_by_scene(fit, block, moments), _left_by_pilots(obs, block)):
+        found = whitening_of(left, block, fit)
+        if found is not None and left.nats_of(found, in_use) > _CHANCE * np.count_nonzero(in_use):
+            return True
+    return False
 
-    By more nats than half the real parameters of a covariance, which chance explains.
-    """
-    left = left_by_scene(fit, block, moments)
-    found, in_use = whitening_of(left, block), elements_in_use(block)
-    if found is None or left.n_snapshots <= np.count_nonzero(in_use):
-        return False
-    return bool(left.nats_of(found, in_use) > _CHANCE * np.count_nonzero(in_use) ** 2)
+
+def _signal_covariance(fit: Fit) -> ComplexArray:
+    """Covariance (M, M) of the signals of all users over the elements, of any scale."""
+    channel = fit.atoms.synthesise(fit.posterior.mean, fit.problem.statistics.symbol_gram.shape[1])
+    flat = fit.problem.receiver.stated(channel).reshape(-1, channel.shape[2])
+    return np.asarray(flat.T @ flat.conj())
 
 
 def left_by_scene(fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> LeftOver:

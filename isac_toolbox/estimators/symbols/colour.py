@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from isac_toolbox.channel.atoms.whitening import Whitening
 
@@ -23,6 +24,10 @@ _LEAST_SNAPSHOTS = 0.25
 _ROUNDS = 20
 # Cost cap: rounds in which levels of elements and strong directions are found in turn.
 _LEVEL_ROUNDS = 3
+# Cost cap: rounds in which distortion and strong directions are found in turn.
+_DISTORTION_ROUNDS = 2
+# Guard: share of noise that is white, beside distortion, at least.
+_LEAST_WHITE = 1e-3
 # Guard: noise of an element relative to the loudest, and share of an element beside strong directions.
 _LEAST_LEVEL = 1e-6
 # Guard: relative height over the edge of the noise's eigenvalues at which a direction is one.
@@ -108,15 +113,24 @@ def left_by_channels(samples: ComplexArray, channel: ComplexArray, used: BoolArr
     return LeftOver(flat @ flat.conj().T / max(kept, 1e-3), float(np.count_nonzero(used)))
 
 
-def shrunk(left: LeftOver) -> ComplexArray:
+def shrunk(left: LeftOver, signal: ComplexArray | None = None) -> ComplexArray:
     """Return the covariance (M', M') of the noise, shrunk as far as the snapshots ask for.
 
-    First to few directions above white noise of unequal levels, then from the sample covariance towards that
-    by the share of their distance that chance explains.
+    First to few directions above noise of unequal levels, white or distorted signal, then from the sample
+    covariance towards that by the share of their distance that chance explains.
+
+    Parameters
+    ----------
+    left : LeftOver
+    signal : ndarray of complex, shape (M', M'), optional
+        Covariance of the users' signal, of any scale, whose distortion may be part of the noise.
     """
     sample, n = left.covariance, left.n_snapshots
     identity = np.eye(len(sample))
-    whitening = Whitening.of(_few_directions(sample, n))
+    target = _few_directions(sample, n)[0]
+    if signal is not None:
+        target = _few_directions_beside(sample, target, signal, n)
+    whitening = Whitening.of(target)
     whitened = whitening.matrix @ sample @ whitening.matrix
     level = float(np.real(np.trace(whitened))) / len(sample)
     whitened /= level
@@ -126,15 +140,53 @@ def shrunk(left: LeftOver) -> ComplexArray:
     return np.asarray(whitening.inverse @ mixed @ whitening.inverse)
 
 
-def _few_directions(sample: ComplexArray, n_snapshots: float) -> ComplexArray:
-    """White noise of unequal levels and few strong directions, the closest to a sample covariance."""
+def _few_directions_beside(
+    sample: ComplexArray, target: ComplexArray, signal: ComplexArray, n_snapshots: float
+) -> ComplexArray:
+    """The same as :func:`_few_directions`, above white noise and distortion of a signal.
+
+    A user's amplifier distorts what it sends, so that distortion has the signal's covariance; converters and
+    clipping distort every element by itself, which leaves odd powers of the signals' correlations.
+    """
+    size = np.sqrt(np.maximum(np.real(np.diag(signal)), 1e-300))
+    alike = signal / np.multiply.outer(size, size)
+    power = np.abs(alike) ** 2
+    parts = np.stack([np.eye(len(signal)), alike, alike * power, alike * power**2])
+    above = np.zeros_like(sample)
+    for _ in range(_DISTORTION_ROUNDS):
+        shares = _non_negative_parts(sample - above, parts, target)
+        base = Whitening.of(np.tensordot(shares, parts, 1))
+        whitened = base.matrix @ sample @ base.matrix
+        target, above = (
+            base.inverse @ part @ base.inverse for part in _few_directions(whitened, n_snapshots)
+        )
+    return target
+
+
+def _non_negative_parts(sample: ComplexArray, parts: ComplexArray, around: ComplexArray) -> RealArray:
+    """Shares (B,) of parts (B, M', M') in a sample covariance, by weighted least squares around another."""
+    weighted = np.linalg.solve(around, parts)
+    matrix = np.real(np.einsum("imp,jpm->ij", weighted, weighted))
+    vector = np.real(np.einsum("imp,pm->i", weighted, np.linalg.solve(around, sample)))
+    factor = np.linalg.cholesky(matrix + 1e-9 * np.trace(matrix) * np.eye(len(parts)))
+    shares, _ = nnls(factor.T, np.linalg.solve(factor, vector))
+    shares[0] = max(shares[0], _LEAST_WHITE * shares.sum())
+    return np.asarray(shares)
+
+
+def _few_directions(sample: ComplexArray, n_snapshots: float) -> tuple[ComplexArray, ComplexArray]:
+    """White noise of unequal levels and few strong directions, the closest to a sample covariance.
+
+    Together, and the directions alone.
+    """
     levels = np.ones(len(sample))
     for _ in range(_LEVEL_ROUNDS):
         scale = np.sqrt(np.multiply.outer(levels, levels))
         level, above, beneath = _strong_directions(sample / scale, n_snapshots)
-        shape = above * scale + np.diag(level * levels)
+        above = above * scale
+        shape = above + np.diag(level * levels)
         levels = _levels(levels * beneath, n_snapshots)
-    return np.asarray(shape)
+    return np.asarray(shape), np.asarray(above)
 
 
 def _levels(variance: RealArray, n_snapshots: float) -> RealArray:

@@ -97,3 +97,26 @@ def test_strong_directions_keep_their_power():
 def test_too_few_snapshots_tell_nothing():
     assert not snapshots_of(np.eye(N_ELEMENTS), 3).tells
     assert snapshots_of(np.eye(N_ELEMENTS), 4).tells
+
+
+def test_distortion_is_learned_from_few_snapshots_by_the_signals_shape():
+    """Clipping leaves odd powers of the signals' correlations; fewer snapshots than elements tell how much."""
+    waves = np.exp(1j * np.multiply.outer(np.arange(N_ELEMENTS), [0.3, 0.5, -1.2]))
+    signal = waves @ np.diag([1.0, 0.5, 0.3]) @ waves.conj().T + 0.01 * np.eye(N_ELEMENTS)
+    alike = signal / signal[0, 0].real
+    covariance = np.eye(N_ELEMENTS) + 0.5 * alike * np.abs(alike) ** 2
+    gains = []
+    for seed in range(10):
+        left = snapshots_of(covariance, 12, seed)
+        knowing, ignorant = shrunk(left, 7.0 * signal), shrunk(left)
+        gains.append(loss(covariance, knowing, 0.4) - loss(covariance, ignorant, 0.4))
+        assert loss(covariance, knowing, 0.4) > 0.9
+    assert np.mean(gains) > 0.02
+
+
+def test_a_signal_that_is_not_distorted_leaves_white_noise_white():
+    waves = np.exp(1j * np.multiply.outer(np.arange(N_ELEMENTS), [0.3, -1.2]))
+    found = shrunk(snapshots_of(np.eye(N_ELEMENTS), 300), waves @ waves.conj().T)
+    assert loss(np.eye(N_ELEMENTS), found, 0.3) > 0.99
+    interfered = shrunk(snapshots_of(with_waves(10.0, 2.0), 300), waves @ waves.conj().T)
+    assert loss(with_waves(10.0, 2.0), interfered, 0.3) > 0.97
