@@ -36,6 +36,7 @@ from isac_toolbox.estimators.scene.assemble import (
 )
 from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
 from isac_toolbox.estimators.scene.cones import best_places
+from isac_toolbox.estimators.scene.clusters import Clusters
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import (
     at_rest,
@@ -92,7 +93,7 @@ class SceneLoop(TurboLoop):
         Scene, paths and beliefs; set by ``setup``.
     warnings : list of str
         What the result has to say beside its numbers.
-    diffuse : Diffuse, optional
+    diffuse : Diffuse or Clusters, optional
         Diffuse part of the channel, where there is one.
     judges_fit : bool
         Whether the residual is expected to be noise.
@@ -121,7 +122,7 @@ class SceneLoop(TurboLoop):
         if self.search.has_high_lobes:
             self.warnings.append(_FAR_BLOCKS)
         self.doubts_data = False
-        self.diffuse: Diffuse | None = None
+        self.diffuse: Diffuse | Clusters | None = None
         self.prior_llr: RealArray | None = None
         self._statistics: Statistics
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
@@ -309,7 +310,7 @@ class SceneLoop(TurboLoop):
         )
 
     def _judged(
-        self, fit: Fit, mean: NDArray[np.complex128], detection: Detection, diffuse: Diffuse | None
+        self, fit: Fit, mean: NDArray[np.complex128], detection: Detection, diffuse: Diffuse | Clusters | None
     ) -> Misfit:
         """How far what the estimate leaves is from noise, on the samples as they came from the elements."""
         block, moments = self.block, detection.moments

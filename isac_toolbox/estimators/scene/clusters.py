@@ -1,0 +1,331 @@
+"""Clusters around paths: echoes at a path's delay from directions around its own, with learned powers.
+
+docs/theory.md, section 5.8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, UniformPlanarArray
+from isac_toolbox.channel.atoms.dense import Statistics, through
+from isac_toolbox.estimators.scene.diffuse import Left, crossing_of, posterior_of
+from isac_toolbox.estimators.scene.fit import Fit
+from isac_toolbox.estimators.search import PathSearch
+
+__all__ = ["ClusterShape", "Clusters", "crowding", "stands_in_clusters"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+IntArray = NDArray[np.int64]
+
+# Tuned: standard deviation of the directions of a cluster in resolution cells; 0.3 to 0.6 are as good.
+_SPREAD_CELLS = 0.35
+# Cost cap: eigenvalues of a cluster's covariance over the array, relative to the largest, that are left out.
+_LEAST_EIGENVALUE = 0.003
+# Tuned: rounds of EM when clusters begin; twice as many make the powers sparse and the channel worse.
+_FIRST_ROUNDS = 6
+# Tuned: rounds of EM in every iteration after that.
+_ROUNDS = 1
+# Prior: power of a cluster relative to that of its path, before any is learned.
+_START_SHARE = 0.1
+# Guard: resolution cells within which a path of an iteration is that of the one before.
+_SAME_CELLS = 0.5
+# Tuned: squared coherence above which two paths are neighbours.
+_OVERLAP = 0.1
+# Tuned: share of paths with neighbours from which on they are clusters; one in nine in blocks of points.
+_CROWDED = 0.25
+# Tuned: share below which they are not any more.
+_LOOSE = 0.15
+# Guard: power relative to the noise below which nothing is left of a path or cluster.
+_LEAST_POWER = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class ClusterShape:
+    """What clusters look like on an array: factors of the covariance of a cluster straight ahead.
+
+    Attributes
+    ----------
+    factors : ndarray, shape (R, M)
+        ``C = factors.T @ factors``, of unit diagonal but for what the smallest eigenvalues leave out.
+    """
+
+    factors: RealArray
+
+    @classmethod
+    def of(cls, array: AntennaArray) -> ClusterShape:
+        """Return the shape of clusters whose directions are Gaussian, in units of the array's resolution."""
+        spreads = np.where(array.sees_cosines, _SPREAD_CELLS * array.cosine_cells, 0.0)
+        if isinstance(array, UniformPlanarArray):
+            along = [
+                _roots_of(np.outer(slopes, spread)) for slopes, spread in zip(array.phase_slopes, spreads)
+            ]
+            factors = np.einsum("ai,bj->abij", *along).reshape(-1, array.n_elements)
+            energy = np.sum(factors**2, axis=1)
+            return cls(factors[energy > _LEAST_EIGENVALUE * energy.max()])
+        phases = np.stack([array.phases(1.0, 0.0), array.phases(0.0, 1.0)], axis=1)
+        return cls(_roots_of(phases * spreads))
+
+    def around(self, steering: ComplexArray) -> ComplexArray:
+        """Return atoms of paths with responses (L, M) and of their clusters, shape (L, 1 + R, M)."""
+        steering = steering[:, None]
+        return np.concatenate([steering, steering * self.factors], axis=1)
+
+
+def stands_in_clusters(fit: Fit, there: bool) -> bool:
+    """Return whether so many paths of a fit have neighbours that they are rays of clusters; fewer keep them."""
+    return crowding(fit) > (_LOOSE if there else _CROWDED)
+
+
+def crowding(fit: Fit) -> float:
+    """Return the share of a fit's paths that have a neighbour of their user told apart by direction.
+
+    Atoms of neighbours overlap, and their array responses less than their delay responses.
+    """
+    delay, steering, user = fit.atoms.delay, fit.atoms.steering[0], fit.paths.user
+    if not user.size:
+        return 0.0
+    over_delay = np.abs(delay.conj().T @ delay) ** 2 / delay.shape[0] ** 2
+    over_array = np.abs(steering.conj() @ steering.T) ** 2 / steering.shape[1] ** 2
+    near = (over_delay * over_array > _OVERLAP) & (over_array < over_delay)
+    near &= (user[:, None] == user) & ~np.eye(user.size, dtype=bool)
+    return float(np.mean(near.any(axis=1)))
+
+
+def _roots_of(turns: RealArray) -> RealArray:
+    """Factors (R, M) of the covariance of responses that a Gaussian direction turns by (M, D) phases."""
+    distance = np.sum((turns[:, None] - turns) ** 2, axis=2)
+    values, vectors = np.linalg.eigh(np.exp(-distance / 2))
+    kept = values > _LEAST_EIGENVALUE * values[-1]
+    return np.asarray((vectors[:, kept] * np.sqrt(values[kept])).T)
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Paths and what surrounds them in direction, under their powers: a Wiener filter beside the fit.
+
+    A path ``l`` of user ``k`` has at its delay, beside its own amplitude of power ``g_l``, a channel over the
+    array of covariance ``q_l C`` turned towards its direction; amplitudes and channels are estimated together.
+
+    Attributes
+    ----------
+    user : ndarray of int, shape (L,)
+    lengths_m : ndarray, shape (L,)
+    cosines : ndarray, shape (2, L)
+    delay : ndarray of complex, shape (N, L)
+    steering : ndarray of complex, shape (L, M)
+    path_power, cluster_power : ndarray, shape (L,)
+        Mean powers of a channel entry from paths and from their clusters.
+    mean : ndarray of complex, shape (K, N, M)
+        What the filter has more than the paths of the fit.
+    variance : ndarray, shape (K, N)
+        Posterior variance of an entry of the channel.
+    noise_variance : float
+        Of a scaled sample, with clusters out of it.
+    n_determined : float
+        Complex parameters that the samples determine beside the paths of the fit.
+    symbol_energies : ndarray, shape (K, N)
+    shape : ClusterShape
+    """
+
+    user: IntArray
+    lengths_m: RealArray
+    cosines: RealArray
+    delay: ComplexArray
+    steering: ComplexArray
+    path_power: RealArray
+    cluster_power: RealArray
+    mean: ComplexArray
+    variance: RealArray
+    noise_variance: float
+    n_determined: float
+    symbol_energies: RealArray
+    shape: ClusterShape
+
+    @classmethod
+    def start(cls, fit: Fit, statistics: Statistics, shape: ClusterShape, noise_variance: float) -> Clusters:
+        """Learn the clusters around the paths of a fit from the statistics."""
+        power = np.abs(fit.posterior.mean) ** 2
+        begun = cls._around(fit, statistics, shape, power, _START_SHARE * power, noise_variance)
+        return begun._settled(fit, statistics, _FIRST_ROUNDS)
+
+    @classmethod
+    def _around(
+        cls,
+        fit: Fit,
+        statistics: Statistics,
+        shape: ClusterShape,
+        path: RealArray,
+        cluster: RealArray,
+        noise_variance: float,
+    ) -> Clusters:
+        n_users, n_tones, _ = statistics.cross_correlation.shape
+        return cls(
+            fit.paths.user,
+            fit.parameters.length_m,
+            fit.parameters.cosines,
+            fit.atoms.delay,
+            fit.atoms.steering[0],
+            path,
+            cluster,
+            np.zeros_like(statistics.cross_correlation),
+            np.zeros((n_users, n_tones)),
+            noise_variance,
+            0.0,
+            np.real(np.einsum("nkk->kn", statistics.symbol_gram)),
+            shape,
+        )
+
+    def renewed(self, fit: Fit, statistics: Statistics, search: PathSearch) -> Clusters:
+        """Renew the clusters for the paths of a fit: filter, powers and noise, in turn."""
+        return self._carried_to(fit, statistics)._settled(fit, statistics, _ROUNDS)
+
+    def filtered(self, fit: Fit, statistics: Statistics, search: PathSearch) -> Clusters:
+        """Return the clusters of a fit under the present powers and noise."""
+        carried = self._carried_to(fit, statistics)
+        again = carried._settled(fit, statistics, 1)
+        return replace(
+            again,
+            path_power=carried.path_power,
+            cluster_power=carried.cluster_power,
+            noise_variance=self.noise_variance,
+        )
+
+    def _carried_to(self, fit: Fit, statistics: Statistics) -> Clusters:
+        """The same powers on the paths of another fit; new paths begin as those of their user are on average."""
+        power = np.abs(fit.posterior.mean) ** 2
+        path, cluster = power.copy(), _START_SHARE * power
+        cells = fit.problem.receiver.array.cosine_cells[:, None, None]
+        apart = np.abs(fit.parameters.length_m[:, None] - self.lengths_m) / fit.problem.length_cell_m
+        across = np.abs(fit.parameters.cosines[:, :, None] - self.cosines[:, None])
+        with np.errstate(invalid="ignore"):
+            apart = np.maximum(apart, np.nan_to_num(across / cells).max(axis=0))
+        apart = np.where(fit.paths.user[:, None] == self.user, apart, np.inf)
+        if self.user.size:
+            nearest = np.argmin(apart, axis=1)
+            same = apart[np.arange(nearest.size), nearest] < _SAME_CELLS
+            path[same], cluster[same] = self.path_power[nearest[same]], self.cluster_power[nearest[same]]
+        around = self._around(fit, statistics, self.shape, path, cluster, self.noise_variance)
+        return replace(around, mean=self.mean)
+
+    def _settled(self, fit: Fit, statistics: Statistics, n_rounds: int) -> Clusters:
+        """Alternate between the channels of all users, the powers and the noise."""
+        left = Left.of(fit, statistics)
+        fitted = _channel_of(fit, len(self.mean))
+        heard = fit.problem.receiver.element_mask
+        current, channel = self, fitted + self.mean
+        for _ in range(n_rounds):
+            current, channel = current._round(left, channel, heard)
+        return replace(current, mean=channel - fitted)
+
+    def _round(
+        self, left: Left, channel: ComplexArray, heard: NDArray[np.bool_] | None
+    ) -> tuple[Clusters, ComplexArray]:
+        """One user after another: amplitudes given the others, then powers; last the noise."""
+        statistics = left.statistics
+        gram, channel = statistics.symbol_gram, channel.copy()
+        path, cluster = self.path_power.copy(), self.cluster_power.copy()
+        variance = np.zeros_like(self.variance)
+        determined = spread = 0.0
+        for k, energy in enumerate(self.symbol_energies):
+            index = np.flatnonzero(self.user == k)
+            if not index.size:
+                channel[k] = 0
+                continue
+            audible = channel if heard is None else np.where(heard, channel, 0)
+            others = through(gram, audible)[k] - energy[:, None] * audible[k]
+            own = statistics.cross_correlation[k] - others
+            delay, atoms = self.delay[:, index], self.shape.around(self.steering[index])
+            n_atoms = atoms.shape[1]
+            flat = atoms.reshape(-1, atoms.shape[2])
+            measured = flat if heard is None else flat[:, heard]
+            overlap = measured.conj() @ measured.T
+            tones = (delay.conj().T * energy) @ delay
+            information = np.repeat(np.repeat(tones, n_atoms, axis=0), n_atoms, axis=1) * overlap
+            samples = delay.conj().T @ own
+            matched = np.einsum("lm,lrm->lr", samples, atoms.conj(), optimize=True)
+            power = np.repeat(cluster[index, None], n_atoms, axis=1)
+            power[:, 0] = path[index]
+            amplitudes, covariance = posterior_of(
+                information / self.noise_variance, matched.reshape(-1, 1) / self.noise_variance, power.ravel()
+            )
+            amplitudes = amplitudes.reshape(power.shape)
+            own_variance = np.real(np.diagonal(covariance)).reshape(power.shape)
+            second = np.abs(amplitudes) ** 2 + own_variance
+            path[index], cluster[index] = second[:, 0], second[:, 1:].mean(axis=1)
+            channel[k] = delay @ np.einsum("lr,lrm->lm", amplitudes, atoms)
+            between = (covariance * overlap.T).reshape(index.size, n_atoms, index.size, n_atoms)
+            of_paths = between.sum(axis=(1, 3)) / measured.shape[1]
+            variance[k] = np.real(np.sum((delay @ of_paths) * delay.conj(), axis=1))
+            determined += float(np.sum(1 - own_variance / power))
+            spread += float(np.real(np.vdot(information, covariance)))
+        audible = channel if heard is None else np.where(heard, channel, 0)
+        noise = left.noise_beside(self.noise_variance, audible, spread)
+        least = _LEAST_POWER * noise / max(float(self.symbol_energies.sum(axis=1).max()), 1e-300)
+        again = replace(
+            self,
+            path_power=np.maximum(path, least),
+            cluster_power=np.maximum(cluster, least),
+            variance=variance,
+            noise_variance=noise,
+            n_determined=max(determined - self.user.size, 0.0),
+        )
+        return again, channel
+
+    def crossing(self, gram: ComplexArray) -> ComplexArray:
+        """Return what the clusters of the other users add to each user's correlation, (K, N, M)."""
+        return crossing_of(self.mean, gram)
+
+    @property
+    def profile(self) -> RealArray:
+        """Mean power of a channel entry from every cluster, zero for those of other users, shape (K, L)."""
+        own = self.user == np.arange(len(self.mean))[:, None]
+        return np.asarray(np.where(own, self.cluster_power, 0.0))
+
+    @property
+    def power(self) -> RealArray:
+        """Mean power of a channel entry from clusters, shape (K,)."""
+        return np.asarray(self.profile.sum(axis=1))
+
+    @property
+    def delays_s(self) -> RealArray:
+        """Delays of the clusters, shape (L,)."""
+        return self.lengths_m / SPEED_OF_LIGHT_M_S
+
+    @property
+    def entry_variance(self) -> RealArray:
+        """Posterior variance of a channel entry, mean over subcarriers, shape (K,)."""
+        return np.asarray(self.variance.mean(axis=1))
+
+    def over_bins(self, search: PathSearch, signal: ComplexArray) -> ComplexArray:
+        """Return ``sum_n conj(b_n) e_n`` of a signal (N, M) at the delays, shape (L, M)."""
+        return np.asarray(self.delay.conj().T @ signal)
+
+    def noise_at(self, fit: Fit) -> RealArray:
+        """Variance of noise and clusters that each path of a fit sees, shape (L',)."""
+        seen = np.full(len(fit.paths), self.noise_variance)
+        for k, energy in enumerate(self.symbol_energies):
+            own, index = np.flatnonzero(fit.paths.user == k), np.flatnonzero(self.user == k)
+            delay, steering = fit.atoms.delay[:, own], fit.atoms.steering[0][own]
+            over_delay = np.abs((delay.conj().T * energy) @ self.delay[:, index]) ** 2 / energy.sum()
+            atoms = self.shape.around(self.steering[index])[:, 1:]
+            over_array = np.abs(np.einsum("pm,lrm->plr", steering.conj(), atoms, optimize=True)) ** 2
+            seen[own] += (over_delay * over_array.sum(axis=2)) @ self.cluster_power[index] / steering.shape[1]
+        return seen
+
+    def paths_noise(self, fit: Fit, active: NDArray[np.bool_]) -> float:
+        """Noise variance for the paths: noise alone, as clusters are fitted around each."""
+        return self.noise_variance
+
+    def rises(self, search: PathSearch) -> None:
+        """Nothing: paths inside clusters are born as elsewhere, since clusters stand around paths alone."""
+        return None
+
+
+def _channel_of(fit: Fit, n_users: int) -> ComplexArray:
+    """Channel (K, N, M) of the paths of a fit."""
+    return fit.atoms.synthesise(fit.posterior.mean, n_users)
