@@ -20,7 +20,7 @@ from isac_toolbox.estimators.bisvbi_start import BiSVBISettings, Decoder, Starte
 from isac_toolbox.estimators.coarse.start import NO_PEAKS
 from isac_toolbox.estimators.grid.e_step import make_e_step
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene.clusters import Clusters, ClusterShape, stands_in_clusters
+from isac_toolbox.estimators.scene.clusters import Clusters, ClusterShape
 from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.first import ExpectedScene
@@ -348,21 +348,32 @@ class BiSVBILoop(StartedLoop):
         possible = self.settings.diffuse and problem.statistics.missing is None
         possible &= problem.statistics.frames is None
         possible &= problem.noise_precision * _NEGLIGIBLE_NOISE < 1
-        around = isinstance(self.diffuse, Clusters)
-        if possible and not around and self.search.shows_diffuse(residual.spectra):
-            if self.diffuse is None:
+        if possible and self._keeps_clusters(residual):
+            pass
+        elif possible and self.search.shows_diffuse(residual.spectra):
+            if not isinstance(self.diffuse, Diffuse):
                 noise = self._noise_between_paths(residual)
                 self._under_diffuse(Diffuse.start(self.working.fit, self._statistics, self.search, noise))
-        elif possible and self._shows_clusters():
-            if not around:
-                noise = self._noise_between_paths(residual)
-                fit, _, _ = self.working.active_fit()
-                self._under_diffuse(Clusters.start(fit, self._statistics, self._cluster_shape, noise))
         else:
             self._give_up_diffuse()
             return residual
         assert self.diffuse is not None
         return residual.beside(self.diffuse)
+
+    def _keeps_clusters(self, residual: Residual) -> bool:
+        """Begin clusters where paths stand in them, and return whether there are any."""
+        if self.working.problem.receiver.beam_squint:
+            return False
+        fit, _, _ = self.working.active_fit()
+        if isinstance(self.diffuse, Clusters):
+            return self.diffuse.stays(fit)
+        if self.diffuse is not None or self.search.shows_diffuse(residual.spectra):
+            return False
+        noise = self._noise_between_paths(residual)
+        clusters = Clusters.shown(fit, self._statistics, self._cluster_shape, noise)
+        if clusters is not None:
+            self._under_diffuse(clusters)
+        return clusters is not None
 
     def _noise_between_paths(self, residual: Residual) -> float:
         """Noise variance that a diffuse part begins with."""
@@ -374,12 +385,6 @@ class BiSVBILoop(StartedLoop):
     def _cluster_shape(self) -> ClusterShape:
         """What clusters look like on the array."""
         return ClusterShape.of(self.obs.array)
-
-    def _shows_clusters(self) -> bool:
-        """Whether the paths that were found stand in clusters."""
-        if self.working.problem.receiver.beam_squint:
-            return False
-        return stands_in_clusters(self.working.active_fit()[0], isinstance(self.diffuse, Clusters))
 
     def _give_up_diffuse(self) -> None:
         """Go on without a diffuse part."""

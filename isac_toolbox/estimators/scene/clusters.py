@@ -16,7 +16,7 @@ from isac_toolbox.estimators.scene.diffuse import Left, crossing_of, posterior_o
 from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.search import PathSearch
 
-__all__ = ["ClusterShape", "Clusters", "crowding", "stands_in_clusters"]
+__all__ = ["ClusterShape", "Clusters", "crowding"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -36,10 +36,14 @@ _START_SHARE = 0.1
 _SAME_CELLS = 0.5
 # Tuned: squared coherence above which two paths are neighbours.
 _OVERLAP = 0.1
-# Tuned: share of paths with neighbours from which on they are clusters; one in nine in blocks of points.
+# Tuned: share of paths with neighbours from which on clusters are tried; it is 0 to 0.3 in blocks of points.
+_NEAR = 0.2
+# Tuned: share of them below which clusters are given up.
+_LOOSE = 0.1
+# Tuned: neighbours of a path in a crowd,
+_CROWD = 3
+# Tuned: and share of paths in one that needs no evidence; it is below 0.1 in blocks of points.
 _CROWDED = 0.25
-# Tuned: share below which they are not any more.
-_LOOSE = 0.15
 # Guard: power relative to the noise below which nothing is left of a path or cluster.
 _LEAST_POWER = 1e-6
 
@@ -76,24 +80,20 @@ class ClusterShape:
         return np.concatenate([steering, steering * self.factors], axis=1)
 
 
-def stands_in_clusters(fit: Fit, there: bool) -> bool:
-    """Return whether so many paths of a fit have neighbours that they are rays of clusters; fewer keep them."""
-    return crowding(fit) > (_LOOSE if there else _CROWDED)
+def crowding(fit: Fit) -> tuple[float, float]:
+    """Return the shares of a fit's paths with a neighbour and with three of them, told apart by direction.
 
-
-def crowding(fit: Fit) -> float:
-    """Return the share of a fit's paths that have a neighbour of their user told apart by direction.
-
-    Atoms of neighbours overlap, and their array responses less than their delay responses.
+    Atoms of neighbours, of one user, overlap, and their array responses less than their delay responses.
     """
     delay, steering, user = fit.atoms.delay, fit.atoms.steering[0], fit.paths.user
     if not user.size:
-        return 0.0
+        return 0.0, 0.0
     over_delay = np.abs(delay.conj().T @ delay) ** 2 / delay.shape[0] ** 2
     over_array = np.abs(steering.conj() @ steering.T) ** 2 / steering.shape[1] ** 2
     near = (over_delay * over_array > _OVERLAP) & (over_array < over_delay)
     near &= (user[:, None] == user) & ~np.eye(user.size, dtype=bool)
-    return float(np.mean(near.any(axis=1)))
+    count = near.sum(axis=1)
+    return float(np.mean(count > 0)), float(np.mean(count >= _CROWD))
 
 
 def _roots_of(turns: RealArray) -> RealArray:
@@ -130,6 +130,8 @@ class Clusters:
         Complex parameters that the samples determine beside the paths of the fit.
     symbol_energies : ndarray, shape (K, N)
     shape : ClusterShape
+    log_evidence : float
+        Of the powers before the last round, from below (the variational bound), without constants.
     """
 
     user: IntArray
@@ -145,6 +147,7 @@ class Clusters:
     n_determined: float
     symbol_energies: RealArray
     shape: ClusterShape
+    log_evidence: float
 
     @classmethod
     def start(cls, fit: Fit, statistics: Statistics, shape: ClusterShape, noise_variance: float) -> Clusters:
@@ -178,7 +181,29 @@ class Clusters:
             0.0,
             np.real(np.einsum("nkk->kn", statistics.symbol_gram)),
             shape,
+            0.0,
         )
+
+    @classmethod
+    def shown(
+        cls, fit: Fit, statistics: Statistics, shape: ClusterShape, noise_variance: float
+    ) -> Clusters | None:
+        """Return clusters where paths of a fit stand in them; None where they explain the samples no better.
+
+        Where most are rays of clusters, they leave nothing for clusters to explain, but noise between them.
+        """
+        near, crowded = crowding(fit)
+        if near < _NEAR:
+            return None
+        clusters = cls.start(fit, statistics, shape, noise_variance)
+        if crowded > _CROWDED:
+            return clusters
+        alone = cls.start(fit, statistics, replace(shape, factors=shape.factors[:0]), noise_variance)
+        return clusters if clusters.log_evidence > alone.log_evidence else None
+
+    def stays(self, fit: Fit) -> bool:
+        """Return whether paths of a fit still stand in clusters."""
+        return crowding(fit)[0] >= _LOOSE
 
     def renewed(self, fit: Fit, statistics: Statistics, search: PathSearch) -> Clusters:
         """Renew the clusters for the paths of a fit: filter, powers and noise, in turn."""
@@ -230,7 +255,7 @@ class Clusters:
         gram, channel = statistics.symbol_gram, channel.copy()
         path, cluster = self.path_power.copy(), self.cluster_power.copy()
         variance = np.zeros_like(self.variance)
-        determined = spread = 0.0
+        determined = spread = evidence = 0.0
         for k, energy in enumerate(self.symbol_energies):
             index = np.flatnonzero(self.user == k)
             if not index.size:
@@ -250,13 +275,17 @@ class Clusters:
             matched = np.einsum("lm,lrm->lr", samples, atoms.conj(), optimize=True)
             power = np.repeat(cluster[index, None], n_atoms, axis=1)
             power[:, 0] = path[index]
-            amplitudes, covariance = posterior_of(
-                information / self.noise_variance, matched.reshape(-1, 1) / self.noise_variance, power.ravel()
+            scaled = matched.reshape(-1, 1) / self.noise_variance
+            amplitudes, covariance, shrunk = posterior_of(
+                information / self.noise_variance, scaled, power.ravel()
             )
             amplitudes = amplitudes.reshape(power.shape)
             own_variance = np.real(np.diagonal(covariance)).reshape(power.shape)
             second = np.abs(amplitudes) ** 2 + own_variance
-            path[index], cluster[index] = second[:, 0], second[:, 1:].mean(axis=1)
+            evidence -= shrunk + float(np.sum(second / power - 1))
+            path[index] = second[:, 0]
+            if n_atoms > 1:
+                cluster[index] = second[:, 1:].mean(axis=1)
             channel[k] = delay @ np.einsum("lr,lrm->lm", amplitudes, atoms)
             between = (covariance * overlap.T).reshape(index.size, n_atoms, index.size, n_atoms)
             of_paths = between.sum(axis=(1, 3)) / measured.shape[1]
@@ -264,13 +293,16 @@ class Clusters:
             determined += float(np.sum(1 - own_variance / power))
             spread += float(np.real(np.vdot(information, covariance)))
         audible = channel if heard is None else np.where(heard, channel, 0)
-        noise = left.noise_beside(self.noise_variance, audible, spread)
+        energy = left.energy_beside(audible, spread)
+        noise = left.noise_of(self.noise_variance, energy)
+        evidence -= statistics.n_observations * float(np.log(noise)) + energy / noise
         least = _LEAST_POWER * noise / max(float(self.symbol_energies.sum(axis=1).max()), 1e-300)
         again = replace(
             self,
             path_power=np.maximum(path, least),
             cluster_power=np.maximum(cluster, least),
             variance=variance,
+            log_evidence=evidence,
             noise_variance=noise,
             n_determined=max(determined - self.user.size, 0.0),
         )

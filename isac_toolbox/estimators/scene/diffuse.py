@@ -140,7 +140,7 @@ class Diffuse:
         for k, (energy, overlap) in enumerate(zip(energies, overlaps, strict=True)):
             own = remains[k] + energy[:, None] * mean[k]
             bins = _occupied(self.profile[k], _EMPTY * self.noise_variance / energy.sum())
-            amplitudes, covariance = posterior_of(
+            amplitudes, covariance, _ = posterior_of(
                 overlap[bins[:, None], bins] / self.noise_variance,
                 search.over_lengths(own)[bins] / self.noise_variance,
                 self.profile[k, bins],
@@ -247,21 +247,19 @@ class Left:
 
     def noise_variance(self, known: float, mean: ComplexArray, remains: ComplexArray, spread: float) -> float:
         """Noise variance from what the diffuse part leaves as well; the known one where it is known."""
-        if self.noise_known:
-            return known
-        return self._noise_of(self.energy + spread - float(np.real(np.vdot(mean, self.residual + remains))))
+        energy = self.energy + spread - float(np.real(np.vdot(mean, self.residual + remains)))
+        return self.noise_of(known, energy)
 
-    def noise_beside(self, known: float, channel: ComplexArray, spread: float) -> float:
-        """Noise variance from what channels (K, N, M) of paths and clusters together leave."""
-        if self.noise_known:
-            return known
+    def energy_beside(self, channel: ComplexArray, spread: float) -> float:
+        """Expected energy of what channels (K, N, M) of paths and clusters together leave."""
         correlation = self.statistics.cross_correlation
         remains = correlation - through(self.statistics.symbol_gram, channel)
-        explained = float(np.real(np.vdot(channel, correlation + remains)))
-        return self._noise_of(self.statistics.energy + spread - explained)
+        return self.statistics.energy + spread - float(np.real(np.vdot(channel, correlation + remains)))
 
-    def _noise_of(self, energy: float) -> float:
-        """Noise variance of an expected energy of what is left."""
+    def noise_of(self, known: float, energy: float) -> float:
+        """Noise variance of an expected energy of what is left; the known one where it is known."""
+        if self.noise_known:
+            return known
         power = self.statistics.energy / self.statistics.n_observations
         return max(energy / self.statistics.n_observations, _LEAST_NOISE * power)
 
@@ -274,18 +272,22 @@ def crossing_of(mean: ComplexArray, gram: ComplexArray) -> ComplexArray:
 
 def posterior_of(
     information: ComplexArray, matched: ComplexArray, power: RealArray
-) -> tuple[ComplexArray, ComplexArray]:
-    """Mean (B, M) and covariance (B, B) of amplitudes of prior powers (B,)."""
+) -> tuple[ComplexArray, ComplexArray, float]:
+    """Mean (B, M) and covariance (B, B) of amplitudes of prior powers (B,), and what these cost of evidence.
+
+    The last is the log determinant of the prior covariance over the posterior's.
+    """
     root = np.sqrt(power)
     if not root.size:
-        return matched, information
+        return matched, information, 0.0
     scaled = root[:, None] * information * root
     scaled.flat[:: root.size + 1] += 1
     factor, _ = zpotrf(scaled, lower=True)
+    shrunk = 2 * float(np.sum(np.log(np.real(np.diagonal(factor)))))
     inverse, _ = zpotri(factor, lower=True)
     inverse = np.tril(inverse) + np.tril(inverse, -1).conj().T
     covariance = root[:, None] * inverse * root
-    return np.asarray(covariance @ matched), np.asarray(covariance)
+    return np.asarray(covariance @ matched), np.asarray(covariance), shrunk
 
 
 def _occupied(profile: RealArray, least: float) -> IntArray:
