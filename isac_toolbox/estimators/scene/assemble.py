@@ -17,8 +17,8 @@ from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.estimators.result import Ambiguity, Candidates, EstimationResult, Misfit, SceneInformation
-from isac_toolbox.estimators.scene.derotation import evolution_of
 from isac_toolbox.estimators.scene.clusters import Clusters
+from isac_toolbox.estimators.scene.derotation import evolution_of
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
 from isac_toolbox.estimators.scene.moving import Movers

@@ -21,6 +21,7 @@ __all__ = ["ClusterShape", "Clusters", "crowding"]
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 # Tuned: standard deviation of the directions of a cluster in resolution cells; 0.3 to 0.6 are as good.
 _SPREAD_CELLS = 0.35
@@ -109,7 +110,7 @@ class Clusters:
     """Paths and what surrounds them in direction, under their powers: a Wiener filter beside the fit.
 
     A path ``l`` of user ``k`` has at its delay, beside its own amplitude of power ``g_l``, a channel over the
-    array of covariance ``q_l C`` turned towards its direction; amplitudes and channels are estimated together.
+    array of covariance ``q_l C`` turned towards its direction; both are estimated together.
 
     Attributes
     ----------
@@ -221,7 +222,7 @@ class Clusters:
         )
 
     def _carried_to(self, fit: Fit, statistics: Statistics) -> Clusters:
-        """The same powers on the paths of another fit; new paths begin as those of their user are on average."""
+        """The same powers on the paths of another fit; new paths begin with what they have there."""
         power = np.abs(fit.posterior.mean) ** 2
         path, cluster = power.copy(), _START_SHARE * power
         cells = fit.problem.receiver.array.cosine_cells[:, None, None]
@@ -239,74 +240,77 @@ class Clusters:
 
     def _settled(self, fit: Fit, statistics: Statistics, n_rounds: int) -> Clusters:
         """Alternate between the channels of all users, the powers and the noise."""
-        left = Left.of(fit, statistics)
-        fitted = _channel_of(fit, len(self.mean))
+        left, fitted = Left.of(fit, statistics), _channel_of(fit, len(self.mean))
         heard = fit.problem.receiver.element_mask
+        if heard is None:
+            heard = np.ones(fitted.shape[2], bool)
         current, channel = self, fitted + self.mean
         for _ in range(n_rounds):
             current, channel = current._round(left, channel, heard)
         return replace(current, mean=channel - fitted)
 
-    def _round(
-        self, left: Left, channel: ComplexArray, heard: NDArray[np.bool_] | None
-    ) -> tuple[Clusters, ComplexArray]:
+    def _round(self, left: Left, channel: ComplexArray, heard: BoolArray) -> tuple[Clusters, ComplexArray]:
         """One user after another: amplitudes given the others, then powers; last the noise."""
-        statistics = left.statistics
-        gram, channel = statistics.symbol_gram, channel.copy()
+        statistics, n_observations = left.statistics, left.statistics.n_observations
+        channel = np.where(heard, channel, 0)
+        whole, variance = np.zeros_like(channel), np.zeros_like(self.variance)
         path, cluster = self.path_power.copy(), self.cluster_power.copy()
-        variance = np.zeros_like(self.variance)
-        determined = spread = evidence = 0.0
+        determined = spread = cost = 0.0
         for k, energy in enumerate(self.symbol_energies):
+            others = channel.copy()
+            others[k] = 0
+            own = statistics.cross_correlation[k] - through(statistics.symbol_gram, others)[k]
             index = np.flatnonzero(self.user == k)
-            if not index.size:
-                channel[k] = 0
-                continue
-            audible = channel if heard is None else np.where(heard, channel, 0)
-            others = through(gram, audible)[k] - energy[:, None] * audible[k]
-            own = statistics.cross_correlation[k] - others
-            delay, atoms = self.delay[:, index], self.shape.around(self.steering[index])
-            n_atoms = atoms.shape[1]
-            flat = atoms.reshape(-1, atoms.shape[2])
-            measured = flat if heard is None else flat[:, heard]
-            overlap = measured.conj() @ measured.T
-            tones = (delay.conj().T * energy) @ delay
-            information = np.repeat(np.repeat(tones, n_atoms, axis=0), n_atoms, axis=1) * overlap
-            samples = delay.conj().T @ own
-            matched = np.einsum("lm,lrm->lr", samples, atoms.conj(), optimize=True)
-            power = np.repeat(cluster[index, None], n_atoms, axis=1)
-            power[:, 0] = path[index]
-            scaled = matched.reshape(-1, 1) / self.noise_variance
-            amplitudes, covariance, shrunk = posterior_of(
-                information / self.noise_variance, scaled, power.ravel()
-            )
-            amplitudes = amplitudes.reshape(power.shape)
-            own_variance = np.real(np.diagonal(covariance)).reshape(power.shape)
-            second = np.abs(amplitudes) ** 2 + own_variance
-            evidence -= shrunk + float(np.sum(second / power - 1))
-            path[index] = second[:, 0]
-            if n_atoms > 1:
-                cluster[index] = second[:, 1:].mean(axis=1)
-            channel[k] = delay @ np.einsum("lr,lrm->lm", amplitudes, atoms)
-            between = (covariance * overlap.T).reshape(index.size, n_atoms, index.size, n_atoms)
-            of_paths = between.sum(axis=(1, 3)) / measured.shape[1]
-            variance[k] = np.real(np.sum((delay @ of_paths) * delay.conj(), axis=1))
-            determined += float(np.sum(1 - own_variance / power))
-            spread += float(np.real(np.vdot(information, covariance)))
-        audible = channel if heard is None else np.where(heard, channel, 0)
-        energy = left.energy_beside(audible, spread)
-        noise = left.noise_of(self.noise_variance, energy)
-        evidence -= statistics.n_observations * float(np.log(noise)) + energy / noise
+            found = self._filter(index, energy, own, heard)
+            path[index], cluster[index] = found.path_power, found.cluster_power
+            whole[k], variance[k] = found.channel, found.variance
+            channel[k] = found.channel * heard
+            determined += found.determined
+            spread += found.spread
+            cost += found.cost
+        energy_left = left.energy_beside(channel, spread)
+        noise = left.noise_of(self.noise_variance, energy_left)
         least = _LEAST_POWER * noise / max(float(self.symbol_energies.sum(axis=1).max()), 1e-300)
         again = replace(
             self,
             path_power=np.maximum(path, least),
             cluster_power=np.maximum(cluster, least),
             variance=variance,
-            log_evidence=evidence,
+            log_evidence=-n_observations * float(np.log(noise)) - energy_left / noise - cost,
             noise_variance=noise,
             n_determined=max(determined - self.user.size, 0.0),
         )
-        return again, channel
+        return again, whole
+
+    def _filter(self, index: IntArray, energy: RealArray, own: ComplexArray, heard: BoolArray) -> _Filtered:
+        """Amplitudes of a user's paths and clusters, from its correlation (N, M) without the others."""
+        delay, atoms = self.delay[:, index], self.shape.around(self.steering[index])
+        measured = atoms[..., heard]
+        n_paths, n_atoms, n_heard = measured.shape
+        flat = measured.reshape(-1, n_heard)
+        overlap = flat.conj() @ flat.T
+        over_tones = (delay.conj().T * energy) @ delay
+        information = np.repeat(np.repeat(over_tones, n_atoms, axis=0), n_atoms, axis=1) * overlap
+        samples = delay.conj().T @ own[:, heard]
+        matched = np.einsum("lm,lrm->lr", samples, measured.conj(), optimize=True)
+        power = np.repeat(self.cluster_power[index, None], n_atoms, axis=1)
+        power[:, 0] = self.path_power[index]
+        amplitudes, covariance, shrunk = posterior_of(
+            information / self.noise_variance, matched.reshape(-1, 1) / self.noise_variance, power.ravel()
+        )
+        amplitudes = amplitudes.reshape(power.shape)
+        variance = np.real(np.diagonal(covariance)).reshape(power.shape)
+        second = np.abs(amplitudes) ** 2 + variance
+        between = (covariance * overlap.T).reshape(n_paths, n_atoms, n_paths, n_atoms).sum(axis=(1, 3))
+        return _Filtered(
+            path_power=second[:, 0],
+            cluster_power=second[:, 1:].mean(axis=1) if n_atoms > 1 else self.cluster_power[index],
+            channel=delay @ np.einsum("lr,lrm->lm", amplitudes, atoms),
+            variance=np.real(np.sum((delay @ between) * delay.conj(), axis=1)) / n_heard,
+            determined=float(np.sum(1 - variance / power)),
+            spread=float(np.real(np.vdot(information, covariance))),
+            cost=shrunk + float(np.sum(second / power - 1)),
+        )
 
     def crossing(self, gram: ComplexArray) -> ComplexArray:
         """Return what the clusters of the other users add to each user's correlation, (K, N, M)."""
@@ -349,13 +353,30 @@ class Clusters:
             seen[own] += (over_delay * over_array.sum(axis=2)) @ self.cluster_power[index] / steering.shape[1]
         return seen
 
-    def paths_noise(self, fit: Fit, active: NDArray[np.bool_]) -> float:
+    def paths_noise(self, fit: Fit, active: BoolArray) -> float:
         """Noise variance for the paths: noise alone, as clusters are fitted around each."""
         return self.noise_variance
 
     def rises(self, search: PathSearch) -> None:
         """Nothing: paths inside clusters are born as elsewhere, since clusters stand around paths alone."""
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Filtered:
+    """What the filter finds of a user: powers (l,), channel (N, M) and its variance (N,), and their sums.
+
+    Complex parameters determined, expected energy of what is uncertain, and nats that the posterior of the
+    amplitudes is from their prior.
+    """
+
+    path_power: RealArray
+    cluster_power: RealArray
+    channel: ComplexArray
+    variance: RealArray
+    determined: float
+    spread: float
+    cost: float
 
 
 def _channel_of(fit: Fit, n_users: int) -> ComplexArray:

@@ -35,8 +35,8 @@ from isac_toolbox.estimators.scene.assemble import (
     without_places,
 )
 from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
-from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.clusters import Clusters
+from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import (
     at_rest,
