@@ -318,14 +318,16 @@ class Clusters:
 
     @property
     def profile(self) -> RealArray:
-        """Mean power of a channel entry from every cluster, zero for those of other users, shape (K, L)."""
+        """The power of every user over its clusters, zero for those of others, shape (K, L)."""
         own = self.user == np.arange(len(self.mean))[:, None]
-        return np.asarray(np.where(own, self.cluster_power, 0.0))
+        shares = np.where(own, self.cluster_power, 0.0)
+        total = np.maximum(shares.sum(axis=1), 1e-300)
+        return np.asarray(shares * (self.power / total)[:, None])
 
     @property
     def power(self) -> RealArray:
-        """Mean power of a channel entry from clusters, shape (K,)."""
-        return np.asarray(self.profile.sum(axis=1))
+        """Mean power of what a channel entry has more than that of the paths, shape (K,)."""
+        return np.asarray(np.mean(np.abs(self.mean) ** 2, axis=(1, 2)) + self.entry_variance)
 
     @property
     def delays_s(self) -> RealArray:
