@@ -32,9 +32,10 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ),
     ("channel/", "inference/"),
     (
-        "scenario.py",
+        "scenario/",
         "channel/atoms/",
         "estimators/result.py",
+        "estimators/result_shapes.py",
         "nn/_batches.py",
         "nn/_checkpoints.py",
         "nn/_posteriors.py",
@@ -59,6 +60,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "estimators/even_grid.py",
         "estimators/music.py",
         "estimators/range_doppler.py",
+        "estimators/refusals.py",
         "estimators/search.py",
         "estimators/windows.py",
         "nn/turbo_vbi/",
@@ -80,7 +82,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ),
     ("sweeps/", "plotting/", "interop/", "tracking/"),
     ("figures/",),
-    ("cli/",),
+    ("cli/", "__main__.py"),
 )
 
 
