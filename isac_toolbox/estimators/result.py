@@ -249,7 +249,8 @@ class EstimationResult:
     diffuse_power : ndarray, shape (K,)
         Mean power of a channel entry that no path but the diffuse part explains; zero where there is none.
     diffuse_profile : ndarray, shape (K, G)
-        The same from every bin of delay; no bins where there is no diffuse part.
+        The same from every bin of delay, or from every cluster around a path (zero for those of other users);
+        no bins where there is no diffuse part.
     diffuse_delays_s : ndarray, shape (G,)
         Delays of these bins, clock offsets included.
     reference_time_s : float, optional
