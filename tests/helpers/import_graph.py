@@ -78,6 +78,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "estimators/bisvbi.py",
         "estimators/bisvbi_loop.py",
         "estimators/bisvbi_start.py",
+        "estimators/self_calibration.py",
         "estimators/music_scvbi.py",
         "estimators/__init__.py",
         "_catalogue.py",
