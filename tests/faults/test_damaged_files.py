@@ -10,6 +10,7 @@ import pytest
 import isac_toolbox as isac
 from helpers.faults import fingerprint, flipped, how_many, refused_or_whole, tally, truncated
 from helpers.sweeps import TINY, metrics_of
+from isac_toolbox._files import naming
 from isac_toolbox.interop import deepmimo
 
 BLOCK = isac.Scenario(array_shape=(2, 2), n_subcarriers=4, n_users=2, n_scatterers=2, n_data_symbols=2)
@@ -158,3 +159,32 @@ def test_a_link_to_a_file_stays_a_link(tmp_path):
     link.symlink_to(path)
     BLOCK.simulate(1).observation.save(link)
     assert link.is_symlink() and np.array_equal(load().received, BLOCK.simulate(1).observation.received)
+
+
+def test_a_damaged_matlab_file_is_named(tmp_path):
+    from scipy.io import savemat
+
+    path = tmp_path / "power_t001_tx000_r002.mat"
+    savemat(path, {"power": np.ones((3, 4)), "other": np.zeros(2)})
+    assert deepmimo._read(tmp_path, "power", (1, 0, 2)).shape == (3, 4)
+    savemat(path, {"other": np.zeros(2)})
+    with pytest.raises(ValueError, match=r"power_t001_tx000_r002\.mat must hold 'power'"):
+        deepmimo._read(tmp_path, "power", (1, 0, 2))
+    path.write_bytes(b"no MATLAB file" * 20)
+    with pytest.raises(ValueError, match=r"power_t001_tx000_r002\.mat is not a MATLAB file, or damaged"):
+        deepmimo._read(tmp_path, "power", (1, 0, 2))
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (KeyError("x"), (ValueError, "file is damaged: KeyError")),
+        (IndexError("x"), (ValueError, "file is damaged: IndexError")),
+        (TypeError("x must be y"), (TypeError, "^file: x must be y")),
+        (ValueError("file: x"), (ValueError, "^file: x")),
+        (KeyboardInterrupt(), (KeyboardInterrupt, "")),
+    ],
+)
+def test_errors_of_what_a_file_holds_begin_with_its_name(raised, said):
+    with pytest.raises(said[0], match=said[1]), naming("file"):
+        raise raised

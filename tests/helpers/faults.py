@@ -15,7 +15,10 @@ import numpy as np
 from hypothesis import settings
 
 import isac_toolbox as isac
-from helpers import ROOT
+from helpers import (
+    ROOT,
+    examples,  # noqa: F401  registers the profile
+)
 
 #: What a reader may raise on a bad file, always with the file's name.
 DOCUMENTED = (ValueError, TypeError, OSError, MemoryError)
