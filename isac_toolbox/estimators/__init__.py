@@ -6,6 +6,7 @@ from isac_toolbox.estimators.baselines.least_squares import LeastSquares
 from isac_toolbox.estimators.baselines.nomp import NOMP
 from isac_toolbox.estimators.baselines.omp import OMP
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
+from isac_toolbox.estimators.many import estimate_many
 from isac_toolbox.estimators.music_scvbi import MusicSCVBI
 from isac_toolbox.estimators.range_doppler import RangeDopplerMap, range_doppler_map
 from isac_toolbox.estimators.recorder import SceneRecorder, SceneSnapshot
@@ -36,6 +37,7 @@ __all__ = [
     "SceneInformation",
     "SceneRecorder",
     "SceneSnapshot",
+    "estimate_many",
     "range_doppler_map",
     "result_from_channel",
 ]

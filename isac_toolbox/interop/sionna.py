@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from isac_toolbox._processes import check_jobs
 from isac_toolbox._validation import check_has, check_integer, check_shape
 from isac_toolbox.channel.array import AntennaArray, UniformPlanarArray
 from isac_toolbox.channel.environment import Environment
@@ -21,6 +23,8 @@ from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delay
 from isac_toolbox.channel.model import response_towards
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.estimators.many import estimate_many
+from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.interop._blocks import Link, Places, grid_pilots, to_numpy
 from isac_toolbox.interop.conventions import (
     channel_over_symbols,
@@ -51,9 +55,9 @@ __all__ = ["SceneChannels", "SionnaDecoder", "SionnaEstimator", "SionnaReceiver"
 class SionnaEstimator(BaseChannelEstimator):
     """One of our estimators as a channel estimator of Sionna: ``(y, no) -> (h_hat, err_var)``.
 
-    Blocks of a batch are estimated one by one. A channel holds for its whole block and is repeated over the
-    OFDM symbols. Two polarisations of an array, the second in the second half of the antennas, are estimated
-    one by one.
+    Blocks of a batch are estimated one by one, or in ``n_jobs`` processes. A channel holds for its whole
+    block and is repeated over the OFDM symbols. Two polarisations of an array, the second in the second half
+    of the antennas, are estimated one by one.
 
     Parameters
     ----------
@@ -71,6 +75,8 @@ class SionnaEstimator(BaseChannelEstimator):
         ``time_offset_std_s`` of the longest time of flight with places.
     constellation : array_like of complex or sionna.phy.mapping.Constellation, optional
         Data alphabet in the order of its labels; without it the pilots alone are used.
+    n_jobs : int
+        Processes that share the blocks of a batch; -1 takes every processor.
     precision, device : optional
         Of the output, as for any block of Sionna.
 
@@ -100,10 +106,12 @@ class SionnaEstimator(BaseChannelEstimator):
         time_offset_std_s: ArrayLike | None = None,
         region_m: ArrayLike | None = None,
         constellation: Any = None,
+        n_jobs: int = 1,
         precision: Precision = None,
         device: str | None = None,
     ) -> None:
         check_has("estimator", estimator, "an estimator", ["estimate"])
+        check_jobs("n_jobs", n_jobs)
         places: Places = {
             "station_position_m": station_position_m,
             "user_positions_m": user_positions_m,
@@ -113,15 +121,14 @@ class SionnaEstimator(BaseChannelEstimator):
         }
         link = Link.of(resource_grid, array, carrier_hz, constellation, places)
         super().__init__(resource_grid, precision=precision, device=device)
-        self._link, self._estimator = link, estimator
+        self._link, self._estimator, self._n_jobs = link, estimator, n_jobs
 
     def call(self, y: torch.Tensor, no: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Estimate the channels of a batch of blocks."""
         link = self._link
         channels: list[NDArray[np.complex128]] = []
         variances: list[NDArray[np.float64]] = []
-        for samples, noise in zip(*link.blocks(y, no), strict=True):
-            results = [self._estimator.estimate(obs) for obs in link.observations(samples, noise)]
+        for _, _, results in _estimated(link, self._estimator, self._n_jobs, y, no):
             for found, name in ((channels, "channel"), (variances, "channel_variance")):
                 parts = [channel_over_symbols(getattr(r, name), link.n_symbols)[link.order] for r in results]
                 found.append(np.concatenate(parts)[None, :, :, None])
@@ -131,10 +138,16 @@ class SionnaEstimator(BaseChannelEstimator):
         )
 
 
-def _over_grid(link: Link, parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """Channels (K, N, M) of the polarisations in Sionna's order, [1, antennas, K, 1, T, N]."""
-    ordered = [channel_over_symbols(part, link.n_symbols)[link.order] for part in parts]
-    return np.concatenate(ordered)[None, :, :, None]
+def _estimated(
+    link: Link, estimator: Any, n_jobs: int, y: Any, no: Any
+) -> Iterator[tuple[NDArray[Any], float, list[EstimationResult]]]:
+    """Yield samples, noise variance and a result for every polarisation of every block of a batch."""
+    samples, noise = link.blocks(y, no)
+    observations = (obs for block in zip(samples, noise) for obs in link.observations(*block))
+    results = iter(estimate_many(estimator, observations, n_jobs=n_jobs))
+    n_alike = samples.shape[1] // link.array.n_elements
+    for block, variance in zip(samples, noise):
+        yield block, float(variance), list(islice(results, n_alike))
 
 
 class SionnaReceiver(Block):
@@ -145,7 +158,7 @@ class SionnaReceiver(Block):
 
     Parameters
     ----------
-    resource_grid, estimator, array, carrier_hz, precision, device
+    resource_grid, estimator, array, carrier_hz, n_jobs, precision, device
         As for :class:`SionnaEstimator`.
     constellation : array_like of complex or sionna.phy.mapping.Constellation
         Data alphabet in the order of its labels.
@@ -173,22 +186,23 @@ class SionnaReceiver(Block):
         array: AntennaArray,
         carrier_hz: float,
         constellation: Any,
+        n_jobs: int = 1,
         precision: Precision = None,
         device: str | None = None,
         **places: Unpack[Places],
     ) -> None:
         check_has("estimator", estimator, "an estimator", ["estimate"])
+        check_jobs("n_jobs", n_jobs)
         if constellation is None:
             raise TypeError("constellation must hold the data alphabet in the order of its labels, got None")
         link = Link.of(resource_grid, array, carrier_hz, constellation, places)
         super().__init__(precision=precision, device=device)
-        self._link, self._estimator = link, estimator
+        self._link, self._estimator, self._n_jobs = link, estimator, n_jobs
 
     def call(self, y: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
         """Detect the data of a batch of blocks."""
         link, found = self._link, []
-        for samples, noise in zip(*link.blocks(y, no), strict=True):
-            results = [self._estimator.estimate(obs) for obs in link.observations(samples, noise)]
+        for samples, noise, results in _estimated(link, self._estimator, self._n_jobs, y, no):
             llr = link.detected(samples, noise, results).llr
             found.append(llr_stream(llr, link.known)[:, None])
         return torch.as_tensor(np.stack(found), dtype=self.dtype, device=self.device)

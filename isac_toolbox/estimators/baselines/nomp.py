@@ -15,6 +15,7 @@ from isac_toolbox.estimators.baselines.channel_only import (
     check_observation,
 )
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
+from isac_toolbox.estimators.many import ManyBlocks
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.assemble import (
     ChannelEstimate,
@@ -42,7 +43,7 @@ __all__ = ["NOMP"]
 
 
 @dataclass(frozen=True)
-class NOMP:
+class NOMP(ManyBlocks):
     """Newtonised OMP on the pilots, then single-bounce location and fusion over users.
 
     The strongest classical baseline: paths are detected user by user and refined together. The channel is
