@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Iterable
 from functools import cache
 from typing import Any, TypeVar
 
+from isac_toolbox._compilation import keep_quiet
+
 __all__ = ["WorkerError", "check_jobs", "in_processes", "n_processes"]
 
 Item = TypeVar("Item")
@@ -84,6 +86,7 @@ def in_processes(
 def _work_below(work: Callable[[Any], Any], item: Any, parent: int) -> Any:
     """Work on an item in a process that ends with its parent."""
     _follow(parent)
+    keep_quiet()
     return work(item)
 
 

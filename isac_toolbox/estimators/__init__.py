@@ -1,5 +1,6 @@
 """Estimators: an observation in, a result out."""
 
+from isac_toolbox._compilation import announce_compilation
 from isac_toolbox.estimators.baselines.channel_only import result_from_channel
 from isac_toolbox.estimators.baselines.genie import GenieLMMSE
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
@@ -41,3 +42,5 @@ __all__ = [
     "range_doppler_map",
     "result_from_channel",
 ]
+
+announce_compilation()

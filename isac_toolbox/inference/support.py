@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -282,16 +283,28 @@ class GatedChain:
         n, first = self.n_coefficients, self.p_first
         if np.ndim(first) == 1 and np.size(first) == self.n_groups:
             first = np.repeat(first, self.group_sizes)
-        of_members = (_filled(p, n) for p in (first, self.p01, self.p11))
-        logs: tuple[np.ndarray, ...] = _chain.log_parameters(_filled(self.gate, self.n_groups), *of_members)
-        return logs[0], logs[1], logs[2]
+        of_first, *into = (log_pair(_filled(p, n)) for p in (first, self.p01, self.p11))
+        return log_pair(_filled(self.gate, self.n_groups)), of_first, np.stack(into, axis=1)
 
-    def _filter(self, L: np.ndarray) -> _Filtered:
-        """Run both filters on validated messages."""
+    @cached_property
+    def _log_independent(self) -> tuple[np.ndarray, np.ndarray]:
+        """Logs of gates (n_groups, 2) and members (n_groups, n_members, 2) that are independent."""
+        member = log_pair(np.asarray(self.p11).reshape(self.n_groups, self._independent_size))
+        return log_pair(_filled(self.gate, self.n_groups)), member
+
+    def _filter(self, L: np.ndarray) -> _Filtered | _Independent:
+        """Run both filters on validated messages; independent members need none."""
         ratio = check_real_vector("L", L, self.n_coefficients)
+        if self._independent_size:
+            return _Independent(ratio, *self._log_independent)
+        return self._filter_chain(ratio)
+
+    def _filter_chain(self, ratio: np.ndarray) -> _Filtered:
         log_gate, log_first, log_transition = self._log_parameters()
         forward, backward = np.zeros((ratio.size, 2)), np.zeros((ratio.size, 2))
         log_open = np.zeros(self.n_groups)
+        if not ratio.flags.writeable:  # kernels are compiled anew for what is read-only
+            ratio = ratio.copy()
         _chain.filter_groups(ratio, self._starts, log_first, log_transition, forward, backward, log_open)
         return _Filtered(ratio, log_gate, log_transition, forward, backward, log_open)
 
@@ -307,7 +320,9 @@ class GatedChain:
         """
         return self._member_log_odds(self._filter(L))
 
-    def _member_log_odds(self, f: _Filtered) -> np.ndarray:
+    def _member_log_odds(self, f: _Filtered | _Independent) -> np.ndarray:
+        if isinstance(f, _Independent):
+            return f.member_log_odds()
         extrinsic = np.zeros(self.n_coefficients)
         _chain.member_log_odds(self._starts, f.log_gate, f.forward, f.backward, extrinsic)
         return extrinsic
@@ -322,18 +337,17 @@ class GatedChain:
 
     def posterior(self, L: np.ndarray) -> ChainPosterior:
         """Return gate, member and pair probabilities given all messages."""
-        f = self._filter(L)
-        log_evidence = np.logaddexp(f.log_gate[:, 0], f.log_gate[:, 1] + f.log_open)
+        f = self._filter_chain(check_real_vector("L", L, self.n_coefficients))
         pairs = np.zeros((self.n_coefficients, 2, 2))
         _chain.pair_counts(
-            f.ratio, self._starts, f.log_gate, f.log_transition, f.forward, f.backward, log_evidence, pairs
+            f.ratio, self._starts, f.log_gate, f.log_transition, f.forward, f.backward, f.log_evidence, pairs
         )
-        return ChainPosterior(
-            gate_probability=np.exp(f.log_gate[:, 1] + f.log_open - log_evidence),
-            member_probability=expit(self._member_log_odds(f) + f.ratio),
-            pair_counts=pairs,
-            log_evidence=float(np.sum(log_evidence)),
-        )
+        return ChainPosterior(*self._marginals(f), pairs, float(np.sum(f.log_evidence)))
+
+    def _marginals(self, f: _Filtered | _Independent) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of gates (n_groups,) and members (n,) given all messages."""
+        gates = np.exp(f.log_gate[:, 1] + f.log_open - f.log_evidence)
+        return gates, expit(self._member_log_odds(f) + f.ratio)
 
     def with_parameters(self, **probabilities: float) -> GatedChain:
         """Return the same graph with scalar values of some of ``gate``, ``p_first``, ``p01`` and ``p11``.
@@ -355,11 +369,14 @@ class GatedChain:
         """
         if not self.learn_parameters or self.n_groups == 0:
             return self
-        posterior = self.posterior(L)
-        members = self._independent_counts if self._independent_size else self._transition_counts
-        changes = members(posterior)
+        if self._independent_size:
+            gates, members = self._marginals(self._filter(L))
+            changes = self._independent_counts(gates, members)
+        else:
+            posterior = self.posterior(L)
+            gates, changes = posterior.gate_probability, self._transition_counts(posterior)
         if np.ndim(self.gate) == 0:
-            total, n_groups = float(np.sum(posterior.gate_probability)), np.array(self.n_groups)
+            total, n_groups = float(np.sum(gates)), np.array(self.n_groups)
             gate = _ratio(np.array(total), n_groups - total, self.gate_prior, np.array(self.gate))
             changes["gate"] = float(gate)
         return self._with(**changes)
@@ -367,15 +384,16 @@ class GatedChain:
     def _with(self, **changes: Any) -> GatedChain:
         """A copy with other parameters."""
         new = copy.copy(self)
+        vars(new).pop("_log_independent", None)
         for name, value in changes.items():
             setattr(new, name, value)
         return new
 
-    def _independent_counts(self, posterior: ChainPosterior) -> dict[str, Any]:
+    def _independent_counts(self, gates: np.ndarray, members: np.ndarray) -> dict[str, Any]:
         """``p_k = (a + sum P(s = 1)) / (a + b + sum P(z = 1))`` over the groups, for each member index."""
         shape = (self.n_groups, self._independent_size)
-        active = posterior.member_probability.reshape(shape).sum(axis=0)
-        gate_open = float(np.sum(posterior.gate_probability))
+        active = members.reshape(shape).sum(axis=0)
+        gate_open = float(np.sum(gates))
         learned = _ratio(active, gate_open - active, self.member_prior, self.member_probability)
         tiled = np.tile(learned, self.n_groups)
         return {"p_first": tiled, "p01": tiled, "p11": tiled}
@@ -397,8 +415,21 @@ class GatedChain:
         return float(_ratio(on, off, self.member_prior, np.asarray(value)))
 
 
+class _Evidence:
+    """Messages of one pass, and the evidence of every group for its open gate."""
+
+    ratio: np.ndarray
+    log_gate: np.ndarray
+    log_open: np.ndarray
+
+    @cached_property
+    def log_evidence(self) -> np.ndarray:
+        """Log evidence of every group's messages, both gates, (n_groups,)."""
+        return np.asarray(np.logaddexp(self.log_gate[:, 0], self.log_gate[:, 1] + self.log_open))
+
+
 @dataclass(frozen=True)
-class _Filtered:
+class _Filtered(_Evidence):
     """Messages, log parameters and filter outputs of one pass."""
 
     ratio: np.ndarray
@@ -407,6 +438,23 @@ class _Filtered:
     forward: np.ndarray
     backward: np.ndarray
     log_open: np.ndarray
+
+
+class _Independent(_Evidence):
+    """The same for groups of independent members: evidence is a sum over them, ``ln(1 - p + p e^L)``."""
+
+    def __init__(self, ratio: np.ndarray, log_gate: np.ndarray, log_member: np.ndarray) -> None:
+        self.ratio, self.log_gate = ratio, log_gate
+        self._log_member = log_member
+        shape = log_member.shape[:2]
+        self._own = np.logaddexp(log_member[..., 0], log_member[..., 1] + ratio.reshape(shape))
+        self.log_open = self._own.sum(axis=1)
+
+    def member_log_odds(self) -> np.ndarray:
+        """Log-odds ``ln[g p O] - ln[(1 - g) + g (1 - p) O]``, ``O`` the evidence of the others, (n,)."""
+        others = (self.log_open + self.log_gate[:, 1])[:, None] - self._own
+        one, zero = self._log_member[..., 1] + others, self._log_member[..., 0] + others
+        return np.asarray(one - np.logaddexp(self.log_gate[:, :1], zero)).ravel()
 
 
 def _filled(value: float | np.ndarray, n: int) -> np.ndarray:

@@ -183,7 +183,7 @@ class ScenePrior:
             nowhere, known = np.zeros((obs.n_users, 3)), np.zeros(obs.n_users)
             return cls(nowhere, nowhere, known, False, sees_cosines=sees, has_places=False, motion=motion)
         return cls(
-            places.user_positions_m,
+            places.user_positions_m.copy(),
             places.user_position_stds_m if turn is None else turn.stds_m,
             SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s,
             obs.has_line_of_sight,

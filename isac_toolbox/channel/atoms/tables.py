@@ -190,7 +190,7 @@ class BlockTables:
             reference,
             shape,
             slopes,
-            self.holes,
+            self.holes if self.holes.size else None,
         )
 
     def correlations(self, parameters: PathParameters, paths: Paths) -> ComplexArray:
