@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 __all__ = ["local_maxima", "pair_evidence"]
-
-RealArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 @njit(cache=True, error_model="numpy")
@@ -31,23 +27,29 @@ def local_maxima(power, candidates, reach):  # type: ignore[no-untyped-def]
     return is_peak
 
 
-def pair_evidence(
-    mean: RealArray, covariance: RealArray, points: IntArray, first: IntArray, second: IntArray
-) -> RealArray:
+@njit(cache=True, error_model="numpy")
+def pair_evidence(mean, covariance, points, first, second):  # type: ignore[no-untyped-def]
     """Return ``-1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` of pairs of points, ``d`` apart with covariance ``V``.
 
-    By ``V = L D L^T`` with ``L`` of unit diagonal: ``D_11 = V_11`` and so on, all pairs together.
+    By ``V = L D L^T`` with ``L`` of unit diagonal: ``D_11 = V_11`` and so on.
     """
-    xyz = np.arange(3)
-    a, b = 3 * points[first, None] + xyz, 3 * points[second, None] + xyz
-    d = (mean[a] - mean[b]).T
-    across = covariance[a[:, :, None], b[:, None, :]]
-    v = covariance[a[:, :, None], a[:, None, :]] + covariance[b[:, :, None], b[:, None, :]]
-    v = (v - across - across.transpose(0, 2, 1)).transpose(1, 2, 0)
-    evidence = np.full(first.size, -1.5 * np.log(2 * np.pi))
-    for r in range(3):
-        evidence -= 0.5 * (np.log(np.abs(v[r, r])) + d[r] ** 2 / v[r, r])
-        ratio = v[r + 1 :, r] / v[r, r]
-        d[r + 1 :] -= ratio * d[r]
-        v[r + 1 :, r + 1 :] -= ratio[:, None] * v[r, r + 1 :]
+    evidence = np.empty(first.size)
+    v, d = np.empty((3, 3)), np.empty(3)
+    for pair in range(first.size):
+        a, b = 3 * points[first[pair]], 3 * points[second[pair]]
+        for r in range(3):
+            d[r] = mean[a + r] - mean[b + r]
+            for c in range(r + 1):
+                v[r, c] = covariance[a + r, a + c] + covariance[b + r, b + c]
+                v[r, c] -= covariance[a + r, b + c] + covariance[b + r, a + c]
+        log_det, squared = 3 * np.log(2 * np.pi), 0.0
+        for r in range(3):
+            log_det += np.log(abs(v[r, r]))
+            squared += d[r] ** 2 / v[r, r]
+            for s in range(r + 1, 3):
+                ratio = v[s, r] / v[r, r]
+                d[s] -= ratio * d[r]
+                for c in range(r + 1, s + 1):
+                    v[s, c] -= ratio * v[c, r]
+        evidence[pair] = -0.5 * log_det - 0.5 * squared
     return evidence

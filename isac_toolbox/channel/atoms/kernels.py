@@ -83,7 +83,7 @@ def pull_slopes(slopes, in_target, target_column, in_user, user_column, offset_c
         pulled[offset_column[i]] += slopes[0, i] * in_user[i, 3]
 
 
-@njit(cache=True, fastmath=True, error_model="numpy")
+@njit(cache=True, fastmath=True, error_model="numpy", inline="always")
 def _array_sums(x, slope, n):  # type: ignore[no-untyped-def]
     """``sum cos(s_m x)`` over n centred elements of spacing ``slope``, and its two derivatives in x."""
     step, first = slope * x, 0.5 * slope * x if n % 2 == 0 else 0.0
@@ -104,7 +104,7 @@ def _array_sums(x, slope, n):  # type: ignore[no-untyped-def]
     return value, one, two
 
 
-@njit(cache=True, fastmath=True, error_model="numpy")
+@njit(cache=True, fastmath=True, error_model="numpy", inline="always")
 def _array_sum(x, slope, n):  # type: ignore[no-untyped-def]
     """``sum cos(s_m x)`` over n centred elements of spacing ``slope``."""
     step, first = slope * x, 0.5 * slope * x if n % 2 == 0 else 0.0
