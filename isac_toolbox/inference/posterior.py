@@ -68,10 +68,10 @@ class GaussianPosterior:
         solved, _ = _lapack("trtrs", self.factor)(self.factor, scaled, lower=True)
         return np.asarray(solved)
 
-    @property
+    @cached_property
     def variance(self) -> np.ndarray:
         """Marginal variances, (n,)."""
-        return np.real(np.diagonal(self.covariance))
+        return np.diagonal(self.covariance).real
 
     @cached_property
     def gram_covariance_diagonal(self) -> np.ndarray:

@@ -7,7 +7,6 @@ what all the *other* messages and the graph's parameters say about coefficient `
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,6 +99,11 @@ class IndependentSupport:
             If ``L`` is not a finite real vector of length n.
         """
         check_real_vector("L", L, self._n)
+        return self._log_odds.copy()
+
+    @cached_property
+    def _log_odds(self) -> np.ndarray:
+        """``ln(p / (1 - p))``, (n,)."""
         pair = log_pair(np.asarray(self.probability))
         return _filled(pair[..., 1] - pair[..., 0], self._n)
 
@@ -108,7 +112,7 @@ class IndependentSupport:
         if not self.learn_probability or np.ndim(self.probability):
             return self
         a, b = self.prior_counts
-        active = float(np.sum(expit(self.extrinsic_log_odds(L) + L)))
+        active = float(np.sum(expit(self._log_odds + check_real_vector("L", L, self._n))))
         return self.with_parameters(probability=(a + active) / max(a + b + self._n, np.finfo(float).tiny))
 
     def with_parameters(self, *, probability: float) -> IndependentSupport:
@@ -119,7 +123,7 @@ class IndependentSupport:
         TypeError, ValueError
             If it is not a probability.
         """
-        new = copy.copy(self)
+        new = _copied(self)
         new.probability = check_probabilities("probability", probability)
         return new
 
@@ -383,8 +387,7 @@ class GatedChain:
 
     def _with(self, **changes: Any) -> GatedChain:
         """A copy with other parameters."""
-        new = copy.copy(self)
-        vars(new).pop("_log_independent", None)
+        new = _copied(self)
         for name, value in changes.items():
             setattr(new, name, value)
         return new
@@ -455,6 +458,14 @@ class _Independent(_Evidence):
         others = (self.log_open + self.log_gate[:, 1])[:, None] - self._own
         one, zero = self._log_member[..., 1] + others, self._log_member[..., 0] + others
         return np.asarray(one - np.logaddexp(self.log_gate[:, :1], zero)).ravel()
+
+
+def _copied(graph: Any) -> Any:
+    """A copy of a graph without what it has computed."""
+    new = object.__new__(type(graph))
+    kept = (item for item in vars(graph).items() if item[0] not in ("_log_odds", "_log_independent"))
+    vars(new).update(kept)
+    return new
 
 
 def _filled(value: float | np.ndarray, n: int) -> np.ndarray:
