@@ -23,7 +23,12 @@ from isac_toolbox._validation import (
     check_pseudo_counts,
     check_real_vector,
 )
-from isac_toolbox.inference import _chain_kernels as _chain
+from isac_toolbox.inference._chain_evidence import (
+    ChainEvidence,
+    FilteredChain,
+    IndependentMembers,
+    log_pair,
+)
 
 
 class SupportGraph(Protocol):
@@ -41,12 +46,6 @@ class SupportGraph(Protocol):
     def learned(self, L: np.ndarray) -> Self:
         """Return a graph with the parameters of one EM step; this one stays as it is."""
         ...
-
-
-def log_pair(probability: np.ndarray) -> np.ndarray:
-    """Return ``(ln(1 - p), ln p)`` stacked in the last axis; exact 0 and 1 give minus infinity."""
-    with np.errstate(divide="ignore"):
-        return np.stack([np.log1p(-probability), np.log(probability)], axis=-1)
 
 
 class IndependentSupport:
@@ -99,11 +98,11 @@ class IndependentSupport:
             If ``L`` is not a finite real vector of length n.
         """
         check_real_vector("L", L, self._n)
-        return self._log_odds.copy()
+        return self.log_odds.copy()
 
     @cached_property
-    def _log_odds(self) -> np.ndarray:
-        """``ln(p / (1 - p))``, (n,)."""
+    def log_odds(self) -> np.ndarray:
+        """``ln(p / (1 - p))`` of every coefficient, (n,)."""
         pair = log_pair(np.asarray(self.probability))
         return _filled(pair[..., 1] - pair[..., 0], self._n)
 
@@ -112,7 +111,7 @@ class IndependentSupport:
         if not self.learn_probability or np.ndim(self.probability):
             return self
         a, b = self.prior_counts
-        active = float(np.sum(expit(self._log_odds + check_real_vector("L", L, self._n))))
+        active = float(np.sum(expit(self.log_odds + check_real_vector("L", L, self._n))))
         return self.with_parameters(probability=(a + active) / max(a + b + self._n, np.finfo(float).tiny))
 
     def with_parameters(self, *, probability: float) -> IndependentSupport:
@@ -296,21 +295,11 @@ class GatedChain:
         member = log_pair(np.asarray(self.p11).reshape(self.n_groups, self._independent_size))
         return log_pair(_filled(self.gate, self.n_groups)), member
 
-    def _filter(self, L: np.ndarray) -> _Filtered | _Independent:
-        """Run both filters on validated messages; independent members need none."""
-        ratio = check_real_vector("L", L, self.n_coefficients)
+    def evidence(self, L: np.ndarray) -> ChainEvidence:
+        """Return what messages say of all groups; ``L`` (n,) is not checked."""
         if self._independent_size:
-            return _Independent(ratio, *self._log_independent)
-        return self._filter_chain(ratio)
-
-    def _filter_chain(self, ratio: np.ndarray) -> _Filtered:
-        log_gate, log_first, log_transition = self._log_parameters()
-        forward, backward = np.zeros((ratio.size, 2)), np.zeros((ratio.size, 2))
-        log_open = np.zeros(self.n_groups)
-        if not ratio.flags.writeable:  # kernels are compiled anew for what is read-only
-            ratio = ratio.copy()
-        _chain.filter_groups(ratio, self._starts, log_first, log_transition, forward, backward, log_open)
-        return _Filtered(ratio, log_gate, log_transition, forward, backward, log_open)
+            return IndependentMembers(L, *self._log_independent)
+        return FilteredChain(L, self._starts, *self._log_parameters())
 
     def extrinsic_log_odds(self, L: np.ndarray) -> np.ndarray:
         """Return ``e_i = logit P(s_i = 1 | all messages but L_i)``, (n,).
@@ -322,36 +311,22 @@ class GatedChain:
         TypeError, ValueError
             If ``L`` is not a finite real vector of length n.
         """
-        return self._member_log_odds(self._filter(L))
-
-    def _member_log_odds(self, f: _Filtered | _Independent) -> np.ndarray:
-        if isinstance(f, _Independent):
-            return f.member_log_odds()
-        extrinsic = np.zeros(self.n_coefficients)
-        _chain.member_log_odds(self._starts, f.log_gate, f.forward, f.backward, extrinsic)
-        return extrinsic
+        return self.evidence(check_real_vector("L", L, self.n_coefficients)).member_log_odds()
 
     def gate_log_odds(self, L: np.ndarray) -> np.ndarray:
         """Return the posterior log-odds ``logit g + ln Ev`` of every gate, (n_groups,).
 
         ``Ev`` is the evidence of the group's messages for an open gate, relative to a closed one.
         """
-        f = self._filter(L)
-        return f.log_gate[:, 1] - f.log_gate[:, 0] + f.log_open
+        return self.evidence(check_real_vector("L", L, self.n_coefficients)).gate_log_odds()
 
     def posterior(self, L: np.ndarray) -> ChainPosterior:
         """Return gate, member and pair probabilities given all messages."""
-        f = self._filter_chain(check_real_vector("L", L, self.n_coefficients))
-        pairs = np.zeros((self.n_coefficients, 2, 2))
-        _chain.pair_counts(
-            f.ratio, self._starts, f.log_gate, f.log_transition, f.forward, f.backward, f.log_evidence, pairs
-        )
-        return ChainPosterior(*self._marginals(f), pairs, float(np.sum(f.log_evidence)))
+        ratio = check_real_vector("L", L, self.n_coefficients)
+        return self._posterior(FilteredChain(ratio, self._starts, *self._log_parameters()))
 
-    def _marginals(self, f: _Filtered | _Independent) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities of gates (n_groups,) and members (n,) given all messages."""
-        gates = np.exp(f.log_gate[:, 1] + f.log_open - f.log_evidence)
-        return gates, expit(self._member_log_odds(f) + f.ratio)
+    def _posterior(self, found: FilteredChain) -> ChainPosterior:
+        return ChainPosterior(*found.marginals(), found.pair_counts(), float(np.sum(found.log_evidence)))
 
     def with_parameters(self, **probabilities: float) -> GatedChain:
         """Return the same graph with scalar values of some of ``gate``, ``p_first``, ``p01`` and ``p11``.
@@ -373,12 +348,18 @@ class GatedChain:
         """
         if not self.learn_parameters or self.n_groups == 0:
             return self
-        if self._independent_size:
-            gates, members = self._marginals(self._filter(L))
-            changes = self._independent_counts(gates, members)
-        else:
-            posterior = self.posterior(L)
+        return self.learned_from(self.evidence(check_real_vector("L", L, self.n_coefficients)))
+
+    def learned_from(self, found: ChainEvidence) -> GatedChain:
+        """Return the same as :meth:`learned`, from what the messages were found to say."""
+        if not self.learn_parameters or self.n_groups == 0:
+            return self
+        if isinstance(found, FilteredChain):
+            posterior = self._posterior(found)
             gates, changes = posterior.gate_probability, self._transition_counts(posterior)
+        else:
+            gates, members = found.marginals()
+            changes = self._independent_counts(gates, members)
         if np.ndim(self.gate) == 0:
             total, n_groups = float(np.sum(gates)), np.array(self.n_groups)
             gate = _ratio(np.array(total), n_groups - total, self.gate_prior, np.array(self.gate))
@@ -398,7 +379,7 @@ class GatedChain:
         active = members.reshape(shape).sum(axis=0)
         gate_open = float(np.sum(gates))
         learned = _ratio(active, gate_open - active, self.member_prior, self.member_probability)
-        tiled = np.tile(learned, self.n_groups)
+        tiled = np.concatenate([learned] * self.n_groups)
         return {"p_first": tiled, "p01": tiled, "p11": tiled}
 
     def _transition_counts(self, posterior: ChainPosterior) -> dict[str, Any]:
@@ -418,53 +399,13 @@ class GatedChain:
         return float(_ratio(on, off, self.member_prior, np.asarray(value)))
 
 
-class _Evidence:
-    """Messages of one pass, and the evidence of every group for its open gate."""
-
-    ratio: np.ndarray
-    log_gate: np.ndarray
-    log_open: np.ndarray
-
-    @cached_property
-    def log_evidence(self) -> np.ndarray:
-        """Log evidence of every group's messages, both gates, (n_groups,)."""
-        return np.asarray(np.logaddexp(self.log_gate[:, 0], self.log_gate[:, 1] + self.log_open))
-
-
-@dataclass(frozen=True)
-class _Filtered(_Evidence):
-    """Messages, log parameters and filter outputs of one pass."""
-
-    ratio: np.ndarray
-    log_gate: np.ndarray
-    log_transition: np.ndarray
-    forward: np.ndarray
-    backward: np.ndarray
-    log_open: np.ndarray
-
-
-class _Independent(_Evidence):
-    """The same for groups of independent members: evidence is a sum over them, ``ln(1 - p + p e^L)``."""
-
-    def __init__(self, ratio: np.ndarray, log_gate: np.ndarray, log_member: np.ndarray) -> None:
-        self.ratio, self.log_gate = ratio, log_gate
-        self._log_member = log_member
-        shape = log_member.shape[:2]
-        self._own = np.logaddexp(log_member[..., 0], log_member[..., 1] + ratio.reshape(shape))
-        self.log_open = self._own.sum(axis=1)
-
-    def member_log_odds(self) -> np.ndarray:
-        """Log-odds ``ln[g p O] - ln[(1 - g) + g (1 - p) O]``, ``O`` the evidence of the others, (n,)."""
-        others = (self.log_open + self.log_gate[:, 1])[:, None] - self._own
-        one, zero = self._log_member[..., 1] + others, self._log_member[..., 0] + others
-        return np.asarray(one - np.logaddexp(self.log_gate[:, :1], zero)).ravel()
-
-
 def _copied(graph: Any) -> Any:
     """A copy of a graph without what it has computed."""
     new = object.__new__(type(graph))
-    kept = (item for item in vars(graph).items() if item[0] not in ("_log_odds", "_log_independent"))
-    vars(new).update(kept)
+    inside = vars(new)
+    inside.update(vars(graph))
+    inside.pop("log_odds", None)
+    inside.pop("_log_independent", None)
     return new
 
 

@@ -294,8 +294,8 @@ def _mixture_probability(
         if np.array_equal(probability, before):
             break  # from here on every round is the same
         others = 1 - probability
-        one = of_one.learned(_SINGLE_LOSS, probability)
-        more = of_more.learned(_MULTIPLE_LOSS, others)
+        one = of_one.fitted(_SINGLE_LOSS, probability)
+        more = of_more.fitted(_MULTIPLE_LOSS, others)
         lawful_one = _learned_share(doubtful, probability, single)
         lawful_more = _learned_share(doubtful, others, multiple)
         n_one = _SHARE_PRIOR[0] + n_ground + single.size + probability.sum()
@@ -317,7 +317,7 @@ class _KnownLosses:
         loss_db = np.concatenate([doubtful.loss_db[known], settled.loss_db[of_settled]])
         return cls(np.clip(loss_db, _LEAST_LOSS_DB, _LARGEST_LOSS_DB), known)
 
-    def learned(self, prior: LossDistribution, weight: RealArray) -> LossDistribution:
+    def fitted(self, prior: LossDistribution, weight: RealArray) -> LossDistribution:
         """Loss of a class from the doubtful paths, as far as they belong to it (P,), and the settled ones."""
         weights = np.ones(self.loss_db.size)
         weights[: np.count_nonzero(self.known)] = weight[self.known]
