@@ -33,10 +33,11 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ),
     ("channel/", "inference/"),
     (
-        "scenario.py",
+        "scenario/",
         "channel/atoms/",
         "estimators/result.py",
         "estimators/many.py",
+        "estimators/result_shapes.py",
         "nn/_batches.py",
         "nn/_checkpoints.py",
         "nn/_posteriors.py",
@@ -61,6 +62,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "estimators/even_grid.py",
         "estimators/music.py",
         "estimators/range_doppler.py",
+        "estimators/refusals.py",
         "estimators/search.py",
         "estimators/windows.py",
         "nn/turbo_vbi/",
@@ -82,7 +84,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ),
     ("sweeps/", "plotting/", "interop/", "tracking/"),
     ("figures/",),
-    ("cli/",),
+    ("cli/", "__main__.py"),
 )
 
 
