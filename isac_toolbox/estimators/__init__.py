@@ -14,12 +14,14 @@ from isac_toolbox.estimators.recorder import SceneRecorder, SceneSnapshot
 from isac_toolbox.estimators.result import (
     Ambiguity,
     Candidates,
+    ElementInformation,
     EstimationResult,
     Misfit,
     MisfitAxis,
     SceneInformation,
 )
 from isac_toolbox.estimators.scene.first import ExpectedScene
+from isac_toolbox.estimators.self_calibration import calibrate
 
 __all__ = [
     "NOMP",
@@ -27,6 +29,7 @@ __all__ = [
     "Ambiguity",
     "Candidates",
     "EMTurboBiSVBI",
+    "ElementInformation",
     "EstimationResult",
     "ExpectedScene",
     "GenieLMMSE",
@@ -38,6 +41,7 @@ __all__ = [
     "SceneInformation",
     "SceneRecorder",
     "SceneSnapshot",
+    "calibrate",
     "estimate_many",
     "range_doppler_map",
     "result_from_channel",

@@ -88,7 +88,7 @@ class EMTurboBiSVBI(ManyBlocks):
         several bounces are listed as unlocated paths in either case.
     diffuse : bool
         Allow a diffuse part of the channel where the samples show one: white over the array, with a
-        power-delay profile learned for every user.
+        power-delay profile learned for every user, or clusters around the directions of paths that crowd.
     dtype : {"complex128", "complex64"}
         Precision in which the block's correlations and their tables are kept; all sums are in double
         precision. Single precision halves the largest arrays and adds an error of -140 dB of the channel.

@@ -428,7 +428,7 @@ def _still_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -
     array, cosines, response = receiver.array, parameters.cosines, parameters.steering
     if response is None and isinstance(array, UniformPlanarArray):
         planar = PlanarAtoms(paths.user, delay, wavenumbers, cosines, array, receiver.squint_m)
-        if receiver.element_mask is None and receiver.whitening is None:
+        if receiver.element_mask is None and receiver.is_plain:
             return planar
         response = planar.steering
     elif response is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_positive
@@ -78,7 +79,7 @@ class NOMP(ManyBlocks):
 
     def _estimate(self, obs: UplinkObservation) -> EstimationResult:
         start = perf_counter()
-        problem, path_fit, block, warnings = self._find_paths(obs)
+        problem, path_fit, block, silent, warnings = self._find_paths(obs)
         placed, sight, seen = place_points(path_fit)
         scene, seen = fuse_points(placed, seen)
         unlocated_user = placed.paths.user[placed.paths.is_unlocated]
@@ -99,11 +100,14 @@ class NOMP(ManyBlocks):
         outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), seconds, said)
         fitted = FittedBlock(block, estimate.mean / block.scale, detection.moments, path_fit.n_fitted)
         misfit = whiteness(fitted, PathSearch.for_observation(obs))
-        return build_result("NOMP", estimate, located, detection, outcome, misfit=misfit)
+        estimate = estimate.without(silent) if silent.size else estimate
+        return build_result("NOMP", estimate, located, detection, outcome, misfit=misfit, silent=silent)
 
-    def _find_paths(self, obs: UplinkObservation) -> tuple[Problem, Fit, ReceivedBlock, list[str]]:
-        """Paths of all users, in the parts of the block that carry signal, and what was left out."""
-        found: list[tuple[Problem, Fit, ReceivedBlock]] = []
+    def _find_paths(
+        self, obs: UplinkObservation
+    ) -> tuple[Problem, Fit, ReceivedBlock, NDArray[np.int64], list[str]]:
+        """Paths of all users, in the parts of the block that carry signal, silent elements, what is said."""
+        found: list[tuple[Problem, Fit, ReceivedBlock, UplinkObservation]] = []
 
         def first_fit(heard: UplinkObservation, block: ReceivedBlock, watch: SilenceWatch | None) -> Fit:
             problem = Problem.on_pilots(heard, block)
@@ -115,9 +119,11 @@ class NOMP(ManyBlocks):
                 prune=False,
                 watch=watch,
             )
-            found.append((problem, fit, block))
+            found.append((problem, fit, block, heard))
             return fit
 
         heard, block, warnings = without_zeros(obs)
         warnings += listen(heard, block, first_fit)
-        return *found[-1], warnings
+        problem, fit, block, heard = found[-1]
+        silent = np.flatnonzero(obs.usable_elements & ~heard.usable_elements)
+        return problem, fit, block, silent, warnings
