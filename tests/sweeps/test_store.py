@@ -292,7 +292,7 @@ def kill_and_resume(scenario, store, trials, jobs, kills):
 
 
 def test_workers_do_not_outlive_a_killed_sweep():
-    code = "import time\nfrom isac_toolbox.sweeps._workers import _follow\n_follow(-1)\ntime.sleep(60)"
+    code = "import time\nfrom isac_toolbox._processes import _follow\n_follow(-1)\ntime.sleep(60)"
     start = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], timeout=50).returncode == 0
     assert time.monotonic() - start < 40
