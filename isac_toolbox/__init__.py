@@ -58,15 +58,17 @@ _OPTIONAL_MODULES = ("nn",)
 __all__ = ["__version__", *sorted(_PUBLIC), *_MODULES]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        value = getattr(import_module(_PUBLIC[name]), name)
-    elif name in _MODULES or name in _OPTIONAL_MODULES:
-        value = import_module(f"isac_toolbox.{name}")
-    else:
-        raise AttributeError(f"module 'isac_toolbox' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a checker would take every misspelt name for one of the toolbox
+
+    def __getattr__(name: str) -> Any:
+        if name in _PUBLIC:
+            value = getattr(import_module(_PUBLIC[name]), name)
+        elif name in _MODULES or name in _OPTIONAL_MODULES:
+            value = import_module(f"isac_toolbox.{name}")
+        else:
+            raise AttributeError(f"module 'isac_toolbox' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from isac_toolbox import inference as inference
     from isac_toolbox import interop as interop
     from isac_toolbox import metrics as metrics
+    from isac_toolbox import nn as nn
     from isac_toolbox import plotting as plotting
     from isac_toolbox import scenario as scenario
     from isac_toolbox import sweeps as sweeps

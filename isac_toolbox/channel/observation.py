@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._files import naming
 from isac_toolbox.channel.array import AntennaArray
 from isac_toolbox.channel.hardware import HARDWARE_FIELDS, Hardware
 from isac_toolbox.channel.motion import MOTION_FIELDS, Motion
@@ -312,4 +313,5 @@ class UplinkObservation:
         ValueError
             If it is not an npz file, lacks keys or holds pickled objects.
         """
-        return cls(**read_observation(path, [field.name for field in fields(cls)]))
+        with naming(path):
+            return cls(**read_observation(path, [field.name for field in fields(cls)]))

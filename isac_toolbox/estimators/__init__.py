@@ -1,11 +1,13 @@
 """Estimators: an observation in, a result out."""
 
+from isac_toolbox._compilation import announce_compilation
 from isac_toolbox.estimators.baselines.channel_only import result_from_channel
 from isac_toolbox.estimators.baselines.genie import GenieLMMSE
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
 from isac_toolbox.estimators.baselines.nomp import NOMP
 from isac_toolbox.estimators.baselines.omp import OMP
 from isac_toolbox.estimators.bisvbi import EMTurboBiSVBI
+from isac_toolbox.estimators.many import estimate_many
 from isac_toolbox.estimators.music_scvbi import MusicSCVBI
 from isac_toolbox.estimators.range_doppler import RangeDopplerMap, range_doppler_map
 from isac_toolbox.estimators.recorder import SceneRecorder, SceneSnapshot
@@ -40,6 +42,9 @@ __all__ = [
     "SceneRecorder",
     "SceneSnapshot",
     "calibrate",
+    "estimate_many",
     "range_doppler_map",
     "result_from_channel",
 ]
+
+announce_compilation()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from isac_toolbox.estimators.coarse.start import NO_PEAKS
 from isac_toolbox.estimators.grid.e_step import make_e_step
 from isac_toolbox.estimators.refusals import turns
 from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.clusters import Clusters, ClusterShape
 from isac_toolbox.estimators.scene.colour import (
     asks_for_colour,
     elements_in_use,
@@ -67,6 +69,8 @@ _BAD_FIT = 1.12
 _NEGLIGIBLE_NOISE = 1e-7
 # Guard: of a bit that a decoder is sure of; keeps logarithms of probabilities finite.
 _MOST_LLR = 40.0
+# Tuned: change of a channel with clusters, in units of its stated error, below which it is settled.
+_SETTLED_CHANNEL = 0.1
 # Cost cap: iterations after a run has spent its work on structure; paths made by a misfit never rest.
 _LAST_ITERATIONS = 3
 
@@ -188,6 +192,7 @@ class BiSVBILoop(StartedLoop):
 
     def step(self) -> None:
         """Do one EM iteration: data, E-step, noise, M-step, structure."""
+        channel = self.channel() if isinstance(self.diffuse, Clusters) else None
         if not self.settings.data_aided and self.block.derotation is not None:
             self._use_turned_pilots()
         if self._uses_data:
@@ -210,6 +215,8 @@ class BiSVBILoop(StartedLoop):
         changed = self._calibrate()
         self._learn_images()
         self.change = max(self._largest_move(before), _ELEMENT_CELLS * changed)
+        if isinstance(self.diffuse, Clusters):
+            self.change = min(self.change, self.tol * self._channel_move(channel) / _SETTLED_CHANNEL)
         self._revise_structure()
         self.record()
 
@@ -435,38 +442,77 @@ class BiSVBILoop(StartedLoop):
         possible = self.settings.diffuse and problem.statistics.missing is None
         possible &= problem.statistics.frames is None
         possible &= problem.noise_precision * _NEGLIGIBLE_NOISE < 1
-        if not (possible and self.search.shows_diffuse(residual.spectra)):
-            if self.diffuse is not None:
-                quiet = replace(problem, noise_precision=1 / self.diffuse.noise_variance)
-                self.diffuse, self.working = None, self.working.with_problem(quiet)
-                self._take_statistics()
-                self.working = self.working.learn_noise()
+        if possible and self._keeps_clusters(residual):
+            pass
+        elif possible and self.search.shows_diffuse(residual.spectra):
+            if not isinstance(self.diffuse, Diffuse):
+                noise = self._noise_between_paths(residual)
+                self._under_diffuse(Diffuse.start(self.working.fit, self._statistics, self.search, noise))
+        else:
+            self._give_up_diffuse()
             return residual
-        if self.diffuse is None:
-            noise = min(spectrum.noise_level for spectrum in residual.spectra)
-            if problem.noise_known:
-                noise = 1 / problem.noise_precision
-            self._under_diffuse(Diffuse.start(self.working.fit, self._statistics, self.search, noise))
         assert self.diffuse is not None
         return residual.beside(self.diffuse)
 
-    def _renew_diffuse(self) -> None:
-        """Renew the diffuse part; its profile anew where there are data for the first time."""
+    def _keeps_clusters(self, residual: Residual) -> bool:
+        """Begin clusters where paths stand in them, and return whether there are any."""
+        receiver = self.working.problem.receiver
+        if receiver.beam_squint or receiver.whitening is not None:
+            return False
+        fit, _, _ = self.working.active_fit()
+        if isinstance(self.diffuse, Clusters):
+            return self.diffuse.stays(fit)
+        if self.diffuse is not None or self.search.shows_diffuse(residual.spectra):
+            return False
+        noise = self._noise_between_paths(residual)
+        clusters = Clusters.shown(fit, self._statistics, self._cluster_shape, noise)
+        if clusters is not None:
+            self._under_diffuse(clusters)
+        return clusters is not None
+
+    def _noise_between_paths(self, residual: Residual) -> float:
+        """Noise variance that a diffuse part begins with."""
+        if self.working.problem.noise_known:
+            return 1 / self.working.problem.noise_precision
+        return min(spectrum.noise_level for spectrum in residual.spectra)
+
+    @cached_property
+    def _cluster_shape(self) -> ClusterShape:
+        """What clusters look like on the array."""
+        return ClusterShape.of(self.obs.array)
+
+    def _give_up_diffuse(self) -> None:
+        """Go on without a diffuse part."""
         if self.diffuse is None:
             return
-        fit, noise = self.working.fit, self.diffuse.noise_variance
-        if self._profile_is_of_pilots:
-            self._under_diffuse(Diffuse.start(fit, self._statistics, self.search, noise))
+        quiet = replace(self.working.problem, noise_precision=1 / self.diffuse.noise_variance)
+        self.diffuse, self.working = None, self.working.with_problem(quiet)
+        self._take_statistics()
+        self.working = self.working.learn_noise()
+
+    def _renew_diffuse(self) -> None:
+        """Renew the diffuse part; its profile anew where there are data for the first time."""
+        diffuse, anew = self.diffuse, self._profile_is_of_pilots
+        if diffuse is None:
+            return
+        statistics, noise = self._statistics, diffuse.noise_variance
+        if isinstance(diffuse, Clusters):
+            fit, _, _ = self.working.active_fit()
+            if anew:
+                self._under_diffuse(Clusters.start(fit, statistics, self._cluster_shape, noise))
+            else:
+                self._under_diffuse(diffuse.renewed(fit, statistics, self.search))
+        elif anew:
+            self._under_diffuse(Diffuse.start(self.working.fit, statistics, self.search, noise))
         else:
-            self._under_diffuse(self.diffuse.renewed(fit, self._statistics, self.search))
+            self._under_diffuse(diffuse.renewed(self.working.fit, statistics, self.search))
         self._profile_is_of_pilots = False
 
-    def _under_diffuse(self, diffuse: Diffuse) -> None:
+    def _under_diffuse(self, diffuse: Diffuse | Clusters) -> None:
         """Take over a diffuse part; what it adds to the noise at the delays of paths is noise to them."""
         self.diffuse = diffuse
         working = self.working
-        seen = diffuse.noise_at(working.fit)[working.active]
-        noise = float(seen.mean()) if seen.size else diffuse.noise_variance
+        noise = diffuse.paths_noise(working.fit, working.active)
         self.working = working.with_problem(replace(working.problem, noise_precision=1 / noise))
 
     def _m_step(self) -> None:
@@ -497,6 +543,13 @@ class BiSVBILoop(StartedLoop):
         old, new = before.points_m, self.working.fit.scene.points_m
         moved = np.linalg.norm(new - old, axis=1).max(initial=0.0)
         return float(moved / self.working.problem.length_cell_m)
+
+    def _channel_move(self, before: NDArray[np.complex128] | None) -> float:
+        """Change of the channel in units of its stated error; infinite where clusters are new."""
+        if before is None or self.diffuse is None:
+            return np.inf
+        variance = self.block.scale**2 * float(np.sum(self.diffuse.entry_variance)) * before[0].size
+        return float(np.linalg.norm(self.channel() - before) / np.sqrt(max(variance, 1e-300)))
 
     def _revise_structure(self) -> None:
         """Removal always; search when the schedule says so. The loop stays open until all is settled."""

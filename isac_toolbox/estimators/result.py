@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox import _npz
+from isac_toolbox._files import naming
 from isac_toolbox.channel.evolution import ChannelEvolution, check_symbol_indices
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.estimators.result_shapes import check_result_shapes
@@ -248,7 +249,8 @@ class EstimationResult:
     diffuse_power : ndarray, shape (K,)
         Mean power of a channel entry that no path but the diffuse part explains; zero where there is none.
     diffuse_profile : ndarray, shape (K, G)
-        The same from every bin of delay; no bins where there is no diffuse part.
+        The same from every bin of delay, or from every cluster around a path (zero for those of other users);
+        no bins where there is no diffuse part.
     diffuse_delays_s : ndarray, shape (G,)
         Delays of these bins, clock offsets included.
     reference_time_s : float, optional
@@ -415,41 +417,47 @@ class EstimationResult:
         ValueError
             If it is not an npz file, lacks keys, holds pickled objects or shapes that do not fit each other.
         """
-        nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
-        plain = [f.name for f in fields(cls) if f.name not in (*nested, *_OPTIONAL)]
-        keys = [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
-        data = _npz.read(path, _KIND, plain + [key for key in keys if key not in _OPTIONAL])
-        check_result_shapes(path, data)
-        values: dict[str, Any] = {name: data[name] for name in plain}
-        for name, kind in nested.items():
-            values[name] = kind(**{f.name: data.get(f"{name}.{f.name}") for f in fields(kind)})
-        for name, convert in _SCALARS.items():
-            values[name] = convert(values[name].item())
-        history = History()
-        for objective, noise_variance, n_active, seconds in values["history"]:
-            history.append(IterationRecord(objective, noise_variance, int(n_active), seconds))
-        values["history"] = history
-        values["warnings"] = tuple(str(text) for text in data.get("warnings", ()))
-        values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
-        no_extent = np.zeros((len(values["scatterer_positions_m"]), 3, 3))
-        values["scatterer_extent_m2"] = data.get("scatterer_extent_m2", no_extent)
-        values.update({name: data[name] for name in (*_DIFFUSE, *_MOTION) if name in data})
-        if "reference_time_s" in data:
-            values["reference_time_s"] = float(data["reference_time_s"])
-        if "evolution.parts" in data:
-            _npz.require(path, _KIND, data, ["evolution.curves"])
-            values["evolution"] = ChannelEvolution(data["evolution.parts"], data["evolution.curves"])
-        if "information.matrix" in data:
-            parts = [f"information.{f.name}" for f in fields(SceneInformation)]
-            _npz.require(path, _KIND, data, parts)
-            matrix, vector, *counts = (data[key] for key in parts)
-            values["information"] = SceneInformation(matrix, vector, *map(int, counts))
-        if "element_information.matrix" in data:
-            _npz.require(path, _KIND, data, ["element_information.vector"])
-            both = (data["element_information.matrix"], data["element_information.vector"])
-            values["element_information"] = ElementInformation(*both)
-        values["misfit"] = _misfit_of(data.get("misfit_parts", ()), data.get("misfit", ()))
-        return cls(**values)
+        with naming(path):
+            return cls(**_stored_fields(path))
+
+
+def _stored_fields(path: str | Path) -> dict[str, Any]:
+    """Return the fields of a result from its file."""
+    nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
+    plain = [f.name for f in fields(EstimationResult) if f.name not in (*nested, *_OPTIONAL)]
+    keys = [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
+    data = _npz.read(path, _KIND, plain + [key for key in keys if key not in _OPTIONAL])
+    check_result_shapes(path, data)
+    values: dict[str, Any] = {name: data[name] for name in plain}
+    for name, kind in nested.items():
+        values[name] = kind(**{f.name: data.get(f"{name}.{f.name}") for f in fields(kind)})
+    for name, convert in _SCALARS.items():
+        values[name] = convert(values[name].item())
+    history = History()
+    for objective, noise_variance, n_active, seconds in values["history"]:
+        history.append(IterationRecord(objective, noise_variance, int(n_active), seconds))
+    values["history"] = history
+    values["warnings"] = tuple(str(text) for text in data.get("warnings", ()))
+    values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
+    no_extent = np.zeros((len(values["scatterer_positions_m"]), 3, 3))
+    values["scatterer_extent_m2"] = data.get("scatterer_extent_m2", no_extent)
+    values.update({name: data[name] for name in (*_DIFFUSE, *_MOTION) if name in data})
+    if "reference_time_s" in data:
+        values["reference_time_s"] = float(data["reference_time_s"])
+    if "evolution.parts" in data:
+        _npz.require(path, _KIND, data, ["evolution.curves"])
+        values["evolution"] = ChannelEvolution(data["evolution.parts"], data["evolution.curves"])
+    if "information.matrix" in data:
+        parts = [f"information.{f.name}" for f in fields(SceneInformation)]
+        _npz.require(path, _KIND, data, parts)
+        matrix, vector, *counts = (data[key] for key in parts)
+        values["information"] = SceneInformation(matrix, vector, *map(int, counts))
+    if "element_information.matrix" in data:
+        _npz.require(path, _KIND, data, ["element_information.vector"])
+        both = (data["element_information.matrix"], data["element_information.vector"])
+        values["element_information"] = ElementInformation(*both)
+    values["misfit"] = _misfit_of(data.get("misfit_parts", ()), data.get("misfit", ()))
+    return values
 
 
 _NESTED = (Candidates, UnlocatedPaths, ChannelEvolution, SceneInformation, ElementInformation)

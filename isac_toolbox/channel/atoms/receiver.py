@@ -108,7 +108,7 @@ class Receiver:
         """Return the receiver of an observation."""
         return cls(
             array=obs.array,
-            bs_position_m=np.zeros(3) if obs.geometry is None else obs.geometry.bs_position_m,
+            bs_position_m=np.zeros(3) if obs.geometry is None else obs.geometry.bs_position_m.copy(),
             frequencies_hz=obs.subcarrier_frequencies_hz,
             wavefront=obs.wavefront,
             carrier_hz=obs.carrier_hz,

@@ -16,6 +16,7 @@ from isac_toolbox.estimators.baselines.channel_only import (
     check_observation,
 )
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
+from isac_toolbox.estimators.many import ManyBlocks
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.assemble import Outcome, build_result
 from isac_toolbox.estimators.scene.caveats import taken_as_static, unseen_cosines, without_places
@@ -38,7 +39,7 @@ __all__ = ["NOMP"]
 
 
 @dataclass(frozen=True)
-class NOMP:
+class NOMP(ManyBlocks):
     """Newtonised OMP on the pilots, then single-bounce location and fusion over users.
 
     The strongest classical baseline: paths are detected user by user and refined together. The channel is

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.frames import MovingAtoms
 from isac_toolbox.estimators.result import ElementInformation
+from isac_toolbox.estimators.scene.clusters import Clusters
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
 from isac_toolbox.estimators.symbols.coupling import Coupling
@@ -45,11 +46,13 @@ class ChannelEstimate:
     noise_variance: float
 
     @classmethod
-    def of_fit(cls, fit: Fit, n_users: int, scale: float, diffuse: Diffuse | None = None) -> ChannelEstimate:
+    def of_fit(
+        cls, fit: Fit, n_users: int, scale: float, diffuse: Diffuse | Clusters | None = None
+    ) -> ChannelEstimate:
         """Return the channel of a fit's paths and of a diffuse part.
 
         ``scale`` undoes the normalisation of amplitudes. The diffuse part takes up the error that the paths
-        have because of it, so that of the paths is the noise's alone.
+        have because of it, so that of the paths is the noise's alone; that of clusters contains it.
         """
         receiver = fit.problem.receiver
         mean, power = receiver.stated(fit.atoms.synthesise(fit.posterior.mean, n_users)), scale**2
@@ -59,8 +62,10 @@ class ChannelEstimate:
             variance = channel_variance(fit, scene_covariance(fit), n_users)
             return cls(mean * scale, variance * scale**2, power / fit.problem.noise_precision)
         quiet = replace(fit.problem, noise_precision=1 / diffuse.noise_variance)
-        alone = replace(fit.under(quiet, fit.posterior.prior_precision), excess=None)
-        variance = channel_variance(alone, scene_covariance(alone), n_users)
+        variance = np.zeros(mean.shape)
+        if isinstance(diffuse, Diffuse):
+            alone = replace(fit.under(quiet, fit.posterior.prior_precision), excess=None)
+            variance = channel_variance(alone, scene_covariance(alone), n_users)
         unheard = fit.problem.receiver.element_mask
         own = np.repeat(diffuse.variance[:, :, None], mean.shape[2], axis=2)
         if unheard is not None:
@@ -103,7 +108,7 @@ class DiffuseEstimate:
     diffuse_delays_s: RealArray
 
     @classmethod
-    def of(cls, diffuse: Diffuse, scale: float) -> DiffuseEstimate:
+    def of(cls, diffuse: Diffuse | Clusters, scale: float) -> DiffuseEstimate:
         """Return a diffuse part; ``scale`` undoes the normalisation of amplitudes."""
         return cls(diffuse.power * scale**2, diffuse.profile * scale**2, diffuse.delays_s)
 

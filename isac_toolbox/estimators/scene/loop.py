@@ -36,6 +36,7 @@ from isac_toolbox.estimators.scene.channel_estimate import (
     ElementEstimate,
     ImageEstimate,
 )
+from isac_toolbox.estimators.scene.clusters import Clusters
 from isac_toolbox.estimators.scene.colour import first_whitening, takes_colour
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
@@ -101,7 +102,7 @@ class SceneLoop(TurboLoop):
         Scene, paths and beliefs; set by ``setup``.
     warnings : list of str
         What the result has to say beside its numbers.
-    diffuse : Diffuse, optional
+    diffuse : Diffuse or Clusters, optional
         Diffuse part of the channel, where there is one.
     mixers : Mixers, optional
         Images of opposite subcarriers, where mixers may add some.
@@ -136,7 +137,7 @@ class SceneLoop(TurboLoop):
         if self.search.has_high_lobes:
             self.warnings.append(_FAR_BLOCKS)
         self.doubts_data = False
-        self.diffuse: Diffuse | None = None
+        self.diffuse: Diffuse | Clusters | None = None
         self.mixers: Mixers | None = None
         self.prior_llr: RealArray | None = None
         self._statistics: Statistics
@@ -352,7 +353,7 @@ class SceneLoop(TurboLoop):
         )
 
     def _judged(
-        self, fit: Fit, mean: NDArray[np.complex128], detection: Detection, diffuse: Diffuse | None
+        self, fit: Fit, mean: NDArray[np.complex128], detection: Detection, diffuse: Diffuse | Clusters | None
     ) -> Misfit:
         """How far what the estimate leaves is from noise, on the samples as they came from the elements."""
         block, moments = self.block, detection.moments

@@ -123,7 +123,12 @@ class ReceivedBlock:
             _check_peak("pilots", float(peak), _PILOTS)
         amplitude = amplitude_scale(obs) if scale is None else scale
         return cls(
-            obs.received / amplitude, obs.pilots, obs.known, obs.constellation, amplitude, Masks.of(obs)
+            obs.received / amplitude,
+            obs.pilots,
+            obs.known,
+            obs.constellation.copy(),
+            amplitude,
+            Masks.of(obs),
         )
 
     def with_response(self, response: ComplexArray) -> ReceivedBlock:

@@ -191,6 +191,8 @@ def _few_directions(sample: ComplexArray, n_snapshots: float) -> tuple[ComplexAr
 
 def _levels(variance: RealArray, n_snapshots: float) -> RealArray:
     """Relative variances of elements, shrunk together as far as chance explains how they differ."""
+    if variance.max() <= 0:  # nothing is left of a block without noise
+        return np.ones_like(variance)
     logarithms = np.log(np.maximum(variance, _LEAST_LEVEL * variance.max()))
     away = logarithms - logarithms.mean()
     kept = max(1 - 1 / (n_snapshots * max(float(np.mean(away**2)), 1e-300)), 0.0)
