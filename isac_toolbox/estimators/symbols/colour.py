@@ -20,6 +20,8 @@ BoolArray = NDArray[np.bool_]
 _DEPENDENT = 1e-9
 # Guard: snapshots per element that a shape is learned from, at least; fewer leave the noise white.
 _LEAST_SNAPSHOTS = 0.25
+# Guard: power that rounding leaves of a block of unit mean power.
+_ROUNDING = 1e-28
 # Cost cap: rounds in which strong directions and the level beneath them are told apart.
 _ROUNDS = 20
 # Cost cap: rounds in which levels of elements and strong directions are found in turn.
@@ -52,7 +54,8 @@ class LeftOver:
     @property
     def tells(self) -> bool:
         """Whether the snapshots are enough to learn a shape from."""
-        return self.n_snapshots >= max(_LEAST_SNAPSHOTS * len(self.moments), 2.0)
+        power = float(np.real(np.trace(self.covariance))) / len(self.moments)
+        return self.n_snapshots >= max(_LEAST_SNAPSHOTS * len(self.moments), 2.0) and power > _ROUNDING
 
     @property
     def covariance(self) -> ComplexArray:
