@@ -51,9 +51,11 @@ _QUIET_SHARE = 0.25
 _LONGEST_RASTER = 2**16
 # Guard: probability that noise makes an open window wider than it need be.
 _LOUD_BY_CHANCE = 1e-2
-# Tuned: parameter of the Kaiser taper that shows lengths with power; its sidelobes are below -80 dB,
+# Tuned: parameter of the Kaiser taper that shows lengths with power; its sidelobes are below -80 dB.
 _TAPER = 12.0
-# Mathematics: which is this share of the highest power.
+# Mathematics: half of its main lobe, in resolution cells;
+_TAPER_HALF_WIDTH = float(np.hypot(1.0, _TAPER / np.pi))
+# Mathematics: the sidelobes are this share of the highest power.
 _TAPER_SIDELOBE = 1e-8
 
 
@@ -216,7 +218,9 @@ class LengthWindow:
         # Placed by the loudest length, as narrow bands blur where power begins.
         placed = firsts + (loudest_m - firsts) % self._period_m
         firsts -= self._period_m * np.floor((placed - self.min_length_m) / self._period_m)
-        early = firsts < self.min_length_m  # a gap before paths that are late, not before the first one
+        # Gaps before paths that are late, not before the first one, which looks early by as much as it blurs.
+        cell_m = SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
+        early = firsts + margin + _TAPER_HALF_WIDTH * cell_m < self.min_length_m
         quiet = int(np.argmax(np.where(early, 0.0, gaps) if not early.all() else gaps))
         first, spread = float(firsts[quiet]), self._period_m - float(gaps[quiet])
         window = min(_OPEN_WINDOWS * (spread + margin), self._period_m)
