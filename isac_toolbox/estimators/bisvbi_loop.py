@@ -195,7 +195,9 @@ class BiSVBILoop(StartedLoop):
         if self.settings.decoder is not None:
             self._ask_decoder(self.settings.decoder)
         moments = self.detect(self._with_data).moments
-        statistics = self._known + _statistics(self._with_data, moments)
+        statistics = _statistics(self._with_data, moments)
+        if self._known is not None:
+            statistics = self._known + statistics
         self._statistics = statistics.stored_as(self.settings.dtype)
         self._take_statistics()
 
@@ -284,7 +286,14 @@ class BiSVBILoop(StartedLoop):
         self.working = self.working.with_problem(self.working.problem.with_statistics(statistics))
 
     def _divide_block(self) -> None:
-        """Statistics of the OFDM symbols that hold pilots alone, made once, and the block of the others."""
+        """Statistics of the OFDM symbols that hold pilots alone, made once, and the block of the others.
+
+        A block that moves stays whole, as its pilots' statistics change with how they are turned back.
+        """
+        self._known: Statistics | None = None
+        if self.block.derotation is not None:
+            self._with_data, self._data_symbols = self.block, np.ones(self.block.known.shape[2], bool)
+            return
         pilots, self._with_data = self.block.divided()
         self._data_symbols = self.block.has_data
         certain = SymbolMoments(pilots.pilots, np.zeros(pilots.pilots.shape))

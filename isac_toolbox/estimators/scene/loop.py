@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -40,8 +40,8 @@ from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import (
     at_rest,
     channel_at,
+    channels_of,
     derotated,
-    evolution_of,
     no_derotation,
 )
 from isac_toolbox.estimators.scene.diffuse import Diffuse
@@ -97,7 +97,7 @@ class SceneLoop(TurboLoop):
     judges_fit : bool
         Whether the residual is expected to be noise.
     prior_llr : ndarray, shape (K, N, T_d, bits), optional
-        What a decoder says of the bits of the OFDM symbols with data.
+        What a decoder says of the bits of OFDM symbols with data, of all in a block that moves.
     doubts_data : bool
         Whether the data contradict the pilots, so that LLRs have to allow for more than noise.
     """
@@ -170,7 +170,7 @@ class SceneLoop(TurboLoop):
         fit, n_users = self.working.fit, self.working.n_users
         block = self.block if part is None else part
         prior_llr = self.prior_llr
-        if part is None and prior_llr is not None:
+        if part is None and prior_llr is not None and block.derotation is None:
             prior_llr = np.zeros((*block.known.shape, prior_llr.shape[-1]))
             prior_llr[:, :, block.has_data] = self.prior_llr
         if block.derotation is not None:
@@ -215,14 +215,16 @@ class SceneLoop(TurboLoop):
         log_probability = np.where(block.known[..., None], detection.log_probability, tempered - total)
         return replace(detection, log_probability=log_probability)
 
-    def _parts_alike(self) -> list[tuple[NDArray[np.complex128], slice]]:
+    def _parts_alike(self) -> Iterator[tuple[NDArray[np.complex128], slice]]:
         """Channels (K, N, M) of the scaled block and their symbols, each its own where the block moves."""
         derotation = self.block.derotation
         if derotation is None:
             response = 1.0 if self.block.response is None else self.block.response
-            return [(self.channel() / self.block.scale / response, slice(None))]
-        evolution = evolution_of(self.working.fit, derotation, 1.0)
-        return [(evolution.at([t])[..., 0], slice(t, t + 1)) for t in range(evolution.n_symbols)]
+            yield self.channel() / self.block.scale / response, slice(None)
+            return
+        for symbols, channel in channels_of(self.working.fit, derotation):
+            for i, t in enumerate(symbols):
+                yield channel[:, :, i], slice(t, t + 1)
 
     def remove_rejected(self) -> None:
         """Drop what the posterior rejects, remembering dropped points as candidates."""
