@@ -151,6 +151,8 @@ class BiSVBILoop(StartedLoop):
         self._take_elements()
         self._divide_block()
         self._statistics = self._pilots.statistics
+        if self._statistics.frames is not None:  # they are made anew as soon as the block turns otherwise
+            self._pilots = self._pilots.with_statistics(replace(self._statistics, frames=None))
         self._profile_is_of_pilots = False
         self.diffuse = None
         self.prior_llr = None

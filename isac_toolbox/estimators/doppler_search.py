@@ -75,12 +75,12 @@ class DopplerSearch(PathSearch):
         n_users, n_sub, _, n_elements = frames.cross_correlation.shape
         beside_hz = self.shifts_hz[:, None] - frames.mean_doppler_hz[:, None, None]
         back = np.exp(-2j * np.pi * beside_hz * frames.times_s).astype(np.complex64)  # (K, F, Q)
-        turned = np.zeros((n_users, n_sub, self.shifts_hz.size, n_elements), np.complex64)
+        turned = np.zeros((n_users, n_sub, self.shifts_hz.size, n_elements), "c8")
         for part, left in residual:
             turned += np.matmul(back[:, None, :, part], left.astype(np.complex64))
         return [self._shifted(*user) for user in zip(turned, energies, self.stds_hz, strict=True)]
 
-    def _shifted(self, turned: NDArray[np.complex64], energy: float, std_hz: float) -> ShiftedSpectrum:
+    def _shifted(self, turned: ComplexArray, energy: float, std_hz: float) -> ShiftedSpectrum:
         """The spectrum of one user, whose residual (N, F, M) was turned back by every shift."""
         order = np.argsort(np.abs(self.shifts_hz), kind="stable")
         highest, shift, level = np.zeros(0), np.zeros(0, np.int16), 0.0

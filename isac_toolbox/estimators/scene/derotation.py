@@ -96,7 +96,7 @@ def at_rest(block: ReceivedBlock, fit: Fit, moments: SymbolMoments) -> tuple[Rec
     assert derotation is not None
     turned = moments.derotated(derotation.factors)
     still = fit.atoms.synthesise(fit.posterior.mean, block.n_users)
-    received = block.received.astype(np.complex64)
+    received = block.received.astype("c8")
     for symbols, channel in channels_of(fit, derotation):
         received[..., symbols] += np.einsum("knm,knt->nmt", still, turned.mean[..., symbols], optimize=True)
         received[..., symbols] -= np.einsum(

@@ -14,6 +14,7 @@ from isac_toolbox.estimators.symbols.derotation import Derotation
 
 __all__ = [
     "SymbolMoments",
+    "bytes_over_time",
     "data_statistics",
     "error_moments",
     "least_squares_channel",
@@ -161,8 +162,7 @@ def _statistics_over_time(
     nodes_s, factors = derotation.nodes_s, derotation.factors
     weights = None if derotation.keeps_symbols else interpolation(nodes_s, derotation.times_s)
     entries = (n_users, n_sub, nodes_s.size, n_elements)
-    single = np.prod(entries) > _MOST_DOUBLES
-    over_time = np.empty(entries, np.complex64 if single else complex)
+    over_time = np.empty(entries, f"c{bytes_over_time(int(np.prod(entries)))}")
     gram_over_time = np.empty((nodes_s.size, n_sub, n_users, n_users), complex)
     symbol_gram = np.empty((n_sub, n_users, n_users), complex)
     cross_correlation, energy = np.empty((n_users, n_sub, n_elements), complex), 0.0
@@ -186,6 +186,11 @@ def _statistics_over_time(
     n_observations = int(np.count_nonzero(used)) * n_elements if masks is None else masks.count(used)
     frames = Frames(nodes_s, gram_over_time, over_time, derotation.doppler_hz)
     return Statistics(symbol_gram, cross_correlation, energy, n_observations, frames=frames)
+
+
+def bytes_over_time(n_entries: int) -> int:
+    """Return the bytes of a correlation over time, of which there are so many."""
+    return 8 if n_entries > _MOST_DOUBLES else 16
 
 
 def _at_nodes(products: ComplexArray, weights: RealArray | None) -> ComplexArray:
