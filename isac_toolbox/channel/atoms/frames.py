@@ -256,11 +256,14 @@ class MovingAtoms:
         return total
 
     def explained_over_time(self, frames: Frames, gains: ComplexArray) -> ComplexArray:
-        """Return ``sum_j R_q[k, j] H_jq``: what the paths are in ``Z_kq``, shape (K, N, Q, M)."""
-        turns = frames.turns(self.doppler_hz, self.user)
+        """Return ``sum_j R_q[k, j] H_jq``: what the paths are in ``Z_kq``, shape (K, N, Q, M).
+
+        Gains are (L,), or (Q, L) where they change over time.
+        """
+        turned = gains * frames.turns(self.doppler_hz, self.user)
         explained = np.empty(frames.cross_correlation.shape, complex)
-        for q, (gram, turn) in enumerate(zip(frames.symbol_gram, turns, strict=True)):
-            channel = self.still.synthesise(gains * turn, len(explained))
+        for q, (gram, at) in enumerate(zip(frames.symbol_gram, turned, strict=True)):
+            channel = self.still.synthesise(at, len(explained))
             explained[:, :, q] = np.matmul(gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
         return explained
 

@@ -75,6 +75,13 @@ def channel_at(fit: Fit, derotation: Derotation) -> ChannelKnowledge:
     )
 
 
+def _breath(fit: Fit, times_s: RealArray) -> ComplexArray:
+    """Factors (T, L) of gains that change over a block, or one."""
+    if fit.slopes_hz is None:
+        return np.ones((1, 1), complex)
+    return np.asarray(1 + 2j * np.pi * times_s[:, None] * fit.slopes_hz)
+
+
 def _turned(fit: Fit, derotation: Derotation) -> StillAtoms:
     """Atoms over the resource elements of some OFDM symbols."""
     atoms = fit.atoms
@@ -82,7 +89,7 @@ def _turned(fit: Fit, derotation: Derotation) -> StillAtoms:
     angle = (
         2 * np.pi * atoms.doppler_hz * derotation.times_s[:, None] + derotation.phases_rad.T[:, atoms.user]
     )
-    turned = atoms.delay[:, None, :] * np.exp(1j * angle)
+    turned = atoms.delay[:, None, :] * (np.exp(1j * angle) * _breath(fit, derotation.times_s))
     return atoms.still.over_cells(turned.reshape(-1, atoms.user.size))
 
 
@@ -123,6 +130,6 @@ def evolution_of(fit: Fit, derotation: Derotation, scale: float) -> ChannelEvolu
     beside = atoms.doppler_hz - derotation.doppler_hz[atoms.user]
     times, n_users = derotation.times_s, derotation.doppler_hz.size
     nodes = chebyshev_times(times, float(np.abs(beside).max(initial=0.0)), _EVOLUTION_NODES)
-    turns = np.exp(2j * np.pi * nodes[:, None] * beside)
+    turns = np.exp(2j * np.pi * nodes[:, None] * beside) * _breath(fit, nodes)
     parts = np.stack([atoms.still.synthesise(gains * turn, n_users) for turn in turns])
     return ChannelEvolution(parts, derotation.factors[:, None, :] * interpolation(nodes, times))

@@ -56,6 +56,10 @@ class Fit:
         Of the gains.
     excess : ndarray, shape (L,), optional
         Variance of what every path sees as noise, relative to the noise of the problem; one if not given.
+    slopes_hz : ndarray of complex, shape (L,), optional
+        By which gains change over a block, ``x (1 + 2 j pi t s)``, where they do.
+    n_slopes : float
+        Complex parameters of these that the samples determine.
     """
 
     problem: Problem
@@ -67,6 +71,8 @@ class Fit:
     slopes: ComplexArray | None
     posterior: GaussianPosterior
     excess: RealArray | None = None
+    slopes_hz: ComplexArray | None = None
+    n_slopes: float = 0.0
 
     @cached_property
     def atoms(self) -> PathAtoms:

@@ -35,6 +35,7 @@ from isac_toolbox.estimators.scene.assemble import (
     without_places,
 )
 from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
+from isac_toolbox.estimators.scene.breathing import breathing
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import (
@@ -105,6 +106,8 @@ class SceneLoop(TurboLoop):
     name: str
     judges_fit = True
     working: WorkingSet
+    #: Whether gains may change over a block that moves; set where there are statistics to tell.
+    follows_breath = False
     #: Whether Doppler shifts and phases are estimated where the observation asks for it.
     follows_motion = False
 
@@ -167,7 +170,7 @@ class SceneLoop(TurboLoop):
 
         The noise of a scaled sample is at least that found; more may be given.
         """
-        fit, n_users = self.working.fit, self.working.n_users
+        fit, n_users = self._breathing(self.working.fit), self.working.n_users
         block = self.block if part is None else part
         prior_llr = self.prior_llr
         if part is None and prior_llr is not None and block.derotation is None:
@@ -184,6 +187,14 @@ class SceneLoop(TurboLoop):
             mean = fit.atoms.synthesise(fit.posterior.mean, n_users) + self.diffuse.mean
             channel = ChannelKnowledge(mean, white_variance=self.diffuse.entry_variance)
         return detect(block, channel, self._white_noise, prior_llr=prior_llr)
+
+    def _breathing(self, fit: Fit) -> Fit:
+        """The fit with gains that change over a block that moves, where they do."""
+        return (
+            fit
+            if self.block.derotation is None or not self.follows_breath
+            else breathing(fit, self._statistics)
+        )
 
     @property
     def _white_noise(self) -> float:
@@ -222,7 +233,7 @@ class SceneLoop(TurboLoop):
             response = 1.0 if self.block.response is None else self.block.response
             yield self.channel() / self.block.scale / response, slice(None)
             return
-        for symbols, channel in channels_of(self.working.fit, derotation):
+        for symbols, channel in channels_of(self._breathing(self.working.fit), derotation):
             for i, t in enumerate(symbols):
                 yield channel[:, :, i], slice(t, t + 1)
 
@@ -258,6 +269,7 @@ class SceneLoop(TurboLoop):
         """Return the result at the present state."""
         working, scale = self.working, self.block.scale
         fit, points, _ = working.active_fit()
+        fit = self._breathing(fit)
         diffuse = None if self.diffuse is None else self.diffuse.filtered(fit, self._statistics, self.search)
         if diffuse is not None:
             fit = replace(fit, excess=diffuse.noise_at(fit) * fit.problem.noise_precision)
@@ -315,7 +327,7 @@ class SceneLoop(TurboLoop):
     ) -> Misfit:
         """How far what the estimate leaves is from noise, on the samples as they came from the elements."""
         block, moments = self.block, detection.moments
-        n_fitted = fit.n_fitted + (0.0 if diffuse is None else diffuse.n_determined)
+        n_fitted = fit.n_fitted + fit.n_slopes + (0.0 if diffuse is None else diffuse.n_determined)
         if block.derotation is not None:
             n_fitted += 0.5 * np.count_nonzero(block.derotation.phases_rad)
             block, moments = at_rest(block, fit, moments)
