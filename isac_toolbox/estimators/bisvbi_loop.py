@@ -282,7 +282,6 @@ class BiSVBILoop(StartedLoop):
     def _take_statistics(self) -> None:
         """Fit the paths to the present statistics, without the diffuse parts of other users in them."""
         statistics = self._statistics
-        self.follows_breath = self.block.derotation is not None
         if self.diffuse is not None and not statistics.users_decouple:
             crossing = self.diffuse.crossing(statistics.symbol_gram)
             statistics = replace(statistics, cross_correlation=statistics.cross_correlation - crossing)

@@ -106,7 +106,7 @@ class SceneLoop(TurboLoop):
     name: str
     judges_fit = True
     working: WorkingSet
-    #: Whether gains may change over a block that moves; set where there are statistics to tell.
+    #: Whether gains may change over the block: when a block that moves is at its end.
     follows_breath = False
     #: Whether Doppler shifts and phases are estimated where the observation asks for it.
     follows_motion = False
@@ -190,11 +190,7 @@ class SceneLoop(TurboLoop):
 
     def _breathing(self, fit: Fit) -> Fit:
         """The fit with gains that change over a block that moves, where they do."""
-        return (
-            fit
-            if self.block.derotation is None or not self.follows_breath
-            else breathing(fit, self._statistics)
-        )
+        return breathing(fit, self._statistics) if self.follows_breath else fit
 
     @property
     def _white_noise(self) -> float:
@@ -269,6 +265,7 @@ class SceneLoop(TurboLoop):
         """Return the result at the present state."""
         working, scale = self.working, self.block.scale
         fit, points, _ = working.active_fit()
+        self.follows_breath = self.block.derotation is not None
         fit = self._breathing(fit)
         diffuse = None if self.diffuse is None else self.diffuse.filtered(fit, self._statistics, self.search)
         if diffuse is not None:
@@ -312,7 +309,7 @@ class SceneLoop(TurboLoop):
         motion = self._motion(fit, covariance)
         told = None
         if self.judges_fit and self.obs.hardware is None:
-            told = information_of(fit, scene, shown, self.obs.motion)
+            told = information_of(fit, covariance, scene, shown, self.obs.motion)
         elements = ElementEstimate.of(working.problem.elements)
         if elements is not None:
             channel = elements.applied(channel)
