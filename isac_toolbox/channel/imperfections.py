@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ __all__ = [
     "draw_imperfections",
     "draw_interference",
     "hardware_priors",
+    "interference_covariance",
     "noise_shape",
 ]
 
@@ -61,6 +63,10 @@ class ImperfectionSettings(Protocol):
     def interferer_power_db(self) -> float: ...
     @property
     def interferer_band_share(self) -> float: ...
+    @property
+    def iq_image_db(self) -> float | None: ...
+    @property
+    def user_iq_image_db(self) -> float | None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +146,10 @@ class Imperfections:
 
 
 def draw_imperfections(
-    settings: ImperfectionSettings, array: UniformPlanarArray, seeds: list[np.random.SeedSequence]
+    settings: ImperfectionSettings, array: UniformPlanarArray, streams: Sequence[np.random.Generator]
 ) -> Imperfections:
     """Draw all errors of a receiver, each from a stream of its own (six of them)."""
-    gains, turns, places, dead, levels, interferers = map(np.random.default_rng, seeds)
+    gains, turns, places, dead, levels, interferers = streams
     n_elements = array.n_elements
     errors = gains.standard_normal((2, n_elements))
     response = np.exp(settings.element_gain_std * errors[0] + 1j * settings.element_phase_std_rad * errors[1])
@@ -239,6 +245,21 @@ def draw_interference(
     return np.asarray(responses.transpose(0, 2, 1) @ symbols)
 
 
+def interference_covariance(
+    settings: ImperfectionSettings, errors: Imperfections, array: AntennaArray, users_power: float
+) -> ComplexArray | None:
+    """Return the covariance (M, M) of what :func:`draw_interference` draws, mean over the band; None without.
+
+    Beam squint, which makes it differ over the band, is left out.
+    """
+    if not len(errors.interferer_directions):
+        return None
+    phases = array.phases(*array.direction_cosines(errors.interferer_directions))
+    responses = errors.heard(np.exp(1j * phases))
+    power = users_power * 10 ** (settings.interferer_power_db / 10)
+    return np.asarray(power * (responses.T @ responses.conj()))
+
+
 def hardware_priors(settings: ImperfectionSettings) -> dict[str, Any]:
     """Return what an observation says of the receiver beforehand, as its fields."""
     deviations = {
@@ -246,8 +267,14 @@ def hardware_priors(settings: ImperfectionSettings) -> dict[str, Any]:
         "element_phase_std_rad": settings.element_phase_std_rad,
         "array_rotation_std_rad": settings.array_rotation_std_rad,
         "coupling_std": settings.coupling,
+        "iq_image_std": _amplitude(settings.iq_image_db),
+        "user_iq_image_std": _amplitude(settings.user_iq_image_db),
     }
     priors: dict[str, Any] = {name: np.asarray(value) for name, value in deviations.items() if np.any(value)}
     if settings.noise_correlation or settings.noise_spread_db or settings.n_interferers:
         priors["noise_covariance"] = ESTIMATED_NOISE
     return priors
+
+
+def _amplitude(power_db: float | None) -> float:
+    return 0.0 if power_db is None else float(10 ** (power_db / 20))

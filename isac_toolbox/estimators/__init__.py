@@ -12,12 +12,14 @@ from isac_toolbox.estimators.recorder import SceneRecorder, SceneSnapshot
 from isac_toolbox.estimators.result import (
     Ambiguity,
     Candidates,
+    ElementInformation,
     EstimationResult,
     Misfit,
     MisfitAxis,
     SceneInformation,
 )
 from isac_toolbox.estimators.scene.first import ExpectedScene
+from isac_toolbox.estimators.self_calibration import calibrate
 
 __all__ = [
     "NOMP",
@@ -25,6 +27,7 @@ __all__ = [
     "Ambiguity",
     "Candidates",
     "EMTurboBiSVBI",
+    "ElementInformation",
     "EstimationResult",
     "ExpectedScene",
     "GenieLMMSE",
@@ -36,6 +39,7 @@ __all__ = [
     "SceneInformation",
     "SceneRecorder",
     "SceneSnapshot",
+    "calibrate",
     "range_doppler_map",
     "result_from_channel",
 ]

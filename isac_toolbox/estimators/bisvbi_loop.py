@@ -18,19 +18,32 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.bisvbi_start import BiSVBISettings, Decoder, StartedLoop
 from isac_toolbox.estimators.coarse.start import NO_PEAKS
 from isac_toolbox.estimators.grid.e_step import make_e_step
+from isac_toolbox.estimators.refusals import turns
 from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.colour import (
+    asks_for_colour,
+    elements_in_use,
+    estimates_noise,
+    left_by_scene,
+    shows_colour,
+    takes_colour,
+    whitening_of,
+)
+from isac_toolbox.estimators.scene.coupled import calibrated
 from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.first import ExpectedScene
-from isac_toolbox.estimators.scene.fit import learned_elements
 from isac_toolbox.estimators.scene.misfit import Residual, Work
+from isac_toolbox.estimators.scene.mixers import Mixers
 from isac_toolbox.estimators.scene.moving import with_movers
 from isac_toolbox.estimators.scene.phases import phases_of
+from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
 from isac_toolbox.estimators.scene.schedule import StructureSchedule
 from isac_toolbox.estimators.scene.squint import shows_squint
 from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.coupling import Coupling
 from isac_toolbox.estimators.symbols.phases import PhasePrior
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics, pilot_statistics
 from isac_toolbox.inference.turbo import STOPPED, TIME_LIMIT
@@ -58,6 +71,8 @@ _MOST_LLR = 40.0
 _LAST_ITERATIONS = 3
 
 
+# Tuned: mean squared change of whitened noise below which the shape of the noise is learned no further.
+_SETTLED_NOISE = 1e-4
 # Tuned: rounds in which elements and gains are fitted in turn in an iteration.
 _CALIBRATIONS = 3
 # Tuned: resolution cells for which a relative change of an element's response counts.
@@ -69,6 +84,13 @@ _NEED_NO_PLACES = (("coarse", "nomp"), ("inverse", "subspace"), ("unlocated_path
 
 _NO_STATIC_PEAKS = (
     "symbol_times_s: MUSIC takes the block as static, so NOMP was the coarse stage instead of coarse='music'"
+)
+_NO_WHITE_PEAKS = (
+    "noise_covariance: MUSIC takes the noise as white, so NOMP was the coarse stage instead of coarse='music'"
+)
+_NO_COUPLED_PEAKS = (
+    "coupling_std: MUSIC takes elements as not coupled, so NOMP was the coarse stage instead of "
+    "coarse='music'"
 )
 _UNDECIDED_SHIFTS = (
     "symbol_times_s: the pilots of user(s) {users} look the same at several Doppler shifts, of which the "
@@ -130,6 +152,10 @@ class BiSVBILoop(StartedLoop):
             self.warnings.append(f"{NO_PEAKS}, so NOMP was the coarse stage")
         elif settings.coarse == "music" and obs.motion is not None:
             self.warnings.append(_NO_STATIC_PEAKS)
+        elif settings.coarse == "music" and asks_for_colour(obs):
+            self.warnings.append(_NO_WHITE_PEAKS)
+        elif settings.coarse == "music" and Coupling.of(obs) is not None:
+            self.warnings.append(_NO_COUPLED_PEAKS)
         _check_motion(settings, obs, self.block)
 
     def setup(self) -> None:
@@ -141,6 +167,7 @@ class BiSVBILoop(StartedLoop):
         self._work = Work(self.deadline)
         self._n_unexplained = 0
         self._pilot_misfit: float | None = None
+        self._whitening_settled = False
         self._undecided_shifts = []
         self.start(self._coarse)
         self.warnings += self._coarse_warnings
@@ -155,6 +182,7 @@ class BiSVBILoop(StartedLoop):
             self._pilots = self._pilots.with_statistics(replace(self._statistics, frames=None))
         self._profile_is_of_pilots = False
         self.diffuse = None
+        self.mixers = Mixers.of(self.obs)
         self.prior_llr = None
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
@@ -165,6 +193,7 @@ class BiSVBILoop(StartedLoop):
         if not self.settings.data_aided and self.block.derotation is not None:
             self._use_turned_pilots()
         if self._uses_data:
+            self._renew_whitening()
             if self._pilot_misfit is None:
                 self._pilot_misfit = self._misfit_on_pilots()
                 self._n_determined = self._n_determined_by_diffuse()
@@ -181,6 +210,7 @@ class BiSVBILoop(StartedLoop):
         if not self.deadline.reached():
             self._m_step()
         changed = self._calibrate()
+        self._learn_images()
         self.change = max(self._largest_move(before), _ELEMENT_CELLS * changed)
         self._revise_structure()
         self.record()
@@ -231,14 +261,21 @@ class BiSVBILoop(StartedLoop):
         return SymbolMoments(self.block.pilots, np.where(self.block.known, 0.0, 1.0))
 
     def _take_elements(self) -> None:
-        """Divide the block by the elements' responses that the coarse stage learned."""
-        elements = self.working.problem.elements
-        if elements is None:
+        """Take over the elements' responses and the coupling that the coarse stage learned."""
+        problem = self.working.problem
+        if problem.elements is None and problem.coupling is None:
             return
-        self.block = self.block.with_response(elements.response)
-        self._pilots = self._on_pilots(elements)
-        problem = replace(self._pilots, noise_precision=self.working.problem.noise_precision)
-        self.working = self.working.with_problem(replace(problem, prior=self.working.problem.prior))
+        self._take_receiver(problem)
+        fresh = replace(self._pilots, noise_precision=problem.noise_precision)
+        self.working = self.working.with_problem(replace(fresh, prior=problem.prior))
+
+    def _take_receiver(self, problem: Problem) -> None:
+        """Put the elements' responses and the coupling of a problem into block, pilots and search."""
+        if problem.elements is not None:
+            self.block = self.block.with_response(problem.elements.response)
+        self.block = replace(self.block, coupling=problem.coupling)
+        self.search = self.search.coupled(problem.receiver.coupling)
+        self._pilots = self._on_pilots(problem.elements)
 
     def _turn_around_users(self) -> None:
         """Take a turn of the array to be linear around the present places of the users."""
@@ -248,25 +285,66 @@ class BiSVBILoop(StartedLoop):
             prior = replace(problem.prior, turn=turn.around(self.working.fit.scene.users_m))
             self.working = self.working.with_problem(replace(problem, prior=prior))
 
-    def _calibrate(self) -> float:
-        """Learn the elements' responses from the present channel, and correct the block by them.
-
-        Returns the largest relative change of one.
-        """
-        before = self.working.problem.elements
-        if before is None:
-            return 0.0
-        elements = before
-        for _ in range(_CALIBRATIONS):
-            elements = learned_elements(self.working.active_fit()[0])
-            self.working = self.working.with_problem(self.working.problem.calibrated(elements))
-        self.block = self.block.with_response(elements.response)
+    def _renew_whitening(self) -> None:
+        """Learn the shape of the noise from what the users' channels leave, where it is to be learned."""
+        if self._whitening_settled or not estimates_noise(self.obs):
+            return
+        left = left_by_scene(self.working.fit, self.block, self.detect().moments)
+        found = whitening_of(left, self.block, self.working.fit)
+        before = self.block.whitening
+        if found is None or (before is not None and before.distance(found) < _SETTLED_NOISE):
+            self._whitening_settled = before is not None
+            return
+        misfit = None if self._pilot_misfit is None else self._misfit_on_pilots()
+        self.block, self.search = self.block.whitened(found), self.search.whitened(found)
+        elements = self.working.problem.elements
         self._pilots = self._on_pilots(elements)
+        self._divide_block()
+        problem = replace(self._pilots, prior=self.working.problem.prior)
+        self.working = self.working.with_problem(
+            replace(problem, noise_precision=1 / left.whitened_variance(found, elements_in_use(self.block)))
+        )
+        if misfit is not None and self._pilot_misfit is not None:
+            self._pilot_misfit += self._misfit_on_pilots() - misfit
+
+    def _calibrate(self) -> float:
+        """Learn the elements' responses and coupling from the present channel, and correct the block by them.
+
+        Returns the largest relative change of a response, or change of a coefficient.
+        """
+        before = self.working.problem
+        if before.elements is None and before.coupling is None:
+            return 0.0
+        alone = before.coupling is None and before.elements is not None and before.elements.joint is None
+        for _ in range(_CALIBRATIONS if alone else 1):
+            problem = calibrated(self.working.active_fit()[0], follows=True)
+            self.working = self.working.with_problem(problem)
+        problem = self.working.problem
+        self._take_receiver(problem)
         self._divide_block()
         if not self._uses_data:
             self._statistics = self._pilots.statistics
             self._take_statistics()
-        return float(np.max(np.abs(elements.log_response - before.log_response)))
+        changed = 0.0
+        if before.elements is not None and problem.elements is not None:
+            apart = problem.elements.log_response - before.elements.log_response
+            changed = float(np.max(np.abs(apart)))
+        if before.coupling is not None and problem.coupling is not None:
+            apart = problem.coupling.coefficients - before.coupling.coefficients
+            changed = max(changed, float(np.max(np.abs(apart))))
+        return changed
+
+    def _learn_images(self) -> None:
+        """Learn what mixers add of opposite subcarriers, and take it from the samples."""
+        if self.mixers is None:
+            return
+        moments, noise = self._present_symbols(), self._white_noise
+        self.mixers, self.block = self.mixers.refined(self.block, self._parts_alike(), moments, noise)
+        self._pilots = self._on_pilots(self.working.problem.elements)
+        self._divide_block()
+        if not self._uses_data:
+            self._statistics = self._pilots.statistics
+            self._take_statistics()
 
     def _ask_decoder(self, decoder: Decoder) -> None:
         """Renew what the code says of the bits, from what the samples say of them."""
@@ -326,7 +404,7 @@ class BiSVBILoop(StartedLoop):
         fit, _, _ = self.working.active_fit()
         n_parameters = float(2 * len(fit.paths) + fit.scene.n_parameters)
         determined = max(self._n_determined, self._n_determined_by_diffuse())
-        n_parameters += _PROFILE_OPTIMISM * 2 * determined
+        n_parameters += _PROFILE_OPTIMISM * 2 * determined + 2 * fit.problem.n_of_receiver
         rise = (self._misfit_on_pilots() - self._pilot_misfit) / self._white_noise
         return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
 
@@ -337,6 +415,22 @@ class BiSVBILoop(StartedLoop):
     def shows_squint(self) -> bool:
         """Return whether beam squint, which the observation does not ask for, explains the samples better."""
         return self.status not in (STOPPED, TIME_LIMIT) and shows_squint(self.working.fit)
+
+    def shows_colour(self, result: EstimationResult) -> bool:
+        """Return whether the noise, taken as white, is far from it where no signal is.
+
+        Asked only where what is left has a direction, or a loud element or symbol, and does not turn over the
+        symbols.
+        """
+        misfit = result.misfit
+        hardware = self.obs.hardware
+        if hardware is not None and (hardware.estimates_noise or hardware.noise_covariance is not None):
+            return False
+        if misfit is None or not misfit.failing or self.status in (STOPPED, TIME_LIMIT):
+            return False
+        if turns(result) or not takes_colour(self.obs):
+            return False
+        return shows_colour(self.obs, self.working.fit, self.block, self.detect().moments)
 
     def fits_badly(self) -> bool:
         """Return whether a finished scene leaves clearly more than the noise that the coarse stage found."""

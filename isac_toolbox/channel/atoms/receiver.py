@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, UniformPlanarArray
+from isac_toolbox.channel.atoms.whitening import Whitening
 from isac_toolbox.channel.observation import UplinkObservation
 
 __all__ = ["Raster", "Receiver", "tone_step_hz"]
 
 RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
 
 # Cost cap: places of a raster per subcarrier; beyond, sums over subcarriers cost less than transforms.
 _PLACES_PER_TONE = 4
@@ -86,7 +88,9 @@ class Receiver:
     """What the receiver knows about itself: array, position, subcarriers, wavefront model, elements in use.
 
     Elements outside ``element_mask`` (M,) take no part in inner products (their correlations ``Z`` are zero);
-    channels are synthesised for them as well. None: all are in use.
+    channels are synthesised for them as well. None: all are in use. Under a ``whitening`` all responses, and
+    channels that are synthesised of them, are those of whitened samples; with ``coupling`` (M, M) they are
+    behind what the elements hear of each other.
     """
 
     array: AntennaArray
@@ -96,6 +100,8 @@ class Receiver:
     carrier_hz: float | None = None
     beam_squint: bool = False
     element_mask: NDArray[np.bool_] | None = None
+    whitening: Whitening | None = None
+    coupling: ComplexArray | None = None
 
     @classmethod
     def of(cls, obs: UplinkObservation) -> Receiver:
@@ -116,6 +122,29 @@ class Receiver:
         if self.element_mask is None:
             return self.array.n_elements
         return int(np.count_nonzero(self.element_mask))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether samples have the responses of the elements as they are."""
+        return self.whitening is None and self.coupling is None
+
+    def heard(self, responses: ComplexArray) -> ComplexArray:
+        """Return responses (..., M) of the elements as the samples have them: coupled, then whitened."""
+        coupled = responses if self.coupling is None else responses @ self.coupling.T
+        return self.whitened(coupled)
+
+    def matched(self, samples: ComplexArray) -> ComplexArray:
+        """Return the adjoint of :meth:`heard` of samples (..., M)."""
+        samples = self.whitened(samples)
+        return samples if self.coupling is None else samples @ self.coupling.conj()
+
+    def whitened(self, values: ComplexArray) -> ComplexArray:
+        """Return channels or samples (..., M) on the elements whitened, where the block is."""
+        return values if self.whitening is None else self.whitening.apply(values)
+
+    def stated(self, values: ComplexArray) -> ComplexArray:
+        """Return channels or samples (..., M) as they are on the elements, whitened or not."""
+        return values if self.whitening is None else self.whitening.undo(values)
 
     @cached_property
     def hole_slopes(self) -> RealArray:

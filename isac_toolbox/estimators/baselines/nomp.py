@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_positive
@@ -16,21 +17,16 @@ from isac_toolbox.estimators.baselines.channel_only import (
 )
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene.assemble import (
-    ChannelEstimate,
-    Outcome,
-    SceneEstimate,
-    build_result,
-    taken_as_static,
-    unseen_cosines,
-    without_places,
-)
+from isac_toolbox.estimators.scene.assemble import Outcome, build_result
+from isac_toolbox.estimators.scene.caveats import taken_as_static, unseen_cosines, without_places
+from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
 from isac_toolbox.estimators.scene.locate import fuse_points
 from isac_toolbox.estimators.scene.place import place_points, release_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
 from isac_toolbox.estimators.scene.whiteness import FittedBlock, whiteness
 from isac_toolbox.estimators.search import PathSearch
@@ -82,7 +78,7 @@ class NOMP:
 
     def _estimate(self, obs: UplinkObservation) -> EstimationResult:
         start = perf_counter()
-        problem, path_fit, block, warnings = self._find_paths(obs)
+        problem, path_fit, block, silent, warnings = self._find_paths(obs)
         placed, sight, seen = place_points(path_fit)
         scene, seen = fuse_points(placed, seen)
         unlocated_user = placed.paths.user[placed.paths.is_unlocated]
@@ -103,11 +99,14 @@ class NOMP:
         outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), seconds, said)
         fitted = FittedBlock(block, estimate.mean / block.scale, detection.moments, path_fit.n_fitted)
         misfit = whiteness(fitted, PathSearch.for_observation(obs))
-        return build_result("NOMP", estimate, located, detection, outcome, misfit=misfit)
+        estimate = estimate.without(silent) if silent.size else estimate
+        return build_result("NOMP", estimate, located, detection, outcome, misfit=misfit, silent=silent)
 
-    def _find_paths(self, obs: UplinkObservation) -> tuple[Problem, Fit, ReceivedBlock, list[str]]:
-        """Paths of all users, in the parts of the block that carry signal, and what was left out."""
-        found: list[tuple[Problem, Fit, ReceivedBlock]] = []
+    def _find_paths(
+        self, obs: UplinkObservation
+    ) -> tuple[Problem, Fit, ReceivedBlock, NDArray[np.int64], list[str]]:
+        """Paths of all users, in the parts of the block that carry signal, silent elements, what is said."""
+        found: list[tuple[Problem, Fit, ReceivedBlock, UplinkObservation]] = []
 
         def first_fit(heard: UplinkObservation, block: ReceivedBlock, watch: SilenceWatch | None) -> Fit:
             problem = Problem.on_pilots(heard, block)
@@ -119,9 +118,11 @@ class NOMP:
                 prune=False,
                 watch=watch,
             )
-            found.append((problem, fit, block))
+            found.append((problem, fit, block, heard))
             return fit
 
         heard, block, warnings = without_zeros(obs)
         warnings += listen(heard, block, first_fit)
-        return *found[-1], warnings
+        problem, fit, block, heard = found[-1]
+        silent = np.flatnonzero(obs.usable_elements & ~heard.usable_elements)
+        return problem, fit, block, silent, warnings

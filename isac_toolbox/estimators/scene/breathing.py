@@ -63,7 +63,7 @@ class _Slopes:
         root = spread_hz[self.user]
         inner = root[:, None] * self.information * root
         inner.flat[:: root.size + 1] += 1
-        covariance = np.linalg.inv(inner)
+        covariance = np.asarray(np.linalg.inv(inner), dtype=complex)
         mean = covariance @ (root * self.left)
         evidence = float(np.vdot(root * self.left, mean).real - np.linalg.slogdet(inner)[1])
         return root * mean, root[:, None] * covariance * root, evidence

@@ -113,17 +113,18 @@ def at_rest(block: ReceivedBlock, fit: Fit, moments: SymbolMoments) -> tuple[Rec
 
 
 def channels_of(fit: Fit, derotation: Derotation) -> Iterator[tuple[IntArray, ComplexArray]]:
-    """Runs of OFDM symbols, and the channels in them, (K, N, T', M)."""
+    """Runs of OFDM symbols, and the channels of the fit's samples in them, (K, N, T', M)."""
     n_sub = len(fit.atoms.delay)
     for symbols in derotation.parts(n_sub):
         mean = channel_at(fit, derotation.take(symbols)).mean
         yield symbols, mean.reshape(len(mean), n_sub, symbols.size, -1)
 
 
-def evolution_of(fit: Fit, derotation: Derotation, scale: float) -> ChannelEvolution:
+def evolution_of(fit: Fit, derotation: Derotation, scale: float, whitened: bool = False) -> ChannelEvolution:
     """Return the channel over the symbols of a derotated block; ``scale`` undoes the normalisation.
 
-    Its parts are the channels at a few times, between which it is interpolated.
+    It is that on the elements, or, ``whitened``, that of the samples of the fit. Its parts are the channels
+    at a few times, between which it is interpolated.
     """
     atoms, gains = fit.atoms, fit.posterior.mean * scale
     assert isinstance(atoms, MovingAtoms)
@@ -132,4 +133,5 @@ def evolution_of(fit: Fit, derotation: Derotation, scale: float) -> ChannelEvolu
     nodes = chebyshev_times(times, float(np.abs(beside).max(initial=0.0)), _EVOLUTION_NODES)
     turns = np.exp(2j * np.pi * nodes[:, None] * beside) * _breath(fit, nodes)
     parts = np.stack([atoms.still.synthesise(gains * turn, n_users) for turn in turns])
+    parts = parts if whitened else fit.problem.receiver.stated(parts)
     return ChannelEvolution(parts, derotation.factors[:, None, :] * interpolation(nodes, times))

@@ -21,23 +21,26 @@ from isac_toolbox.estimators.scene.ambiguity import (
     clock_periods_m,
     spread_over,
 )
-from isac_toolbox.estimators.scene.assemble import (
-    ChannelEstimate,
-    DiffuseEstimate,
-    ElementEstimate,
-    MotionEstimate,
-    Outcome,
-    SceneEstimate,
-    build_result,
+from isac_toolbox.estimators.scene.assemble import Outcome, build_result
+from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
+from isac_toolbox.estimators.scene.breathing import breathing
+from isac_toolbox.estimators.scene.caveats import (
     not_modelled,
     taken_as_static,
     unseen_cosines,
     without_places,
 )
-from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
-from isac_toolbox.estimators.scene.breathing import breathing
+from isac_toolbox.estimators.scene.channel_estimate import (
+    ChannelEstimate,
+    CouplingEstimate,
+    DiffuseEstimate,
+    ElementEstimate,
+    ImageEstimate,
+)
+from isac_toolbox.estimators.scene.colour import first_whitening, takes_colour
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
+from isac_toolbox.estimators.scene.coupled import with_loss
 from isac_toolbox.estimators.scene.derotation import (
     at_rest,
     channel_at,
@@ -46,11 +49,16 @@ from isac_toolbox.estimators.scene.derotation import (
     no_derotation,
 )
 from isac_toolbox.estimators.scene.diffuse import Diffuse
+from isac_toolbox.estimators.scene.element_information import element_information
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.information import information_of
+from isac_toolbox.estimators.scene.interferers import NoiseEstimate
+from isac_toolbox.estimators.scene.mixers import Mixers
+from isac_toolbox.estimators.scene.motion_estimate import MotionEstimate
 from isac_toolbox.estimators.scene.moving import movers_of
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.whiteness import FittedBlock, whiteness
@@ -58,6 +66,7 @@ from isac_toolbox.estimators.scene.working_set import WorkingSet, marginal_objec
 from isac_toolbox.estimators.scene.world import World
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.coupling import Coupling, takes_coupling
 from isac_toolbox.estimators.symbols.detection import (
     ChannelKnowledge,
     Detection,
@@ -95,6 +104,8 @@ class SceneLoop(TurboLoop):
         What the result has to say beside its numbers.
     diffuse : Diffuse, optional
         Diffuse part of the channel, where there is one.
+    mixers : Mixers, optional
+        Images of opposite subcarriers, where mixers may add some.
     judges_fit : bool
         Whether the residual is expected to be noise.
     prior_llr : ndarray, shape (K, N, T_d, bits), optional
@@ -117,14 +128,19 @@ class SceneLoop(TurboLoop):
         if not isinstance(obs, UplinkObservation):
             raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
         super().__init__(max_iter, tol, max_seconds)
+        self._given_elements = obs.usable_elements
         self.obs, self.block, self.warnings = without_zeros(obs)
         self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
-        self.warnings += not_modelled(obs) if self.follows_motion else taken_as_static(obs)
+        if self.follows_motion:
+            self.warnings += not_modelled(obs, takes_colour(obs), takes_coupling(obs))
+        else:
+            self.warnings += taken_as_static(obs)
         self.search = PathSearch.for_observation(self.obs)
         if self.search.has_high_lobes:
             self.warnings.append(_FAR_BLOCKS)
         self.doubts_data = False
         self.diffuse: Diffuse | None = None
+        self.mixers: Mixers | None = None
         self.prior_llr: RealArray | None = None
         self._statistics: Statistics
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
@@ -160,6 +176,10 @@ class SceneLoop(TurboLoop):
             elements = ElementErrors.of(obs.hardware, obs.array)
             if elements is not None:
                 self.block = block = block.with_response(elements.response)
+            if self.follows_motion:
+                self.block = block = block.whitened(first_whitening(obs, block))
+                self.search = self.search.whitened(block.whitening)
+                self.block = block = replace(block, coupling=Coupling.of(obs))
             self.working = coarse(Problem.on_pilots(obs, block, elements), watch)
             return self.working.fit
 
@@ -227,7 +247,8 @@ class SceneLoop(TurboLoop):
         derotation = self.block.derotation
         if derotation is None:
             response = 1.0 if self.block.response is None else self.block.response
-            yield self.channel() / self.block.scale / response, slice(None)
+            receiver = self.working.problem.receiver
+            yield receiver.whitened(self.channel() / self.block.scale / response), slice(None)
             return
         for symbols, channel in channels_of(self._breathing(self.working.fit), derotation):
             for i, t in enumerate(symbols):
@@ -258,6 +279,7 @@ class SceneLoop(TurboLoop):
         fit = self.working.fit
         channel = fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
         channel = channel if self.diffuse is None else channel + self.diffuse.mean
+        channel = self.working.problem.receiver.stated(channel)
         elements = self.working.problem.elements
         return self.block.scale * (channel if elements is None else channel * elements.response)
 
@@ -266,11 +288,11 @@ class SceneLoop(TurboLoop):
         working, scale = self.working, self.block.scale
         fit, points, _ = working.active_fit()
         self.follows_breath = self.block.derotation is not None
-        fit = self._breathing(fit)
         diffuse = None if self.diffuse is None else self.diffuse.filtered(fit, self._statistics, self.search)
         if diffuse is not None:
             fit = replace(fit, excess=diffuse.noise_at(fit) * fit.problem.noise_precision)
         fit, share, doubt_m2 = best_places(fit)
+        fit = self._breathing(with_loss(fit))
         places_m, probability = working.fit.scene.points_m.copy(), working.point_probability.copy()
         places_m[points] = fit.scene.points_m
         covariance = scene_covariance(fit)
@@ -310,13 +332,33 @@ class SceneLoop(TurboLoop):
         told = None
         if self.judges_fit and self.obs.hardware is None:
             told = information_of(fit, covariance, scene, shown, self.obs.motion)
-        elements = ElementEstimate.of(working.problem.elements)
+        learned, coupling = working.problem.elements, working.problem.coupling
+        channel = channel.behind(fit)
+        elements = None if learned is None else ElementEstimate.of(learned, element_information(fit))
         if elements is not None:
             channel = elements.applied(channel)
             if motion is not None:
                 motion = motion.over_elements(elements.element_response)
+        silent = np.flatnonzero(self._given_elements & ~self.obs.usable_elements)
+        if silent.size:
+            channel = channel.without(silent)
+            motion = None if motion is None else motion.without(silent)
+            elements = None if elements is None else elements.without(silent)
         return build_result(
-            self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements
+            self.name,
+            channel,
+            scene,
+            detection,
+            outcome,
+            found,
+            motion,
+            misfit,
+            told,
+            elements,
+            NoiseEstimate.of(self.block, self.search, channel.noise_variance),
+            silent,
+            None if self.mixers is None else ImageEstimate.of(self.mixers.images),
+            None if coupling is None else CouplingEstimate.of(coupling),
         )
 
     def _judged(
@@ -325,10 +367,14 @@ class SceneLoop(TurboLoop):
         """How far what the estimate leaves is from noise, on the samples as they came from the elements."""
         block, moments = self.block, detection.moments
         n_fitted = fit.n_fitted + fit.n_slopes + (0.0 if diffuse is None else diffuse.n_determined)
+        if fit.problem.coupling is not None:
+            n_fitted += fit.problem.coupling.n_determined
         if block.derotation is not None:
             n_fitted += 0.5 * np.count_nonzero(block.derotation.phases_rad)
             block, moments = at_rest(block, fit, moments)
-        if block.response is not None:
+        if block.whitening is not None:
+            mean = block.whitening.apply(mean)
+        elif block.response is not None:
             mean = mean * block.response
             block = block.with_response(np.ones(mean.shape[2], complex))
         return whiteness(FittedBlock(block, mean, moments, n_fitted, diffuse), self.search)

@@ -101,5 +101,5 @@ def filled_page(
         subtitle=html.escape(subtitle),
         numbers=numbers,
         plotly_js=get_plotlyjs(),
-        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),
+        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     )

@@ -25,7 +25,7 @@ def run():
 
 
 def data_of(page: str):
-    return json.loads(re.search(r'id="page-data">(.*?)</script>', page, re.S)[1].replace("<\\/", "</"))
+    return json.loads(re.search(r'id="page-data">(.*?)</script>', page, re.S)[1])
 
 
 def test_every_block_is_a_frame_that_shows_its_own_places(run):
