@@ -339,7 +339,7 @@ class BiSVBILoop(StartedLoop):
         if self.mixers is None:
             return
         moments, noise = self._present_symbols(), self._white_noise
-        self.mixers, self.block = self.mixers.refined(self.block, self._parts_alike(), moments, noise)
+        self.mixers, self.block = self.mixers.refined(self.block, list(self._parts_alike()), moments, noise)
         self._pilots = self._on_pilots(self.working.problem.elements)
         self._divide_block()
         if not self._uses_data:
