@@ -46,12 +46,15 @@ class Drop:
     ----------
     channel : ndarray of complex, shape (K, N, M)
         Delays from the users' places on, without clock offsets; mean power one for every user.
+    over_time : ndarray of complex, shape (K, N, M, T)
+        The same in every OFDM symbol, of which the first is that of ``channel``.
     rays : UnlocatedPaths
         What the channel is a sum of, with random phases: a ray's gain is the root of its mean power.
     bs_position_m, user_positions_m : ndarray, shape (3,), (K, 3)
     """
 
     channel: np.ndarray
+    over_time: np.ndarray
     rays: UnlocatedPaths
     bs_position_m: np.ndarray
     user_positions_m: np.ndarray
@@ -64,8 +67,14 @@ def draw_drop(
     frequencies_hz: np.ndarray,
     n_users: int,
     seed: int,
+    speed_m_s: float = 0.0,
+    symbol_period_s: float = 1.0,
+    n_symbols: int = 1,
 ) -> Drop:
-    """Outdoor users in a sector of 110 degrees in front of the array, which looks along x."""
+    """Outdoor users in a sector of 110 degrees in front of the array, which looks along x.
+
+    Their directions of motion are horizontal and drawn; the phases of their rays turn from symbol to symbol.
+    """
     site = FAMILIES[family]
     rng = np.random.default_rng([seed, 38901])
     distance = rng.uniform(*site.distance_m, n_users)
@@ -73,18 +82,22 @@ def draw_drop(
     height = np.full(n_users, USER_HEIGHT_M)
     users_m = np.column_stack([distance * np.cos(azimuth), distance * np.sin(azimuth), height])
     bs_m = np.array([0.0, 0.0, site.bs_height_m])
+    heading = rng.uniform(0, 2 * np.pi, n_users)
+    velocities = speed_m_s * np.column_stack([np.cos(heading), np.sin(heading), np.zeros(n_users)])
     config.seed = seed
     model = _model(site, array)
-    _place(model, users_m, bs_m, line_of_sight)
-    coefficients, delays, drawn = model(1, 1.0)
-    gains = coefficients[0, 0, :, :, 0, :, 0].numpy().transpose(1, 0, 2)  # (K, M, P)
+    _place(model, users_m, bs_m, line_of_sight, velocities)
+    coefficients, delays, drawn = model(n_symbols, 1 / symbol_period_s)
+    gains = coefficients[0, 0, :, :, 0].numpy().transpose(1, 3, 0, 2)  # (K, T, M, P)
     first_s = np.linalg.norm(users_m - bs_m, axis=1) / SPEED_OF_LIGHT_M_S
     delay_s = delays[0, 0].numpy() + first_s[:, None]
     tones = np.exp(-2j * np.pi * delay_s[:, None, :] * frequencies_hz[:, None])  # (K, N, P)
-    channel = tones @ gains[:, _element_order(array)].transpose(0, 2, 1)
-    channel /= np.sqrt(np.mean(np.abs(channel) ** 2, axis=(1, 2), keepdims=True))
+    over_time = np.stack(
+        [tones @ at[:, _element_order(array)].transpose(0, 2, 1) for at in gains.swapaxes(0, 1)], axis=-1
+    )
+    over_time /= np.sqrt(np.mean(np.abs(over_time[..., :1]) ** 2, axis=(1, 2, 3), keepdims=True))
     rays = _rays(model, drawn, array, users_m - bs_m, line_of_sight)
-    return Drop(channel, rays, bs_m, users_m)
+    return Drop(over_time[..., 0], over_time, rays, bs_m, users_m)
 
 
 def _model(site: Family, array: isac.UniformPlanarArray) -> UMi | UMa:
@@ -120,17 +133,18 @@ def _model(site: Family, array: isac.UniformPlanarArray) -> UMi | UMa:
     return model
 
 
-def _place(model: UMi | UMa, users_m: np.ndarray, bs_m: np.ndarray, line_of_sight: bool) -> None:
+def _place(
+    model: UMi | UMa, users_m: np.ndarray, bs_m: np.ndarray, line_of_sight: bool, velocities: np.ndarray
+) -> None:
     def batch(values: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(values, dtype=torch.float64)[None]
 
-    still = np.zeros_like(users_m)
     model.set_topology(
         batch(users_m),
         batch(bs_m[None]),
-        batch(still),
+        batch(np.zeros_like(users_m)),
         batch(np.zeros((1, 3))),
-        batch(still),
+        batch(velocities),
         torch.zeros((1, len(users_m)), dtype=torch.bool),
         los=line_of_sight,
     )

@@ -182,6 +182,8 @@ class BiSVBILoop(StartedLoop):
         self._take_elements()
         self._divide_block()
         self._statistics = self._pilots.statistics
+        if self._statistics.frames is not None:  # they are made anew as soon as the block turns otherwise
+            self._pilots = self._pilots.with_statistics(replace(self._statistics, frames=None))
         self._profile_is_of_pilots = False
         self.diffuse = None
         self.mixers = Mixers.of(self.obs)
@@ -232,7 +234,9 @@ class BiSVBILoop(StartedLoop):
         if self.settings.decoder is not None:
             self._ask_decoder(self.settings.decoder)
         moments = self.detect(self._with_data).moments
-        statistics = self._known + _statistics(self._with_data, moments)
+        statistics = _statistics(self._with_data, moments)
+        if self._known is not None:
+            statistics = self._known + statistics
         self._statistics = statistics.stored_as(self.settings.dtype)
         self._take_statistics()
 
@@ -342,7 +346,7 @@ class BiSVBILoop(StartedLoop):
         if self.mixers is None:
             return
         moments, noise = self._present_symbols(), self._white_noise
-        self.mixers, self.block = self.mixers.refined(self.block, self._parts_alike(), moments, noise)
+        self.mixers, self.block = self.mixers.refined(self.block, list(self._parts_alike()), moments, noise)
         self._pilots = self._on_pilots(self.working.problem.elements)
         self._divide_block()
         if not self._uses_data:
@@ -369,7 +373,14 @@ class BiSVBILoop(StartedLoop):
         self.working = self.working.with_problem(self.working.problem.with_statistics(statistics))
 
     def _divide_block(self) -> None:
-        """Statistics of the OFDM symbols that hold pilots alone, made once, and the block of the others."""
+        """Statistics of the OFDM symbols that hold pilots alone, made once, and the block of the others.
+
+        A block that moves stays whole, as its pilots' statistics change with how they are turned back.
+        """
+        self._known: Statistics | None = None
+        if self.block.derotation is not None:
+            self._with_data, self._data_symbols = self.block, np.ones(self.block.known.shape[2], bool)
+            return
         pilots, self._with_data = self.block.divided()
         self._data_symbols = self.block.has_data
         certain = SymbolMoments(pilots.pilots, np.zeros(pilots.pilots.shape))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Self
 
@@ -66,26 +66,27 @@ class DopplerSearch(PathSearch):
         return super().threshold(noise_level, false_alarm_rate / cells)
 
     def spectra_over_time(
-        self, residual: ComplexArray, frames: Frames, energies: RealArray
+        self, residual: Iterable[tuple[slice, ComplexArray]], frames: Frames, energies: RealArray
     ) -> list[ShiftedSpectrum]:
-        """Return the spectra of residuals (K, N, Q, M), the shifts' prior taken off, with noise levels."""
-        return [
-            self._shifted(left, frames.times_s, mean, energy, std)
-            for left, mean, energy, std in zip(
-                residual, frames.mean_doppler_hz, energies, self.stds_hz, strict=True
-            )
-        ]
+        """Return the spectra of residuals, the shifts' prior taken off, with noise levels.
 
-    def _shifted(
-        self, left: ComplexArray, times_s: RealArray, mean_hz: float, energy: float, std_hz: float
-    ) -> ShiftedSpectrum:
-        """The spectrum of one user, whose symbols were turned back by ``mean_hz`` already."""
+        The residuals (K, N, Q', M) come for some of the frames' times after others.
+        """
+        n_users, n_sub, _, n_elements = frames.cross_correlation.shape
+        beside_hz = self.shifts_hz[:, None] - frames.mean_doppler_hz[:, None, None]
+        back = np.exp(-2j * np.pi * beside_hz * frames.times_s).astype(np.complex64)  # (K, F, Q)
+        turned = np.zeros((n_users, n_sub, self.shifts_hz.size, n_elements), "c8")
+        for part, left in residual:
+            turned += np.matmul(back[:, None, :, part], left.astype(np.complex64))
+        return [self._shifted(*user) for user in zip(turned, energies, self.stds_hz, strict=True)]
+
+    def _shifted(self, turned: ComplexArray, energy: float, std_hz: float) -> ShiftedSpectrum:
+        """The spectrum of one user, whose residual (N, F, M) was turned back by every shift."""
         order = np.argsort(np.abs(self.shifts_hz), kind="stable")
         highest, shift, level = np.zeros(0), np.zeros(0, np.int16), 0.0
         tops = np.zeros((order.size, 4))
         for index in order:
-            back = np.exp(-2j * np.pi * (self.shifts_hz[index] - mean_hz) * times_s)
-            power = self.spectrum(np.matmul(back, left).astype(np.complex64), energy)
+            power = self.spectrum(turned[:, index], energy)
             tops[index] = self._top(power)
             if not highest.size:
                 level = self.noise_level(power)

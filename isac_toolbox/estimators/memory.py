@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from isac_toolbox.channel.atoms.frames import chebyshev_times
+from isac_toolbox.channel.atoms.kinematics import KinematicPrior
 from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.symbols.statistics import bytes_over_time
 
 __all__ = ["peak_bytes"]
 
@@ -20,7 +23,7 @@ def peak_bytes(obs: UplinkObservation, dtype: str, inverse: str, grid_points: in
     Held throughout: the scaled block, its data symbols with three copies on the way to their statistics,
     correlations ``Z`` of pilots and data, and the tables of two blocks (2 Z each). On top of them detection,
     or the result: a few channels' worth, the users' error correlations, and products of every subcarrier
-    with every path.
+    with every path. A block that moves is held once, and its statistics over time twice, as old and new.
     """
     n_subcarriers, n_antennas, n_symbols = obs.received.shape
     n_users = obs.n_users
@@ -29,6 +32,12 @@ def peak_bytes(obs: UplinkObservation, dtype: str, inverse: str, grid_points: in
     paths = n_users * _PATHS_PER_USER
     channel = n_users * n_subcarriers * n_antennas
     block = n_subcarriers * n_antennas * (n_symbols + 4 * n_data)
+    if obs.motion is not None:
+        n_times = chebyshev_times(
+            obs.motion.times_s, 2 * KinematicPrior.of(obs.motion).largest_doppler_hz
+        ).size
+        entries = n_users * n_subcarriers * n_times * n_antennas
+        block = n_subcarriers * n_antennas * n_symbols + 2 * entries * bytes_over_time(entries) // _DOUBLE
     held = _DOUBLE * (block + 2 * channel) + item * (2 + 4) * channel
     errors = 3 * n_subcarriers * n_symbols * n_users**2
     detection = 3 * channel + errors + 2 * n_subcarriers * n_users * paths

@@ -1,8 +1,8 @@
 """Pictures of a scene, a pseudo-spectrum, iterations and sweeps; every function returns ``(fig, ax)``.
 
-Nothing here shows a window or writes a file: call ``fig.savefig``. The exception is ``scene_html``, an
-interactive page. Colours are those of Okabe and Ito, which colour-blind readers can tell apart; marker
-shapes carry the same meaning in greyscale.
+Nothing here shows a window or writes a file: call ``fig.savefig``. The exceptions are ``scene_html`` and
+``track_html``, interactive pages. Colours are those of Okabe and Ito, which colour-blind readers can tell
+apart; marker shapes carry the same meaning in greyscale.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from isac_toolbox.plotting.sweeps import coverage, reliability, sweep_curves
 
 if TYPE_CHECKING:
     from isac_toolbox.plotting.html import scene_html as scene_html
+    from isac_toolbox.plotting.html import track_html as track_html
 
 __all__ = [
     "OKABE_ITO",
@@ -27,14 +28,15 @@ __all__ = [
     "scene_html",
     "spectrum_slice",
     "sweep_curves",
+    "track_html",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``scene_html`` when it is asked for."""
-    if name != "scene_html":
+    """Import the interactive pages when they are asked for."""
+    if name not in ("scene_html", "track_html"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from isac_toolbox.plotting.html import scene_html
+    from isac_toolbox.plotting import html
 
-    globals()[name] = scene_html
-    return scene_html
+    globals()[name] = page = getattr(html, name)
+    return page

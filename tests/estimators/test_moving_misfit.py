@@ -24,7 +24,7 @@ def test_a_block_at_rest_leaves_what_the_moving_one_leaves():
     still, turned = at_rest(block, fit, moments)
     channel = fit.atoms.synthesise(fit.posterior.mean, block.n_users)
     resting = still.received - np.einsum("knm,knt->nmt", channel, turned.mean)
-    np.testing.assert_allclose(resting, moving, atol=1e-12)
+    np.testing.assert_allclose(resting, moving, atol=2e-6)  # single precision
     assert still.derotation is None
 
 

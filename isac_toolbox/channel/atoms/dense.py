@@ -405,6 +405,11 @@ class DenseAtoms:
         a = self._measured[0]
         return match_separable(self.delay, self.user, a.conj() @ a.T, gains, users)
 
+    def over_cells(self, delay: ComplexArray) -> DenseAtoms:
+        """The atoms over resource elements, subcarrier after subcarrier, of given delay factors."""
+        repeats = len(delay) // len(self.delay)
+        return replace(self, delay=delay, wavenumbers_per_m=np.repeat(self.wavenumbers_per_m, repeats))
+
     def take(self, index: NDArray[np.int64]) -> DenseAtoms:
         """The atoms of some paths."""
         return DenseAtoms(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -10,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["Frames", "MovingAtoms", "chebyshev_times", "interpolation"]
+__all__ = ["Frames", "MovingAtoms", "StillAtoms", "chebyshev_times", "interpolation"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -18,6 +19,8 @@ IntArray = NDArray[np.int64]
 
 # Guard: nodes beyond the largest phase in radians, and times its cube root; leaves 1e-8 of the atom.
 _FURTHER_NODES, _GROWTH = 12.0, 4.0
+# Entries of a correlation over time that are worked on at once; bounds memory beside the statistics.
+_MOST_ENTRIES = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,8 @@ class Frames:
 
     def __add__(self, other: Frames) -> Frames:
         """Frames of two parts of a block together, turned back alike."""
+        if not other.times_s.size:
+            return self
         if np.array_equal(self.times_s, other.times_s):
             return replace(
                 self,
@@ -60,8 +65,27 @@ class Frames:
         )
 
     def stored_as(self, dtype: str) -> Frames:
-        """The same with the correlation kept in another precision."""
+        """The same with the correlation kept in a precision that is no higher than its own."""
+        dtype = min(np.dtype(dtype), self.cross_correlation.dtype, key=lambda d: d.itemsize).name
         return replace(self, cross_correlation=self.cross_correlation.astype(dtype, copy=False))
+
+    def parts(self) -> Iterator[tuple[slice, Frames]]:
+        """Runs of times whose correlations are a few megabytes, with the frames of these times."""
+        n_users, n_sub, n_times, n_elements = self.cross_correlation.shape
+        step = max(_MOST_ENTRIES // (n_users * n_sub * n_elements), 1)
+        for first in range(0, n_times, step):
+            yield (part := slice(first, first + step)), self.take(part)
+
+    def take(self, part: slice) -> Frames:
+        """Frames of some times, without a copy."""
+        if part.start == 0 and part.stop >= self.times_s.size:
+            return self
+        return replace(
+            self,
+            times_s=self.times_s[part],
+            symbol_gram=self.symbol_gram[part],
+            cross_correlation=self.cross_correlation[:, :, part],
+        )
 
     def of_user(self, user: int) -> Frames:
         """Frames of one user, for users that never send together."""
@@ -138,6 +162,7 @@ class StillAtoms(Protocol):
     def respond(self, rows: ComplexArray) -> ComplexArray: ...
     def match(self, gains: ComplexArray, users: IntArray) -> ComplexArray: ...
     def take(self, index: IntArray) -> StillAtoms: ...
+    def over_cells(self, delay: ComplexArray) -> StillAtoms: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,18 +242,28 @@ class MovingAtoms:
         back = frames.turns(self.doppler_hz, self.user).conj()
         slope = -2j * np.pi * frames.times_s[:, None] * back
         turns = np.stack([back, slope] if derivatives else [back])
-        return self.still.correlate_over_time(frames.cross_correlation, turns)
+        total: ComplexArray | int = 0
+        for part, some in frames.parts():
+            total = total + self.still.correlate_over_time(some.cross_correlation, turns[:, part])
+        return np.asarray(total)
 
     def explained(self, frames: Frames, gains: ComplexArray) -> ComplexArray:
         """Return ``sum_q sum_j R_q[k, j] H_jq``: what the paths are in ``sum_q Z_kq``, shape (K, N, M)."""
-        return self.explained_over_time(frames, gains).sum(axis=2)
+        n_users, n_sub, _, n_elements = frames.cross_correlation.shape
+        total = np.zeros((n_users, n_sub, n_elements), complex)
+        for _, some in frames.parts():
+            total += self.explained_over_time(some, gains).sum(axis=2)
+        return total
 
     def explained_over_time(self, frames: Frames, gains: ComplexArray) -> ComplexArray:
-        """Return ``sum_j R_q[k, j] H_jq``: what the paths are in ``Z_kq``, shape (K, N, Q, M)."""
-        turns = frames.turns(self.doppler_hz, self.user)
+        """Return ``sum_j R_q[k, j] H_jq``: what the paths are in ``Z_kq``, shape (K, N, Q, M).
+
+        Gains are (L,), or (Q, L) where they change over time.
+        """
+        turned = gains * frames.turns(self.doppler_hz, self.user)
         explained = np.empty(frames.cross_correlation.shape, complex)
-        for q, (gram, turn) in enumerate(zip(frames.symbol_gram, turns, strict=True)):
-            channel = self.still.synthesise(gains * turn, len(explained))
+        for q, (gram, at) in enumerate(zip(frames.symbol_gram, turned, strict=True)):
+            channel = self.still.synthesise(at, len(explained))
             explained[:, :, q] = np.matmul(gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2)
         return explained
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import comb, factorial
 
@@ -226,6 +226,11 @@ class PlanarAtoms:
 
     def _kronecker(self, a_h: ComplexArray, a_v: ComplexArray) -> ComplexArray:
         return (a_h[:, :, None] * a_v[:, None, :]).reshape(len(a_h), self.array.n_elements)
+
+    def over_cells(self, delay: ComplexArray) -> PlanarAtoms:
+        """The atoms over resource elements, subcarrier after subcarrier, of given delay factors."""
+        repeats = len(delay) // len(self.delay)
+        return replace(self, delay=delay, wavenumbers_per_m=np.repeat(self.wavenumbers_per_m, repeats))
 
     def take(self, index: NDArray[np.int64]) -> PlanarAtoms:
         """Return the atoms of some paths."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.coarse.lobes import fit_unlocated
 from isac_toolbox.estimators.doppler_search import DopplerSearch
-from isac_toolbox.estimators.scene.derotation import channel_at, derotated
+from isac_toolbox.estimators.scene.derotation import channels_of, derotated
 from isac_toolbox.estimators.scene.fit import Fit, residual_over_time
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
@@ -30,6 +30,8 @@ _ALIKE = 0.05
 _STEPS_PER_CELL = 6
 # Cost cap: shifts tried on data, in a cell of the resolution of the whole block, and at most.
 _DATA_STEPS, _MOST_DATA_SHIFTS = 8, 64
+# Cost cap: cells of data that are looked at; so many tell a mean distance to some percent.
+_MOST_DATA = 8192
 # Tuned: share of the cells of data that count; they have interferers in common.
 _WORTH = 0.2
 # Cost cap: rounds beside one for every user.
@@ -140,11 +142,14 @@ def data_residual(fit: Fit, block: ReceivedBlock, detection: Detection) -> float
     """Return the mean power of what channels and detected symbols leave of the symbols with data."""
     assert block.derotation is not None
     total, count = 0.0, 0
-    for t in np.flatnonzero(np.any(~block.known, axis=(0, 1))):
-        channel = channel_at(fit, block.derotation.take(np.array([t]))).mean
-        left = block.received[..., t] - np.einsum("knm,kn->nm", channel, detection.moments.mean[..., t])
+    data = block.has_data
+    for symbols, channel in channels_of(fit, block.derotation):
+        fitted = np.einsum("kntm,knt->ntm", channel, detection.moments.mean[..., symbols], optimize=True)
+        left = block.received[..., symbols].transpose(0, 2, 1) - fitted
+        there = np.broadcast_to(data[symbols], left.shape[:2])
         if block.masks is not None:
-            left = left[np.ix_(block.masks.cells[:, t], block.masks.elements)]
+            left, there = left[..., block.masks.elements], there & block.masks.cells[:, symbols]
+        left = left[there]
         total, count = total + float(np.vdot(left, left).real), count + left.size
     return total / max(count, 1)
 
@@ -183,11 +188,13 @@ def _data_cost(fit: Fit, block: ReceivedBlock, shifts_hz: RealArray) -> float:
     matched = np.tensordot(response.conj(), block.received, axes=(0, 1)) * delay.conj()[:, None]
     symbols = matched[data] / (gain * np.vdot(response, response).real)
     times = np.broadcast_to(block.derotation.times_s, data.shape)[data]
+    n_symbols, stride = symbols.size, -(-symbols.size // _MOST_DATA)
+    symbols, times = symbols[::stride], times[::stride]
 
     def cost(shift_hz: float) -> float:
         turned = symbols * np.exp(-2j * np.pi * shift_hz * times)
         distance = np.min(np.abs(turned[:, None] - block.constellation) ** 2, axis=1)
-        return symbols.size * float(np.log(np.mean(distance)))
+        return n_symbols * float(np.log(np.mean(distance)))
 
     found = _last_shift(fit)
     reach = max(abs(found), float(np.max(np.abs(shifts_hz))))

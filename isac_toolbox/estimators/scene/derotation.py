@@ -5,12 +5,13 @@ docs/theory.md, sections 2.6 and 7.8.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.atoms.frames import MovingAtoms, chebyshev_times, interpolation
+from isac_toolbox.channel.atoms.frames import MovingAtoms, StillAtoms, chebyshev_times, interpolation
 from isac_toolbox.channel.atoms.kinematics import KinematicPrior
 from isac_toolbox.channel.evolution import ChannelEvolution
 from isac_toolbox.channel.motion import Motion
@@ -20,10 +21,19 @@ from isac_toolbox.estimators.symbols.derotation import Derotation
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments
 
-__all__ = ["at_rest", "channel_at", "derotated", "evolution_of", "mean_doppler_hz", "no_derotation"]
+__all__ = [
+    "at_rest",
+    "channel_at",
+    "channels_of",
+    "derotated",
+    "evolution_of",
+    "mean_doppler_hz",
+    "no_derotation",
+]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
+IntArray = NDArray[np.int64]
 
 # Guard: nodes of the channel over time beyond its largest phase; leaves less than 1e-6 of it.
 _EVOLUTION_NODES = 6.0
@@ -54,35 +64,60 @@ def mean_doppler_hz(fit: Fit) -> RealArray:
 
 
 def channel_at(fit: Fit, derotation: Derotation) -> ChannelKnowledge:
-    """Return the channel in one OFDM symbol, of which the derotation is given."""
-    atoms, posterior = fit.atoms, fit.posterior
-    assert isinstance(atoms, MovingAtoms)
-    angle = 2 * np.pi * atoms.doppler_hz * derotation.times_s + derotation.phases_rad[atoms.user, 0]
-    turn = np.exp(1j * angle)
-    covariance = turn[:, None] * posterior.covariance * turn.conj()
+    """Return the channel in some OFDM symbols, of which the derotation is given.
+
+    Resource elements take the place of subcarriers, one subcarrier's symbols after another; the paths' delay
+    factors hold how they turn.
+    """
+    posterior, n_users = fit.posterior, derotation.doppler_hz.size
     return ChannelKnowledge.from_paths(
-        atoms.still, posterior.mean * turn, covariance, derotation.doppler_hz.size
+        _turned(fit, derotation), posterior.mean, posterior.covariance, n_users
     )
+
+
+def _breath(fit: Fit, times_s: RealArray) -> ComplexArray:
+    """Factors (T, L) of gains that change over a block, or one."""
+    if fit.slopes_hz is None:
+        return np.ones((1, 1), complex)
+    return np.asarray(1 + 2j * np.pi * times_s[:, None] * fit.slopes_hz)
+
+
+def _turned(fit: Fit, derotation: Derotation) -> StillAtoms:
+    """Atoms over the resource elements of some OFDM symbols."""
+    atoms = fit.atoms
+    assert isinstance(atoms, MovingAtoms)
+    angle = (
+        2 * np.pi * atoms.doppler_hz * derotation.times_s[:, None] + derotation.phases_rad.T[:, atoms.user]
+    )
+    turned = atoms.delay[:, None, :] * (np.exp(1j * angle) * _breath(fit, derotation.times_s))
+    return atoms.still.over_cells(turned.reshape(-1, atoms.user.size))
 
 
 def at_rest(block: ReceivedBlock, fit: Fit, moments: SymbolMoments) -> tuple[ReceivedBlock, SymbolMoments]:
     """Return a block at rest that leaves of its channel at the reference time what this one leaves.
 
     The symbols turn in the channel's place, by the users' mean shifts and phases; what paths turn beside
-    these is taken out of the samples with the symbols' means.
+    these is taken out of the samples with the symbols' means. Samples are in single precision.
     """
     derotation = block.derotation
     assert derotation is not None
     turned = moments.derotated(derotation.factors)
-    evolution = evolution_of(fit, derotation, 1.0, whitened=True)
     still = fit.atoms.synthesise(fit.posterior.mean, block.n_users)
-    received = block.received.copy()
-    for t in range(evolution.n_symbols):
-        received[..., t] += np.einsum("knm,kn->nm", still, turned.mean[..., t], optimize=True)
-        received[..., t] -= np.einsum(
-            "knm,kn->nm", evolution.at([t])[..., 0], moments.mean[..., t], optimize=True
+    received = block.received.astype("c8")
+    for symbols, channel in channels_of(fit, derotation):
+        received[..., symbols] += np.einsum("knm,knt->nmt", still, turned.mean[..., symbols], optimize=True)
+        received[..., symbols] -= np.einsum(
+            "kntm,knt->nmt", channel, moments.mean[..., symbols], optimize=True
         )
     return replace(block, received=received, derotation=None), turned
+
+
+def channels_of(fit: Fit, derotation: Derotation) -> Iterator[tuple[IntArray, ComplexArray]]:
+    """Runs of OFDM symbols, and the channels of the fit's samples in them, (K, N, T', M)."""
+    n_sub = len(fit.atoms.delay)
+    for symbols in derotation.parts(n_sub):
+        mean = channel_at(fit, derotation.take(symbols)).mean
+        yield symbols, mean.reshape(len(mean), n_sub, symbols.size, -1)
 
 
 def evolution_of(fit: Fit, derotation: Derotation, scale: float, whitened: bool = False) -> ChannelEvolution:
@@ -96,7 +131,7 @@ def evolution_of(fit: Fit, derotation: Derotation, scale: float, whitened: bool 
     beside = atoms.doppler_hz - derotation.doppler_hz[atoms.user]
     times, n_users = derotation.times_s, derotation.doppler_hz.size
     nodes = chebyshev_times(times, float(np.abs(beside).max(initial=0.0)), _EVOLUTION_NODES)
-    turns = np.exp(2j * np.pi * nodes[:, None] * beside)
+    turns = np.exp(2j * np.pi * nodes[:, None] * beside) * _breath(fit, nodes)
     parts = np.stack([atoms.still.synthesise(gains * turn, n_users) for turn in turns])
     parts = parts if whitened else fit.problem.receiver.stated(parts)
     return ChannelEvolution(parts, derotation.factors[:, None, :] * interpolation(nodes, times))

@@ -5,6 +5,7 @@ All on Gram matrices and correlations (docs/theory.md, sections 5 and 6).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -58,6 +59,10 @@ class Fit:
         Of the gains.
     excess : ndarray, shape (L,), optional
         Variance of what every path sees as noise, relative to the noise of the problem; one if not given.
+    slopes_hz : ndarray of complex, shape (L,), optional
+        By which gains change over a block, ``x (1 + 2 j pi t s)``, where they do.
+    n_slopes : float
+        Complex parameters of these that the samples determine.
     loss : ndarray, shape (P, P), optional
         Information on the scene that is lost as what elements hear of each other is not known.
     """
@@ -71,6 +76,8 @@ class Fit:
     slopes: ComplexArray | None
     posterior: GaussianPosterior
     excess: RealArray | None = None
+    slopes_hz: ComplexArray | None = None
+    n_slopes: float = 0.0
     loss: RealArray | None = None
 
     @cached_property
@@ -169,16 +176,16 @@ def residual_correlation(fit: Fit) -> ComplexArray:
     return residual
 
 
-def residual_over_time(fit: Fit) -> ComplexArray:
-    """Return what the paths leave of the correlations at every time of the frames, shape (K, N, Q, M)."""
-    frames = fit.problem.statistics.frames
+def residual_over_time(fit: Fit) -> Iterator[tuple[slice, ComplexArray]]:
+    """What the paths leave of the correlations, (K, N, Q', M) of some of the frames' Q times after others."""
+    frames, atoms = fit.problem.statistics.frames, fit.atoms
     assert frames is not None
-    residual = frames.cross_correlation
-    if isinstance(fit.atoms, MovingAtoms):
-        residual = residual - fit.atoms.explained_over_time(frames, fit.posterior.mean)
-    if fit.problem.receiver.element_mask is not None:
-        residual = np.where(fit.problem.receiver.element_mask, residual, 0)
-    return residual
+    heard = fit.problem.receiver.element_mask
+    for part, some in frames.parts():
+        residual = some.cross_correlation
+        if isinstance(atoms, MovingAtoms):
+            residual = residual - atoms.explained_over_time(some, fit.posterior.mean)
+        yield part, residual if heard is None else np.where(heard, residual, 0)
 
 
 def channel_parts(fit: Fit) -> list[tuple[ComplexArray, ComplexArray, ComplexArray]]:
@@ -226,8 +233,8 @@ def learned_elements(fit: Fit) -> ElementErrors:
 def scene_blocks(fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:
     """Return ``B`` (L, P), ``S`` (P, P) and the slopes ``G^(d,0) x`` (1 + D, L) of the fitted channel."""
     gains = fit.posterior.mean
-    tables, derivatives = fit.problem.data.tables, fit.parameters.derivatives
-    if tables is not None and isinstance(derivatives, PathJacobian):
+    still = isinstance(fit.parameters.derivatives, PathJacobian)
+    if still and (tables := fit.problem.data.tables) is not None:
         return tables.normal_blocks(fit.parameters, fit.paths, gains)
     gram = fit.problem.statistics.full_gram(fit.atoms)
     _, gain_scene, scene_scene = fisher_blocks(gram, gains, fit.parameters.jacobian)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.estimators.result import SceneInformation
-from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
+from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 from isac_toolbox.estimators.symbols.phases import PhasePrior
 
@@ -22,7 +22,7 @@ _FLATTEST = 1e-9
 
 
 def information_of(
-    fit: Fit, scene: SceneEstimate, shown: IntArray, motion: Motion | None
+    fit: Fit, covariance: RealArray, scene: SceneEstimate, shown: IntArray, motion: Motion | None
 ) -> SceneInformation | None:
     """Return what the samples say of the scatterers, users, clocks and motion of a result.
 
@@ -34,6 +34,8 @@ def information_of(
     ----------
     fit : Fit
         Of the paths that exist.
+    covariance : ndarray, shape (P, P)
+        Of the fit's scene.
     scene : SceneEstimate
         What is reported of it.
     shown : ndarray of int
@@ -54,7 +56,6 @@ def information_of(
     matrix, vector = _likelihood(fit, kept, hidden)
     matrix, vector = marginal(matrix, vector, kept, hidden)
     n_points, n_users = len(told), len(fit.scene.users_m)
-    covariance = scene_covariance(fit)
     for q, column in enumerate(np.arange(3 * n_points).reshape(-1, 3)):
         own = kept[column]
         beside = scene.scatterer_covariance_m2[q] - covariance[np.ix_(own, own)]

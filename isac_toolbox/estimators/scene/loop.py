@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -23,6 +23,7 @@ from isac_toolbox.estimators.scene.ambiguity import (
 )
 from isac_toolbox.estimators.scene.assemble import Outcome, build_result
 from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
+from isac_toolbox.estimators.scene.breathing import breathing
 from isac_toolbox.estimators.scene.caveats import (
     not_modelled,
     taken_as_static,
@@ -44,8 +45,8 @@ from isac_toolbox.estimators.scene.coupled import with_loss
 from isac_toolbox.estimators.scene.derotation import (
     at_rest,
     channel_at,
+    channels_of,
     derotated,
-    evolution_of,
     no_derotation,
 )
 from isac_toolbox.estimators.scene.diffuse import Diffuse
@@ -109,7 +110,7 @@ class SceneLoop(TurboLoop):
     judges_fit : bool
         Whether the residual is expected to be noise.
     prior_llr : ndarray, shape (K, N, T_d, bits), optional
-        What a decoder says of the bits of the OFDM symbols with data.
+        What a decoder says of the bits of OFDM symbols with data, of all in a block that moves.
     doubts_data : bool
         Whether the data contradict the pilots, so that LLRs have to allow for more than noise.
     """
@@ -117,6 +118,8 @@ class SceneLoop(TurboLoop):
     name: str
     judges_fit = True
     working: WorkingSet
+    #: Whether gains may change over the block: when a block that moves is at its end.
+    follows_breath = False
     #: Whether Doppler shifts and phases are estimated where the observation asks for it.
     follows_motion = False
 
@@ -188,10 +191,10 @@ class SceneLoop(TurboLoop):
 
         The noise of a scaled sample is at least that found; more may be given.
         """
-        fit, n_users = self.working.fit, self.working.n_users
+        fit, n_users = self._breathing(self.working.fit), self.working.n_users
         block = self.block if part is None else part
         prior_llr = self.prior_llr
-        if part is None and prior_llr is not None:
+        if part is None and prior_llr is not None and block.derotation is None:
             prior_llr = np.zeros((*block.known.shape, prior_llr.shape[-1]))
             prior_llr[:, :, block.has_data] = self.prior_llr
         if block.derotation is not None:
@@ -205,6 +208,10 @@ class SceneLoop(TurboLoop):
             mean = fit.atoms.synthesise(fit.posterior.mean, n_users) + self.diffuse.mean
             channel = ChannelKnowledge(mean, white_variance=self.diffuse.entry_variance)
         return detect(block, channel, self._white_noise, prior_llr=prior_llr)
+
+    def _breathing(self, fit: Fit) -> Fit:
+        """The fit with gains that change over a block that moves, where they do."""
+        return breathing(fit, self._statistics) if self.follows_breath else fit
 
     @property
     def _white_noise(self) -> float:
@@ -236,15 +243,17 @@ class SceneLoop(TurboLoop):
         log_probability = np.where(block.known[..., None], detection.log_probability, tempered - total)
         return replace(detection, log_probability=log_probability)
 
-    def _parts_alike(self) -> list[tuple[NDArray[np.complex128], slice]]:
+    def _parts_alike(self) -> Iterator[tuple[NDArray[np.complex128], slice]]:
         """Channels (K, N, M) of the scaled block and their symbols, each its own where the block moves."""
         derotation = self.block.derotation
         if derotation is None:
             response = 1.0 if self.block.response is None else self.block.response
             receiver = self.working.problem.receiver
-            return [(receiver.whitened(self.channel() / self.block.scale / response), slice(None))]
-        evolution = evolution_of(self.working.fit, derotation, 1.0, whitened=True)
-        return [(evolution.at([t])[..., 0], slice(t, t + 1)) for t in range(evolution.n_symbols)]
+            yield receiver.whitened(self.channel() / self.block.scale / response), slice(None)
+            return
+        for symbols, channel in channels_of(self._breathing(self.working.fit), derotation):
+            for i, t in enumerate(symbols):
+                yield channel[:, :, i], slice(t, t + 1)
 
     def remove_rejected(self) -> None:
         """Drop what the posterior rejects, remembering dropped points as candidates."""
@@ -279,11 +288,12 @@ class SceneLoop(TurboLoop):
         """Return the result at the present state."""
         working, scale = self.working, self.block.scale
         fit, points, _ = working.active_fit()
+        self.follows_breath = self.block.derotation is not None
         diffuse = None if self.diffuse is None else self.diffuse.filtered(fit, self._statistics, self.search)
         if diffuse is not None:
             fit = replace(fit, excess=diffuse.noise_at(fit) * fit.problem.noise_precision)
         fit, share, doubt_m2 = best_places(fit)
-        fit = with_loss(fit)
+        fit = self._breathing(with_loss(fit))
         places_m, probability = working.fit.scene.points_m.copy(), working.point_probability.copy()
         places_m[points] = fit.scene.points_m
         covariance = scene_covariance(fit)
@@ -322,7 +332,7 @@ class SceneLoop(TurboLoop):
         motion = self._motion(fit, covariance)
         told = None
         if self.judges_fit and self.obs.hardware is None:
-            told = information_of(fit, scene, shown, self.obs.motion)
+            told = information_of(fit, covariance, scene, shown, self.obs.motion)
         learned, coupling = working.problem.elements, working.problem.coupling
         channel = channel.behind(fit)
         elements = None if learned is None else ElementEstimate.of(learned, element_information(fit))
@@ -357,7 +367,7 @@ class SceneLoop(TurboLoop):
     ) -> Misfit:
         """How far what the estimate leaves is from noise, on the samples as they came from the elements."""
         block, moments = self.block, detection.moments
-        n_fitted = fit.n_fitted + (0.0 if diffuse is None else diffuse.n_determined)
+        n_fitted = fit.n_fitted + fit.n_slopes + (0.0 if diffuse is None else diffuse.n_determined)
         if fit.problem.coupling is not None:
             n_fitted += fit.problem.coupling.n_determined
         if block.derotation is not None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.estimators.scene.derotation import channel_at
+from isac_toolbox.estimators.scene.derotation import channels_of
 from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.derotation import Derotation
@@ -80,16 +80,17 @@ def _inner_products(
     n_users, n_times = derotation.phases_rad.shape
     matched = np.empty((n_users, n_times), complex)
     gram = np.empty((n_users, n_users, n_times), complex)
-    spread = moments.variance
-    for t in range(n_times):
-        channel = channel_at(fit, derotation.take(np.array([t]))).mean
-        if fit.problem.receiver.element_mask is not None:
-            channel = np.where(fit.problem.receiver.element_mask, channel, 0)
-        mean = moments.mean[..., t] * used[:, t]
-        sent = channel * mean[..., None]
-        matched[:, t] = np.einsum("knm,nm->k", sent.conj(), block.received[..., t], optimize=True)
-        flat = sent.reshape(n_users, -1)
-        gram[..., t] = flat.conj() @ flat.T
-        power = np.sum(np.abs(channel) ** 2, axis=2)
-        gram[range(n_users), range(n_users), t] += np.sum(power * spread[..., t] * used[:, t], axis=1)
+    heard = fit.problem.receiver.element_mask
+    for symbols, channel in channels_of(fit, derotation):
+        if heard is not None:
+            channel = np.where(heard, channel, 0)
+        there = used[:, symbols]
+        sent = channel * (moments.mean[..., symbols] * there)[..., None]
+        received = block.received[..., symbols].transpose(0, 2, 1)
+        matched[:, symbols] = np.einsum("kntm,ntm->kt", sent.conj(), received, optimize=True)
+        by_symbol = sent.transpose(2, 0, 1, 3).reshape(symbols.size, n_users, -1)
+        gram[..., symbols] = np.matmul(by_symbol.conj(), by_symbol.transpose(0, 2, 1)).transpose(1, 2, 0)
+        spread = np.sum(np.abs(channel) ** 2, axis=3) * moments.variance[..., symbols] * there
+        for k in range(n_users):
+            gram[k, k, symbols] += np.sum(spread[k], axis=0)
     return matched, gram

@@ -172,6 +172,8 @@ class ReceivedBlock:
 
     def take(self, symbols: NDArray[np.int64]) -> ReceivedBlock:
         """Return the block of some OFDM symbols."""
+        if np.array_equal(symbols, np.arange(self.known.shape[2])):
+            return self
         return replace(
             self,
             received=self.received.take(symbols, axis=2),
@@ -179,6 +181,21 @@ class ReceivedBlock:
             known=self.known[..., symbols],
             masks=None if self.masks is None else self.masks.take(symbols),
             derotation=None if self.derotation is None else self.derotation.take(symbols),
+        )
+
+    def by_cell(self) -> ReceivedBlock:
+        """Return the block as one OFDM symbol, with its resource elements in the subcarriers' place."""
+        n_sub, n_elements, n_symbols = self.received.shape
+        shape = (self.n_users, n_sub * n_symbols, 1)
+        masks = self.masks
+        if masks is not None:
+            masks = Masks(masks.elements, masks.cells.reshape(shape[1:]))
+        return replace(
+            self,
+            received=self.received.transpose(0, 2, 1).reshape(shape[1], n_elements, 1),
+            pilots=self.pilots.reshape(shape),
+            known=self.known.reshape(shape),
+            masks=masks,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,9 @@ __all__ = ["Derotation"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
+
+# Cost cap: resource elements whose channels are held at once.
+_MOST_CELLS = 2**11
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,12 @@ class Derotation:
     def keeps_symbols(self) -> bool:
         """Whether statistics are kept symbol by symbol."""
         return self.nodes_s is self.times_s
+
+    def parts(self, n_subcarriers: int) -> Iterator[NDArray[np.int64]]:
+        """Runs of symbols whose resource elements are few enough for their channels to be held at once."""
+        step = max(_MOST_CELLS // n_subcarriers, 1)
+        for first in range(0, self.times_s.size, step):
+            yield np.arange(first, min(first + step, self.times_s.size))
 
     def take(self, symbols: NDArray[np.int64]) -> Derotation:
         """Return the same for some OFDM symbols."""

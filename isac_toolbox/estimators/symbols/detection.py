@@ -141,41 +141,37 @@ def detect_over_time(
     joint: bool = True,
     prior_llr: RealArray | None = None,
 ) -> Detection:
-    """Detect the data symbols of a block whose channels turn, symbol by symbol.
+    """Detect the data symbols of a block whose channels turn.
 
-    ``channel_of`` gives the knowledge of one symbol from its derotation; see :func:`detect` for the rest.
+    ``channel_of`` gives the knowledge of some symbols from their derotation, with resource elements in the
+    subcarriers' place, one subcarrier's symbols after another; see :func:`detect` for the rest.
     """
     assert block.derotation is not None
-    found = []
-    if not block.received.shape[2]:
-        return detect(
-            block, ChannelKnowledge(np.zeros((block.n_users, *block.received.shape[:2]), complex)), 1.0
-        )
-    for t in range(block.received.shape[2]):
-        part = block.take(np.array([t]))
+    (n_users, n_sub, n_symbols), n_points = block.known.shape, block.constellation.size
+    mean, variance = block.pilots.copy(), np.zeros(block.known.shape)
+    log_probability = np.zeros((*block.known.shape, n_points))
+    correlation = np.zeros((n_sub, n_symbols, n_users, n_users), complex)
+    if prior_llr is not None:
+        prior_llr = np.where(block.known[..., None], 0.0, prior_llr)
+    data = np.flatnonzero(block.has_data)
+    with_data = block.derotation.take(data)
+    for symbols in (data[some] for some in with_data.parts(n_sub)):
+        part = block.take(symbols)
         assert part.derotation is not None
-        prior = None if prior_llr is None else prior_llr[:, :, t : t + 1]
-        found.append(detect(part, channel_of(part.derotation), noise_variance, joint, prior))
-    return _side_by_side(found)
-
-
-def _side_by_side(parts: list[Detection]) -> Detection:
-    """Detections of the OFDM symbols of one block together."""
-    moments = [part.moments for part in parts]
-    n_users, n_sub, _ = moments[0].mean.shape
-    nothing = np.zeros((n_sub, 1, n_users, n_users), complex)
-    priors = [part.prior_llr for part in parts if part.prior_llr is not None]
-    correlations = [nothing if m.error_correlation is None else m.error_correlation for m in moments]
-    return Detection(
-        SymbolMoments(
-            np.concatenate([m.mean for m in moments], axis=2),
-            np.concatenate([m.variance for m in moments], axis=2),
-            np.concatenate(correlations, axis=1),
-        ),
-        np.concatenate([part.log_probability for part in parts], axis=2),
-        np.concatenate([part.known for part in parts], axis=2),
-        None if not priors else np.concatenate(priors, axis=2),
-    )
+        llr = (
+            None
+            if prior_llr is None
+            else prior_llr[:, :, symbols].reshape(n_users, -1, 1, prior_llr.shape[-1])
+        )
+        found = detect(part.by_cell(), channel_of(part.derotation), noise_variance, joint, llr)
+        shape = (n_users, n_sub, symbols.size)
+        mean[..., symbols] = found.moments.mean.reshape(shape)
+        variance[..., symbols] = found.moments.variance.reshape(shape)
+        log_probability[:, :, symbols] = found.log_probability.reshape(*shape, n_points)
+        if found.moments.error_correlation is not None:
+            correlation[:, symbols] = found.moments.error_correlation.reshape(*shape[1:], n_users, n_users)
+    moments = SymbolMoments(mean, variance, correlation if data.size else None)
+    return Detection(moments, log_probability, block.known, prior_llr)
 
 
 def _detect_by_cell(

@@ -14,6 +14,7 @@ from isac_toolbox.estimators.symbols.derotation import Derotation
 
 __all__ = [
     "SymbolMoments",
+    "bytes_over_time",
     "data_statistics",
     "error_moments",
     "least_squares_channel",
@@ -21,6 +22,7 @@ __all__ = [
     "sounded_entries",
 ]
 
+RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 BoolArray = NDArray[np.bool_]
 
@@ -28,6 +30,10 @@ BoolArray = NDArray[np.bool_]
 _UNCERTAIN = 0.5
 # Guard: of the largest entry; one of the symbol Gram below this is orthogonality up to rounding.
 _ROUNDING = 1e-12
+# Cost cap: products of samples, and of pairs of users' symbols, that are held at once.
+_MOST_PRODUCTS = 2**18
+# Cost cap: correlations over time beyond which they are kept in single precision; its rounding is averaged.
+_MOST_DOUBLES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +51,15 @@ class SymbolMoments:
     mean: ComplexArray
     variance: NDArray[np.float64]
     error_correlation: ComplexArray | None = None
+
+    def on_subcarriers(self, part: slice) -> SymbolMoments:
+        """Return the moments on some subcarriers."""
+        correlation = self.error_correlation
+        return SymbolMoments(
+            self.mean[:, part],
+            self.variance[:, part],
+            None if correlation is None else correlation[part],
+        )
 
     def derotated(self, factors: ComplexArray) -> SymbolMoments:
         """Return the moments of the symbols times factors (K, T) of magnitude one."""
@@ -150,30 +165,47 @@ def _statistics_over_time(
 ) -> Statistics:
     """Statistics of a block that moves: of symbols turned by their users, summed and over time."""
     used = used if masks is None else used & masks.cells
-    derotated = moments.derotated(derotation.factors)
-    second, mean = _second_moments(derotated, used), derotated.mean * used
-    frames = _frames(received, mean, second, derotation)
-    return replace(_statistics(received, mean, second.sum(axis=1), used, masks), frames=frames)
+    (n_sub, n_elements, n_symbols), n_users = received.shape, len(moments.mean)
+    nodes_s, factors = derotation.nodes_s, derotation.factors
+    weights = None if derotation.keeps_symbols else interpolation(nodes_s, derotation.times_s)
+    entries = (n_users, n_sub, nodes_s.size, n_elements)
+    over_time = np.empty(entries, f"c{bytes_over_time(int(np.prod(entries)))}")
+    gram_over_time = np.empty((nodes_s.size, n_sub, n_users, n_users), complex)
+    symbol_gram = np.empty((n_sub, n_users, n_users), complex)
+    cross_correlation, energy = np.empty((n_users, n_sub, n_elements), complex), 0.0
+    step = max(_MOST_PRODUCTS // max(n_symbols * max(n_elements, n_users**2), 1), 1)
+    for part in (slice(first, first + step) for first in range(0, n_sub, step)):
+        samples, cells = received[part].transpose(0, 2, 1), used[part]
+        some = moments.on_subcarriers(part).derotated(factors)
+        second, back = _second_moments(some, cells), some.mean.conj() * cells
+        symbol_gram[part] = second.sum(axis=1)
+        gram_over_time[:, part] = (
+            _at_nodes(second.reshape(*cells.shape, -1), weights)
+            .reshape(len(second), nodes_s.size, n_users, n_users)
+            .swapaxes(0, 1)
+        )
+        for k in range(n_users):
+            products = back[k][..., None] * samples
+            over_time[k, part] = _at_nodes(products, weights)
+            cross_correlation[k, part] = products.sum(axis=1)
+        power = np.sum(samples.real**2 + samples.imag**2, axis=2)
+        energy += float(np.sum(power[cells]))
+    n_observations = int(np.count_nonzero(used)) * n_elements if masks is None else masks.count(used)
+    frames = Frames(nodes_s, gram_over_time, over_time, derotation.doppler_hz)
+    return Statistics(symbol_gram, cross_correlation, energy, n_observations, frames=frames)
 
 
-def _frames(
-    received: ComplexArray, mean: ComplexArray, second: ComplexArray, derotation: Derotation
-) -> Frames:
-    """Statistics at times of a derotation from symbols' means (K, N, T), second moments (N, T, K, K)."""
-    samples = received.transpose(0, 2, 1)
-    if derotation.keeps_symbols:
-        symbol_gram = second.transpose(1, 0, 2, 3)
-        cross = mean.conj()[..., None] * samples
-    else:
-        weights = interpolation(derotation.nodes_s, derotation.times_s)
-        symbol_gram = np.tensordot(weights, second, axes=(1, 1))
-        cross = np.matmul(weights * mean.conj()[:, :, None, :], samples)
-    return Frames(
-        derotation.nodes_s,
-        np.ascontiguousarray(symbol_gram),
-        np.ascontiguousarray(cross),
-        derotation.doppler_hz,
-    )
+def bytes_over_time(n_entries: int) -> int:
+    """Return the bytes of a correlation over time, of which there are so many."""
+    return 8 if n_entries > _MOST_DOUBLES else 16
+
+
+def _at_nodes(products: ComplexArray, weights: RealArray | None) -> ComplexArray:
+    """What products (N, T, X) of every symbol are at the nodes of weights (Q, T), shape (N, Q, X)."""
+    if weights is None:
+        return products
+    parts = np.ascontiguousarray(products).view(np.float64)
+    return np.matmul(weights, parts).view(np.complex128)
 
 
 def _second_moments(moments: SymbolMoments, used: BoolArray) -> ComplexArray:

@@ -1,20 +1,25 @@
-"""One interactive page of a scene, complete in itself; plotly is imported when a page is made."""
+"""Interactive pages of a scene, complete in themselves; plotly is imported when a page is made."""
 
 from __future__ import annotations
 
 import html
-import json
 import os
-from importlib.resources import files
-from importlib.util import find_spec
-from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isac_toolbox.plotting.html import playback
+from isac_toolbox.plotting.html.page import (
+    MISSING_PLOTLY,
+    SUFFIXES,
+    check_path,
+    check_plotly,
+    figure_layout,
+    filled_page,
+    has_plotly,
+)
 from isac_toolbox.plotting.html.traces import fixed_traces, moving_traces
+from isac_toolbox.plotting.html.track import track_html
 from isac_toolbox.plotting.html.view import (
     MATCH_DISTANCE_M,
     State,
@@ -25,18 +30,11 @@ from isac_toolbox.plotting.html.view import (
 )
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from isac_toolbox.channel import UplinkObservation
     from isac_toolbox.estimators import EstimationResult, SceneRecorder
     from isac_toolbox.scenario import Truth
 
-__all__ = ["MISSING_PLOTLY", "SUFFIXES", "has_plotly", "scene_html"]
-
-SUFFIXES = (".html", ".htm")
-MISSING_PLOTLY = 'plotly is not installed; get it with: pip install "isac_toolbox[html]"'
-_WIDTH = 1.65
-_BUTTONS = [["toImage"], ["orbitRotation", "tableRotation", "pan3d", "zoom3d"], ["resetCameraDefault3d"]]
+__all__ = ["MISSING_PLOTLY", "SUFFIXES", "has_plotly", "scene_html", "track_html"]
 
 
 def scene_html(
@@ -89,19 +87,13 @@ def scene_html(
         If the page cannot be written.
     """
     _check_types(result, truth, observation, recording, title)
-    target = None if path is None else _check_path(path)
+    target = None if path is None else check_path(path)
     _check_same_run(result, truth, observation, recording)
-    if not has_plotly():
-        raise ImportError(f"scene_html: {MISSING_PLOTLY}")
+    check_plotly("scene_html")
     page = _page(result, truth, observation, recording, result.estimator if title is None else title)
     if target is not None:
         target.write_text(page, encoding="utf-8")
     return page
-
-
-def has_plotly() -> bool:
-    """Return whether plotly can be imported."""
-    return find_spec("plotly") is not None
 
 
 # checks
@@ -123,18 +115,6 @@ def _check_types(result: Any, truth: Any, observation: Any, recording: Any, titl
     for name, value, kind in optional:
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}")
-
-
-def _check_path(path: str | os.PathLike[str]) -> Path:
-    try:
-        target = Path(path)
-    except TypeError:
-        raise TypeError(f"path must be a path, got {type(path).__name__}") from None
-    if target.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"path must end in one of {', '.join(SUFFIXES)}, got {target}")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"path: there is no folder {target.parent}")
-    return target
 
 
 def _check_same_run(
@@ -170,8 +150,6 @@ def _page(
     recording: SceneRecorder | None,
     title: str,
 ) -> str:
-    from plotly.offline import get_plotlyjs
-
     around, final = Surroundings.of(truth, observation), State.of_result(result, truth)
     shots = [] if recording is None else recording.snapshots[:-1]
     states = [*(State.of_snapshot(shot, truth) for shot in shots), final]
@@ -179,8 +157,8 @@ def _page(
     fixed = fixed_traces(around, box)
     figure: dict[str, Any] = {
         "data": [*fixed, *moving_traces(final, around, box, result)],
-        "layout": _layout(box),
-        "config": {"displaylogo": False, "scrollZoom": True, "modeBarButtons": _BUTTONS},
+        "layout": figure_layout(box),
+        "config": playback.CONFIG,
     }
     captions: dict[str, str] = {}
     if recording is not None and len(recording):
@@ -193,48 +171,8 @@ def _page(
             )
             for state, shot in zip(states, recording)
         }
-    data = {"figure": figure, "captions": captions, "caption": next(reversed(captions.values()), "")}
-    template = Template(files(__name__).joinpath("page.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=html.escape(title),
-        subtitle=html.escape(_subtitle(result, title)),
-        numbers=_numbers(result, truth, final, drawn=around.array_axes is not None),
-        plotly_js=get_plotlyjs(),
-        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-    )
-
-
-def _layout(box: NDArray[np.float64]) -> dict[str, Any]:
-    """Return axes in metres with equal scales, fixed while the iterations play."""
-    extent = np.ptp(box, axis=0)
-    ratio = _WIDTH * extent / extent.max()
-    plain = {"backgroundcolor": "#FAFAFA", "showbackground": True, "gridcolor": "#DDDDDD", "zeroline": False}
-    axes = {
-        f"{axis}axis": {
-            **plain,
-            "range": [round(float(v), 3) for v in box[:, i]],
-            "title": {"text": f"{axis} (m)"},
-            "showspikes": False,
-            "nticks": 8 if extent[i] > 0.3 * extent.max() else 4,
-        }
-        for i, axis in enumerate("xyz")
-    }
-    scene = {
-        **axes,
-        "domain": {"x": [0.0, 0.79], "y": [0.0, 1.0]},
-        "aspectmode": "manual",
-        "aspectratio": {axis: round(float(r), 4) for axis, r in zip("xyz", ratio)},
-        "camera": {"eye": {"x": -1.15, "y": -1.35, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.18}},
-        "dragmode": "turntable",
-    }
-    return {
-        "scene": scene,
-        "margin": {"l": 10, "r": 10, "t": 8, "b": 8, "autoexpand": False},
-        "legend": {"x": 0.8, "y": 0.95, "xanchor": "left", "groupclick": "togglegroup", "tracegroupgap": 2},
-        "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"color": "#1c1c1c", "size": 13}},
-        "uirevision": "kept",
-        "paper_bgcolor": "white",
-    }
+    numbers = _numbers(result, truth, final, drawn=around.array_axes is not None)
+    return filled_page(title, _subtitle(result, title), numbers, figure, captions)
 
 
 def _subtitle(result: EstimationResult, title: str) -> str:

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
     from isac_toolbox.estimators import EstimationResult, SceneRecorder
 
-__all__ = ["caption", "controls", "frames", "noise_curve"]
+__all__ = ["CONFIG", "caption", "controls", "frames", "noise_curve", "player", "what_changes"]
 
 _MILLISECONDS = 600
+_BUTTONS = [["toImage"], ["orbitRotation", "tableRotation", "pan3d", "zoom3d"], ["resetCameraDefault3d"]]
+#: Of plotly, for all pages.
+CONFIG = {"displaylogo": False, "scrollZoom": True, "modeBarButtons": _BUTTONS}
 _BLUE, _VERMILION = OKABE_ITO["blue"], OKABE_ITO["vermilion"]
 
 
@@ -42,11 +45,11 @@ def frames(
     ]
     place = list(range(first_index, first_index + len(moving[0])))
     names = [str(shot.iteration) for shot in recording]
-    return [{"name": n, "data": d, "traces": place} for n, d in zip(names, _what_changes(moving))]
+    return [{"name": n, "data": d, "traces": place} for n, d in zip(names, what_changes(moving))]
 
 
-def _what_changes(moving: list[list[Trace]]) -> list[list[Trace]]:
-    """Drop the entries that are the same in every frame, and those that the reader switches."""
+def what_changes(moving: list[list[Trace]]) -> list[list[Trace]]:
+    """Return frames without the entries that are the same in every one, or that the reader switches."""
     kept = [
         [
             key
@@ -86,9 +89,8 @@ def _marker_on_curve(iteration: int, noise_variance: float) -> Trace:
     }
 
 
-def controls(recording: SceneRecorder) -> dict[str, Any]:
-    """Return the layout of the slider, of the buttons and of the curve's axes."""
-    names = [str(snapshot.iteration) for snapshot in recording]
+def player(names: list[str], unit: str) -> dict[str, Any]:
+    """Return the layout of a slider over frames and of its buttons."""
     now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     playing = {**now, "frame": {"duration": _MILLISECONDS, "redraw": True}}
     steps = [{"label": name, "method": "animate", "args": [[name], now]} for name in names]
@@ -100,7 +102,7 @@ def controls(recording: SceneRecorder) -> dict[str, Any]:
         "y": 0.0,
         "yanchor": "top",
         "pad": {"t": 8, "b": 8},
-        "currentvalue": {"prefix": "iteration ", "font": {"size": 13}},
+        "currentvalue": {"prefix": f"{unit} ", "font": {"size": 13}},
     }
     buttons = {
         "type": "buttons",
@@ -116,12 +118,19 @@ def controls(recording: SceneRecorder) -> dict[str, Any]:
             {"label": "❚❚", "method": "animate", "args": [[None], now]},
         ],
     }
-    axis = {"showline": True, "linecolor": "#888888", "gridcolor": "#E5E5E5", "zeroline": False}
-    font = {"tickfont": {"size": 10}, "fixedrange": True, **axis}
     return {
         "margin": {"l": 10, "r": 10, "t": 8, "b": 92, "autoexpand": False},
         "sliders": [slider],
         "updatemenus": [buttons],
+    }
+
+
+def controls(recording: SceneRecorder) -> dict[str, Any]:
+    """Return the layout of the slider, of the buttons and of the curve's axes."""
+    axis = {"showline": True, "linecolor": "#888888", "gridcolor": "#E5E5E5", "zeroline": False}
+    font = {"tickfont": {"size": 10}, "fixedrange": True, **axis}
+    return {
+        **player([str(snapshot.iteration) for snapshot in recording], "iteration"),
         "xaxis": {
             **font,
             "domain": [0.82, 0.99],

@@ -20,7 +20,7 @@ from isac_toolbox.plotting.style import OKABE_ITO
 if TYPE_CHECKING:
     from isac_toolbox.estimators import EstimationResult
 
-__all__ = ["Trace", "fixed_traces", "moving_traces"]
+__all__ = ["Trace", "ellipsoid_mesh", "fixed_traces", "lines", "markers", "moving_traces", "user_style"]
 
 RealArray = NDArray[np.float64]
 Trace = dict[str, Any]
@@ -48,12 +48,12 @@ def fixed_traces(around: Surroundings, box: RealArray) -> list[Trace]:
     if around.nominal_users_m is not None:
         style = {"symbol": "diamond-open", "size": 5, "color": _GREY}
         text = [f"user {k + 1}, nominal position" for k in range(len(around.nominal_users_m))]
-        traces.append(_markers("user, nominal", around.nominal_users_m, text, style))
+        traces.append(markers("user, nominal", around.nominal_users_m, text, style))
     if around.truth is not None:
         users = around.truth.user_positions_m
         style = {"symbol": "diamond-open", "size": 8, "color": _TRUE}
         text = [f"<b>user {k + 1}, true</b><br>{hover.position(p)}" for k, p in enumerate(users)]
-        traces.append(_markers("user, true", users, text, style))
+        traces.append(markers("user, true", users, text, style))
     return traces
 
 
@@ -78,7 +78,8 @@ def _xyz(points_m: RealArray | list[list[float | None]]) -> dict[str, list[float
     return {axis: [row[i] for row in rows] for i, axis in enumerate("xyz")}
 
 
-def _markers(name: str, points_m: RealArray, texts: list[str], style: dict[str, Any], **more: Any) -> Trace:
+def markers(name: str, points_m: RealArray, texts: list[str], style: dict[str, Any], **more: Any) -> Trace:
+    """Return points with a text each."""
     return {
         "type": "scatter3d",
         "mode": "markers",
@@ -91,7 +92,8 @@ def _markers(name: str, points_m: RealArray, texts: list[str], style: dict[str, 
     }
 
 
-def _lines(name: str, polylines: list[RealArray], style: dict[str, Any], **more: Any) -> Trace:
+def lines(name: str, polylines: list[RealArray], style: dict[str, Any], **more: Any) -> Trace:
+    """Return lines as one trace."""
     rows: list[list[float | None]] = []
     for line in polylines:
         rows += [*line.tolist(), [None, None, None]]
@@ -114,7 +116,7 @@ def _region(region_m: RealArray) -> Trace:
     corners = np.array([[region_m[i][0], region_m[j][1], region_m[k][2]] for i, j, k in np.ndindex(2, 2, 2)])
     pairs = [(a, b) for a in range(8) for b in range(a + 1, 8) if bin(a ^ b).count("1") == 1]
     edges = [corners[[a, b]] for a, b in pairs]
-    return _lines("region searched", edges, {"color": "#AAAAAA", "width": 1.5})
+    return lines("region searched", edges, {"color": "#AAAAAA", "width": 1.5})
 
 
 def _station(station_m: RealArray, array_axes: RealArray | None) -> Trace:
@@ -122,7 +124,7 @@ def _station(station_m: RealArray, array_axes: RealArray | None) -> Trace:
     if array_axes is not None:
         text += f"<br>boresight {hover.angles(array_axes[0])}"
     style = {"symbol": "square", "size": 7, "color": _TRUE}
-    return _markers("base station", station_m[None], [text], style, legendgroup="station")
+    return markers("base station", station_m[None], [text], style, legendgroup="station")
 
 
 def _boresight(station_m: RealArray, array_axes: RealArray, extent_m: float) -> Trace:
@@ -133,18 +135,22 @@ def _boresight(station_m: RealArray, array_axes: RealArray, extent_m: float) -> 
     barbs = [np.stack([tip, tip + extent_m * (0.01 * side - 0.03 * boresight)]) for side in sideways]
     style = {"color": _TRUE, "width": 5}
     shaft = np.stack([station_m, tip])
-    return _lines("boresight", [shaft, *barbs], style, legendgroup="station", showlegend=False)
+    return lines("boresight", [shaft, *barbs], style, legendgroup="station", showlegend=False)
 
 
 # users
+
+
+def user_style(k: int) -> tuple[str, str]:
+    """Return colour and dash of a user."""
+    return _USER_COLOURS[k % len(_USER_COLOURS)], _USER_DASHES[k // len(_USER_COLOURS) % len(_USER_DASHES)]
 
 
 def _user(
     state: State, k: int, around: Surroundings, box: RealArray, result: EstimationResult | None
 ) -> list[Trace]:
     """Return line of sight, bounces, unlocated paths and position of one user: one group of the legend."""
-    colour = _USER_COLOURS[k % len(_USER_COLOURS)]
-    dash = _USER_DASHES[k // len(_USER_COLOURS) % len(_USER_DASHES)]
+    colour, dash = user_style(k)
     name, group = f"user {k + 1} and its paths", {"legendgroup": f"user {k + 1}"}
     user, station = state.users_m[k], around.station_m
     seen = state.points_m[state.visibility[k] >= 0.5]
@@ -154,13 +160,11 @@ def _user(
     text = [hover.user_text(state, k, result, around.truth)]
     style = {"symbol": "diamond", "size": 6, "color": colour, "line": {"color": "white", "width": 1}}
     return [
-        _markers(
+        markers(
             name, user[None], text, style, mode="markers+lines", line={"color": colour, "dash": dash}, **group
         ),
-        _lines(
-            "line of sight", sight, {"color": colour, "width": 7, "dash": dash}, showlegend=False, **group
-        ),
-        _lines("bounces", bounces, {"color": colour, "width": 2.5, "dash": dash}, showlegend=False, **group),
+        lines("line of sight", sight, {"color": colour, "width": 7, "dash": dash}, showlegend=False, **group),
+        lines("bounces", bounces, {"color": colour, "width": 2.5, "dash": dash}, showlegend=False, **group),
         _rays(state, k, around, box, colour, group),
     ]
 
@@ -169,7 +173,7 @@ def _rays(
     state: State, k: int, around: Surroundings, box: RealArray, colour: str, group: dict[str, str]
 ) -> Trace:
     """Return a user's unlocated paths, from the base station to the farthest place of a single bounce."""
-    lines, text, sizes = [], [], []
+    rays, text, sizes = [], [], []
     paths, axes, station = state.unlocated, around.array_axes, around.station_m
     if axes is not None and station is not None:
         for p in np.flatnonzero(paths.user == k):
@@ -178,14 +182,14 @@ def _rays(
             direction = np.array([forward, *cosines]) @ axes
             length = SPEED_OF_LIGHT_M_S * float(paths.delay_s[p])
             end = _ray_end(station, direction, length, state.users_m[k], box)
-            lines.append(np.stack([station, end]))
+            rays.append(np.stack([station, end]))
             text += ["", hover.ray_text(paths, int(p), direction), ""]
             sizes += [0, 4, 0]
     style = {"color": colour, "width": 2, "dash": "dot"}
     marker = {"symbol": "cross", "size": sizes, "color": colour, "line": {"width": 0}}
     shown = {"mode": "lines+markers", "marker": marker, "hovertext": text}
     return {
-        **_lines("unlocated paths", lines, style, showlegend=False, opacity=0.7, **group),
+        **lines("unlocated paths", rays, style, showlegend=False, opacity=0.7, **group),
         **shown,
         "hoverinfo": "text",
     }
@@ -214,7 +218,7 @@ def _scatterers(state: State) -> list[Trace]:
         f"<b>rejected candidate</b><br>{hover.position(point)}<br>probability {p:.3f}"
         for point, p in zip(state.rejected_m, state.rejected_probability)
     ]
-    rejected = _markers(
+    rejected = markers(
         "rejected candidate (p < 0.5)",
         state.rejected_m,
         rejected_text,
@@ -236,7 +240,7 @@ def _estimates(name: str, state: State, index: NDArray[np.int64], symbol: str, c
     size = np.round(5 + 4 * (2 * probability - 1), 1)
     style = {"symbol": symbol, "size": size.tolist(), "color": colour, "line": {"color": "white", "width": 1}}
     labels = [str(s + 1) for s in index] if len(state.points_m) <= _MAX_NUMBERED else [""] * len(index)
-    return _markers(
+    return markers(
         name,
         state.points_m[index],
         [hover.scatterer_text(state, int(s)) for s in index],
@@ -260,9 +264,9 @@ def _against_truth(state: State, around: Surroundings) -> list[Trace]:
     traces = []
     for name, index, style in (("found", match.truth_index, circle), ("missed", missed, square)):
         text = [hover.true_scatterer_text(truth, int(q), state) for q in index]
-        traces.append(_markers(f"true scatterer, {name}", points[index], text, style))
+        traces.append(markers(f"true scatterer, {name}", points[index], text, style))
     pairs = [np.stack(pair) for pair in zip(state.points_m[match.estimate_index], points[match.truth_index])]
-    traces.append(_lines("error", pairs, {"color": _TRUE, "width": 3}))
+    traces.append(lines("error", pairs, {"color": _TRUE, "width": 3}))
     return traces
 
 
@@ -271,7 +275,7 @@ def _against_truth(state: State, around: Surroundings) -> list[Trace]:
 
 def _ellipsoids(state: State, box: RealArray) -> list[Trace]:
     """Return 95 % ellipsoids in true size and enlarged; those large enough to be seen are switched on."""
-    true_size, enlarged = _ellipsoid_mesh(state, 1), _ellipsoid_mesh(state, _ENLARGED)
+    true_size, enlarged = ellipsoid_mesh(state, 1), ellipsoid_mesh(state, _ENLARGED)
     if state.covariance_m2 is not None and len(state.points_m):
         largest = np.sqrt(np.linalg.eigvalsh(state.covariance_m2)[:, -1].clip(0.0))
         hidden = true_size if np.median(largest) < 0.004 * np.ptp(box, axis=0).max() else enlarged
@@ -279,7 +283,7 @@ def _ellipsoids(state: State, box: RealArray) -> list[Trace]:
     return [true_size, enlarged]
 
 
-def _ellipsoid_mesh(state: State, factor: int) -> Trace:
+def ellipsoid_mesh(state: State, factor: int, texts: list[str] | None = None) -> Trace:
     """Return all ellipsoids as one mesh; the page repeats a scatterer's text for its vertices."""
     sphere, faces = _unit_sphere()
     covariance = state.covariance_m2 if state.covariance_m2 is not None else np.zeros((0, 3, 3))
@@ -287,7 +291,7 @@ def _ellipsoid_mesh(state: State, factor: int) -> Trace:
     root = axes * np.sqrt(np.maximum(value, 0.0))[:, None, :]
     shells = state.points_m[: len(root), None] + factor * _CHI_95 * sphere @ root.transpose(0, 2, 1)
     corners = (faces + len(sphere) * np.arange(len(root))[:, None, None]).reshape(-1, 3)
-    text = [hover.scatterer_text(state, s) for s in range(len(root))]
+    text = [hover.scatterer_text(state, s) for s in range(len(root))] if texts is None else texts
     is_false = np.isin(np.arange(len(root)), state.false_index).astype(int)
     scale = "true size" if factor == 1 else f"drawn {factor} times larger"
     return {

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from isac_toolbox.channel import UplinkObservation
     from isac_toolbox.estimators import EstimationResult, SceneSnapshot
     from isac_toolbox.scenario import Truth
+    from isac_toolbox.tracking import TrackedResult
 
 __all__ = ["MATCH_DISTANCE_M", "State", "Surroundings", "bounding_box", "check_places", "numbered"]
 
@@ -132,6 +133,23 @@ class State:
             match=_match(points, truth),
         )
 
+    @classmethod
+    def of_track(cls, block: TrackedResult) -> State:
+        """Return users and tracks after a block, with their uncertainties."""
+        n_users, n_tracks = len(block.user_positions_m), len(block.track_ids)
+        return cls(
+            points_m=block.scatterer_positions_m,
+            probability=block.existence_probability,
+            visibility=np.zeros((n_users, n_tracks)),
+            covariance_m2=block.scatterer_covariance_m2,
+            rejected_m=np.zeros((0, 3)),
+            rejected_probability=np.zeros(0),
+            users_m=block.user_positions_m,
+            line_of_sight=np.zeros(n_users),
+            unlocated=block.estimate.unlocated_paths,
+            match=None,
+        )
+
     @property
     def false_index(self) -> NDArray[np.int64]:
         """Points without a true one; none where the truth is unknown."""
@@ -146,9 +164,12 @@ def _match(points_m: RealArray, truth: Truth | None) -> Localisation | None:
     return localisation(points_m, truth.scatterer_positions_m, MATCH_DISTANCE_M)
 
 
-def bounding_box(around: Surroundings, states: Sequence[State]) -> RealArray:
-    """Return a box that holds everything shown, with a margin, shape (2, 3)."""
-    parts = [p for state in states for p in (state.points_m, state.users_m)]
+def bounding_box(
+    around: Surroundings, states: Sequence[State], further_m: Sequence[RealArray] = ()
+) -> RealArray:
+    """Return a box that holds everything shown and further points, with a margin, shape (2, 3)."""
+    parts = [*further_m]
+    parts += [p for state in states for p in (state.points_m, state.users_m)]
     if around.station_m is not None and around.region_m is not None:
         parts += [around.station_m[None], around.region_m]
     if around.nominal_users_m is not None:

@@ -396,13 +396,21 @@ def soft_block(seed: int = 0, n_users: int = 2):
     return ReceivedBlock.of(observation, 1.0), ChannelKnowledge(channel), symbols, index
 
 
+def over_symbols(channel: ChannelKnowledge, n_symbols: int) -> ChannelKnowledge:
+    """What is known of a channel at rest in so many OFDM symbols, by resource element."""
+    atoms = channel.atoms
+    if atoms is not None:
+        atoms = atoms.over_cells(np.repeat(atoms.delay, n_symbols, axis=0))
+    return replace(channel, mean=np.repeat(channel.mean, n_symbols, axis=1), atoms=atoms)
+
+
 @pytest.mark.parametrize("joint", [True, False])
 def test_symbol_by_symbol_is_all_at_once_where_nothing_turns(joint):
     received, channel, _, _ = soft_block()
     n_symbols = received.received.shape[2]
     turning = over_time(received, np.zeros(2), np.zeros((2, n_symbols)))
     expected = detect(received, channel, 0.3, joint)
-    found = detect_over_time(turning, lambda _: channel, 0.3, joint)
+    found = detect_over_time(turning, lambda at: over_symbols(channel, at.times_s.size), 0.3, joint)
     assert_allclose(found.moments.mean, expected.moments.mean, atol=1e-12)
     assert_allclose(found.moments.variance, expected.moments.variance, atol=1e-12)
     assert_allclose(found.log_probability, expected.log_probability, atol=1e-9)
@@ -421,7 +429,12 @@ def test_a_channel_that_turns_is_detected_as_one_at_rest():
     n_symbols = received.received.shape[2]
     turning = over_time(received, [700.0], rng.normal(0, 1, (1, n_symbols)))
     turned = replace(turning, received=turning.received * turning.derotation.factors[0])
-    found = detect_over_time(turned, lambda at: ChannelKnowledge(channel.mean * at.factors[:, :, None]), 0.3)
+
+    def channel_of(at):
+        still = over_symbols(channel, at.times_s.size).mean.reshape(1, N_SUB, at.times_s.size, -1)
+        return ChannelKnowledge((still * at.factors[:, None, :, None]).reshape(1, -1, still.shape[3]))
+
+    found = detect_over_time(turned, channel_of, 0.3)
     assert_allclose(found.log_probability, detect(received, channel, 0.3).log_probability, atol=1e-9)
 
 

@@ -400,7 +400,8 @@ def test_writes_what_it_returns(recorded, tmp_path):
 
 
 def test_missing_plotly_says_how_to_get_it(recorded, monkeypatch, tmp_path):
-    monkeypatch.setattr("isac_toolbox.plotting.html.has_plotly", lambda: False)
+    for module in ("html", "html.page"):
+        monkeypatch.setattr(f"isac_toolbox.plotting.{module}.has_plotly", lambda: False)
     with pytest.raises(ImportError, match=r'pip install "isac_toolbox\[html\]"'):
         scene_html(recorded[0])
     assert 'pip install "isac_toolbox[html]"' in fails("--html", tmp_path / "a.html")
