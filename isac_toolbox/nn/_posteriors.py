@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-__all__ = ["read_state", "write_state"]
+__all__ = ["read_state", "read_tensors", "with_suffix", "write_state"]
 
 _SEPARATOR = "/"
 
@@ -33,8 +33,7 @@ def write_state(path: str | Path, content: str, state: Mapping[str, Any]) -> Pat
     -------
     Path
     """
-    target = Path(path)
-    target = target if target.suffix == ".safetensors" else target.with_name(f"{target.name}.safetensors")
+    target = with_suffix(path, ".safetensors")
     tensors: dict[str, Tensor] = {}
     plain = _without_tensors(dict(state), "", tensors)
     target.write_bytes(save(tensors, metadata={"format": content, "plain": json.dumps(plain)}))
@@ -43,6 +42,27 @@ def write_state(path: str | Path, content: str, state: Mapping[str, Any]) -> Pat
 
 def read_state(path: str | Path, content: str) -> dict[str, Any]:
     """Return what ``write_state`` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged or of another format.
+    """
+    tensors, metadata = read_tensors(path, content)
+    state: dict[str, Any] = _with_tensors(json.loads(metadata["plain"]), tensors)
+    return state
+
+
+def with_suffix(path: str | Path, suffix: str) -> Path:
+    """Return a path, with the suffix added if it is missing."""
+    target = Path(path)
+    return target if target.suffix == suffix else target.with_name(f"{target.name}{suffix}")
+
+
+def read_tensors(path: str | Path, content: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of a safetensors file whose format is ``content``.
 
     Raises
     ------
@@ -62,8 +82,7 @@ def read_state(path: str | Path, content: str) -> dict[str, Any]:
         raise ValueError(f"{source} is not a safetensors file: {error}") from None
     if metadata.get("format") != content:
         raise ValueError(f"{source} does not hold {content}, its format is {metadata.get('format')!r}")
-    state: dict[str, Any] = _with_tensors(json.loads(metadata["plain"]), tensors)
-    return state
+    return tensors, metadata
 
 
 def _without_tensors(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:

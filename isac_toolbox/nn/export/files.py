@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from isac_toolbox.nn._posteriors import read_tensors, with_suffix
 from isac_toolbox.nn.export.codings import RunLengthIndex, decode_runs, encode_runs
 from isac_toolbox.nn.export.inputs import Inputs, evaluating, flat_tensors, inputs_of, outputs, quiet
 
@@ -57,8 +57,7 @@ def save_compressed(
     """
     if value_dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"value_dtype must be float32, float16 or bfloat16, got {value_dtype}")
-    target = Path(path)
-    target = target if target.suffix == ".safetensors" else target.with_name(f"{target.name}.safetensors")
+    target = with_suffix(path, ".safetensors")
     tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
     described: dict[str, Any] = {}
     for name, mask in masks.items():
@@ -110,29 +109,17 @@ def load_compressed(path: str | Path, model: nn.Module) -> nn.Module:
     ValueError
         If the file is of another kind, damaged, or of another architecture.
     """
-    source = Path(path)
-    if not source.exists():
-        raise FileNotFoundError(f"no such file: {source}")
-    try:
-        with safe_open(str(source), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{source} is not a safetensors file: {error}") from None
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(
-            f"{source} is not a run-length coded model, its format is {metadata.get('format')!r}"
-        )
+    tensors, metadata = read_tensors(path, _FORMAT)
     try:
         for key, about in json.loads(metadata["layers"]).items():
             tensors[key] = _decode(tensors.pop(f"{key}:values"), tensors.pop(f"{key}:runs"), about)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{source} is damaged: {error!r}") from None
+        raise ValueError(f"{path} is damaged: {error!r}") from None
     open_bias_slots(model, tensors)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{source} does not fit {type(model).__name__}: {error}") from None
+        raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from None
     return model
 
 
@@ -207,8 +194,7 @@ def export_onnx(model: nn.Module, path: str | Path, example: Any, *, int8: bool 
             f"ONNX export needs {' and '.join(missing)}, which is not installed; "
             f"get it with: pip install {' '.join(missing)}"
         )
-    target = Path(path)
-    target = target if target.suffix == ".onnx" else target.with_name(f"{target.name}.onnx")
+    target = with_suffix(path, ".onnx")
     inputs = inputs_of(example, model)
     export: Any = torch.onnx.export
     with evaluating(model), quiet():

@@ -173,8 +173,3 @@ class SupportBudgets(PosteriorTraining):
             self._tidy(silence=True)
             self._name_empty()
         return self
-
-    def _require_fit(self, what: str) -> None:
-        """Raise an error that names the method if ``fit`` has not been called."""
-        if self.input_shape is None or not self.history:
-            raise RuntimeError(f"{what} needs a fitted network; call fit first")

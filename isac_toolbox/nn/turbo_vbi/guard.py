@@ -437,8 +437,7 @@ class GuardedFit:
             self.teacher = self._chosen_teacher()
         compressor.restore(state["compressor"])
         compressor._set_masked(state["masked"])
-        dense = [EpochRecord(**{**r, "neurons": tuple(r["neurons"])}) for r in state["dense_history"]]
-        self.history = dense + compressor.history
+        self.history = EpochRecord.stored(state["dense_history"]) + compressor.history
 
 
 def _stored(quality: Quality) -> list[Tensor]:
