@@ -14,6 +14,7 @@ from isac_toolbox.nn.turbo_vbi.masking import by_parameter
 from isac_toolbox.nn.turbo_vbi.order import drop_until, least_certain_first, least_evidence_per_mac_first
 from isac_toolbox.nn.turbo_vbi.structure import AtMostSupport, BlockSupport, allowed, is_kept, levelled
 from isac_toolbox.nn.turbo_vbi.trainer import PosteriorTraining
+from isac_toolbox.nn.turbo_vbi.watch import Watch
 
 __all__ = ["SupportBudgets"]
 
@@ -25,6 +26,7 @@ class SupportBudgets(PosteriorTraining):
     """Methods that change the kept weights between fit and fine-tuning."""
 
     _tuned_epochs: int
+    _watch: Watch | None = None
 
     def fill_neurons(self) -> Self:
         """Keep every weight between two kept neurons (filters); added weights start at zero.
@@ -61,8 +63,8 @@ class SupportBudgets(PosteriorTraining):
 
         A temperature sets the number of weights only roughly; this method meets a budget. The least certain
         weights of all layers are dropped first, together with weights that are then disconnected. After
-        ``finetune`` the support is chosen by the fine-tuned weights; for a tight budget, two or three steps,
-        each followed by fine-tuning, give a better support than one.
+        ``finetune``, or a fit with ``max_loss_drop``, the support is chosen by the fine-tuned weights; for a
+        tight budget, two or three steps, each followed by fine-tuning, give a better support than one.
 
         Parameters
         ----------
@@ -83,7 +85,7 @@ class SupportBudgets(PosteriorTraining):
         """
         check_integer("n_weights", n_weights, 1)
         self._require_fit("keep_at_most")
-        if self._tuned_epochs:
+        if self._tuned_epochs or self._watch is not None:  # trained without noise since the last update
             return self._keep(self._chosen_again(n_weights))
         layers = self.layers.items()
         power = {

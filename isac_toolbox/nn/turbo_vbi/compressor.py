@@ -109,7 +109,6 @@ class TurboVBICompressor(OwnLoop, SavedFit):
         self.layers = variational_layers(self.model)
         self.settings.check_layers(self.layers)
         self.history: list[EpochRecord] = []
-        self._watch: Watch | None = None
         self.guard_teacher: nn.Module | None = None
         self._teacher: nn.Module | None = None
         self._distillation = 0.0
@@ -183,6 +182,7 @@ class TurboVBICompressor(OwnLoop, SavedFit):
         shared |= {"teacher": fingerprint(teacher), "distillation": distillation if teacher else None}
         file = Checkpoint.from_arguments(checkpoint, resume, _CHECKPOINT_FORMAT, "a compression", shared)
         self._teacher, self._distillation, self._tuned_epochs = teacher, distillation, 0
+        self._watch = None
         self._set_masked(False)
         self._new_optimiser()
         if self.history:

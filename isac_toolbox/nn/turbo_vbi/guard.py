@@ -59,7 +59,19 @@ _WIDE = 4.0
 _NORM_EXAMPLES = 1000
 #: What a checkpoint holds beside the state of the compressor.
 _STATES = ("dense", "good", "strict", "settled", "recovered", "near")
-_VALUES = ("rank", "n_near", "temperature", "growth", "cut", "misses", "again", "alone", "found", "n_posterior", "part_good")
+_VALUES = (
+    "rank",
+    "n_near",
+    "temperature",
+    "growth",
+    "cut",
+    "misses",
+    "again",
+    "alone",
+    "found",
+    "n_posterior",
+    "part_good",
+)
 
 
 class GuardedFit:
