@@ -1,11 +1,11 @@
 """Patterns that hardware likes: accuracy, size and measured time of each beside the dense network.
 
-An MLP of 256 - 512 - 512 - 10 on scikit-learn's digits of 16 x 16 pixels, trained for 20 epochs and compressed
-by `compress(max_loss_drop=0.01)` for 20 more with each pattern. Times are medians of 64 images on one thread, all
-forms in turn in the same run: `small` is the exported network, `blocks` the form of `to_block_sparse` with every
-layer in blocks, `onnx` and `int8` the files of `export_onnx` in onnxruntime, where it is installed. `filled` is the
-part of the blocks of the exported layers that hold a weight. The last lines are a transformer whose heads have
-one gate each.
+An MLP of 256 - 512 - 512 - 10 on scikit-learn's digits of 16 x 16 pixels, trained for 20 epochs and
+compressed by `compress(max_loss_drop=0.01)` for 20 more with each pattern. Times are medians of 64 images
+on one thread, the forms in turn in the same run: `small` is the exported network, `blocks` the form of
+`to_block_sparse` with every layer in blocks, `onnx` and `int8` the files of `export_onnx` in onnxruntime,
+where it is installed. `filled` is the part of the blocks of the exported layers that hold a weight. The
+last lines are a transformer whose heads have one gate each.
 
 python benchmarks/nn/hardware.py [--seed 31] > benchmarks/nn/hardware.txt
 """
@@ -158,7 +158,7 @@ def row(name: str, settings: dict[str, Any], dense: nn.Module, sets: list[Any], 
         }
         whole = onnx_forms(small, x, Path(folder))
         right = {kind: part_right(call(), y) for kind, call in whole.items()}
-        times = milliseconds(forms | onnx_forms(small, batch, Path(folder)))
+        times = milliseconds(forms) | milliseconds(onnx_forms(small, batch, Path(folder)))
         file = save_compressed(
             Path(folder) / "net", result.compressor.masked_model(), result.compressor.support()
         )

@@ -1,14 +1,14 @@
 """Uncertainty of SSVI on regression, beside a Gaussian process and an ensemble of dense networks.
 
-Data: scikit-learn's diabetes patients (442), its Friedman function with noise of standard deviation 1 (200), and a
-sine with a gap in the inputs (200), of which the test set covers the gap and both sides beyond. Inputs and targets
-are standardised; figures are in these units, and the likelihood is of the whole predictive density: a normal one for
-the process, a mixture of the normal densities of all networks for the others. Networks have 64 - 64 units and
-return mean and log-variance. SSVI keeps a fifth of the weights and averages 30 draws. The ensemble are five networks
-from other starts, the process has a squared-exponential kernel with a length for each input, and noise.
-`inside` is the part of the test targets in the central 90 % of the predictive density. `spread` is the standard
-deviation of the means of the drawn networks on the test set, `far` the same for inputs at three times the
-distance from the centre.
+Data: scikit-learn's diabetes patients (442), its Friedman function with noise of standard deviation 1
+(200), and a sine with a gap in the inputs (200), of which the test set covers the gap and both sides
+beyond. Inputs and targets are standardised; figures are in these units, and the likelihood is of the whole
+predictive density: a normal one for the process, a mixture of the normal densities of all networks for the
+others. Networks have 64 - 64 units and return mean and log-variance. SSVI keeps a fifth of the weights and
+averages 30 draws. The ensemble are five networks from other starts, the process has a squared-exponential
+kernel with a length for each input, and noise. `inside` is the part of the test targets in the central 90 %
+of the predictive density. `spread` is the standard deviation of the means of the drawn networks on the test
+set, `far` the same for inputs at three times the distance from the centre.
 
 python benchmarks/nn/regression.py [--seeds 41,42,43] > benchmarks/nn/regression.txt
 """
@@ -96,7 +96,14 @@ def outputs_of_ensemble(data: Arrays, seed: int) -> Callable[[np.ndarray], Tenso
         torch.manual_seed(100 * seed + member)
         model = models.mlp(data[0].shape[1], (64, 64), 2)
         networks.append(
-            train(model, loader, epochs=EPOCHS, loss=negative_log_likelihood, weight_decay=1e-2, seed=member)
+            train(
+                model,
+                loader,
+                epochs=EPOCHS // 2,
+                loss=negative_log_likelihood,
+                weight_decay=1e-2,
+                seed=member,
+            )
         )
     with torch.no_grad():
         return lambda x: torch.stack([m(torch.tensor(x, dtype=torch.float32)) for m in networks]).detach()
@@ -165,7 +172,8 @@ def main() -> None:
             error, nll, inside, spread, far = (np.array(column) for column in zip(*rows, strict=True))
             worst = inside[np.argmax(np.abs(inside - 0.9))]
             print(
-                f"{name:10}{method:12}{np.median(error):7.3f} ({error.max():.3f}){np.median(nll):8.3f} ({nll.max():.3f})"
+                f"{name:10}{method:12}{np.median(error):7.3f} ({error.max():.3f})"
+                f"{np.median(nll):8.3f} ({nll.max():.3f})"
                 f"{np.median(inside):8.3f} ({worst:.3f}){np.median(spread):8.3f}{np.median(far):8.3f}"
                 f"{(time.perf_counter() - start) / len(seeds):7.1f}",
                 flush=True,
