@@ -3,9 +3,10 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from isac_toolbox.inference import GatedChain, IndependentSupport
-from isac_toolbox.nn import CompressionSettings, TensorLoader, TurboVBICompressor, compress, models
+from isac_toolbox.nn import CompressionSettings, TensorLoader, TurboVBICompressor, compress, models, shrink
 from isac_toolbox.nn.turbo_vbi.structure import AtMostSupport, BlockSupport, is_kept
 
 
@@ -105,6 +106,27 @@ def test_a_head_shares_one_gate():
         settings.graph(torch.Size((12, 10)))
     with pytest.raises(ValueError, match="gate_rows"):
         TurboVBICompressor(models.mlp(4, (8,), 2), gate_rows={"nowhere": 2})
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x):
+        q, k, v = (f(x).unflatten(2, (3, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        attended = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+def test_without_its_values_a_head_leaves_with_queries_and_keys():
+    torch.manual_seed(0)
+    model, x = Attention().eval(), torch.randn(2, 5, 12)
+    with torch.no_grad():
+        model.v.weight[4:8] = 0.0
+        small = shrink(model, x)
+        torch.testing.assert_close(small(x), model(x), atol=1e-5, rtol=1e-5)
+    assert [len(layer.weight) for layer in (small.q, small.k, small.v)] == [8, 8, 8]
 
 
 @pytest.mark.parametrize(
