@@ -59,7 +59,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
-            f(x).unflatten(2, (N_HEADS, WIDTH // N_HEADS)).transpose(1, 2) for f in (self.q, self.k, self.v)
+            f(x).unflatten(2, (-1, WIDTH // N_HEADS)).transpose(1, 2) for f in (self.q, self.k, self.v)
         )
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 

@@ -59,8 +59,10 @@ class BlockSparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x W^T + b``, (..., out_features), without gradients of the weights."""
-        parts: Any = (self.rows, self.columns, self.values)
-        weight = torch.sparse_bsr_tensor(*parts, self.shape, check_invariants=False)
+        rows: Any = self.rows
+        columns: Any = self.columns
+        values: Any = self.values
+        weight = torch.sparse_bsr_tensor(rows, columns, values, self.shape, check_invariants=False)
         flat = F.pad(x.reshape(-1, self.in_features), (0, self.padding))
         y = (weight @ flat.t().contiguous())[: self.out_features].t().reshape(*x.shape[:-1], -1)
         bias: Any = self.bias

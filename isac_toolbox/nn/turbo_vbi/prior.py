@@ -190,7 +190,8 @@ class LayerPrior:
         """Let the engine update support, precision, slab and graph, damped on ``ln rho``."""
         damping = self.settings.damping
         graph: Any = self.graph
-        if isinstance(graph, (GatedChain, IndependentSupport)) and is_compact(self.prior, graph):
+        plain = isinstance(self.graph, (GatedChain, IndependentSupport))
+        if plain and is_compact(self.prior, graph):
             self.prior, self.graph = compact_sweep(self.prior, graph, message, self.rho, self.odds, damping)
             return
         double = GaussianMessage(message.mean.astype(np.float64), message.variance.astype(np.float64))

@@ -114,7 +114,7 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.out = (nn.Linear(12, 12) for _ in range(4))
 
     def forward(self, x):
-        q, k, v = (f(x).unflatten(2, (3, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k, v = (f(x).unflatten(2, (-1, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
         attended = nn.functional.scaled_dot_product_attention(q, k, v)
         return self.out(attended.transpose(1, 2).flatten(2))
 
