@@ -62,9 +62,10 @@ class SupportBudgets(PosteriorTraining):
         """Raise the threshold on the support's log-odds until at most so many weights are left.
 
         A temperature sets the number of weights only roughly; this method meets a budget. The least certain
-        weights of all layers are dropped first, together with weights that are then disconnected. After
-        ``finetune``, or a fit with ``max_loss_drop``, the support is chosen by the fine-tuned weights; for a
-        tight budget, two or three steps, each followed by fine-tuning, give a better support than one.
+        weights of all layers are dropped first, together with weights that are then disconnected; after a fit
+        with ``max_loss_drop``, which ends without noise, those of the smallest ``mu^2 h``. After
+        ``finetune`` the support is chosen by the fine-tuned weights; for a tight budget, two or three steps,
+        each followed by fine-tuning, give a better support than one.
 
         Parameters
         ----------
@@ -85,14 +86,9 @@ class SupportBudgets(PosteriorTraining):
         """
         check_integer("n_weights", n_weights, 1)
         self._require_fit("keep_at_most")
-        if self._tuned_epochs or self._watch is not None:  # trained without noise since the last update
+        if self._tuned_epochs:
             return self._keep(self._chosen_again(n_weights))
-        layers = self.layers.items()
-        power = {
-            name: self._levelled(name, layer.mean.detach().square() / layer.variance)
-            for name, layer in layers
-        }
-        order = least_certain_first(self.support(), self._log_odds(), power)
+        order = self._by_odds() if self._watch is None else self._by_saliency()
         return self._keep(drop_until(self.support(), order, lambda s: self._n_connected(s) <= n_weights))
 
     def keep_macs_at_most(self, macs: int) -> Self:
@@ -131,6 +127,18 @@ class SupportBudgets(PosteriorTraining):
         """Raise an error where added weights would break a pattern."""
         if any(isinstance(prior.graph, (AtMostSupport, BlockSupport)) for prior in self.priors.values()):
             raise ValueError(f"{what} adds weights and would break the pattern of block or n_of_m")
+
+    def _by_odds(self) -> Tensor:
+        """Return the kept positions, those of the smallest log-odds first."""
+        layers = self.layers.items()
+        power = {n: self._levelled(n, layer.mean.detach().square() / layer.variance) for n, layer in layers}
+        return least_certain_first(self.support(), self._log_odds(), power)
+
+    def _by_saliency(self) -> Tensor:
+        """Return the kept positions, those of the smallest ``mu^2 h`` first."""
+        order = self._most_salient_first(self._saliency()).flip(0)
+        kept = torch.cat([mask.flatten() for mask in self.support().values()])
+        return order[kept[order]]
 
     def _log_odds(self) -> dict[str, Tensor]:
         """Return the log-odds of all layers after the fit."""
