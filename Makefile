@@ -2,12 +2,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # What must hold without any extra, and with the oldest versions of everything that is needed.
-CORE_TESTS := tests/test_imports.py tests/test_doctests.py tests/test_bad_input.py tests/test_scenario.py \
+CORE_TESTS := tests/test_imports.py tests/test_doctests.py tests/test_bad_input.py tests/scenario \
   tests/test_metrics.py tests/test_bounds.py tests/test_storage.py tests/channel tests/inference \
   tests/estimators/symbols tests/estimators/baselines tests/estimators/test_bisvbi.py \
   tests/estimators/test_moving_blocks.py tests/sweeps tests/interop tests/cli tests/plotting tests/nn
 
-.PHONY: demo test test-oldest test-bare check docs clean
+.PHONY: demo test nightly test-oldest test-bare check docs clean
 
 $(VENV)/.base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ check: $(VENV)/.installed         ## formatting, lint and types
 
 test: check                       ## everything that must hold before a commit
 	$(BIN)/python -m pytest
+
+nightly: $(VENV)/.installed       ## thousands of examples of every invariance; about an hour
+	$(BIN)/python -m pytest --hypothesis-profile=nightly tests/test_invariances.py
 
 $(VENV)-bare/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-bare

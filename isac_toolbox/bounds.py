@@ -16,6 +16,7 @@ from isac_toolbox.channel.atoms.frames import Frames, MovingAtoms
 from isac_toolbox.channel.atoms.kinematics import Kinematics
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import PathParameters, Paths, Scene, ScenePrior, path_parameters
+from isac_toolbox.channel.atoms.whitening import Whitening
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.symbols.block import Masks
@@ -96,7 +97,8 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     (extent squared over twelve), as in the estimators. Other arrays have no prior of the scatterers. Masked
     elements and cells tell nothing, a cell of which single samples are masked as much as the share of its
     elements that are left; the channel's error counts all entries. What ``truth.diffuse_channel`` holds is
-    taken as known (``unlisted_share``).
+    taken as known (``unlisted_share``). Noise that is not white over the array, and interferers, have their
+    true covariance, which counts as known.
 
     Examples
     --------
@@ -127,7 +129,8 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     if masks is not None:
         symbols = symbols * np.sqrt(masks.share())
     parameters = path_parameters(scene, paths, receiver)
-    heard = make_atoms(parameters, paths, receiver)
+    whitening = _whitening(truth, receiver)
+    heard = make_atoms(parameters, paths, replace(receiver, whitening=whitening))
     everywhere = make_atoms(parameters, paths, replace(receiver, element_mask=None))
     prior, n_gains = ScenePrior.of(obs), 2 * len(paths)
     if obs.motion is None:
@@ -142,9 +145,10 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     end = n_gains + scene.n_parameters
     elements = _elements(obs)
     if elements is not None:
-        information = _with_elements(information, heard, parameters, gains, _gram(symbols))
+        stated = heard if whitening is None else make_atoms(parameters, paths, receiver)
+        information = _with_elements(information, stated, parameters, gains, _gram(symbols), whitening)
         metric = _with_elements(metric, everywhere, parameters, gains, _gram_of_channels(symbols))
-    information *= 2 / truth.noise_variance
+    information *= 2 / truth.noise_variance if whitening is None else 2 * whitening.scale
     information[n_gains:end, n_gains:end] += np.diag(prior.precision(scene))
     known = np.zeros(len(information), bool)
     known[n_gains:end] = prior.known(scene)
@@ -245,6 +249,28 @@ def _unlocated(scene: Scene, paths: Paths, receiver: Receiver) -> tuple[Scene, P
     return alone, Paths.build(np.zeros(n_users, bool), np.zeros((n_users, 0), bool), paths.user)
 
 
+def _whitening(truth: Truth, receiver: Receiver) -> Whitening | None:
+    """The whitening of noise and interference together; None where they are white.
+
+    Raises
+    ------
+    ValueError
+        Together with beam squint.
+    """
+    n_elements = receiver.array.n_elements
+    shape, interference = truth.noise_covariance, truth.interference_covariance
+    if shape is None and interference is None:
+        return None
+    if receiver.beam_squint:
+        raise ValueError(
+            "simulation: the bound takes noise that is not white over the array, or interferers, without "
+            "beam_squint, got both"
+        )
+    covariance = truth.noise_variance * (np.eye(n_elements) if shape is None else shape)
+    total = covariance if interference is None else covariance + interference
+    return Whitening.of(np.asarray(total, dtype=complex), receiver.element_mask)
+
+
 def _elements(obs: UplinkObservation) -> NDArray[np.float64] | None:
     """Deviations (2 M,) of the elements' gains and phases; None where they are known.
 
@@ -270,8 +296,12 @@ def _with_elements(
     parameters: PathParameters,
     gains: NDArray[np.complex128],
     symbol_gram: NDArray[np.complex128],
+    whitening: Whitening | None = None,
 ) -> NDArray[np.float64]:
-    """Fisher matrix with gains and phases (2 M) of the elements as further parameters."""
+    """Fisher matrix with gains and phases (2 M) of the elements as further parameters.
+
+    The atoms are those on the elements, without the whitening.
+    """
     explained = through(symbol_gram, atoms.synthesise(gains, symbol_gram.shape[1]))
     channel = atoms.synthesise(gains, symbol_gram.shape[1])
     energy = np.sum(np.real(channel.conj() * explained), axis=(0, 1))
@@ -279,13 +309,20 @@ def _with_elements(
     left = atoms.delay.T.conj()[:, :, None] * of_path
     zeroth, first = left.sum(axis=1), np.einsum("n,lnm->lm", atoms.wavenumbers_per_m, left)
     steering = atoms.steering.conj()
+    if whitening is not None:
+        steering = whitening.apply(whitening.apply(atoms.steering)).conj()
     in_path, in_length = steering[0] * zeroth, 1j * steering[0] * first
     slopes = np.concatenate([in_length[None], steering[1:] * zeroth])
     in_scene = np.einsum("l,slp,slm->pm", gains.conj(), parameters.jacobian, slopes, optimize=True)
     in_gain = np.concatenate([in_path.real, in_path.imag, in_scene.real])
     in_phase = np.concatenate([-in_path.imag, in_path.real, -in_scene.imag])
     cross = np.concatenate([in_gain, in_phase], axis=1)
-    return np.block([[fisher, cross], [cross.T, np.diag(np.tile(energy, 2))]])
+    own = np.diag(np.tile(energy, 2))
+    if whitening is not None:
+        between = np.einsum("knm,knp->mp", channel.conj(), explained, optimize=True)
+        between = between * (whitening.matrix @ whitening.matrix)
+        own = np.block([[between.real, -between.imag], [between.imag, between.real]])
+    return np.block([[fisher, cross], [cross.T, own]])
 
 
 def _unlocated_motion(scene: Scene, paths: Paths, parameters: PathParameters) -> Kinematics | None:

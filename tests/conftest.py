@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from threadpoolctl import threadpool_limits
 
+import helpers.examples  # noqa: F401  registers the profile "nightly" before hypothesis looks for it
+
 NETWORKS = ("torch", "safetensors", "sklearn")
 MISSING = [name for name in NETWORKS if find_spec(name) is None]
 

@@ -113,7 +113,7 @@ class BruteForce:
         """Inverse of the Fisher matrix with priors, and the channel's mean squared error."""
         slope = self.derivative()
         block = np.einsum("pknm,knt->pnmt", slope, symbols).reshape(len(slope), -1)
-        fisher = 2 / self.simulation.truth.noise_variance * np.real(block.conj() @ block.T)
+        fisher = 2 * np.real(block.conj() @ self.weighted(block).T)
         free = np.isfinite(self.prior)
         covariance = np.zeros_like(fisher)
         inside = np.ix_(free, free)
@@ -121,6 +121,18 @@ class BruteForce:
         flat = slope.reshape(len(slope), -1)
         error = np.einsum("pi,pq,qi->", flat.conj(), covariance, flat).real
         return covariance, float(error)
+
+    def weighted(self, block: np.ndarray) -> np.ndarray:
+        """Derivatives (P, N M T) times the inverse covariance of noise and interference."""
+        truth, n = self.simulation.truth, self.simulation.observation.array.n_elements
+        covariance = truth.noise_variance * (
+            np.eye(n) if truth.noise_covariance is None else truth.noise_covariance
+        )
+        if truth.interference_covariance is not None:
+            covariance = covariance + truth.interference_covariance
+        by_antenna = block.reshape(len(block), *self.simulation.observation.received.shape[:2], -1)
+        by_antenna = np.einsum("ab,pnbt->pnat", np.linalg.inv(covariance), by_antenna)
+        return by_antenna.reshape(len(block), -1)
 
     def check(self, known_data: bool, rtol: float = 1e-5) -> None:
         truth, observation = self.simulation.truth, self.simulation.observation
@@ -150,6 +162,11 @@ def test_bound_of_a_tiny_scene(known_data, wavefront, pattern):
     simulation = TINY.replace(wavefront=wavefront, pilot_pattern=pattern).simulate(0)
     assert simulation.truth.scatterer_gain.all() and simulation.truth.line_of_sight.all()
     BruteForce(simulation).check(known_data)
+
+
+@pytest.mark.parametrize("noise", [{"n_interferers": 2}, {"noise_correlation": 0.6, "noise_spread_db": 2.0}])
+def test_bound_under_coloured_noise(noise):
+    BruteForce(TINY.replace(**noise).simulate(1)).check(True)
 
 
 @pytest.mark.parametrize("wrong", ["truth", "observation", None, {}, "urban_uplink"])

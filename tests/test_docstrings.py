@@ -39,9 +39,16 @@ def public_objects():
 
 CLASSES = {name: value for name, value in public_objects().items() if inspect.isclass(value)}
 FUNCTIONS = {name: value for name, value in public_objects().items() if inspect.isfunction(value)}
+#: Classes with those of the same room that they are built upon.
+BUILT = [
+    (name, part)
+    for name, kind in CLASSES.items()
+    for part in kind.__mro__
+    if part.__module__.startswith(f"isac_toolbox.{name.split('.')[0]}")
+]
 METHODS = {
     f"{name}.{attribute}": getattr(kind, attribute)
-    for name, kind in CLASSES.items()
+    for name, kind in BUILT
     for attribute, value in vars(kind).items()
     if not attribute.startswith("_")
     and (inspect.isfunction(value) or isinstance(value, classmethod))
@@ -49,7 +56,7 @@ METHODS = {
 }
 PROPERTIES = {
     f"{name}.{attribute}": value
-    for name, kind in CLASSES.items()
+    for name, kind in BUILT
     for attribute, value in vars(kind).items()
     if not attribute.startswith("_") and isinstance(value, property)
 }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from isac_toolbox._validation import as_array, as_scalar, check_finite, check_non_negative, check_shape
 from isac_toolbox.channel.array import AntennaArray, UniformPlanarArray
+from isac_toolbox.channel.plausible_priors import warn_of_implausible_hardware
 
 __all__ = ["ESTIMATED_NOISE", "HARDWARE_FIELDS", "Hardware", "checked_hardware"]
 
@@ -131,6 +132,11 @@ def checked_hardware(given: Mapping[str, Any], array: AntennaArray) -> dict[str,
     TypeError, ValueError
         Naming the field, what came and what is allowed: negative deviations, responses of zero, coupling in
         an array without a grid, covariances that are not Hermitian, positive definite and of trace M.
+
+    Warns
+    -----
+    ImplausibleValueWarning
+        For deviations as in degrees, decibels or percent.
     """
     n_elements = array.n_elements
     values: dict[str, NDArray[Any] | str] = {}
@@ -146,6 +152,7 @@ def checked_hardware(given: Mapping[str, Any], array: AntennaArray) -> dict[str,
         values["element_response"] = _checked_response(given["element_response"], n_elements)
     if given["noise_covariance"] is not None:
         values["noise_covariance"] = _checked_covariance(given["noise_covariance"], n_elements)
+    warn_of_implausible_hardware(values)
     return values
 
 

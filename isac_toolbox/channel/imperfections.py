@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ __all__ = [
     "draw_imperfections",
     "draw_interference",
     "hardware_priors",
+    "interference_covariance",
     "noise_shape",
 ]
 
@@ -140,10 +142,10 @@ class Imperfections:
 
 
 def draw_imperfections(
-    settings: ImperfectionSettings, array: UniformPlanarArray, seeds: list[np.random.SeedSequence]
+    settings: ImperfectionSettings, array: UniformPlanarArray, streams: Sequence[np.random.Generator]
 ) -> Imperfections:
     """Draw all errors of a receiver, each from a stream of its own (six of them)."""
-    gains, turns, places, dead, levels, interferers = map(np.random.default_rng, seeds)
+    gains, turns, places, dead, levels, interferers = streams
     n_elements = array.n_elements
     errors = gains.standard_normal((2, n_elements))
     response = np.exp(settings.element_gain_std * errors[0] + 1j * settings.element_phase_std_rad * errors[1])
@@ -237,6 +239,21 @@ def draw_interference(
     stretch = 1 + frequencies_hz / settings.carrier_hz if settings.beam_squint else np.ones(1)
     responses = errors.heard(np.exp(1j * stretch[:, None, None] * phases))
     return np.asarray(responses.transpose(0, 2, 1) @ symbols)
+
+
+def interference_covariance(
+    settings: ImperfectionSettings, errors: Imperfections, array: AntennaArray, users_power: float
+) -> ComplexArray | None:
+    """Return the covariance (M, M) of what :func:`draw_interference` draws, mean over the band; None without.
+
+    Beam squint, which makes it differ over the band, is left out.
+    """
+    if not len(errors.interferer_directions):
+        return None
+    phases = array.phases(*array.direction_cosines(errors.interferer_directions))
+    responses = errors.heard(np.exp(1j * phases))
+    power = users_power * 10 ** (settings.interferer_power_db / 10)
+    return np.asarray(power * (responses.T @ responses.conj()))
 
 
 def hardware_priors(settings: ImperfectionSettings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from isac_toolbox._validation import as_array, check_finite, check_non_negative, check_shape
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.plausibility import warn_of_implausible_times
+from isac_toolbox.channel.plausible_priors import warn_of_implausible_motion
 
 __all__ = ["MOTION_FIELDS", "Motion", "checked_motion"]
 
@@ -156,7 +157,7 @@ def checked_motion(
     Warns
     -----
     ImplausibleValueWarning
-        For symbols closer in time than subcarriers so far apart allow.
+        For symbols closer in time than subcarriers so far apart allow, and values as in other units.
     """
     sizes: dict[str | int, int] = {"K": n_users, "T": n_symbols, 3: 3}
     values: dict[str, RealArray] = {}
@@ -177,6 +178,7 @@ def checked_motion(
     _check_together(values, carrier_hz, link)
     if "symbol_times_s" in values:
         warn_of_implausible_times(values["symbol_times_s"], frequencies_hz)
+    warn_of_implausible_motion(values, frequencies_hz)
     return values
 
 

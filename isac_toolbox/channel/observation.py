@@ -5,34 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from isac_toolbox import _npz
-from isac_toolbox._validation import (
-    as_array,
-    as_scalar,
-    check_finite,
-    check_flag,
-    check_non_negative,
-    check_positive,
-    check_shape,
-    without_mask,
-)
-from isac_toolbox.channel.array import AntennaArray, ArbitraryArray, UniformPlanarArray
-from isac_toolbox.channel.hardware import HARDWARE_FIELDS, Hardware, checked_hardware
-from isac_toolbox.channel.motion import MOTION_FIELDS, Motion, checked_motion
-from isac_toolbox.channel.panels import PanelArray
-from isac_toolbox.channel.plausibility import warn_of_implausible_block
+from isac_toolbox.channel.array import AntennaArray
+from isac_toolbox.channel.hardware import HARDWARE_FIELDS, Hardware
+from isac_toolbox.channel.motion import MOTION_FIELDS, Motion
+from isac_toolbox.channel.observation_checks import LINKS, WAVEFRONTS, checked_observation, usable_samples
+from isac_toolbox.channel.observation_files import read_observation, write_observation
 
 __all__ = ["LINKS", "WAVEFRONTS", "Geometry", "UplinkObservation"]
-
-WAVEFRONTS = ("planar", "spherical")
-LINKS = ("uplink", "monostatic")
-_MIN_USER_DISTANCE_M = 1e-3
-_MAX_SITE_DISTANCE_M = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +113,8 @@ class UplinkObservation:
         Standard deviation of the complex coupling between neighbours of a planar array; zero if not given.
     noise_covariance : array_like of complex, shape (M, M), or "estimate", optional
         Shape of the noise over the elements, Hermitian, positive definite and of trace M, so that
-        ``noise_variance`` is its mean power; ``"estimate"``: not white, to be found from the samples. White
-        if not given.
+        ``noise_variance`` is its mean power; ``"estimate"``: not white, or with interferers, to be found from
+        the samples, as is the variance then. White if not given.
 
     Raises
     ------
@@ -194,245 +177,9 @@ class UplinkObservation:
     noise_covariance: NDArray[np.complex128] | str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.array, (UniformPlanarArray, ArbitraryArray)):
-            raise TypeError(
-                f"array must be a UniformPlanarArray or an ArbitraryArray, got {type(self.array).__name__}"
-            )
-        samples, present = _without_masked(self.received)
-        self._set("received", as_array("received", samples, complex))
-        self._set("pilots", as_array("pilots", self.pilots, complex))
-        self._check_what_is_given()
-        for name in _REAL_FIELDS:
-            if name not in _PLACES or getattr(self, name) is not None:
-                self._set(name, as_array(name, getattr(self, name), float))
-        self._set("constellation", as_array("constellation", self.constellation, complex))
-        self._check_options()
-        self._check_axes()
-        self._check_samples(present)
-        self._check_block()
-        self._check_pilots()
-        self._check_knowledge()
-        self._check_constellation()
-        self._check_units()
-        self._check_motion()
-        self._check_hardware()
-
-    def _set(self, name: str, value: NDArray[Any]) -> None:
-        frozen = np.array(value)
-        frozen.setflags(write=False)
-        object.__setattr__(self, name, frozen)
-
-    def _check_axes(self) -> None:
-        """Refuse a block whose axes are there, but in another order."""
-        n_sub = self.subcarrier_frequencies_hz.size
-        _check_order("received", self.received, (n_sub, self.array.n_elements), "(N, M, T)")
-        if self.user_positions_m is not None:
-            n_users = len(np.atleast_1d(self.user_positions_m))
-            _check_order("pilots", self.pilots, (n_users, n_sub), "(K, N, T)")
-
-    def _check_samples(self, present: NDArray[np.bool_] | None) -> None:
-        """Check shape and masks; ``present`` (N, M, T) are the samples that came without a mask."""
-        n_elements = self.array.n_elements
-        check_shape("received", self.received, (None, n_elements, None), "(N, M, T) with M of the array")
-        if self.element_mask is not None:
-            working = _as_mask("element_mask", self.element_mask)
-            check_shape("element_mask", working, (n_elements,), "(M,)")
-            self._set("element_mask", working)
-        if self.sample_mask is not None:
-            samples = _as_mask("sample_mask", self.sample_mask)
-            try:
-                np.broadcast_to(samples, self.received.shape)
-            except ValueError:
-                raise ValueError(
-                    f"sample_mask must broadcast to (N, M, T) = {self.received.shape}, got {samples.shape}"
-                ) from None
-            self._set("sample_mask", samples)
-        if present is not None:
-            given = True if self.sample_mask is None else self.sample_mask
-            self._set("sample_mask", present & given)
-        if self.usable is not None:
-            if not self.usable.any():
-                raise ValueError("sample_mask and element_mask must leave samples to use, got all masked")
-            self._set("received", np.where(self.usable, self.received, 0))
-
-    def _check_block(self) -> None:
-        if self.received.shape[0] < 2:
-            raise ValueError(f"received must have at least two subcarriers, got {self.received.shape[0]}")
-        if self.received.shape[2] < 1:
-            raise ValueError("received must have at least one OFDM symbol, got none")
-        check_finite("received", self.received)
-        if not np.any(self.received):
-            raise ValueError("received must not be all zero: there is nothing to estimate from")
-        check_shape(
-            "subcarrier_frequencies_hz", self.subcarrier_frequencies_hz, (self.received.shape[0],), "(N,)"
-        )
-        check_finite("subcarrier_frequencies_hz", self.subcarrier_frequencies_hz)
-        if np.unique(self.subcarrier_frequencies_hz).size != self.received.shape[0]:
-            raise ValueError("subcarrier_frequencies_hz must be distinct, got repeated frequencies")
-
-    def _check_pilots(self) -> None:
-        n_sub, _, n_symbols = self.received.shape
-        check_shape("pilots", self.pilots, (None, n_sub, n_symbols), "(K, N, T)")
-        check_finite("pilots", self.pilots)
-        n_users = self.pilots.shape[0]
-        if n_users < 1:
-            raise ValueError("pilots must hold at least one user, got none")
-        if n_users > self.array.n_elements:
-            raise ValueError(
-                f"pilots: more users than antennas ({n_users} > {self.array.n_elements}); "
-                "at most M users can be separated"
-            )
-        mask = np.asarray(without_mask("pilot_mask", self.pilot_mask))
-        if mask.dtype != bool:
-            raise TypeError(f"pilot_mask must be boolean, got dtype {mask.dtype}")
-        if mask.shape not in ((n_sub, n_symbols), (n_users, n_sub, n_symbols)):
-            raise ValueError(
-                f"pilot_mask must have shape (N, T) = {(n_sub, n_symbols)} or (K, N, T) = "
-                f"{(n_users, n_sub, n_symbols)}, got {mask.shape}"
-            )
-        self._set("pilot_mask", mask)
-        if np.any(self.pilots[~self.known]):
-            raise ValueError("pilots must be zero wherever pilot_mask is False (data positions)")
-        peak = np.max(np.abs(self.pilots), axis=(1, 2))
-        if np.any(peak == 0):
-            raise ValueError(f"pilots: no pilots for user(s) {np.flatnonzero(peak == 0).tolist()}")
-
-    def _check_what_is_given(self) -> None:
-        """Refuse half a geometry; clocks that nothing is measured by count as known."""
-        if self.constellation is None:
-            raise TypeError("constellation must be given, got None")
-        for name in ("region_m", "user_position_std_m"):
-            if self.user_positions_m is None and getattr(self, name) is not None:
-                raise TypeError(
-                    f"user_positions_m must be given with {name}, got None; {name} without user_positions_m "
-                    "says nothing: leave out both, and nothing is located, or neither"
-                )
-        if self.user_positions_m is not None:
-            for name in ("bs_position_m", "user_position_std_m"):
-                if getattr(self, name) is None:
-                    raise TypeError(f"{name} must be given with user_positions_m, got None")
-        if self.time_offset_std_s is None:
-            if self.region_m is not None:
-                raise TypeError("time_offset_std_s must be given with region_m, got None")
-            object.__setattr__(self, "time_offset_std_s", 0.0)
-        if self.region_m is None and self.wavefront == "spherical":
-            raise ValueError(
-                "wavefront='spherical' needs places: wavefronts curve with the distance of a scatterer; give "
-                "region_m and the users, or wavefront='planar'"
-            )
-
-    def _check_knowledge(self) -> None:
-        n_users = self.n_users
-        for name in _REAL_FIELDS:
-            if getattr(self, name) is not None:
-                check_finite(name, getattr(self, name))
-        if self.bs_position_m is not None:
-            check_shape("bs_position_m", self.bs_position_m, (3,), "(3,)")
-        if self.time_offset_std_s.shape not in ((), (n_users,)):
-            raise ValueError(
-                f"time_offset_std_s must be scalar or ({n_users},), got {self.time_offset_std_s.shape}"
-            )
-        check_non_negative("time_offset_std_s", self.time_offset_std_s)
-        if self.user_positions_m is not None:
-            assert self.user_position_std_m is not None
-            assert self.bs_position_m is not None
-            self._check_users(self.user_positions_m, self.user_position_std_m, self.bs_position_m)
-        if self.region_m is not None:
-            check_shape("region_m", self.region_m, (2, 3), "((3,), (3,))")
-            if np.any(self.region_m[1] <= self.region_m[0]):
-                raise ValueError(
-                    "region_m must have a positive extent along every axis, got corners "
-                    f"{self.region_m[0].tolist()} and {self.region_m[1].tolist()}"
-                )
-
-    def _check_users(
-        self, positions: NDArray[np.float64], std: NDArray[np.float64], bs: NDArray[np.float64]
-    ) -> None:
-        n_users = self.n_users
-        check_shape("user_positions_m", positions, (n_users, 3), "(K, 3)")
-        if std.shape not in ((), (3,), (n_users, 3)):
-            raise ValueError(f"user_position_std_m must be scalar, (3,) or ({n_users}, 3), got {std.shape}")
-        check_non_negative("user_position_std_m", std)
-        distances = np.linalg.norm(positions - bs, axis=1)
-        if self.link == "monostatic":
-            if np.any(distances > _MAX_SITE_DISTANCE_M):
-                raise ValueError(
-                    "user_positions_m must be at the base station's site for link='monostatic' (within "
-                    f"{_MAX_SITE_DISTANCE_M} m), got {distances.max():.3g} m"
-                )
-        elif np.any(distances < _MIN_USER_DISTANCE_M):
-            raise ValueError(
-                f"user_positions_m: user(s) {np.flatnonzero(distances < _MIN_USER_DISTANCE_M).tolist()} "
-                "coincide with bs_position_m, which an uplink does not allow"
-            )
-
-    def _check_constellation(self) -> None:
-        points = self.constellation
-        check_shape("constellation", points, (None,), "(Q,)")
-        check_finite("constellation", points)
-        if points.size < 2 or points.size & (points.size - 1):
-            raise ValueError(
-                f"constellation must have a power of two of points (at least 2), got {points.size}"
-            )
-        energy = float(np.mean(np.abs(points) ** 2))
-        if abs(energy - 1) > 1e-6:
-            raise ValueError(f"constellation must have unit mean energy, got {energy:.6g}")
-        if np.unique(points).size != points.size:
-            raise ValueError("constellation must have distinct points, got repeated ones")
-
-    def _check_units(self) -> None:
-        """Warn of values that look like those in another unit."""
-        places = None
-        if self.geometry is not None:
-            known = self.geometry
-            places = np.vstack([known.user_positions_m, known.region_m]) - known.bs_position_m
-        warn_of_implausible_block(self.subcarrier_frequencies_hz, self.carrier_hz, self.array, places)
-
-    def _check_motion(self) -> None:
-        values = checked_motion(
-            {name: getattr(self, name) for name in MOTION_FIELDS},
-            self.n_users,
-            self.n_symbols,
-            self.carrier_hz,
-            self.link,
-            self.subcarrier_frequencies_hz,
-        )
-        for name, value in values.items():
-            self._set(name, value)
-
-    def _check_hardware(self) -> None:
-        values = checked_hardware({name: getattr(self, name) for name in HARDWARE_FIELDS}, self.array)
-        for name, value in values.items():
-            if isinstance(value, str):
-                object.__setattr__(self, name, value)
-            else:
-                self._set(name, value)
-
-    def _check_options(self) -> None:
-        if self.wavefront not in WAVEFRONTS:
-            raise ValueError(f"wavefront must be one of {WAVEFRONTS}, got {self.wavefront!r}")
-        if self.link not in LINKS:
-            raise ValueError(f"link must be one of {LINKS}, got {self.link!r}")
-        for name in ("carrier_hz", "noise_variance"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, check_positive(name, as_scalar(getattr(self, name))))
-        if isinstance(self.array, PanelArray) and self.carrier_hz not in (None, self.array.carrier_hz):
-            raise ValueError(
-                f"carrier_hz must be that of the panels, {self.array.carrier_hz}, got {self.carrier_hz}"
-            )
-        if self.wavefront == "spherical" and self.carrier_hz is None:
-            raise ValueError("carrier_hz is needed for wavefront='spherical', got None")
-        object.__setattr__(self, "beam_squint", check_flag("beam_squint", as_scalar(self.beam_squint)))
-        if self.beam_squint and self.carrier_hz is None:
-            raise ValueError("carrier_hz is needed for beam_squint=True, got None")
-        if self.beam_squint and not isinstance(self.array, UniformPlanarArray):
-            raise ValueError(
-                f"beam_squint=True is modelled for a UniformPlanarArray only, got {type(self.array).__name__}"
-            )
-        if self.beam_squint and self.wavefront != "planar":
-            raise ValueError(
-                f"beam_squint=True is modelled for wavefront='planar' only, got {self.wavefront!r}"
-            )
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in checked_observation(given).items():
+            object.__setattr__(self, name, value)
 
     @property
     def n_users(self) -> int:
@@ -467,14 +214,7 @@ class UplinkObservation:
     @cached_property
     def usable(self) -> NDArray[np.bool_] | None:
         """Samples that neither mask takes away, shape (N, M, T); None where nothing is masked."""
-        if self.sample_mask is None and self.element_mask is None:
-            return None
-        usable = np.ones(self.received.shape, bool)
-        if self.sample_mask is not None:
-            usable &= self.sample_mask
-        if self.element_mask is not None:
-            usable &= self.element_mask[:, None]
-        return None if usable.all() else usable
+        return usable_samples(self.received.shape, self.sample_mask, self.element_mask)
 
     @cached_property
     def usable_elements(self) -> NDArray[np.bool_]:
@@ -546,18 +286,7 @@ class UplinkObservation:
 
     def save(self, path: str | Path) -> Path:
         """Write the observation as an npz file (keys above) and return its path."""
-        stored: dict[str, ArrayLike] = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name not in ("array", *_NAN_IF_NONE, *_LEFT_OUT_IF_NONE)
-        }
-        stored.update(_array_to_store(self.array))
-        for name in _NAN_IF_NONE:
-            value = getattr(self, name)
-            stored[name] = np.nan if value is None else value
-        left = ((name, getattr(self, name)) for name in _LEFT_OUT_IF_NONE)
-        stored.update({name: value for name, value in left if value is not None})
-        return _npz.write(path, "uplink-observation", stored)
+        return write_observation(path, {field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> UplinkObservation:
@@ -570,127 +299,4 @@ class UplinkObservation:
         ValueError
             If it is not an npz file, lacks keys or holds pickled objects.
         """
-        later = ("array", "beam_squint", *_LEFT_OUT_IF_NONE)
-        names = [f.name for f in fields(cls) if f.name not in later]
-        names.append("array_orientation_rad")
-        data = _npz.read(path, "uplink-observation", names)
-        names.pop()
-        if "array_panel_places_m" in data:
-            _npz.require(path, "uplink-observation", data, _PANEL_KEYS)
-        elif "array_positions_wavelengths" not in data:
-            _npz.require(path, "uplink-observation", data, ["array_shape", "array_spacing_wavelengths"])
-        array = _stored_array(data)
-        values: dict[str, Any] = {name: data[name] for name in names}
-        for name in ("carrier_hz", "noise_variance"):
-            number = as_array(name, values[name], float)
-            check_shape(name, number, (), "scalar")
-            values[name] = None if np.isnan(number) else float(number)
-        for name in ("wavefront", "link"):
-            values[name] = str(values[name])
-        beam_squint = np.asarray(data.get("beam_squint", False))
-        if beam_squint.dtype != bool or beam_squint.shape != ():
-            raise ValueError(f"beam_squint must be a single True or False, got {beam_squint!r}")
-        values["beam_squint"] = bool(beam_squint)
-        for name in _PLACES:
-            if values[name].shape == () and np.isnan(as_array(name, values[name], float)):
-                values[name] = None
-        values.update({name: data.get(name) for name in _LEFT_OUT_IF_NONE})
-        return cls(array=array, **values)
-
-
-def _array_to_store(array: AntennaArray) -> dict[str, ArrayLike]:
-    """Return what a file holds of an array."""
-    stored: dict[str, ArrayLike] = {"array_orientation_rad": (array.azimuth_rad, array.elevation_rad)}
-    if isinstance(array, PanelArray):
-        stored["array_panel_shapes"] = [panel.shape for panel in array.panels]
-        stored["array_panel_spacings_wavelengths"] = [panel.spacings for panel in array.panels]
-        stored["array_panel_orientations_rad"] = [(p.azimuth_rad, p.elevation_rad) for p in array.panels]
-        stored["array_panel_places_m"] = array.places_m
-        stored["array_panel_carrier_hz"] = array.carrier_hz
-    elif isinstance(array, ArbitraryArray):
-        stored["array_positions_wavelengths"] = array.positions_wavelengths
-    elif isinstance(array, UniformPlanarArray):
-        stored["array_shape"] = array.shape
-        stored["array_spacing_wavelengths"] = array.spacings
-    return stored
-
-
-def _stored_array(data: dict[str, NDArray[Any]]) -> AntennaArray:
-    """Return the array that a file holds."""
-    check_shape("array_orientation_rad", data["array_orientation_rad"], (2,), "(2,)")
-    orientation = data["array_orientation_rad"].tolist()
-    if "array_panel_places_m" in data:
-        return _stored_panels(data, orientation)
-    if "array_positions_wavelengths" in data:
-        return ArbitraryArray(data["array_positions_wavelengths"], *orientation)
-    check_shape("array_shape", data["array_shape"], (2,), "(2,)")
-    check_shape("array_spacing_wavelengths", data["array_spacing_wavelengths"], (2,), "(2,)")
-    return _stored_plane(data["array_shape"], data["array_spacing_wavelengths"], orientation)
-
-
-def _stored_plane(
-    shape: NDArray[Any], spacings: NDArray[Any], orientation: list[float]
-) -> UniformPlanarArray:
-    n_h, n_v = shape.tolist()
-    d_h, d_v = spacings.tolist()
-    return UniformPlanarArray((n_h, n_v), d_h if d_h == d_v else (d_h, d_v), *orientation)
-
-
-def _stored_panels(data: dict[str, NDArray[Any]], orientation: list[float]) -> PanelArray:
-    rows = [data[name] for name in _PANEL_KEYS[:3]]
-    n_panels = len(np.atleast_1d(data["array_panel_places_m"]))
-    for name, value in zip(_PANEL_KEYS, rows):
-        check_shape(name, value, (n_panels, 2), "(P, 2)")
-    panels = [
-        _stored_plane(shape, spacings, own.tolist()) for shape, spacings, own in zip(*rows, strict=True)
-    ]
-    carrier_hz = as_scalar(data["array_panel_carrier_hz"])
-    return PanelArray(panels, data["array_panel_places_m"], carrier_hz, *orientation)
-
-
-def _without_masked(samples: Any) -> tuple[Any, NDArray[np.bool_] | None]:
-    """Return samples as a plain array and, of a masked array, which of them are there."""
-    if not isinstance(samples, np.ma.MaskedArray):
-        return samples, None
-    return samples.data, ~np.ma.getmaskarray(samples) if np.ma.is_masked(samples) else None
-
-
-def _as_mask(name: str, value: Any) -> NDArray[np.bool_]:
-    """Return a boolean array; numbers are refused."""
-    mask = np.asarray(without_mask(name, value))
-    if mask.dtype != bool:
-        raise TypeError(f"{name} must be boolean (True = usable), got dtype {mask.dtype}")
-    return mask
-
-
-_PANEL_KEYS = (
-    "array_panel_shapes",
-    "array_panel_spacings_wavelengths",
-    "array_panel_orientations_rad",
-    "array_panel_places_m",
-    "array_panel_carrier_hz",
-)
-_PLACES = ("bs_position_m", "user_positions_m", "user_position_std_m", "region_m")
-_NAN_IF_NONE = ("carrier_hz", "noise_variance", *_PLACES)
-_LEFT_OUT_IF_NONE = ("sample_mask", "element_mask", *MOTION_FIELDS, *HARDWARE_FIELDS)
-_REAL_FIELDS = (
-    "subcarrier_frequencies_hz",
-    "bs_position_m",
-    "user_positions_m",
-    "user_position_std_m",
-    "time_offset_std_s",
-    "region_m",
-)
-
-
-def _check_order(name: str, value: NDArray[Any], first: tuple[int, int], meaning: str) -> None:
-    """Raise if the first two axes (of three) have these sizes in another order alone."""
-    shape = value.shape
-    if value.ndim != 3 or shape[:2] == first:
-        return
-    for order in ((2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1)):
-        if (shape[order[0]], shape[order[1]]) == first:
-            raise ValueError(
-                f"{name} must have shape {meaning} = ({first[0]}, {first[1]}, any), got {shape}, which looks "
-                f"transposed; {name}.transpose{order} fits"
-            )
+        return cls(**read_observation(path, [field.name for field in fields(cls)]))

@@ -14,6 +14,7 @@ __all__ = [
     "ImplausibleValueWarning",
     "check_longest_delay",
     "check_path_delays",
+    "warn_implausible",
     "warn_of_implausible_block",
     "warn_of_implausible_delays",
     "warn_of_implausible_times",
@@ -47,7 +48,7 @@ class ImplausibleValueWarning(UserWarning):
     """A value is possible but unlikely, as in a wrong unit or counted from another origin."""
 
 
-def _warn(text: str) -> None:
+def warn_implausible(text: str) -> None:
     """Warn at the line outside the package that led here."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals["__name__"].startswith(f"{_PACKAGE}."):
@@ -79,7 +80,7 @@ def check_path_delays(name: str, delay_s: RealArray, user: NDArray[np.int64], le
         )
         if far.any():
             raise ValueError(f"{text}; positions are in metres")
-        _warn(f"{text}; {np.count_nonzero(off)} such path(s), whose places are believed")
+        warn_implausible(f"{text}; {np.count_nonzero(off)} such path(s), whose places are believed")
 
 
 def check_longest_delay(name: str, delay_s: RealArray) -> None:
@@ -99,13 +100,13 @@ def warn_of_implausible_delays(name: str, delay_s: RealArray, direct_m: RealArra
     short = length_m < direct_m * (1 - _SLACK) - _SLACK_M
     if np.any(short):
         p = int(np.flatnonzero(short)[0])
-        _warn(
+        warn_implausible(
             f"{name}: {np.count_nonzero(short)} path(s) are shorter than the straight line from user to "
             f"base station, path {p} with {delay_s[p]:.4g} s = {length_m[p]:.4g} m against "
             f"{direct_m[p]:.4g} m; delays are absolute, not relative to the first path"
         )
     if np.any(length_m > _LONGEST_OF_SCENE * max(scene_m, 1.0)):
-        _warn(
+        warn_implausible(
             f"{name}: the longest delay is {np.max(delay_s):.4g} s = {np.max(length_m):.4g} m of flight, "
             f"in a scene of {scene_m:.4g} m; delays are in seconds, positions in metres"
         )
@@ -152,7 +153,7 @@ def warn_of_implausible_times(times_s: RealArray, frequencies_hz: RealArray) -> 
     spacing_hz = float(np.median(np.diff(np.sort(frequencies_hz))))
     apart_s = float(np.min(np.diff(times_s), initial=np.inf))
     if apart_s < _SHORTEST_OF_SYMBOL / spacing_hz:
-        _warn(
+        warn_implausible(
             f"symbol_times_s are down to {apart_s:.4g} s apart, but an OFDM symbol with subcarriers "
             f"{spacing_hz:.4g} Hz apart lasts at least {1 / spacing_hz:.4g} s; they are centre times in s"
         )
@@ -161,7 +162,7 @@ def warn_of_implausible_times(times_s: RealArray, frequencies_hz: RealArray) -> 
 def warn_of_interference(power: RealArray, noise_variance: float) -> None:
     """Warn where users' inter-carrier interference (K,), which is not simulated, would exceed the noise."""
     if power.sum() > noise_variance:
-        _warn(
+        warn_implausible(
             "inter-carrier interference by Doppler shifts and frequency offsets is left out, but would have "
             f"{power.sum():.3g}, more than the noise's {noise_variance:.3g}, most of it from user "
             f"{np.argmax(power)}; slower users, smaller offsets, wider subcarriers and lower SNR have less"
@@ -180,7 +181,7 @@ def _check_carrier(ordered_hz: RealArray, carrier_hz: float | None) -> None:
 def _warn_of_centre(ordered_hz: RealArray, span_hz: float) -> None:
     centre_hz = float(ordered_hz[0] + ordered_hz[-1]) / 2
     if abs(centre_hz) > 2 * span_hz:
-        _warn(
+        warn_implausible(
             f"subcarrier_frequencies_hz are centred around {centre_hz:.4g} Hz, far from zero for a span of "
             f"{span_hz:.4g} Hz; they are baseband frequencies, without the carrier"
         )
@@ -190,14 +191,14 @@ def _warn_of_spacing(spacing_hz: float, carrier_hz: float | None) -> None:
     """A walk must not carry a wave from one subcarrier into the next; without a carrier, what radio has."""
     if carrier_hz is None:
         if spacing_hz < _NARROWEST_SPACING_HZ:
-            _warn(
+            warn_implausible(
                 f"subcarrier_frequencies_hz are {spacing_hz:.4g} Hz apart, closer than in any radio "
                 "standard; they are in Hz, not in kHz or counted"
             )
         return
     doppler_hz = _WALKING_M_S * carrier_hz / SPEED_OF_LIGHT_M_S
     if doppler_hz > _DOPPLER_OF_SPACING * spacing_hz:
-        _warn(
+        warn_implausible(
             f"subcarrier_frequencies_hz are {spacing_hz:.4g} Hz apart, where walking pace alone shifts a "
             f"carrier of {carrier_hz:.4g} Hz by {doppler_hz:.3g} Hz; they are in Hz, not in kHz or counted"
         )
@@ -206,7 +207,7 @@ def _warn_of_spacing(spacing_hz: float, carrier_hz: float | None) -> None:
 def _warn_of_scene(span_hz: float, scene_m: float) -> None:
     cell_m = SPEED_OF_LIGHT_M_S / span_hz
     if 2 * scene_m < _SHORTEST_OF_CELL * cell_m:
-        _warn(
+        warn_implausible(
             f"subcarrier_frequencies_hz span {span_hz:.4g} Hz, which tells lengths of {cell_m:.4g} m apart, "
             f"but users and region_m lie within {scene_m:.4g} m of the base station, so that delays say "
             "little about places; frequencies are in Hz, positions in metres"
@@ -216,7 +217,7 @@ def _warn_of_scene(span_hz: float, scene_m: float) -> None:
 def _warn_of_extent(spacing_hz: float, extent_m: float) -> None:
     range_m = SPEED_OF_LIGHT_M_S / spacing_hz
     if 2 * extent_m > _LONGEST_OF_RANGE * range_m:
-        _warn(
+        warn_implausible(
             f"users and region_m extend over {extent_m:.4g} m, but subcarriers {spacing_hz:.4g} Hz apart "
             f"tell lengths up to {range_m:.4g} m only; frequencies are in Hz, positions in metres"
         )
@@ -226,7 +227,7 @@ def _warn_of_aperture(array: AntennaArray, carrier_hz: float, scene_m: float) ->
     """A whole scene within the array is one in kilometres."""
     aperture_m = float(np.max(np.ptp(array.element_offsets_m(carrier_hz), axis=0)))
     if scene_m < aperture_m:
-        _warn(
+        warn_implausible(
             f"users and region_m lie within {scene_m:.4g} m of the base station, closer than its array "
             f"is wide ({aperture_m:.4g} m); positions are in metres, carrier_hz in Hz"
         )

@@ -16,6 +16,7 @@ from isac_toolbox import metrics
 from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.geometry import bistatic_delays_s, delay_response, line_of_sight_delays_s
 from isac_toolbox.channel.model import response_towards
+from isac_toolbox.cli.turning import elements_report, motion_report
 from isac_toolbox.estimators.scene.remedies import headline
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ def estimation_report(run: Run) -> Report:
     report["users"] = [_user(run, k) for k in range(run.observation.n_users)]
     report["summary"] = _summary(run, localisation)
     report["paths"] = None if run.observation.geometry is not None else _paths(result)
+    report["motion"] = motion_report(result, run.truth)
+    report["elements"] = elements_report(result)
     report["misfit"] = _misfit(result)
     report["warnings"] = list(result.warnings)
     report["ambiguities"] = [

@@ -39,6 +39,7 @@ def print_estimation(console: Console, report: Report) -> None:
         _print_clocks(console, report["users"], known)
     else:
         _print_paths(console, report["paths"])
+    _print_motion(console, report["motion"], known)
     _print_summary(console, report, known)
     _print_misfit(console, report["misfit"])
     if known:
@@ -235,12 +236,39 @@ def _print_summary(console: Console, report: Report, known: bool) -> None:
             f"{_percent(summary.get('true_unlocated_energy_share'))} of the true channel",
         ),
     ]
+    if report["elements"] is not None:
+        gains, phases = report["elements"]["gain_db"], report["elements"]["phase_rad"]
+        spread = f"{_rms(gains):.2g} dB, {math.degrees(_rms(phases)):.2g} degrees rms"
+        rows.append(("elements differ by", spread, ""))
     if summary["diffuse_energy_share"]:
         rows.append(("diffuse energy", _percent(summary["diffuse_energy_share"]), ""))
     table = _table("", "estimate", *(["bound or truth"] if known else []))
     for row in rows:
         table.add_row(*(row if known else row[:2]))
     _show(console, "Summary", table)
+
+
+def _print_motion(console: Console, motion: Report | None, known: bool) -> None:
+    """Print frequency offsets and velocities of users, and the scatterers that more likely move than rest."""
+    if motion is None:
+        return
+    offsets, speeds = ["offset\nHz", "std\nHz"], ["x\nm/s", "y\nm/s", "z\nm/s", "std\nm/s"]
+    table = _table(
+        "#", *offsets, *(["error\nHz"] if known else []), *speeds, *(["error\nm/s"] if known else [])
+    )
+    for number, entry in enumerate(motion["users"], start=1):
+        row = [str(number), *(_number(entry[f"frequency_offset{part}_hz"], 1) for part in ("", "_std"))]
+        row += [_number(entry.get("frequency_offset_error_hz"), 1)] if known else []
+        row += [*_point(entry.get("velocity_m_s", [None] * 3)), _number(entry.get("velocity_std_m_s"), 2)]
+        table.add_row(*row, *([_number(entry.get("velocity_error_m_s"), 2)] if known else []))
+    _show(console, "Carriers and motion of users", table)
+    table = _table("#", "moves\nprob.", *speeds)
+    for number, entry in enumerate(motion["scatterers"], start=1):
+        if entry["moving_probability"] >= 0.5:
+            row = [str(number), _number(entry["moving_probability"], 2), *_point(entry["velocity_m_s"])]
+            table.add_row(*row, _number(entry["velocity_std_m_s"], 2))
+    if table.row_count:
+        _show(console, "Scatterers that move", table)
 
 
 def _print_misfit(console: Console, misfit: Report | None) -> None:
@@ -339,6 +367,10 @@ def _number(value: float | None, digits: int, scale: float = 1.0) -> str:
         return "-"
     scaled = value * scale
     return f"{scaled:.{digits}f}" if abs(scaled) < 1e4 else f"{scaled:.1e}"
+
+
+def _rms(values: list[float]) -> float:
+    return math.sqrt(sum(value**2 for value in values) / max(len(values), 1))
 
 
 def _short(value: float | None, digits: int = 4) -> str:

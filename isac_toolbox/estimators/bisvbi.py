@@ -18,7 +18,7 @@ from isac_toolbox._validation import (
     check_integer,
     check_positive,
 )
-from isac_toolbox.channel.hardware import HARDWARE_FIELDS
+from isac_toolbox.channel.hardware import ESTIMATED_NOISE, HARDWARE_FIELDS
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.least_squares import LeastSquares
 from isac_toolbox.estimators.bisvbi_loop import BiSVBILoop
@@ -27,6 +27,7 @@ from isac_toolbox.estimators.coarse.start import COARSE_STAGES
 from isac_toolbox.estimators.fallback import better_of, failed_over
 from isac_toolbox.estimators.grid.e_step import INVERSES
 from isac_toolbox.estimators.memory import peak_bytes
+from isac_toolbox.estimators.refusals import decided_alike, turns
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.first import ExpectedScene
 from isac_toolbox.estimators.scene.squint import SQUINT_NATS
@@ -36,9 +37,17 @@ from isac_toolbox.inference.turbo import FAILED, STOPPED, TIME_LIMIT, Callback, 
 __all__ = ["M_STEPS", "BiSVBILoop", "Decoder", "EMTurboBiSVBI"]
 
 _SQUINT = "the samples show beam squint, which was taken into account; pass beam_squint=True"
+_COLOUR = (
+    "the noise is not white over the array (interferers, or noise that the antennas share), which was taken "
+    "into account; pass noise_covariance='estimate'"
+)
 _DATA_REFUSED = (
     "the detected data contradict the pilots, so the scene was estimated from the pilots alone; the channel "
     "may change within the block (motion, frequency offsets), or the SNR be too low for the constellation"
+)
+_PILOTS_DISTORTED = (
+    "the pilots contradict the data, whose decisions do not depend on how they are used: distorted pilots "
+    "that repeat look like a channel (converters, clipping, amplifiers); the data were kept"
 )
 _OUT_OF_TIME = (
     "the detected data contradict the pilots, and the run ended before the scene was estimated from the "
@@ -230,6 +239,8 @@ class EMTurboBiSVBI:
             return failed_over(LeastSquares().estimate(obs), BiSVBILoop.name)
         if loop.shows_squint():
             loop, result = self._with_squint(loop, result, callback)
+        if loop.shows_colour(result):
+            loop, result = self._with_colour(loop, result, callback)
         if loop.fits_badly():
             with bounded_threads(self.n_threads or 1):
                 return better_of(loop.obs, result, LeastSquares().estimate(loop.obs))
@@ -261,7 +272,10 @@ class EMTurboBiSVBI:
         alone = BiSVBILoop(replace(self._within(loop.deadline), data_aided=False, decoder=None), obs)
         alone.warnings.append(_DATA_REFUSED)
         alone.doubts_data = True
-        return alone, alone.run_bounded(callback, self.n_threads)
+        of_pilots = alone.run_bounded(callback, self.n_threads)
+        if decided_alike(result, of_pilots) and not turns(result):
+            return loop, replace(result, warnings=(*result.warnings, _PILOTS_DISTORTED))
+        return alone, of_pilots
 
     def _with_squint(
         self, loop: BiSVBILoop, result: EstimationResult, callback: Callback | None
@@ -275,6 +289,22 @@ class EMTurboBiSVBI:
         if other.status == FAILED or not other.objective < loop.objective - SQUINT_NATS:
             return loop, result
         return other, replace(found, warnings=(_SQUINT, *found.warnings))
+
+    def _with_colour(
+        self, loop: BiSVBILoop, result: EstimationResult, callback: Callback | None
+    ) -> tuple[BiSVBILoop, EstimationResult]:
+        """Run with the shape of the noise learned, and keep the outcome if it fits better."""
+        coloured = replace(loop.obs, noise_covariance=ESTIMATED_NOISE)
+        try:
+            other, found = self._within(loop.deadline)._run(coloured, callback)
+        except np.linalg.LinAlgError:
+            return loop, result
+        assert result.misfit is not None
+        if other.status in (FAILED, STOPPED, TIME_LIMIT) or found.misfit is None:
+            return loop, result
+        if len(found.misfit.failing) >= len(result.misfit.failing) or other.fits_badly():
+            return loop, result
+        return other, replace(found, warnings=(_COLOUR, *found.warnings))
 
     def _within(self, deadline: Deadline) -> EMTurboBiSVBI:
         """The same estimator with the time that is left."""

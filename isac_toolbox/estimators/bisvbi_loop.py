@@ -18,7 +18,17 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.bisvbi_start import BiSVBISettings, Decoder, StartedLoop
 from isac_toolbox.estimators.coarse.start import NO_PEAKS
 from isac_toolbox.estimators.grid.e_step import make_e_step
+from isac_toolbox.estimators.refusals import turns
 from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.colour import (
+    asks_for_colour,
+    elements_in_use,
+    estimates_noise,
+    left_by_scene,
+    shows_colour,
+    takes_colour,
+    whitening_of,
+)
 from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.first import ExpectedScene
@@ -58,6 +68,8 @@ _MOST_LLR = 40.0
 _LAST_ITERATIONS = 3
 
 
+# Tuned: mean squared change of whitened noise below which the shape of the noise is learned no further.
+_SETTLED_NOISE = 1e-4
 # Tuned: rounds in which elements and gains are fitted in turn in an iteration.
 _CALIBRATIONS = 3
 # Tuned: resolution cells for which a relative change of an element's response counts.
@@ -69,6 +81,9 @@ _NEED_NO_PLACES = (("coarse", "nomp"), ("inverse", "subspace"), ("unlocated_path
 
 _NO_STATIC_PEAKS = (
     "symbol_times_s: MUSIC takes the block as static, so NOMP was the coarse stage instead of coarse='music'"
+)
+_NO_WHITE_PEAKS = (
+    "noise_covariance: MUSIC takes the noise as white, so NOMP was the coarse stage instead of coarse='music'"
 )
 _UNDECIDED_SHIFTS = (
     "symbol_times_s: the pilots of user(s) {users} look the same at several Doppler shifts, of which the "
@@ -130,6 +145,8 @@ class BiSVBILoop(StartedLoop):
             self.warnings.append(f"{NO_PEAKS}, so NOMP was the coarse stage")
         elif settings.coarse == "music" and obs.motion is not None:
             self.warnings.append(_NO_STATIC_PEAKS)
+        elif settings.coarse == "music" and asks_for_colour(obs):
+            self.warnings.append(_NO_WHITE_PEAKS)
         _check_motion(settings, obs, self.block)
 
     def setup(self) -> None:
@@ -141,6 +158,7 @@ class BiSVBILoop(StartedLoop):
         self._work = Work(self.deadline)
         self._n_unexplained = 0
         self._pilot_misfit: float | None = None
+        self._whitening_settled = False
         self._undecided_shifts = []
         self.start(self._coarse)
         self.warnings += self._coarse_warnings
@@ -163,6 +181,7 @@ class BiSVBILoop(StartedLoop):
         if not self.settings.data_aided and self.block.derotation is not None:
             self._use_turned_pilots()
         if self._uses_data:
+            self._renew_whitening()
             if self._pilot_misfit is None:
                 self._pilot_misfit = self._misfit_on_pilots()
                 self._n_determined = self._n_determined_by_diffuse()
@@ -243,6 +262,28 @@ class BiSVBILoop(StartedLoop):
         if turn is not None:
             prior = replace(problem.prior, turn=turn.around(self.working.fit.scene.users_m))
             self.working = self.working.with_problem(replace(problem, prior=prior))
+
+    def _renew_whitening(self) -> None:
+        """Learn the shape of the noise from what the users' channels leave, where it is to be learned."""
+        if self._whitening_settled or not estimates_noise(self.obs):
+            return
+        left = left_by_scene(self.working.fit, self.block, self.detect().moments)
+        found = whitening_of(left, self.block, self.working.fit)
+        before = self.block.whitening
+        if found is None or (before is not None and before.distance(found) < _SETTLED_NOISE):
+            self._whitening_settled = before is not None
+            return
+        misfit = None if self._pilot_misfit is None else self._misfit_on_pilots()
+        self.block, self.search = self.block.whitened(found), self.search.whitened(found)
+        elements = self.working.problem.elements
+        self._pilots = self._on_pilots(elements)
+        self._divide_block()
+        problem = replace(self._pilots, prior=self.working.problem.prior)
+        self.working = self.working.with_problem(
+            replace(problem, noise_precision=1 / left.whitened_variance(found, elements_in_use(self.block)))
+        )
+        if misfit is not None and self._pilot_misfit is not None:
+            self._pilot_misfit += self._misfit_on_pilots() - misfit
 
     def _calibrate(self) -> float:
         """Learn the elements' responses from the present channel, and correct the block by them.
@@ -326,6 +367,22 @@ class BiSVBILoop(StartedLoop):
     def shows_squint(self) -> bool:
         """Return whether beam squint, which the observation does not ask for, explains the samples better."""
         return self.status not in (STOPPED, TIME_LIMIT) and shows_squint(self.working.fit)
+
+    def shows_colour(self, result: EstimationResult) -> bool:
+        """Return whether the noise, taken as white, is far from it where no signal is.
+
+        Asked only where what is left has a direction, or a loud element or symbol, and does not turn over the
+        symbols.
+        """
+        misfit = result.misfit
+        hardware = self.obs.hardware
+        if hardware is not None and (hardware.estimates_noise or hardware.noise_covariance is not None):
+            return False
+        if misfit is None or not misfit.failing or self.status in (STOPPED, TIME_LIMIT):
+            return False
+        if turns(result) or not takes_colour(self.obs):
+            return False
+        return shows_colour(self.obs, self.working.fit, self.block, self.detect().moments)
 
     def fits_badly(self) -> bool:
         """Return whether a finished scene leaves clearly more than the noise that the coarse stage found."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from isac_toolbox import _npz
 from isac_toolbox.channel.evolution import ChannelEvolution, check_symbol_indices
 from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.estimators.result_shapes import check_result_shapes
 from isac_toolbox.inference.turbo import History, IterationRecord
 
 __all__ = ["Ambiguity", "Candidates", "EstimationResult", "Misfit", "MisfitAxis", "SceneInformation"]
@@ -243,6 +244,13 @@ class EstimationResult:
         Of every element, where the observation says that it is not known; None otherwise. Its common phase
         and gain, and slopes of the phases over the array, are in the paths and places.
     element_response_std : ndarray, shape (M,), optional
+    noise_covariance : ndarray of complex, shape (M, M), optional
+        Shape of the noise over the elements, interferers included, of trace M over those in use; noise of the
+        samples is ``noise_variance`` times it. None where noise was taken as white.
+    interferer_directions : ndarray, shape (I, 3), optional
+        Unit vectors to where plane waves in the noise come from, world frame, the strongest first.
+    interferer_power : ndarray, shape (I,), optional
+        Power of each in a sample.
     misfit : Misfit, optional
         How far what is left of the samples is from noise; of the scene, also where least squares took over.
         None from methods without a model to judge: ``MusicSCVBI`` and ``OMP``, whose
@@ -293,6 +301,9 @@ class EstimationResult:
     evolution: ChannelEvolution | None = None
     element_response: ComplexArray | None = None
     element_response_std: RealArray | None = None
+    noise_covariance: ComplexArray | None = None
+    interferer_directions: RealArray | None = None
+    interferer_power: RealArray | None = None
     misfit: Misfit | None = None
     information: SceneInformation | None = None
 
@@ -355,12 +366,13 @@ class EstimationResult:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it is not an npz file, lacks keys or holds pickled objects.
+            If it is not an npz file, lacks keys, holds pickled objects or shapes that do not fit each other.
         """
         nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
         plain = [f.name for f in fields(cls) if f.name not in (*nested, *_OPTIONAL)]
         keys = [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
         data = _npz.read(path, _KIND, plain + [key for key in keys if key not in _OPTIONAL])
+        check_result_shapes(path, data)
         values: dict[str, Any] = {name: data[name] for name in plain}
         for name, kind in nested.items():
             values[name] = kind(**{f.name: data.get(f"{name}.{f.name}") for f in fields(kind)})
@@ -393,6 +405,9 @@ _DIFFUSE = ("diffuse_power", "diffuse_profile", "diffuse_delays_s")
 _MOTION = (
     "element_response",
     "element_response_std",
+    "noise_covariance",
+    "interferer_directions",
+    "interferer_power",
     "frequency_offsets_hz",
     "frequency_offset_std_hz",
     "user_velocities_m_s",
@@ -452,6 +467,8 @@ def _misfit_columns(misfit: Misfit | None) -> dict[str, NDArray[Any]]:
 def _misfit_of(parts: Iterable[str], numbers: Iterable[RealArray]) -> Misfit | None:
     """What :func:`_misfit_columns` made columns of."""
     axes = [MisfitAxis(str(part), *map(float, row)) for part, row in zip(parts, numbers, strict=True)]
+    if len(axes) not in (0, len(fields(Misfit))):
+        raise ValueError(f"misfit must have a row for each of {len(fields(Misfit))} axes, got {len(axes)}")
     return Misfit(*axes) if axes else None
 
 

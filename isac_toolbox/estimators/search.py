@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
 from isac_toolbox.channel.array import AntennaArray, ArbitraryArray, UniformPlanarArray
+from isac_toolbox.channel.atoms.whitening import Whitening
 from isac_toolbox.estimators._search_kernels import local_maxima
 from isac_toolbox.estimators.windows import OVERSAMPLING, LengthWindow
 
@@ -115,11 +117,30 @@ class PathSearch(LengthWindow):
         power = filtered.real**2
         power += filtered.imag**2
         power *= self._visible / power.dtype.type(energy)
+        if self.receiver.whitening is not None:
+            power *= self._loss.astype(power.dtype)
         return np.asarray(power)
+
+    @cached_property
+    def _loss(self) -> RealArray:
+        """By how much less than otherwise a whitened array hears of directions of bins, (G_h, G_v)."""
+        u_h, u_v = (grid.ravel() for grid in np.meshgrid(*self.cosine_grids, indexing="ij"))
+        responses = self.receiver.heard(self.receiver.array.steering_from_cosines(u_h, u_v))
+        if self.receiver.element_mask is not None:
+            responses = responses[:, self.receiver.element_mask]
+        power = np.sum(np.abs(responses) ** 2, axis=1)
+        return np.asarray(responses.shape[1] / power).reshape([grid.size for grid in self.cosine_grids])
+
+    def whitened(self, whitening: Whitening | None) -> Self:
+        """Return the search in a block that was whitened."""
+        if whitening is self.receiver.whitening:
+            return self
+        return replace(self, receiver=replace(self.receiver, whitening=whitening))
 
     def _over_directions(self, columns: ComplexArray) -> ComplexArray:
         """``sum_m conj(a_m) c_m`` on the grids of cosines, shape (G, G_h, G_v), of columns (G, M)."""
         array = self.receiver.array
+        columns = self.receiver.heard(columns).astype(columns.dtype, copy=False)
         if isinstance(array, UniformPlanarArray):
             cube = columns.reshape(-1, *array.shape)
             return np.asarray(fft.fft2(cube, s=self._transform_shape(array), axes=(1, 2)))

@@ -203,18 +203,19 @@ class LengthWindow:
         """The search without the longest part of its interval in which no user (of K, N, M) has power."""
         if self.code_shift_m is not None:
             return self
-        lengths, loudest = self._loud_lengths_m(correlation)
+        lengths, loudest_m = self._loud_lengths_m(correlation)
         if not lengths.size:
             return self
-        gaps = np.diff(lengths, append=lengths[0] + self._period_m)
-        quiet = int(np.argmax(gaps))
-        first = float(lengths[(quiet + 1) % lengths.size])
         margin = _WINDOW_MARGIN * SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
-        spread = self._period_m - float(gaps[quiet])
+        gaps = np.diff(lengths, append=lengths[0] + self._period_m)
+        firsts = np.roll(lengths, -1) - np.minimum(margin, gaps / 2)
+        # Placed by the loudest length, as narrow bands blur where power begins.
+        placed = firsts + (loudest_m - firsts) % self._period_m
+        firsts -= self._period_m * np.floor((placed - self.min_length_m) / self._period_m)
+        early = firsts < self.min_length_m  # a gap before paths that are late, not before the first one
+        quiet = int(np.argmax(np.where(early, 0.0, gaps) if not early.all() else gaps))
+        first, spread = float(firsts[quiet]), self._period_m - float(gaps[quiet])
         window = min(_OPEN_WINDOWS * (spread + margin), self._period_m)
-        first -= min(margin, (self._period_m - spread) / 2)
-        loudest = first + (loudest - first) % self._period_m  # by it, as narrow bands blur where power begins
-        first -= self._period_m * np.floor((loudest - self.min_length_m) / self._period_m)
         return replace(self, min_length_m=first, max_length_m=first + window)
 
     def _loud_lengths_m(self, correlation: ComplexArray) -> tuple[RealArray, float]:

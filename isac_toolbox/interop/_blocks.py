@@ -16,7 +16,7 @@ from isac_toolbox.estimators.baselines.channel_only import result_from_channel
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.interop.conventions import elements_from_top, nr_constellation, pilots_on_grid
 
-__all__ = ["Link", "Places", "grid_pilots", "to_numpy"]
+__all__ = ["Beforehand", "Link", "Motion", "Places", "grid_pilots", "to_numpy"]
 
 ComplexArray = NDArray[np.complex128]
 IntArray = NDArray[np.int64]
@@ -42,6 +42,21 @@ class Places(TypedDict, total=False):
     region_m: ArrayLike | None
 
 
+class Motion(TypedDict, total=False):
+    """What may turn within a block, as an observation takes it; a block is static where nothing is given."""
+
+    frequency_offset_std_hz: ArrayLike | None
+    user_velocities_m_s: ArrayLike | None
+    user_velocity_std_m_s: ArrayLike | None
+    scatterer_velocity_std_m_s: ArrayLike | None
+    phase_noise_std_rad: ArrayLike | None
+    user_phase_noise_std_rad: ArrayLike | None
+
+
+class Beforehand(Places, Motion, total=False):
+    """Both."""
+
+
 @dataclass(frozen=True, eq=False)
 class Link:
     """All that does not change from block to block.
@@ -60,8 +75,10 @@ class Link:
     carrier_hz : float
     constellation : ndarray of complex, shape (Q,), optional
         Of the data; pilots alone are used without it.
-    places : dict
+    beforehand : dict
         Fields of an observation.
+    symbol_times_s : ndarray, shape (T,), optional
+        Of a block in which something may turn.
     """
 
     pilots: ComplexArray
@@ -73,24 +90,32 @@ class Link:
     order: IntArray
     carrier_hz: float
     constellation: ComplexArray | None
-    places: dict[str, Any]
+    beforehand: dict[str, Any]
+    symbol_times_s: NDArray[np.float64] | None
 
     @classmethod
     def of(
-        cls, resource_grid: Any, array: AntennaArray, carrier_hz: float, constellation: Any, places: Places
+        cls,
+        resource_grid: Any,
+        array: AntennaArray,
+        carrier_hz: float,
+        constellation: Any,
+        beforehand: Beforehand,
     ) -> Link:
         """Read a resource grid.
 
         Raises
         ------
         TypeError, ValueError
-            For several grids, more than one stream a user, or an array that is none.
+            For several grids, more than one stream a user, an array that is none, or a prior of another name.
         """
+        _check_names(beforehand)
         pilots, known = grid_pilots(resource_grid)
         order = _order(array)
         subcarriers = to_numpy(resource_grid.effective_subcarrier_ind).astype(np.int64)
         size = int(resource_grid.fft_size)
-        fields: dict[str, Any] = dict(places)
+        fields: dict[str, Any] = dict(beforehand)
+        moves = any(fields.get(name) is not None for name in Motion.__annotations__)
         fields["bs_position_m"] = fields.pop("station_position_m", None)
         return cls(
             pilots=pilots,
@@ -102,7 +127,8 @@ class Link:
             order=order,
             carrier_hz=check_positive("carrier_hz", carrier_hz),
             constellation=_points(constellation),
-            places=fields,
+            beforehand=fields,
+            symbol_times_s=_symbol_times_s(resource_grid) if moves else None,
         )
 
     @property
@@ -165,19 +191,36 @@ class Link:
             carrier_hz=self.carrier_hz,
             noise_variance=noise_variance or None,
             sample_mask=sample_mask,
-            **self.places,
+            symbol_times_s=self.symbol_times_s,
+            **self.beforehand,
         )
 
     def _pilots_alone(
         self, received: ComplexArray
     ) -> tuple[ComplexArray, NDArray[np.bool_], ComplexArray, NDArray[np.bool_] | None]:
-        """The OFDM symbols in which some cell is known of every user, all other cells masked."""
+        """The OFDM symbols in which some cell is known of every user, all other cells masked.
+
+        Of a block that moves all symbols stay, so that its channel is known at each of them.
+        """
         certain = np.asarray(self.known.all(axis=0))
-        symbols = np.flatnonzero(certain.any(axis=0))
+        symbols = np.flatnonzero(certain.any(axis=0) | (self.symbol_times_s is not None))
         certain = certain[:, symbols]
         pilots = np.where(certain, self.pilots[..., symbols], 0)
         known = np.broadcast_to(certain, pilots.shape)
         return pilots, known, received[..., symbols], None if certain.all() else certain[:, None, :]
+
+    def check_detectable(self, samples: NDArray[Any]) -> None:
+        """Refuse two polarisations of blocks that move.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.symbol_times_s is not None and samples.shape[1] > self.array.n_elements:
+            raise ValueError(
+                "y must come from one polarisation where something may turn, as two are detected together "
+                "with a static channel; use SionnaEstimator and a detector of Sionna"
+            )
 
     def detected(
         self, samples: NDArray[Any], noise_variance: float, results: list[EstimationResult]
@@ -232,6 +275,20 @@ def _check_grid(resource_grid: Any) -> None:
             f"resource_grid must have one stream a user, got num_streams_per_tx = "
             f"{resource_grid.num_streams_per_tx}; make every stream a transmitter of its own"
         )
+
+
+def _check_names(beforehand: Beforehand) -> None:
+    unknown = sorted(set(beforehand) - set(Beforehand.__annotations__))
+    if unknown:
+        raise TypeError(f"{', '.join(unknown)} must be one of {', '.join(Beforehand.__annotations__)}")
+
+
+def _symbol_times_s(resource_grid: Any) -> NDArray[np.float64]:
+    """Centres of the symbols (T,), from that of the first."""
+    check_has("resource_grid", resource_grid, "a Sionna ResourceGrid", ["ofdm_symbol_duration"])
+    return np.arange(int(resource_grid.num_ofdm_symbols), dtype=np.float64) * float(
+        resource_grid.ofdm_symbol_duration
+    )
 
 
 def _order(array: AntennaArray) -> IntArray:

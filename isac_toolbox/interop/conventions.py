@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from isac_toolbox._validation import (
     as_array,
-    as_scalar,
     check_choice,
+    check_finite,
     check_integer,
     check_positive,
     check_shape,
@@ -35,6 +35,8 @@ POLARISATIONS = ("single", "dual")
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 IntArray = NDArray[np.int64]
+# Beyond any standard, and still a small table.
+_MOST_BITS = 16
 
 
 def nr_constellation(bits_per_symbol: int) -> ComplexArray:
@@ -57,7 +59,7 @@ def nr_constellation(bits_per_symbol: int) -> ComplexArray:
     Raises
     ------
     TypeError, ValueError
-        If it is no even number.
+        If it is no even number up to 16.
 
     Notes
     -----
@@ -71,11 +73,20 @@ def nr_constellation(bits_per_symbol: int) -> ComplexArray:
     array([ 0.707+0.707j,  0.707-0.707j, -0.707+0.707j, -0.707-0.707j])
     """
     n_bits = check_integer("bits_per_symbol", bits_per_symbol, 2)
+    if n_bits > _MOST_BITS:
+        raise ValueError(f"bits_per_symbol must be at most {_MOST_BITS}, got {n_bits}")
     if n_bits % 2:
         raise ValueError(f"bits_per_symbol must be even (square QAM), got {bits_per_symbol}")
     signs = 1.0 - 2.0 * bit_labels(1 << n_bits).astype(float)
     points = _amplitude(signs[:, 0::2]) + 1j * _amplitude(signs[:, 1::2])
     return np.asarray(points / np.sqrt(np.mean(np.abs(points) ** 2)))
+
+
+def _refuse_nan(name: str, values: NDArray) -> None:
+    """Raise for values that are no numbers; bits that are sure have infinite LLRs."""
+    count = int(np.count_nonzero(np.isnan(values)))
+    if count:
+        raise ValueError(f"{name} must be numbers, got {count} NaN of {values.size}")
 
 
 def _amplitude(signs: RealArray) -> RealArray:
@@ -144,6 +155,7 @@ def pilots_on_grid(mask: ArrayLike, pilots: ArrayLike) -> tuple[ComplexArray, ND
     values = as_array("pilots", pilots, complex)
     check_shape("mask", known, (None, None, None), "(K, T, N)")
     check_shape("pilots", values, (len(known), None), "(K, P)")
+    check_finite("pilots", values)
     counts = known.sum(axis=(1, 2))
     if np.any(counts != values.shape[1]):
         raise ValueError(f"mask must hold {values.shape[1]} pilots of every user, got {counts.tolist()}")
@@ -173,6 +185,7 @@ def llr_stream(llr: ArrayLike, known: ArrayLike) -> RealArray:
     """
     values, pilots = as_array("llr", llr, float), as_array("known", known, bool)
     check_shape("llr", values, (None, None, None, None), "(K, N, T, bits)")
+    _refuse_nan("llr", values)
     check_shape("known", pilots, values.shape[:3], "(K, N, T)")
     counts = np.sum(~pilots, axis=(1, 2))
     if np.any(counts != counts[0]):
@@ -203,6 +216,7 @@ def llr_on_grid(stream: ArrayLike, known: ArrayLike) -> RealArray:
     values, pilots = as_array("stream", stream, float), as_array("known", known, bool)
     check_shape("known", pilots, (None, None, None), "(K, N, T)")
     check_shape("stream", values, (len(pilots), None), "(K, D bits)")
+    _refuse_nan("stream", values)
     data = ~pilots.transpose(0, 2, 1)
     counts = data.sum(axis=(1, 2))
     if np.any(counts != counts[0]) or not counts[0] or values.shape[1] % counts[0]:
@@ -215,23 +229,28 @@ def llr_on_grid(stream: ArrayLike, known: ArrayLike) -> RealArray:
 
 
 def channel_over_symbols(values: ArrayLike, n_symbols: int) -> NDArray:
-    """Return a channel (K, N, M) of a whole block as one with an axis of OFDM symbols, (M, K, T, N).
+    """Return a channel of a whole block, or of each of its symbols, in the order (M, K, T, N).
 
     That is the order of Sionna's estimates without the axes of blocks, receivers and streams; variances have
     it as well.
 
     Parameters
     ----------
-    values : array_like, shape (K, N, M)
+    values : array_like, shape (K, N, M) or (K, N, M, T)
+        Without an axis of OFDM symbols they are repeated over them.
     n_symbols : int
+        T.
 
     Returns
     -------
     ndarray, shape (M, K, T, N)
     """
     given = np.asarray(values)
-    check_shape("values", given, (None, None, None), "(K, N, M)")
+    _refuse_nan("values", given)
     count = check_integer("n_symbols", n_symbols, 1)
+    check_shape("values", given, (None, None, None, count)[: max(3, given.ndim)], "(K, N, M) or (K, N, M, T)")
+    if given.ndim == 4:
+        return given.transpose(2, 0, 3, 1)
     by_element = given.transpose(2, 0, 1)[:, :, None, :]
     return np.broadcast_to(by_element, (*by_element.shape[:2], count, by_element.shape[3]))
 
@@ -278,11 +297,16 @@ def noise_variance_from_ebno(
     size, prefix = check_integer("fft_size", fft_size, 1), check_integer("cyclic_prefix", cyclic_prefix, 0)
     pilots = as_array("known", known, bool)
     check_shape("known", pilots, (None, None), "(N, T)")
+    if len(pilots) > size:
+        raise ValueError(f"fft_size must hold the {len(pilots)} subcarriers of known, got {size}")
     n_data = int(np.count_nonzero(~pilots))
     if not n_data:
         raise ValueError("known must leave data symbols, got pilots alone")
     energy = pilots.size * (1 + prefix / size) / n_data
-    ebno = float(as_scalar(as_array("ebno_db", ebno_db, float)))
+    given = as_array("ebno_db", ebno_db, float)
+    check_shape("ebno_db", given, (), "scalar")
+    check_finite("ebno_db", given)
+    ebno = float(given)
     return float(energy / (10 ** (ebno / 10) * rate * n_bits))
 
 

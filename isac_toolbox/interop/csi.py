@@ -175,8 +175,11 @@ def align_packets(channel: ArrayLike, subcarrier_frequencies_hz: ArrayLike) -> A
     check_finite("channel", packets)
     frequencies = as_array("subcarrier_frequencies_hz", subcarrier_frequencies_hz, float)
     check_shape("subcarrier_frequencies_hz", frequencies, (packets.shape[1],), "(N,)")
+    _check_frequencies(frequencies)
+    if not len(packets):
+        raise ValueError("channel must hold packets, got none")
     silent = np.flatnonzero(~np.any(packets, axis=(1, 2)))
-    if silent.size or not len(packets):
+    if silent.size:
         raise ValueError(f"channel must hold packets with power, got none in packet(s) {silent.tolist()}")
     reference = packets[0]
     for _ in range(_PASSES):
@@ -188,6 +191,22 @@ def align_packets(channel: ArrayLike, subcarrier_frequencies_hz: ArrayLike) -> A
         aligned = packets * back[:, :, None]
         reference = aligned.mean(axis=0)
     return AlignedPackets(aligned, phase, delay_s)
+
+
+def _check_frequencies(frequencies_hz: RealArray) -> None:
+    """Raise unless subcarriers (N,) tell delays: finite, distinct, two at least."""
+    check_finite("subcarrier_frequencies_hz", frequencies_hz)
+    distinct = np.unique(frequencies_hz).size
+    if distinct < max(2, frequencies_hz.size):
+        raise ValueError(
+            f"subcarrier_frequencies_hz must be at least two, all distinct, got {distinct} distinct of "
+            f"{frequencies_hz.size}"
+        )
+
+
+def _check_power(channel: ComplexArray) -> None:
+    if not np.any(channel):
+        raise ValueError("channel must not be all zero: it has no strongest path")
 
 
 def _delay_s(across: ComplexArray, frequencies_hz: RealArray) -> float:
@@ -231,6 +250,7 @@ def element_response(channel: ArrayLike, array: AntennaArray, direction: ArrayLi
     sounded = as_array("channel", channel, complex)
     check_shape("channel", sounded, (None, array.n_elements), "(N, M)")
     check_finite("channel", sounded)
+    _check_power(sounded)
     response = sounded / array.steering(as_array("direction", direction, float))
     _, _, rows = np.linalg.svd(response, full_matrices=False)
     phases = np.angle(rows[0] * np.conj(rows[0, 0]))
@@ -298,6 +318,8 @@ def strongest_direction(
     frequencies = as_array("subcarrier_frequencies_hz", subcarrier_frequencies_hz, float)
     check_shape("channel", sounded, (frequencies.size, array.n_elements), "(N, M)")
     check_finite("channel", sounded)
+    _check_power(sounded)
+    _check_frequencies(frequencies)
     step, cell = np.min(np.diff(np.sort(frequencies))), 1 / np.ptp(frequencies)
     delays = np.arange(-0.5 / step, 0.5 / step, cell / _STEPS_PER_CELL)
     axes = [

@@ -21,7 +21,8 @@ from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delay
 from isac_toolbox.channel.model import response_towards
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
-from isac_toolbox.interop._blocks import Link, Places, grid_pilots, to_numpy
+from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.interop._blocks import Beforehand, Link, Motion, grid_pilots, to_numpy
 from isac_toolbox.interop.conventions import (
     channel_over_symbols,
     elements_from_top,
@@ -52,8 +53,8 @@ class SionnaEstimator(BaseChannelEstimator):
     """One of our estimators as a channel estimator of Sionna: ``(y, no) -> (h_hat, err_var)``.
 
     Blocks of a batch are estimated one by one. A channel holds for its whole block and is repeated over the
-    OFDM symbols. Two polarisations of an array, the second in the second half of the antennas, are estimated
-    one by one.
+    OFDM symbols, unless something may turn: then each symbol has its own, if the estimator follows motion.
+    Two polarisations of an array, the second in the second half of the antennas, are estimated one by one.
 
     Parameters
     ----------
@@ -73,6 +74,10 @@ class SionnaEstimator(BaseChannelEstimator):
         Data alphabet in the order of its labels; without it the pilots alone are used.
     precision, device : optional
         Of the output, as for any block of Sionna.
+    **motion
+        ``frequency_offset_std_hz``, ``user_velocity_std_m_s``, ``user_velocities_m_s``,
+        ``scatterer_velocity_std_m_s``, ``phase_noise_std_rad`` and ``user_phase_noise_std_rad``, as for an
+        observation. Symbols are as far apart as the grid says.
 
     Raises
     ------
@@ -102,16 +107,18 @@ class SionnaEstimator(BaseChannelEstimator):
         constellation: Any = None,
         precision: Precision = None,
         device: str | None = None,
+        **motion: Unpack[Motion],
     ) -> None:
         check_has("estimator", estimator, "an estimator", ["estimate"])
-        places: Places = {
+        beforehand: Beforehand = {
             "station_position_m": station_position_m,
             "user_positions_m": user_positions_m,
             "user_position_std_m": user_position_std_m,
             "time_offset_std_s": time_offset_std_s,
             "region_m": region_m,
+            **motion,
         }
-        link = Link.of(resource_grid, array, carrier_hz, constellation, places)
+        link = Link.of(resource_grid, array, carrier_hz, constellation, beforehand)
         super().__init__(resource_grid, precision=precision, device=device)
         self._link, self._estimator = link, estimator
 
@@ -122,17 +129,21 @@ class SionnaEstimator(BaseChannelEstimator):
         variances: list[NDArray[np.float64]] = []
         for samples, noise in zip(*link.blocks(y, no), strict=True):
             results = [self._estimator.estimate(obs) for obs in link.observations(samples, noise)]
-            for found, name in ((channels, "channel"), (variances, "channel_variance")):
-                parts = [channel_over_symbols(getattr(r, name), link.n_symbols)[link.order] for r in results]
-                found.append(np.concatenate(parts)[None, :, :, None])
+            channels.append(_over_grid(link, [_channel(link, r) for r in results]))
+            variances.append(_over_grid(link, [r.channel_variance for r in results]))
         return (
             torch.as_tensor(np.stack(channels), dtype=self.cdtype, device=self.device),
             torch.as_tensor(np.stack(variances), dtype=self.dtype, device=self.device),
         )
 
 
+def _channel(link: Link, result: EstimationResult) -> NDArray[np.complex128]:
+    """The channel (K, N, M), or (K, N, M, T) where something may turn."""
+    return result.channel if link.symbol_times_s is None else result.channel_at(range(link.n_symbols))
+
+
 def _over_grid(link: Link, parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """Channels (K, N, M) of the polarisations in Sionna's order, [1, antennas, K, 1, T, N]."""
+    """Channels or variances of the polarisations in Sionna's order, [1, antennas, K, 1, T, N]."""
     ordered = [channel_over_symbols(part, link.n_symbols)[link.order] for part in parts]
     return np.concatenate(ordered)[None, :, :, None]
 
@@ -149,8 +160,8 @@ class SionnaReceiver(Block):
         As for :class:`SionnaEstimator`.
     constellation : array_like of complex or sionna.phy.mapping.Constellation
         Data alphabet in the order of its labels.
-    **places
-        ``station_position_m`` and so on, as for :class:`SionnaEstimator`.
+    **beforehand
+        ``station_position_m``, ``frequency_offset_std_hz`` and so on, as for :class:`SionnaEstimator`.
 
     Raises
     ------
@@ -175,19 +186,21 @@ class SionnaReceiver(Block):
         constellation: Any,
         precision: Precision = None,
         device: str | None = None,
-        **places: Unpack[Places],
+        **beforehand: Unpack[Beforehand],
     ) -> None:
         check_has("estimator", estimator, "an estimator", ["estimate"])
         if constellation is None:
             raise TypeError("constellation must hold the data alphabet in the order of its labels, got None")
-        link = Link.of(resource_grid, array, carrier_hz, constellation, places)
+        link = Link.of(resource_grid, array, carrier_hz, constellation, beforehand)
         super().__init__(precision=precision, device=device)
         self._link, self._estimator = link, estimator
 
     def call(self, y: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
         """Detect the data of a batch of blocks."""
         link, found = self._link, []
-        for samples, noise in zip(*link.blocks(y, no), strict=True):
+        blocks, noises = link.blocks(y, no)
+        link.check_detectable(blocks)
+        for samples, noise in zip(blocks, noises, strict=True):
             results = [self._estimator.estimate(obs) for obs in link.observations(samples, noise)]
             llr = link.detected(samples, noise, results).llr
             found.append(llr_stream(llr, link.known)[:, None])
@@ -245,7 +258,7 @@ def observation_from_sionna(
     constellation: Any = None,
     block: int = 0,
     polarisation: int = 0,
-    **places: Unpack[Places],
+    **beforehand: Unpack[Beforehand],
 ) -> UplinkObservation:
     """Return a received block of Sionna as an observation.
 
@@ -261,8 +274,8 @@ def observation_from_sionna(
         Which of the batch.
     polarisation : {0, 1}
         Which half of the antennas, where there are two polarisations.
-    **places
-        ``station_position_m`` and so on, as for :class:`SionnaEstimator`.
+    **beforehand
+        ``station_position_m``, ``frequency_offset_std_hz`` and so on, as for :class:`SionnaEstimator`.
 
     Returns
     -------
@@ -273,7 +286,7 @@ def observation_from_sionna(
     TypeError, ValueError
         As :class:`SionnaEstimator`, and for a block or a polarisation that is not there.
     """
-    link = Link.of(resource_grid, array, carrier_hz, constellation, places)
+    link = Link.of(resource_grid, array, carrier_hz, constellation, beforehand)
     samples, noise = link.blocks(y, no)
     if not 0 <= check_integer("block", block, 0) < len(samples):
         raise ValueError(f"block must lie in 0..{len(samples) - 1}, got {block}")

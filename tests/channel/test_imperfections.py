@@ -23,7 +23,7 @@ CARRIER_HZ = 3.5e9
 
 def drawn(array=ARRAY, seed=0, **fields):
     scenario = isac.Scenario(array_shape=array.shape, n_users=1, **fields)
-    return draw_imperfections(scenario, array, np.random.SeedSequence(seed).spawn(6))
+    return draw_imperfections(scenario, array, np.random.default_rng(seed).spawn(6))
 
 
 def test_a_perfect_receiver_changes_nothing():
@@ -148,7 +148,7 @@ def test_interference_is_a_plane_wave_of_the_power_and_band_that_are_told(share,
         element_phase_std_rad=0.3,
         coupling=0.1,
     )
-    errors = draw_imperfections(settings, ARRAY, np.random.SeedSequence(1).spawn(6))
+    errors = draw_imperfections(settings, ARRAY, np.random.default_rng(1).spawn(6))
     frequencies = np.linspace(-2e8, 2e8, 16)
     rng = np.random.default_rng(2)
     wave = draw_interference(settings, errors, ARRAY, frequencies, 2000, 2.0, rng)

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
+from isac_toolbox.estimators.scene.caveats import unseen_cosines
 
 CARRIER_HZ = 3.5e9
 WAVELENGTH_M = SPEED_OF_LIGHT_M_S / CARRIER_HZ
@@ -94,3 +95,11 @@ def test_observations_keep_their_panels(tmp_path):
 def test_bad_panels_are_named(change, error, message):
     with pytest.raises(error, match=message):
         isac.PanelArray(**{"panels": PANELS, "places_m": PLACES_M, "carrier_hz": CARRIER_HZ, **change})
+
+
+@pytest.mark.parametrize(("size", "is_said"), [(4, True), (8, False)])
+def test_small_panels_far_apart_whose_directions_look_alike_are_said(size, is_said):
+    faces = [isac.UniformPlanarArray((size, 4), azimuth_rad=angle) for angle in (0.2, -0.2)]
+    mast = isac.PanelArray(faces, [[0.0, 0.6, 0.0], [0.0, -0.6, 0.0]], CARRIER_HZ)
+    said = unseen_cosines(mast)
+    assert any("look the same" in text for text in said) == is_said

@@ -576,3 +576,34 @@ def test_the_share_of_a_diffuse_part_is_shown_where_there_is_one(result, stub):
     assert "10 %" in line
     report = strict_json(run(*ESTIMATE, "--json").stdout)
     assert report["summary"]["diffuse_energy_share"] == pytest.approx(0.1)
+
+
+def test_motion_and_elements_are_shown_where_they_are_estimated(result, stub):
+    quiet = run(*ESTIMATE).stdout
+    assert "Carriers and motion" not in quiet and "elements differ" not in quiet
+    n_users, n_points = len(result.channel), len(result.scatterer_positions_m)
+    moving = np.where(np.arange(n_points) == 1, 0.9, 0.1)
+    turned = dataclasses.replace(
+        result,
+        frequency_offsets_hz=np.full(n_users, -123.4),
+        frequency_offset_std_hz=np.full(n_users, 5.0),
+        user_velocities_m_s=np.tile([12.3, -4.5, 0.0], (n_users, 1)),
+        user_velocity_covariance_m2_s2=np.tile(np.diag([0.36, 0.64, 0.0]), (n_users, 1, 1)),
+        moving_probability=moving,
+        scatterer_velocities_m_s=np.tile([6.7, 0.0, 0.0], (n_points, 1)),
+        scatterer_velocity_covariance_m2_s2=np.tile(np.eye(3), (n_points, 1, 1)),
+        element_response=np.tile([10 ** (1 / 20), 10 ** (-1 / 20)], 32).astype(complex),
+        element_response_std=np.full(64, 0.01),
+    )
+    stub(turned)
+    shown = run(*ESTIMATE).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    users = next(x for x in shown.splitlines() if "-123.4" in x)
+    assert "12.30" in users and "-4.50" in users and "1.00" in users
+    movers = shown[shown.index("Scatterers that move") :].splitlines()
+    assert "0.90" in "".join(movers) and sum("6.70" in x for x in movers) == 1
+    assert "1 dB, 0 degrees rms" in shown
+    report = strict_json(run(*ESTIMATE, "--json").stdout)
+    assert report["motion"]["users"][0]["velocity_std_m_s"] == pytest.approx(1.0)
+    assert report["motion"]["scatterers"][1]["moving_probability"] == 0.9
+    assert report["elements"]["gain_db"][:2] == pytest.approx([1.0, -1.0])

@@ -81,3 +81,9 @@ def test_a_terminal_shows_that_it_goes_on(tmp_path):
     _, notice, after = shown.decode().partition(NOTICE)
     assert notice and NOTICE not in after
     assert after.count("coarse stage") > 2  # the bar is drawn again while kernels are compiled
+
+
+def test_the_package_runs_as_the_command():
+    command = [sys.executable, "-m", "isac_toolbox", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert re.search(r"\d+\.\d+", done.stdout) and not done.stderr

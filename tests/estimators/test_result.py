@@ -157,6 +157,17 @@ def test_altered_values_are_refused_as_bad_files(all_results, tmp_path, key, val
         isac.EstimationResult.load(path)
 
 
+@pytest.mark.parametrize("key", ["channel_variance", "scatterer_probability", "llr", "status", "misfit"])
+def test_shapes_that_do_not_fit_name_file_and_key(all_results, tmp_path, key):
+    path = all_results["nomp"].save(tmp_path / "result.npz")
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays[key] = np.zeros((2, 2, 2, 2, 2))
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=rf"result\.npz: {key} must have shape .* got \(2, 2, 2, 2, 2\)"):
+        isac.EstimationResult.load(path)
+
+
 def test_results_are_frozen(all_results):
     with pytest.raises(AttributeError):
         all_results["nomp"].status = "fine"

@@ -192,6 +192,18 @@ def test_a_weak_late_path_is_in_the_window():
     assert search.max_length_m > SPEED_OF_LIGHT_M_S * 10e-6
 
 
+def test_a_gap_before_late_paths_does_not_make_them_early():
+    """Late paths behind a wide gap, strong ones: from the next period they look a little early."""
+    block = made_up(0, isac.UniformPlanarArray((4, 4)), 512, n_data=0)
+    frequencies, array = block.observation.subcarrier_frequencies_hz, block.observation.array
+    late = np.outer(np.exp(-2j * np.pi * frequencies * 26e-6), np.ones(array.n_elements))
+    late *= 0.5 * np.sqrt(np.mean(np.abs(block.channel[0]) ** 2))
+    received = block.observation.received + late[:, :, None] * block.observation.pilots[0][:, None]
+    _, search = narrowed(replace(block.observation, received=received))
+    assert search.min_length_m < SPEED_OF_LIGHT_M_S * block.delay_s.min()
+    assert search.max_length_m > SPEED_OF_LIGHT_M_S * 26e-6
+
+
 def test_too_many_irregular_tones_are_refused_by_name():
     block = made_up(0, isac.UniformPlanarArray((2, 1)), 2000, n_users=1, n_data=0)
     rng = np.random.default_rng(0)

@@ -32,9 +32,10 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ),
     ("channel/", "inference/"),
     (
-        "scenario.py",
+        "scenario/",
         "channel/atoms/",
         "estimators/result.py",
+        "estimators/result_shapes.py",
         "nn/_batches.py",
         "nn/_checkpoints.py",
         "nn/_draws.py",
@@ -62,6 +63,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "estimators/even_grid.py",
         "estimators/music.py",
         "estimators/range_doppler.py",
+        "estimators/refusals.py",
         "estimators/search.py",
         "estimators/windows.py",
         "nn/turbo_vbi/",
@@ -83,7 +85,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ),
     ("sweeps/", "plotting/", "interop/", "tracking/"),
     ("figures/",),
-    ("cli/",),
+    ("cli/", "__main__.py"),
 )
 
 

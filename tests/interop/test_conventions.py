@@ -101,6 +101,23 @@ def test_snr_at_an_ebno_counts_pilots_and_prefix():
             "stream must hold the bits",
         ),
         (lambda: conventions.channel_over_symbols(np.zeros((2, 3)), 2), "values must have shape"),
+        (lambda: conventions.channel_over_symbols(np.full((2, 3, 4), np.nan), 2), "values must be numbers"),
+        (lambda: conventions.nr_constellation(64), "bits_per_symbol must be at most 16"),
+        (lambda: conventions.pilots_on_grid([[[True]]], [[np.nan]]), "pilots must be finite"),
+        (lambda: conventions.llr_stream(np.full((1, 1, 1, 2), np.nan), [[[False]]]), "llr must be numbers"),
+        (lambda: conventions.llr_on_grid([[np.nan]], [[[False]]]), "stream must be numbers"),
+        (
+            lambda: conventions.noise_variance_from_ebno(
+                np.nan, bits_per_symbol=2, code_rate=0.5, known=np.zeros((2, 2), bool), fft_size=2
+            ),
+            "ebno_db must be finite",
+        ),
+        (
+            lambda: conventions.noise_variance_from_ebno(
+                0.0, bits_per_symbol=2, code_rate=0.5, known=np.zeros((4, 2), bool), fft_size=2
+            ),
+            "fft_size must hold the 4 subcarriers",
+        ),
         (
             lambda: conventions.noise_variance_from_ebno(
                 0.0, bits_per_symbol=2, code_rate=0.5, known=np.ones((2, 2), bool), fft_size=2

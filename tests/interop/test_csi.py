@@ -148,6 +148,17 @@ def test_a_log_is_read(tmp_path):
             lambda: csi.align_packets(np.ones((2, 29, 3)), FREQUENCIES_HZ),
             "subcarrier_frequencies_hz must have shape",
         ),
+        (lambda: csi.align_packets(np.ones((0, 30, 3)), FREQUENCIES_HZ), "must hold packets, got none"),
+        (
+            lambda: csi.align_packets(np.ones((2, 30, 3)), np.full(30, np.nan)),
+            "subcarrier_frequencies_hz must be finite",
+        ),
+        (
+            lambda: csi.strongest_direction(np.ones((30, 3)), np.zeros(30), ARRAY),
+            "at least two, all distinct, got 1 distinct of 30",
+        ),
+        (lambda: csi.strongest_direction(np.zeros((30, 3)), FREQUENCIES_HZ, ARRAY), "must not be all zero"),
+        (lambda: csi.element_response(np.zeros((30, 3)), ARRAY, direction(0)), "must not be all zero"),
         (lambda: csi.element_response(np.ones((30, 4)), ARRAY, direction(0)), "channel must have shape"),
         (
             lambda: csi.observation_from_packets(np.ones((2, 30, 3)), FREQUENCIES_HZ, ARRAY),

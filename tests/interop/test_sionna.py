@@ -69,7 +69,10 @@ def paths_channel(grid, seed=0, n_paths=3, delay_s=1e-6):
 
 
 def send(grid, channel, no, n_bits=4, batch=2, seed=0, bits=None):
-    """Blocks of Sionna's mapper through a channel (K, N, M) in our order: y, bits, symbols on the grid."""
+    """Blocks of Sionna's mapper through a channel (K, N, M) or (K, N, M, T) in our order.
+
+    Returns y, bits and symbols on the grid.
+    """
     config.seed = seed
     rng = np.random.default_rng(seed)
     if bits is None:
@@ -77,7 +80,9 @@ def send(grid, channel, no, n_bits=4, batch=2, seed=0, bits=None):
         bits = torch.as_tensor(rng.integers(0, 2, shape), dtype=torch.float32)
     x = ResourceGridMapper(grid)(Mapper("qam", n_bits)(bits))
     used = np.asarray(x)[:, :, 0][..., grid.effective_subcarrier_ind]
-    clean = np.einsum("knm,bktn->bmtn", channel[:, :, ORDER], used)
+    if channel.ndim == 3:
+        channel = np.repeat(channel[..., None], used.shape[2], axis=3)
+    clean = np.einsum("knmt,bktn->bmtn", channel[:, :, ORDER], used)
     noise = rng.standard_normal((2, *clean.shape)) * np.sqrt(no / 2)
     y = np.zeros((batch, 1, *clean.shape[1:3], grid.fft_size), complex)
     y[:, 0][..., grid.effective_subcarrier_ind] = clean + noise[0] + 1j * noise[1]
@@ -248,6 +253,51 @@ def test_the_array_path_gives_the_same(estimator):
     if isinstance(estimator, isac.EMTurboBiSVBI):
         assert error_db(h_hat, channel) < -25
         assert torch.equal(llr > 0, bits > 0)
+
+
+@pytest.fixture(scope="module")
+def turning():
+    """A grid, the channel (K, N, M, T) of two users off the carrier, and a block of samples."""
+    grid = make_grid()
+    times_s = np.arange(6) * grid.ofdm_symbol_duration
+    turned = np.exp(2j * np.pi * np.array([[900.0], [-600.0]]) * times_s)[:, None, None]
+    channel = paths_channel(grid)[..., None] * turned
+    return grid, channel, send(grid, channel, 0.02, batch=1)[0]
+
+
+@pytest.mark.parametrize("points", [None, Constellation("qam", 4)])
+def test_a_block_that_turns_has_a_channel_for_every_symbol(turning, points):
+    grid, channel, y = turning
+    found = {}
+    for prior in ({}, {"frequency_offset_std_hz": 800.0}):
+        estimator = SionnaEstimator(
+            grid,
+            estimator=isac.EMTurboBiSVBI(),
+            array=ARRAY,
+            carrier_hz=CARRIER_HZ,
+            constellation=points,
+            **prior,
+        )
+        h_hat, err_var = estimator(y, 0.02)
+        assert h_hat.shape == err_var.shape == (1, 1, 6, 2, 1, 6, 42)
+        found[bool(prior)] = error_db(h_hat, channel)
+    assert found[True] < -22 and found[True] < found[False] - 12
+
+
+def test_two_polarisations_that_turn_are_not_detected_together(turning):
+    grid, _, y = turning
+    receiver = SionnaReceiver(
+        grid,
+        estimator=isac.LeastSquares(),
+        array=ARRAY,
+        carrier_hz=CARRIER_HZ,
+        constellation=Constellation("qam", 4),
+        user_velocity_std_m_s=3.0,
+    )
+    with pytest.raises(ValueError, match="one polarisation where something may turn"):
+        receiver(torch.cat([y, y], dim=2), 0.02)
+    with pytest.raises(TypeError, match=r"^velocity must be one of station_position_m, "):
+        SionnaEstimator(grid, estimator=isac.LeastSquares(), array=ARRAY, carrier_hz=CARRIER_HZ, velocity=3.0)
 
 
 def test_without_a_constellation_pilots_alone_are_used():

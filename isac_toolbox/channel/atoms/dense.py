@@ -20,6 +20,7 @@ from isac_toolbox.channel.atoms.planar import PlanarAtoms, delay_moments, match_
 from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
 from isac_toolbox.channel.atoms.scene import PathParameters, Paths
 from isac_toolbox.channel.atoms.tables import BlockTables
+from isac_toolbox.channel.atoms.whitening import Whitening
 
 __all__ = [
     "DenseAtoms",
@@ -88,12 +89,18 @@ class Statistics:
             frames=None if self.frames is None else self.frames.stored_as(dtype),
         )
 
-    def over_elements(self, factors: ComplexArray) -> Statistics:
-        """The same of samples divided by factors (M,) near one; the energy is left as it is."""
+    def over_elements(self, factors: ComplexArray, whitening: Whitening | None = None) -> Statistics:
+        """The same of samples divided by factors (M,) near one, before a whitening; the energy stays."""
+
+        def divided(correlation: ComplexArray) -> ComplexArray:
+            if whitening is None:
+                return correlation / factors
+            return whitening.apply(whitening.undo(correlation) / factors)
+
         frames = self.frames
         if frames is not None:
-            frames = replace(frames, cross_correlation=frames.cross_correlation / factors)
-        return replace(self, cross_correlation=self.cross_correlation / factors, frames=frames)
+            frames = replace(frames, cross_correlation=divided(frames.cross_correlation))
+        return replace(self, cross_correlation=divided(self.cross_correlation), frames=frames)
 
     def gram(self, atoms: PathAtoms) -> ComplexArray:
         """Return the Gram of path atoms, shape (L, L)."""
@@ -277,7 +284,7 @@ class PathAtoms(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DenseAtoms:
-    """Atoms with array responses of any form: spherical wavefronts, arbitrary arrays, elements left out.
+    """Atoms with array responses of any form: spherical, of arbitrary arrays, of elements left out, whitened.
 
     Attributes
     ----------
@@ -416,16 +423,15 @@ def make_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> 
 def _still_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> PlanarAtoms | DenseAtoms:
     wavenumbers = receiver.wavenumbers_per_m
     delay = np.exp(-1j * wavenumbers[:, None] * parameters.length_m)
-    if parameters.steering is not None:
-        return DenseAtoms(paths.user, delay, wavenumbers, parameters.steering, receiver.element_mask)
-    array, cosines = receiver.array, parameters.cosines
-    if not isinstance(array, UniformPlanarArray):
+    array, cosines, response = receiver.array, parameters.cosines, parameters.steering
+    if response is None and isinstance(array, UniformPlanarArray):
+        planar = PlanarAtoms(paths.user, delay, wavenumbers, cosines, array, receiver.squint_m)
+        if receiver.element_mask is None and receiver.whitening is None:
+            return planar
+        response = planar.steering
+    elif response is None:
         response = array.response_with_derivatives(*cosines)
-        return DenseAtoms(paths.user, delay, wavenumbers, response, receiver.element_mask)
-    planar = PlanarAtoms(paths.user, delay, wavenumbers, cosines, array, receiver.squint_m)
-    if receiver.element_mask is None:
-        return planar
-    return DenseAtoms(paths.user, delay, wavenumbers, planar.steering, receiver.element_mask)
+    return DenseAtoms(paths.user, delay, wavenumbers, receiver.heard(response), receiver.element_mask)
 
 
 def dottest(

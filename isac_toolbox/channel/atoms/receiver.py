@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, UniformPlanarArray
+from isac_toolbox.channel.atoms.whitening import Whitening
 from isac_toolbox.channel.observation import UplinkObservation
 
 __all__ = ["Raster", "Receiver", "tone_step_hz"]
 
 RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
 
 # Cost cap: places of a raster per subcarrier; beyond, sums over subcarriers cost less than transforms.
 _PLACES_PER_TONE = 4
@@ -86,7 +88,8 @@ class Receiver:
     """What the receiver knows about itself: array, position, subcarriers, wavefront model, elements in use.
 
     Elements outside ``element_mask`` (M,) take no part in inner products (their correlations ``Z`` are zero);
-    channels are synthesised for them as well. None: all are in use.
+    channels are synthesised for them as well. None: all are in use. Under a ``whitening`` all responses, and
+    channels that are synthesised of them, are those of whitened samples.
     """
 
     array: AntennaArray
@@ -96,6 +99,7 @@ class Receiver:
     carrier_hz: float | None = None
     beam_squint: bool = False
     element_mask: NDArray[np.bool_] | None = None
+    whitening: Whitening | None = None
 
     @classmethod
     def of(cls, obs: UplinkObservation) -> Receiver:
@@ -116,6 +120,14 @@ class Receiver:
         if self.element_mask is None:
             return self.array.n_elements
         return int(np.count_nonzero(self.element_mask))
+
+    def heard(self, responses: ComplexArray) -> ComplexArray:
+        """Return responses (..., M) of the elements as the samples have them: whitened where these are."""
+        return responses if self.whitening is None else self.whitening.apply(responses)
+
+    def stated(self, values: ComplexArray) -> ComplexArray:
+        """Return channels or samples (..., M) as they are on the elements, whitened or not."""
+        return values if self.whitening is None else self.whitening.undo(values)
 
     @cached_property
     def hole_slopes(self) -> RealArray:

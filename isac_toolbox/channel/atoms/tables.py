@@ -70,7 +70,7 @@ class BlockTables:
         array = receiver.array
         if receiver.wavefront != "planar" or receiver.beam_squint or receiver.raster is None:
             return None
-        if not isinstance(array, UniformPlanarArray):
+        if not isinstance(array, UniformPlanarArray) or receiver.whitening is not None:
             return None
         wavenumbers, raster = receiver.wavenumbers_per_m, receiver.raster
         return cls(symbol_gram, cross_correlation, wavenumbers, raster, array, receiver.hole_slopes)

@@ -8,13 +8,10 @@ from numpy.typing import ArrayLike, NDArray
 from isac_toolbox._validation import as_array, check_finite, check_non_negative, check_shape
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene.assemble import (
-    ChannelEstimate,
-    Outcome,
-    SceneEstimate,
-    build_result,
-    taken_as_static,
-)
+from isac_toolbox.estimators.scene.assemble import Outcome, build_result
+from isac_toolbox.estimators.scene.caveats import taken_as_static
+from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 from isac_toolbox.estimators.scene.silence import without_zeros
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect
 

@@ -13,13 +13,10 @@ from isac_toolbox.estimators.baselines.channel_only import (
     check_observation,
 )
 from isac_toolbox.estimators.result import Candidates, EstimationResult
-from isac_toolbox.estimators.scene.assemble import (
-    ChannelEstimate,
-    Outcome,
-    SceneEstimate,
-    build_result,
-    taken_as_static,
-)
+from isac_toolbox.estimators.scene.assemble import Outcome, build_result
+from isac_toolbox.estimators.scene.caveats import taken_as_static
+from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 from isac_toolbox.estimators.scene.silence import without_zeros
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect

@@ -16,21 +16,16 @@ from isac_toolbox.estimators.baselines.channel_only import (
 )
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene.assemble import (
-    ChannelEstimate,
-    Outcome,
-    SceneEstimate,
-    build_result,
-    taken_as_static,
-    unseen_cosines,
-    without_places,
-)
+from isac_toolbox.estimators.scene.assemble import Outcome, build_result
+from isac_toolbox.estimators.scene.caveats import taken_as_static, unseen_cosines, without_places
+from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
 from isac_toolbox.estimators.scene.locate import fuse_points
 from isac_toolbox.estimators.scene.place import place_points, release_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
 from isac_toolbox.estimators.scene.whiteness import FittedBlock, whiteness
 from isac_toolbox.estimators.search import PathSearch

@@ -17,16 +17,12 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.channel_only import check_observation
 from isac_toolbox.estimators.grid.points import GridAtoms, LocationGrid
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene.assemble import (
-    ChannelEstimate,
-    Outcome,
-    SceneEstimate,
-    build_result,
-    taken_as_static,
-    unseen_cosines,
-)
+from isac_toolbox.estimators.scene.assemble import Outcome, build_result
+from isac_toolbox.estimators.scene.caveats import taken_as_static, unseen_cosines
+from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate
 from isac_toolbox.estimators.scene.fit import Fit, completed, evaluate, residual_correlation
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 from isac_toolbox.estimators.scene.silence import without_zeros
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge, detect

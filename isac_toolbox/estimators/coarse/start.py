@@ -14,6 +14,7 @@ from isac_toolbox.estimators.coarse.doubts import place_despite_priors, without_
 from isac_toolbox.estimators.coarse.music import music_scene
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
 from isac_toolbox.estimators.music import MusicModel
+from isac_toolbox.estimators.scene.colour import asks_for_colour
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
 from isac_toolbox.estimators.scene.silence import SilenceWatch
@@ -69,11 +70,12 @@ def coarse_working_set(
 ) -> Coarse:
     """Return what one of :data:`COARSE_STAGES` finds on the pilots.
 
-    NOMP takes the place of MUSIC for an array that does not see both direction cosines, and in a block that
-    moves. Where ``watch`` finds
-    parts without signal on the way, the set is of no use.
+    NOMP takes the place of MUSIC for an array that does not see both direction cosines, in a block that
+    moves, and where noise is not white. Where ``watch`` finds parts without signal on the way, the set is of
+    no use.
     """
-    if stage == "music" and all(obs.array.sees_cosines) and problem.statistics.frames is None:
+    plain = problem.statistics.frames is None and not asks_for_colour(obs)
+    if stage == "music" and all(obs.array.sees_cosines) and plain:
         working = music_working_set(obs, problem, search, rule)
         return Coarse(_settled(working), 1 / working.problem.noise_precision, [])
     start, noise, warnings = _nomp_start(problem, search, false_alarm_rate, deadline, watch)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from isac_toolbox.estimators.result import Ambiguity, Candidates
-from isac_toolbox.estimators.scene.assemble import SceneEstimate
 from isac_toolbox.estimators.scene.fit import Fit
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 
 __all__ = ["body_warnings", "join_bodies", "point_energies"]
 

@@ -92,7 +92,9 @@ def _far_users(fit: Fit, covariance: RealArray) -> list[str]:
 
 
 def _unheard_users(fit: Fit) -> list[str]:
-    heard = np.bincount(fit.paths.user, minlength=len(fit.scene.users_m)) > 0
+    # Mathematics: the power of noise alone, relative to its mean, exceeds this with that probability.
+    stands_out = np.abs(fit.posterior.mean) ** 2 > -np.log(_IMPROBABLE) * fit.posterior.variance
+    heard = np.bincount(fit.paths.user[stands_out], minlength=len(fit.scene.users_m)) > 0
     if heard.all():
         return []
     return [

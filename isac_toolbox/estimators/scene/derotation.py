@@ -74,7 +74,7 @@ def at_rest(block: ReceivedBlock, fit: Fit, moments: SymbolMoments) -> tuple[Rec
     derotation = block.derotation
     assert derotation is not None
     turned = moments.derotated(derotation.factors)
-    evolution = evolution_of(fit, derotation, 1.0)
+    evolution = evolution_of(fit, derotation, 1.0, whitened=True)
     still = fit.atoms.synthesise(fit.posterior.mean, block.n_users)
     received = block.received.copy()
     for t in range(evolution.n_symbols):
@@ -85,10 +85,11 @@ def at_rest(block: ReceivedBlock, fit: Fit, moments: SymbolMoments) -> tuple[Rec
     return replace(block, received=received, derotation=None), turned
 
 
-def evolution_of(fit: Fit, derotation: Derotation, scale: float) -> ChannelEvolution:
+def evolution_of(fit: Fit, derotation: Derotation, scale: float, whitened: bool = False) -> ChannelEvolution:
     """Return the channel over the symbols of a derotated block; ``scale`` undoes the normalisation.
 
-    Its parts are the channels at a few times, between which it is interpolated.
+    It is that on the elements, or, ``whitened``, that of the samples of the fit. Its parts are the channels
+    at a few times, between which it is interpolated.
     """
     atoms, gains = fit.atoms, fit.posterior.mean * scale
     assert isinstance(atoms, MovingAtoms)
@@ -97,4 +98,5 @@ def evolution_of(fit: Fit, derotation: Derotation, scale: float) -> ChannelEvolu
     nodes = chebyshev_times(times, float(np.abs(beside).max(initial=0.0)), _EVOLUTION_NODES)
     turns = np.exp(2j * np.pi * nodes[:, None] * beside)
     parts = np.stack([atoms.still.synthesise(gains * turn, n_users) for turn in turns])
+    parts = parts if whitened else fit.problem.receiver.stated(parts)
     return ChannelEvolution(parts, derotation.factors[:, None, :] * interpolation(nodes, times))

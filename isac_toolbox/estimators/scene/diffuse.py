@@ -13,6 +13,7 @@ from scipy.linalg.lapack import zpotrf, zpotri
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.dense import Statistics, through
+from isac_toolbox.channel.atoms.whitening import Whitening
 from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.search import PathSearch
 
@@ -145,6 +146,9 @@ class Diffuse:
                 search.over_lengths(own)[bins] / self.noise_variance,
                 self.profile[k, bins],
             )
+            if left.whitening is not None and self.profile[k].any():
+                doubt = float(self.variance[k].mean() / self.profile[k].sum())
+                amplitudes = amplitudes @ left.whitening.share_of_white(min(doubt, 1.0)).T
             response = search.responses(bins)
             change = response @ amplitudes - mean[k]
             mean[k] += change
@@ -209,6 +213,8 @@ class _Left:
     n_elements : int
         With samples.
     noise_known : bool
+    whitening : Whitening, optional
+        That the samples went through; the diffuse part was white before.
     """
 
     statistics: Statistics
@@ -216,6 +222,7 @@ class _Left:
     energy: float
     n_elements: int
     noise_known: bool
+    whitening: Whitening | None = None
 
     @classmethod
     def of(cls, fit: Fit, statistics: Statistics) -> _Left:
@@ -228,7 +235,8 @@ class _Left:
         uncertain = float(np.real(np.vdot(fit.gram, fit.posterior.covariance)))
         energy = statistics.energy - explained + uncertain
         problem = fit.problem
-        return cls(statistics, residual, energy, problem.receiver.n_elements, problem.noise_known)
+        receiver = problem.receiver
+        return cls(statistics, residual, energy, receiver.n_elements, problem.noise_known, receiver.whitening)
 
     def noise_variance(self, known: float, mean: ComplexArray, remains: ComplexArray, spread: float) -> float:
         """Noise variance from what the diffuse part leaves as well; the known one where it is known."""

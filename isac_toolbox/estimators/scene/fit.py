@@ -21,6 +21,7 @@ from isac_toolbox.inference.posterior import GaussianPosterior, unchecked_poster
 __all__ = [
     "Fit",
     "completed",
+    "diagonal_blocks",
     "evaluate",
     "learned_elements",
     "residual_correlation",
@@ -191,8 +192,16 @@ def learned_elements(fit: Fit) -> ElementErrors:
         ]
     n_elements = problem.receiver.array.n_elements
     left, energy = np.zeros(n_elements, complex), np.zeros(n_elements)
+    whitening = problem.receiver.whitening
     for channel, correlation, gram in parts:
         explained = through(gram, channel)
+        if whitening is not None:
+            # a step of Jacobi's: the gradient under the noise's covariance, the Hessian's diagonal
+            channel = whitening.undo(channel)
+            left = left + np.sum(channel.conj() * whitening.apply(correlation - explained), axis=(0, 1))
+            power = np.sum(np.real(channel.conj() * through(gram, channel)), axis=(0, 1))
+            energy = energy + np.real(np.diag(whitening.matrix @ whitening.matrix)) * power
+            continue
         left = left + np.sum(channel.conj() * (correlation - explained), axis=(0, 1))
         energy = energy + np.sum(np.real(channel.conj() * explained), axis=(0, 1))
     heard = problem.receiver.element_mask
@@ -251,3 +260,10 @@ def _score_covariance(fit: Fit, excess: RealArray) -> RealArray:
     values, vectors = np.linalg.eigh(inner / np.multiply.outer(scale, scale))
     semidefinite = (vectors * np.maximum(values, 0)) @ vectors.T  # but for rounding
     return np.asarray(semidefinite * np.multiply.outer(scale, scale))
+
+
+def diagonal_blocks(covariance: RealArray) -> RealArray:
+    """Return the 3 x 3 blocks on the diagonal, shape (S, 3, 3)."""
+    n = len(covariance) // 3
+    index = np.arange(n)
+    return covariance.reshape(n, 3, n, 3)[index, :, index]

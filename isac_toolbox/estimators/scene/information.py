@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.estimators.result import SceneInformation
-from isac_toolbox.estimators.scene.assemble import SceneEstimate
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 from isac_toolbox.estimators.symbols.phases import PhasePrior
 
 __all__ = ["blurred", "information_of", "marginal"]

@@ -21,20 +21,16 @@ from isac_toolbox.estimators.scene.ambiguity import (
     clock_periods_m,
     spread_over,
 )
-from isac_toolbox.estimators.scene.assemble import (
-    ChannelEstimate,
-    DiffuseEstimate,
-    ElementEstimate,
-    MotionEstimate,
-    Outcome,
-    SceneEstimate,
-    build_result,
+from isac_toolbox.estimators.scene.assemble import Outcome, build_result
+from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
+from isac_toolbox.estimators.scene.caveats import (
     not_modelled,
     taken_as_static,
     unseen_cosines,
     without_places,
 )
-from isac_toolbox.estimators.scene.bodies import body_warnings, join_bodies, point_energies
+from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate, DiffuseEstimate, ElementEstimate
+from isac_toolbox.estimators.scene.colour import first_whitening, takes_colour
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
 from isac_toolbox.estimators.scene.derotation import (
@@ -47,9 +43,12 @@ from isac_toolbox.estimators.scene.derotation import (
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.information import information_of
+from isac_toolbox.estimators.scene.interferers import NoiseEstimate
+from isac_toolbox.estimators.scene.motion_estimate import MotionEstimate
 from isac_toolbox.estimators.scene.moving import movers_of
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 from isac_toolbox.estimators.scene.silence import SilenceWatch, listen, without_zeros
 from isac_toolbox.estimators.scene.structure import remove_rejected
 from isac_toolbox.estimators.scene.whiteness import FittedBlock, whiteness
@@ -116,7 +115,10 @@ class SceneLoop(TurboLoop):
         super().__init__(max_iter, tol, max_seconds)
         self.obs, self.block, self.warnings = without_zeros(obs)
         self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
-        self.warnings += not_modelled(obs) if self.follows_motion else taken_as_static(obs)
+        if self.follows_motion:
+            self.warnings += not_modelled(obs, takes_colour(obs))
+        else:
+            self.warnings += taken_as_static(obs)
         self.search = PathSearch.for_observation(self.obs)
         if self.search.has_high_lobes:
             self.warnings.append(_FAR_BLOCKS)
@@ -157,6 +159,9 @@ class SceneLoop(TurboLoop):
             elements = ElementErrors.of(obs.hardware, obs.array)
             if elements is not None:
                 self.block = block = block.with_response(elements.response)
+            if self.follows_motion:
+                self.block = block = block.whitened(first_whitening(obs, block))
+                self.search = self.search.whitened(block.whitening)
             self.working = coarse(Problem.on_pilots(obs, block, elements), watch)
             return self.working.fit
 
@@ -220,8 +225,9 @@ class SceneLoop(TurboLoop):
         derotation = self.block.derotation
         if derotation is None:
             response = 1.0 if self.block.response is None else self.block.response
-            return [(self.channel() / self.block.scale / response, slice(None))]
-        evolution = evolution_of(self.working.fit, derotation, 1.0)
+            receiver = self.working.problem.receiver
+            return [(receiver.heard(self.channel() / self.block.scale / response), slice(None))]
+        evolution = evolution_of(self.working.fit, derotation, 1.0, whitened=True)
         return [(evolution.at([t])[..., 0], slice(t, t + 1)) for t in range(evolution.n_symbols)]
 
     def remove_rejected(self) -> None:
@@ -249,6 +255,7 @@ class SceneLoop(TurboLoop):
         fit = self.working.fit
         channel = fit.atoms.synthesise(fit.posterior.mean, self.working.n_users)
         channel = channel if self.diffuse is None else channel + self.diffuse.mean
+        channel = self.working.problem.receiver.stated(channel)
         elements = self.working.problem.elements
         return self.block.scale * (channel if elements is None else channel * elements.response)
 
@@ -304,8 +311,9 @@ class SceneLoop(TurboLoop):
             channel = elements.applied(channel)
             if motion is not None:
                 motion = motion.over_elements(elements.element_response)
+        noise = NoiseEstimate.of(self.block, self.search, channel.noise_variance)
         return build_result(
-            self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements
+            self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements, noise
         )
 
     def _judged(
@@ -317,7 +325,9 @@ class SceneLoop(TurboLoop):
         if block.derotation is not None:
             n_fitted += 0.5 * np.count_nonzero(block.derotation.phases_rad)
             block, moments = at_rest(block, fit, moments)
-        if block.response is not None:
+        if block.whitening is not None:
+            mean = block.whitening.apply(mean)
+        elif block.response is not None:
             mean = mean * block.response
             block = block.with_response(np.ones(mean.shape[2], complex))
         return whiteness(FittedBlock(block, mean, moments, n_fitted, diffuse), self.search)

@@ -59,11 +59,17 @@ class Problem:
     ) -> Problem:
         """Return the problem on the pilots of a block, noise as given or not known yet.
 
-        ``elements`` is what the block was corrected by, where that is to be learned on.
+        ``elements`` is what the block was corrected by, where that is to be learned on. Where the shape of
+        the noise is learned its variance is as well.
         """
         known = obs.noise_variance is not None
         precision = block.scale**2 / obs.noise_variance if obs.noise_variance is not None else 1.0
-        data = Measurements(pilot_statistics(block), Receiver.of(obs))
+        receiver = Receiver.of(obs)
+        if block.whitening is not None:
+            receiver = replace(receiver, whitening=block.whitening)
+            known = known and not (obs.hardware is not None and obs.hardware.estimates_noise)
+            precision = precision * block.whitening.scale if known else 1.0
+        data = Measurements(pilot_statistics(block), receiver)
         region = np.full((2, 3), np.nan) if obs.geometry is None else obs.geometry.region_m
         prior = _with_walks(ScenePrior.of(obs, turn_of(obs)), obs.motion)
         if obs.wavefront == "planar" and np.any(slopes := slope_stds(obs.hardware, obs.array)):
@@ -73,7 +79,7 @@ class Problem:
     def calibrated(self, elements: ElementErrors) -> Problem:
         """Return the same problem with the samples divided by other responses of the elements."""
         before = 1.0 if self.elements is None else self.elements.response
-        statistics = self.statistics.over_elements(np.asarray(elements.response / before))
+        statistics = self.statistics.over_elements(elements.response / before, self.receiver.whitening)
         return replace(self.with_statistics(statistics), elements=elements)
 
     def empty_scene(self) -> Scene:

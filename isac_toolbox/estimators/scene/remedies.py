@@ -18,7 +18,8 @@ REMEDIES: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("direction", "colour"): (
         "the residual comes from preferred directions",
-        "look for an interferer, or noise that the antennas share, and whiten the samples over the array",
+        "it may be an interferer, or noise that the antennas share: give noise_covariance='estimate', which "
+        "EMTurboBiSVBI learns; if so already, more pilot symbols tell its shape better",
     ),
     ("time", "rotation"): (
         "users' signals rotate or change from symbol to symbol",
@@ -36,7 +37,7 @@ REMEDIES: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("element", "power"): (
         "the residual is louder on some elements than on others",
-        "scale the samples to equal noise on all elements, or pass element_mask",
+        "give noise_covariance='estimate', which EMTurboBiSVBI learns, or pass element_mask",
     ),
 }
 

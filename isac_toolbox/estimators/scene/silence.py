@@ -190,8 +190,9 @@ class SilenceWatch:
         channel = fit.atoms.synthesise(fit.posterior.mean, statistics.symbol_gram.shape[1])
         if receiver.element_mask is not None:
             channel[..., ~receiver.element_mask] = 0
+        channel = receiver.stated(channel)
         fitted = through(statistics.symbol_gram, channel)
-        found = np.sum((channel.conj() * statistics.cross_correlation).real, axis=0)
+        found = np.sum((channel.conj() * receiver.stated(statistics.cross_correlation)).real, axis=0)
         expected = np.sum((channel.conj() * fitted).real, axis=0)
         noise = 1 / fit.problem.noise_precision
         elements = _silent(found.sum(axis=0), expected.sum(axis=0), self.elements, noise)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.receiver import Receiver
+from isac_toolbox.channel.atoms.whitening import Whitening
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.symbols.derotation import Derotation
 
@@ -90,6 +91,8 @@ class ReceivedBlock:
         How the users' symbols turn, where the block moves.
     response : ndarray of complex, shape (M,), optional
         By which the samples of every element were divided.
+    whitening : Whitening, optional
+        Of the noise over the array, which the samples then went through.
     """
 
     received: ComplexArray
@@ -100,6 +103,7 @@ class ReceivedBlock:
     masks: Masks | None = None
     derotation: Derotation | None = None
     response: ComplexArray | None = None
+    whitening: Whitening | None = None
 
     @classmethod
     def of(cls, obs: UplinkObservation, scale: float | None = None) -> ReceivedBlock:
@@ -123,7 +127,23 @@ class ReceivedBlock:
         if self.response is None and np.all(response == 1):
             return self
         factor = response if self.response is None else response / self.response
-        return replace(self, received=self.received / factor[:, None], response=response)
+        received = self.unwhitened_samples / factor[:, None]
+        again = replace(self, received=received, response=response, whitening=None)
+        return again.whitened(self.whitening)
+
+    def whitened(self, whitening: Whitening | None) -> ReceivedBlock:
+        """Return the block with its samples whitened over the array by another whitening, or by none."""
+        if whitening is self.whitening:
+            return self
+        received = self.unwhitened_samples
+        if whitening is not None:
+            received = np.matmul(whitening.matrix, received)
+        return replace(self, received=received, whitening=whitening)
+
+    @property
+    def unwhitened_samples(self) -> ComplexArray:
+        """Samples as the elements have them, shape (N, M, T)."""
+        return self.received if self.whitening is None else np.matmul(self.whitening.inverse, self.received)
 
     @property
     def n_users(self) -> int:

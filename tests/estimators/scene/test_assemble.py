@@ -12,7 +12,9 @@ import pytest
 
 import isac_toolbox as isac
 from isac_toolbox.estimators import scene
-from isac_toolbox.estimators.scene.assemble import ChannelEstimate, Outcome, SceneEstimate
+from isac_toolbox.estimators.scene.assemble import Outcome
+from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 
 PACKAGE = Path(isac.__file__).parent
 HOMES = {
@@ -21,7 +23,7 @@ HOMES = {
     "Problem": "isac_toolbox.estimators.scene.problem",
     "Fit": "isac_toolbox.estimators.scene.fit",
     "WorkingSet": "isac_toolbox.estimators.scene.working_set",
-    "SceneEstimate": "isac_toolbox.estimators.scene.assemble",
+    "SceneEstimate": "isac_toolbox.estimators.scene.scene_estimate",
 }
 
 

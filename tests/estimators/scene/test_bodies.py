@@ -12,8 +12,8 @@ import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.geometry import delay_response, unit_vectors
 from isac_toolbox.estimators import Ambiguity, Candidates
-from isac_toolbox.estimators.scene.assemble import SceneEstimate
 from isac_toolbox.estimators.scene.bodies import join_bodies
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 
 UPLINK = isac.Scenario.load("urban_uplink").replace(snr_db=20)
 CELL_M = 3.0

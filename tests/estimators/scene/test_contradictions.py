@@ -89,3 +89,17 @@ def test_contradictions_of_a_fit_are_texts():
     covariance = 1e-6 * np.eye(case.scene.n_parameters)
     (text,) = [t for t in contradictions(far, covariance) if "user_positions_m" in t]
     assert "standard deviations" in text
+
+
+@pytest.mark.parametrize("n_symbols", [4, 16])
+def test_noise_alone_is_said_of_every_user(n_symbols):
+    obs = UPLINK.replace(array_shape=(6, 6), n_subcarriers=24).simulate(0).observation
+    parts = np.random.default_rng(0).standard_normal((2, *obs.received.shape))
+    noise = replace(
+        obs,
+        received=(parts[0] + 1j * parts[1])[:, :, :n_symbols],
+        pilots=obs.pilots[:, :, :n_symbols],
+        pilot_mask=obs.pilot_mask[..., :n_symbols],
+    )
+    said = isac.EMTurboBiSVBI().estimate(noise).warnings
+    assert any("no path of user(s) [0, 1, 2] stands out from the noise" in text for text in said)

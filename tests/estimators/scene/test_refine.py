@@ -23,7 +23,7 @@ from helpers.scenes import (
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.estimators.scene import refine as gauss_newton
-from isac_toolbox.estimators.scene.assemble import channel_variance
+from isac_toolbox.estimators.scene.channel_estimate import channel_variance
 from isac_toolbox.estimators.scene.fit import (
     evaluate,
     residual_correlation,

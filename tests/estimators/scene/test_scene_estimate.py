@@ -7,9 +7,10 @@ import pytest
 
 from helpers.scenes import dense_atoms, random_case
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.estimators.scene.assemble import ChannelEstimate, SceneEstimate
+from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate
 from isac_toolbox.estimators.scene.fit import scene_covariance
 from isac_toolbox.estimators.scene.problem import with_noise_precision
+from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
 
 SCALE = 7.0
 

@@ -1,0 +1,157 @@
+"""The channel that an estimator found, with its error, its diffuse part and the elements that hear it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isac_toolbox.channel.atoms.frames import MovingAtoms
+from isac_toolbox.estimators.scene.diffuse import Diffuse
+from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
+from isac_toolbox.estimators.symbols.elements import ElementErrors
+
+__all__ = ["ChannelEstimate", "DiffuseEstimate", "ElementEstimate", "channel_variance"]
+
+RealArray = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelEstimate:
+    """Channel with its error, and the noise, in the units of the observation.
+
+    Attributes
+    ----------
+    mean : ndarray of complex, shape (K, N, M)
+    variance : ndarray, shape (K, N, M)
+    noise_variance : float
+        Per sample.
+    """
+
+    mean: ComplexArray
+    variance: RealArray
+    noise_variance: float
+
+    @classmethod
+    def of_fit(cls, fit: Fit, n_users: int, scale: float, diffuse: Diffuse | None = None) -> ChannelEstimate:
+        """Return the channel of a fit's paths and of a diffuse part.
+
+        ``scale`` undoes the normalisation of amplitudes. The diffuse part takes up the error that the paths
+        have because of it, so that of the paths is the noise's alone.
+        """
+        receiver = fit.problem.receiver
+        mean, power = receiver.stated(fit.atoms.synthesise(fit.posterior.mean, n_users)), scale**2
+        if receiver.whitening is not None:
+            power *= receiver.whitening.power(receiver.element_mask)
+        if diffuse is None:
+            variance = channel_variance(fit, scene_covariance(fit), n_users)
+            return cls(mean * scale, variance * scale**2, power / fit.problem.noise_precision)
+        quiet = replace(fit.problem, noise_precision=1 / diffuse.noise_variance)
+        alone = replace(fit.under(quiet, fit.posterior.prior_precision), excess=None)
+        variance = channel_variance(alone, scene_covariance(alone), n_users)
+        unheard = fit.problem.receiver.element_mask
+        own = np.repeat(diffuse.variance[:, :, None], mean.shape[2], axis=2)
+        if unheard is not None:
+            own[..., ~unheard] = diffuse.power[:, None, None]
+        noise_variance = power * diffuse.noise_variance
+        if receiver.whitening is not None:
+            covariance = receiver.whitening.covariance
+            for k, doubt in enumerate(diffuse.entry_variance / np.maximum(diffuse.power, 1e-300)):
+                known = receiver.whitening.share_of_white(min(float(doubt), 1.0))
+                own[k] *= np.real(np.diag(covariance @ known))
+        return cls(
+            (mean + receiver.stated(diffuse.mean)) * scale, (variance + own) * scale**2, noise_variance
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DiffuseEstimate:
+    """The diffuse part, in the names and units of :class:`EstimationResult`."""
+
+    diffuse_power: RealArray
+    diffuse_profile: RealArray
+    diffuse_delays_s: RealArray
+
+    @classmethod
+    def of(cls, diffuse: Diffuse, scale: float) -> DiffuseEstimate:
+        """Return a diffuse part; ``scale`` undoes the normalisation of amplitudes."""
+        return cls(diffuse.power * scale**2, diffuse.profile * scale**2, diffuse.delays_s)
+
+
+@dataclass(frozen=True, eq=False)
+class ElementEstimate:
+    """Responses of the elements, in the names of :class:`EstimationResult`."""
+
+    element_response: ComplexArray
+    element_response_std: RealArray
+
+    @classmethod
+    def of(cls, elements: ElementErrors | None) -> ElementEstimate | None:
+        """Return what was learned of the elements; None where they were known."""
+        if elements is None:
+            return None
+        deviation = np.abs(elements.response) * np.sqrt(np.sum(elements.log_stds**2, axis=0))
+        return cls(elements.response, deviation)
+
+    def applied(self, channel: ChannelEstimate) -> ChannelEstimate:
+        """Return a channel of samples that were divided by the responses with them in it."""
+        power = np.abs(self.element_response) ** 2
+        error = np.abs(channel.mean) ** 2 * self.element_response_std**2
+        return ChannelEstimate(
+            channel.mean * self.element_response, channel.variance * power + error, channel.noise_variance
+        )
+
+
+def channel_variance(fit: Fit, covariance: RealArray, n_users: int) -> RealArray:
+    """Return the posterior variance of every channel entry, shape (K, N, M) (docs/theory.md, section 5).
+
+    The channel's error is ``Phi (dx - gamma Sigma B dtheta) + sum_i x_i phi_i' J_i dtheta`` with
+    ``dx ~ CN(0, Sigma)`` and ``dtheta ~ N(0, C)``; its covariance lives on the path and derivative atoms
+    of each user.
+    """
+    atoms, posterior = fit.atoms, fit.posterior
+    if isinstance(atoms, MovingAtoms):
+        atoms = atoms.still
+    n_types, n_paths = atoms.n_types, len(fit.paths)
+    gain_scene, _, _ = scene_blocks(fit)
+    in_scene = np.empty((n_types, n_paths, covariance.shape[0]), complex)
+    in_scene[0] = -fit.problem.noise_precision * (posterior.covariance @ gain_scene)
+    in_scene[1:] = posterior.mean[:, None] * fit.parameters.jacobian[: n_types - 1]
+    variance = np.zeros((n_users, atoms.delay.shape[0], atoms.steering.shape[2]))
+    for k in np.unique(atoms.user):
+        index = np.flatnonzero(atoms.user == k)
+        rows = in_scene[:, index].reshape(n_types * index.size, -1)
+        joint: ComplexArray = np.asarray((rows @ covariance) @ rows.conj().T, dtype=complex)
+        joint[: index.size, : index.size] += posterior.covariance[np.ix_(index, index)]
+        joint = joint.reshape(n_types, index.size, n_types, index.size)
+        steering = fit.problem.receiver.stated(atoms.steering[:, index])
+        variance[k] = _summed_power(joint, atoms.delay[:, index], steering, atoms.wavenumbers_per_m)
+    return variance
+
+
+def _summed_power(
+    joint: ComplexArray, delay: ComplexArray, steering: ComplexArray, wavenumbers_per_m: RealArray
+) -> RealArray:
+    """``diag(Psi C Psi^H)`` as an (N, M) array for a user's path and derivative atoms ``Psi``.
+
+    A pair of paths contributes ``b_ni conj(b_nj)`` times a quadratic in ``w_n`` whose coefficients depend on
+    the antenna, so the sum over the pairs i <= j is one real matrix product.
+    """
+    n_types, n_paths = joint.shape[:2]
+    i, j = np.triu_indices(n_paths)
+    arrays = np.concatenate([steering[:1], steering])
+    phase = np.where(np.arange(n_types) == 1, -1j, 1)
+    weights = joint[:, i, :, j] * np.multiply.outer(phase, phase.conj())
+    weights[i != j] *= 2
+    coefficients = np.zeros((3, i.size, steering.shape[2]), complex)
+    for s in range(n_types):
+        for t in range(n_types):
+            term = weights[:, s, t, None] * (arrays[s, i] * arrays[t, j].conj())
+            coefficients[int(s == 1) + int(t == 1)] += term
+    pairs = delay[:, i] * delay[:, j].conj()
+    powers = wavenumbers_per_m[:, None] ** np.arange(3)[:, None, None] * pairs
+    left = np.concatenate([powers.real, powers.imag], axis=2)
+    right = np.concatenate([coefficients.real, -coefficients.imag], axis=1)
+    return np.maximum(np.sum(np.matmul(left, right), axis=0), 0.0)
