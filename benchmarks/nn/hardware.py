@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isac_toolbox.nn import (
+    BlockSparseLinear,
     CompressionSettings,
     TensorLoader,
     compress,
@@ -200,6 +201,23 @@ def heads(sets: list[Any], seed: int) -> str:
     return "\n".join(lines)
 
 
+def crossover() -> str:
+    """Return the time of a layer of 512 x 512 in blocks over that of the dense product, by what is filled."""
+    lines = []
+    x = torch.randn(BATCH, 512)
+    for side in (4, 8, 16):
+        ratios = []
+        for filled in (0.05, 0.1, 0.2, 0.3, 0.5):
+            layer = nn.Linear(512, 512)
+            kept = torch.rand(512 // side, 512 // side) < filled
+            layer.weight.data *= kept.repeat_interleave(side, 0).repeat_interleave(side, 1)
+            fast = BlockSparseLinear(layer, side)
+            times = milliseconds({"dense": lambda layer=layer: layer(x), "blocks": lambda fast=fast: fast(x)})
+            ratios.append(f"{filled}: {times['blocks'] / times['dense']:.2f}")
+        lines.append(f"blocks of {side}, time over dense by filled part  {'  '.join(ratios)}")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
@@ -224,6 +242,7 @@ def main() -> None:
     for name, settings in PATTERNS.items():
         print(row(name, settings, dense, sets, seed), flush=True)
     print(heads(sets, seed), flush=True)
+    print(crossover())
 
 
 if __name__ == "__main__":

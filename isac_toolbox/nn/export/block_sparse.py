@@ -17,7 +17,7 @@ __all__ = ["BlockSparseLinear", "to_block_sparse"]
 
 #: Blocks with a weight, as a part of all, below which the product in blocks is the faster one;
 #: benchmarks/nn/hardware.py measures it.
-_FASTER_BELOW = 0.4
+_FASTER_BELOW = 0.2
 
 
 class BlockSparseLinear(nn.Module):
@@ -104,10 +104,10 @@ def to_block_sparse(model: nn.Module, block: int = 4, *, below: float = _FASTER_
     Examples
     --------
     >>> import torch
-    >>> layer = torch.nn.Linear(16, 16)
+    >>> layer = torch.nn.Linear(32, 16)
     >>> _ = layer.weight.data[:, 4:].zero_()
     >>> to_block_sparse(torch.nn.Sequential(layer))[0].filled
-    0.25
+    0.125
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")

@@ -30,12 +30,12 @@ def test_the_product_in_blocks_is_the_product(block, n_in, n_out, bias):
 
 def test_sparse_layers_are_replaced_and_dense_ones_stay():
     model = nn.Sequential(sparse_linear(24, 24, 4), nn.ReLU(), nn.Linear(24, 3)).eval()
-    fast = to_block_sparse(model, 4)
+    fast = to_block_sparse(model, 4, below=0.5)
     assert [type(m).__name__ for m in fast] == ["BlockSparseLinear", "ReLU", "Linear"]
     assert isinstance(model[0], nn.Linear)
     x = torch.randn(4, 24)
     torch.testing.assert_close(fast(x), model(x), atol=1e-5, rtol=1e-5)
-    twin = to_block_sparse(model, 4)
+    twin = to_block_sparse(model, 4, below=0.5)
     twin.load_state_dict(fast.state_dict())
     assert "block=4" in repr(fast)
 
