@@ -164,13 +164,20 @@ class GuardedFit:
 
     def _end_posterior_early(self, epoch: int) -> None:
         """Leave the epochs to the cuts where the engine has found hardly any weight that may go."""
-        if epoch - self.n_dense == round(_PATIENCE * self.n_posterior) and self.part_good > _HARDLY:
-            self.n_posterior = epoch - self.n_dense
+        done = epoch - self.n_dense
+        patient = max(round(_PATIENCE * self.n_posterior), self._warmup + 1)
+        if done == patient < self.n_posterior and self.part_good > _HARDLY:
+            self.n_posterior = done
+
+    @property
+    def _warmup(self) -> int:
+        """Return the epochs of the posterior before the engine is called."""
+        return min(self.compressor.settings.warmup_epochs, int(_WARMUP_PART * self.n_posterior))
 
     def _posterior_epoch(self, epoch: int) -> EpochRecord:
         """Train the posterior; every update of the engine is judged."""
         compressor, settings = self.compressor, self.compressor.settings
-        warmup = min(settings.warmup_epochs, int(_WARMUP_PART * self.n_posterior))
+        warmup = self._warmup
         if self.growth == 0.0:
             n_updates = (self.n_posterior - warmup) * settings.updates_per_epoch
             self.growth = min(_START ** (-2.0 / n_updates), _MOST_GROWTH)
