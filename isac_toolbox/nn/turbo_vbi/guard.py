@@ -45,10 +45,6 @@ _SLACK, _CUT_SLACK = 5.0, 2.0
 _START = 0.3
 #: Guard: largest growth of the temperature from one update to the next.
 _MOST_GROWTH = 2.0
-#: Guard: part of the posterior's epochs after which it ends if it keeps more than a part of the weights.
-_PATIENCE, _HARDLY = 0.5, 0.9
-#: Guard: factor by which the temperature falls while no update has been good yet.
-_FALL = 4.0
 #: Guard: epochs in which a network may recover from a cut.
 _MISSES = 2
 #: Precision of the number of weights that a bisection finds.
@@ -59,19 +55,7 @@ _WIDE = 4.0
 _NORM_EXAMPLES = 1000
 #: What a checkpoint holds beside the state of the compressor.
 _STATES = ("dense", "good", "strict", "settled", "recovered", "near")
-_VALUES = (
-    "rank",
-    "n_near",
-    "temperature",
-    "growth",
-    "cut",
-    "misses",
-    "again",
-    "alone",
-    "found",
-    "n_posterior",
-    "part_good",
-)
+_VALUES = ("rank", "n_near", "temperature", "growth", "cut", "misses", "again", "alone")
 
 
 class GuardedFit:
@@ -122,8 +106,7 @@ class GuardedFit:
         self.near: dict[str, Any] | None = None
         self.rank, self.n_near = (math.inf, math.inf), 0
         self.temperature, self.growth, self.cut, self.misses = 0.0, 0.0, _CUT, 0
-        self.again, self.alone, self.found = False, False, False
-        self.part_good = 1.0
+        self.again, self.alone = False, False
         self.history: list[EpochRecord] = []
 
     @property
@@ -144,7 +127,6 @@ class GuardedFit:
             return self._dense_epoch(epoch)
         if epoch == self.n_dense:
             self._start_posterior()
-        self._end_posterior_early(epoch)
         settling = self.n_dense + self.n_posterior
         if epoch == settling:
             self._fix(self.good)
@@ -161,13 +143,6 @@ class GuardedFit:
             self.watch.refer_to(self.compressor.model)
             self.dense = self.compressor.posterior_state()
         return record
-
-    def _end_posterior_early(self, epoch: int) -> None:
-        """Leave the epochs to the cuts where the engine has found hardly any weight that may go."""
-        done = epoch - self.n_dense
-        patient = max(round(_PATIENCE * self.n_posterior), self._warmup + 1)
-        if done == patient < self.n_posterior and self.part_good > _HARDLY:
-            self.n_posterior = done
 
     @property
     def _warmup(self) -> int:
@@ -356,16 +331,10 @@ class GuardedFit:
             strict = good and self.watch.holds(compressor.model)
         if good:
             self.good = compressor.posterior_state()
-            self.part_good = sum(int(m.sum()) for m in support.values()) / self._n_weights()
             self.strict = self.good if strict else self.strict
             self.temperature *= self.growth
-            self.found = True
-            return
-        compressor.load_posterior(self.good)
-        if not self.found:
-            self.temperature /= _FALL
-            self.growth = max(self.growth, math.sqrt(_FALL))
         else:
+            compressor.load_posterior(self.good)
             self.temperature /= self.growth**2
             self.growth = math.sqrt(self.growth)
 
