@@ -51,6 +51,8 @@ _PUBLIC = {
     "save_compressed": "export",
     "load_compressed": "export",
     "export_onnx": "export",
+    "to_block_sparse": "export.block_sparse",
+    "BlockSparseLinear": "export.block_sparse",
     "count_macs": "export.macs",
     "filter_macs": "export.macs",
     "mac_gates": "export.macs",

@@ -16,7 +16,14 @@ from torch.nn import functional as F
 from isac_toolbox._validation import check_fraction
 from isac_toolbox.nn._batches import Batch, batches
 
-__all__ = ["Objective", "distillation_loss", "fingerprint", "is_classification", "right_decisions"]
+__all__ = [
+    "Objective",
+    "described_shape",
+    "distillation_loss",
+    "fingerprint",
+    "is_classification",
+    "right_decisions",
+]
 
 #: Losses whose target may be what the teacher predicts, with the function that turns outputs into targets.
 _SOFT_TARGETS: dict[Any, Callable[[Tensor], Tensor]] = {
@@ -41,6 +48,11 @@ def is_classification(output: Any, target: Any) -> bool:
         return False
     whole = not target.dtype.is_floating_point and not target.dtype.is_complex and target.dtype != torch.bool
     return whole and output.shape[:1] + output.shape[2:] == target.shape
+
+
+def described_shape(value: Any) -> str:
+    """Return shape and type of a tensor, or the type of anything else."""
+    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def right_decisions(output: Tensor, target: Tensor) -> float:

@@ -15,24 +15,14 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from isac_toolbox._validation import check_fraction, check_integer, check_loader, check_positive
-from isac_toolbox.nn._batches import (
-    Batch,
-    as_inputs,
-    batches,
-    concatenated,
-    dataset_size_of,
-    n_batches_of,
-)
-from isac_toolbox.nn.objective import Objective, distillation_loss, is_classification
+from isac_toolbox.nn._batches import batches, dataset_size_of, n_batches_of
+from isac_toolbox.nn._records import Means
+from isac_toolbox.nn.objective import Objective, described_shape, is_classification
 
 __all__ = [
     "accuracy",
     "batch_norms",
-    "class_probabilities",
     "cosine",
-    "dataset_size_of",
-    "distillation_loss",
-    "drawn_outputs",
     "evaluating",
     "frozen_modules",
     "recalibrate",
@@ -41,10 +31,6 @@ __all__ = [
     "train",
     "training_epoch",
 ]
-
-#: Losses of logits of independent labels.
-_BINARY_LOSSES = (F.binary_cross_entropy_with_logits, F.multilabel_soft_margin_loss)
-_BINARY_MODULES = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
 
 @contextmanager
@@ -97,17 +83,13 @@ def accuracy(model: nn.Module, loader: Any) -> float:
             if not is_classification(output, target):
                 raise ValueError(
                     "accuracy needs logits (batch, n_classes, ...) and class indices (batch, ...), got "
-                    f"outputs {_shape_of(output)} and targets {_shape_of(target)}; use a metric of your own"
+                    f"outputs {described_shape(output)} and targets {described_shape(target)}; use a metric "
+                    "of your own"
                 )
             counted = target >= 0
             right += int(((output.argmax(1) == target) & counted).sum())
             total += int(counted.sum())
     return right / max(total, 1)
-
-
-def _shape_of(value: Any) -> str:
-    """Return shape and type of a tensor, or the type of anything else."""
-    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
 @contextmanager
@@ -149,86 +131,6 @@ def set_training(model: nn.Module, frozen: Iterable[str] = ()) -> None:
     model.train()
     for name in frozen:
         model.get_submodule(name).training = False
-
-
-def drawn_outputs(
-    model: nn.Module,
-    x: Any,
-    n_samples: int,
-    set_sampling: Callable[[int | None], None],
-    seed: int,
-    batch_size: int | None = None,
-) -> Iterator[Any]:
-    """Yield what every network drawn from the posterior returns for all examples.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Used in evaluation mode; all modes are restored.
-    x : Tensor, or tuple, list or dict of Tensor
-        Inputs; the examples are along the first axis.
-    n_samples : int
-        Number of networks; 0 for the mean network alone.
-    set_sampling : callable
-        Function that turns the noise of the model's layers on with a seed, or off with None.
-    seed : int
-        Seed of the draws.
-    batch_size : int, optional
-        Examples per forward pass; all at once if not given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``x`` has no tensor, or a number is out of range.
-    """
-    n_samples = check_integer("n_samples", n_samples, 0)
-    inputs = as_inputs(x, model)
-    step = max(inputs.size, 1) if batch_size is None else check_integer("batch_size", batch_size, 1)
-    parts = [inputs.part(i, i + step) for i in range(0, max(inputs.size, 1), step)]
-    fused = torch.backends.mha.get_fastpath_enabled()
-    for number in range(max(n_samples, 1)):
-        with evaluating(model), torch.no_grad():
-            if number == 0:
-                set_sampling(seed if n_samples else None)
-            torch.backends.mha.set_fastpath_enabled(fused and not n_samples)  # it would see no noise
-            try:
-                outputs = _outputs_of_one_network(model, parts)
-            finally:
-                torch.backends.mha.set_fastpath_enabled(fused)
-                if number + 1 >= n_samples:
-                    set_sampling(None)
-        yield outputs
-
-
-def _outputs_of_one_network(model: nn.Module, parts: list[Batch]) -> Any:
-    """Return the outputs of all parts; the noise starts anew in each, so that the weights are the same."""
-    found = [getattr(module, "generator", None) for module in model.modules()]
-    generators = [generator for generator in found if isinstance(generator, torch.Generator)]
-    starts = [generator.get_state() for generator in generators]
-    outputs = []
-    for part in parts:
-        for generator, state in zip(generators, starts):
-            generator.set_state(state)
-        outputs.append(part.run(model))
-    return outputs[0] if len(outputs) == 1 else concatenated(outputs)
-
-
-def class_probabilities(output: Any, loss: Callable[[Any, Any], Tensor]) -> Tensor:
-    """Return probabilities for logits: of classes along the second axis, or of independent labels.
-
-    Raises
-    ------
-    ValueError
-        If the outputs are not logits of classes and the loss is not one of independent labels.
-    """
-    if loss in _BINARY_LOSSES or isinstance(loss, _BINARY_MODULES):
-        return torch.sigmoid(output)
-    if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[1] < 2:
-        raise ValueError(
-            "predict_proba needs logits (batch, n_classes, ...) with two classes or more, or a loss of binary"
-            f" labels (binary_cross_entropy_with_logits); the model returns {_shape_of(output)}. Use predict"
-        )
-    return F.softmax(output, 1)
 
 
 def batch_norms(model: nn.Module, frozen: Iterable[str] = ()) -> list[Any]:
@@ -346,10 +248,10 @@ def train(
     objective = Objective(loss, metric)
     frozen = frozen_modules(model) if frozen is None else frozenset(frozen)
     optimiser = adam(model.parameters(), learning_rate, weight_decay)
-    n_batches, size = None, 0
+    n_batches = None
     with evaluating(teacher):
         for epoch in range(epochs):
-            total, quality, seen = 0.0, 0.0, 0
+            means = Means()
             set_training(model, frozen)
             with training_epoch(seed, first_epoch + epoch, loader):
                 for i, batch in enumerate(batches(loader, model)):
@@ -361,11 +263,9 @@ def train(
                     descend(optimiser, value, after_backward)
                     if after_step is not None:
                         after_step()
-                    size = batch.size
-                    total += float(value.detach()) * size
-                    quality, seen = quality + part * size, seen + size
+                    means.add(batch.size, float(value.detach()), part)
             n_batches = i + 1
-            if on_epoch is not None and on_epoch(epoch, total / max(seen, 1), quality / max(seen, 1)):
+            if on_epoch is not None and on_epoch(epoch, means.loss, means.quality):
                 break
     return model.eval()
 

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from isac_toolbox.nn.training import distillation_loss
+from isac_toolbox.nn.objective import distillation_loss
 
 
 def test_the_mixture_by_its_formula():

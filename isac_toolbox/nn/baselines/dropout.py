@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isac_toolbox._validation import check_fraction, check_integer, check_positive
-from isac_toolbox.nn._batches import batches, n_batches_of
+from isac_toolbox.nn._batches import batches, dataset_size_of, n_batches_of
 from isac_toolbox.nn.baselines.common import (
     BaselineResult,
     Finetuning,
@@ -21,7 +21,6 @@ from isac_toolbox.nn.layers import convert, to_plain, variational_layers
 from isac_toolbox.nn.training import (
     adam,
     cosine,
-    dataset_size_of,
     descend,
     epoch_seed,
     frozen_modules,

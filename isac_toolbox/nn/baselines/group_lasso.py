@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from isac_toolbox._validation import check_choice, check_fraction, check_positive
-from isac_toolbox.nn._batches import Batch, first_batch, n_batches_of
+from isac_toolbox.nn._batches import Batch, dataset_size_of, first_batch, n_batches_of
 from isac_toolbox.nn.baselines.common import (
     BaselineResult,
     Finetuning,
@@ -22,7 +22,7 @@ from isac_toolbox.nn.baselines.common import (
     weight_budget,
 )
 from isac_toolbox.nn.export.shrink import Channels, simplify
-from isac_toolbox.nn.training import cosine, dataset_size_of
+from isac_toolbox.nn.training import cosine
 
 __all__ = ["group_lasso"]
 

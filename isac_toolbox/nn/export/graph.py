@@ -19,8 +19,10 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from isac_toolbox.nn.export.capture import Node, Traced, TraceError
+from isac_toolbox.nn.export.carrier import Reader
 from isac_toolbox.nn.export.labels import FIXED
-from isac_toolbox.nn.export.spread import Reader, Spread, name_of
+from isac_toolbox.nn.export.operations import name_of
+from isac_toolbox.nn.export.spread import Spread
 from isac_toolbox.nn.export.values import Pass
 
 __all__ = ["ChannelGraph", "Cut", "Rewriting", "TraceError"]

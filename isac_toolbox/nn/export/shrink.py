@@ -15,7 +15,7 @@ from isac_toolbox.nn.export.counter import counted
 from isac_toolbox.nn.export.cut import apply_cut, apply_rewriting
 from isac_toolbox.nn.export.graph import ChannelGraph, Cut, Rewriting
 from isac_toolbox.nn.export.inputs import Inputs, difference, inputs_of
-from isac_toolbox.nn.export.spread import name_of
+from isac_toolbox.nn.export.operations import name_of
 
 __all__ = ["Channels", "fold_batch_norm", "shrink", "simplify"]
 

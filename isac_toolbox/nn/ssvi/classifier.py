@@ -7,19 +7,19 @@ variational inference", ICLR 2024, arXiv:2402.11025.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isac_toolbox._validation import check_integer, check_loader
-from isac_toolbox.nn._batches import described_data
+from isac_toolbox.nn._batches import dataset_size_of, described_data
 from isac_toolbox.nn._checkpoints import Checkpoint, run_epochs
-from isac_toolbox.nn._posteriors import read_state, write_state
+from isac_toolbox.nn._fits import SavedFit
 from isac_toolbox.nn._settings import settings_with
 from isac_toolbox.nn.evaluation.metrics import predict_loader, prediction_metrics
 from isac_toolbox.nn.export.report import CompressionReport, make_report
@@ -29,20 +29,11 @@ from isac_toolbox.nn.ssvi.flops import step_flops
 from isac_toolbox.nn.ssvi.layers import convert_sparse, sparse_layers
 from isac_toolbox.nn.ssvi.settings import AUTHORS_SETTINGS, SSVISettings
 from isac_toolbox.nn.ssvi.training import SparseEpochRecord, SparseTraining
-from isac_toolbox.nn.training import (
-    class_probabilities,
-    dataset_size_of,
-    drawn_outputs,
-    epoch_seed,
-    frozen_modules,
-)
+from isac_toolbox.nn.training import frozen_modules
 
 __all__ = ["AUTHORS_SETTINGS", "SSVI", "SSVIReport", "SparseClassifier", "SparseEpochRecord"]
 
 _CHECKPOINT_FORMAT = "isac-toolbox sparse training checkpoint 2"
-_FILE_FORMAT = "isac-toolbox sparse posterior 1"
-
-Self = TypeVar("Self", bound="SparseClassifier")
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,7 @@ class SparseClassifier(SparseTraining):
         self._start()
 
     def fit(
-        self: Self,
+        self,
         train_loader: Any,
         val_loader: Any = None,
         *,
@@ -189,42 +180,6 @@ class SparseClassifier(SparseTraining):
         """
         return torch.stack(list(self._drawn_outputs(x, n_samples, batch_size)))
 
-    def predict_proba(self, x: Any, n_samples: int = 0, *, batch_size: int | None = None) -> Tensor:
-        """Return class probabilities, (batch, n_classes, ...), averaged over the drawn networks.
-
-        Parameters
-        ----------
-        x, n_samples, batch_size
-            As in ``predict``.
-
-        Raises
-        ------
-        ValueError
-            If the network returns no logits.
-        """
-        return self.predict_draws(x, n_samples, batch_size=batch_size).mean(0)
-
-    def predict_draws(self, x: Any, n_samples: int, *, batch_size: int | None = None) -> Tensor:
-        """Return class probabilities of every drawn network, (n_networks, batch, n_classes, ...).
-
-        Parameters
-        ----------
-        x, n_samples, batch_size
-            As in ``predict``.
-
-        Raises
-        ------
-        ValueError
-            If the network returns no logits.
-        """
-        drawn = self._drawn_outputs(x, n_samples, batch_size)
-        return torch.stack([class_probabilities(output, self.objective.loss) for output in drawn])
-
-    def _drawn_outputs(self, x: Any, n_samples: int, batch_size: int | None) -> Iterator[Any]:
-        """Yield what every drawn network returns."""
-        seed = epoch_seed(self.seed, 0, 2)
-        return drawn_outputs(self.model, x, n_samples, self._set_sampling, seed, batch_size)
-
     def evaluate(self, loader: Any, n_samples: int = 0) -> dict[str, float]:
         """Return ``accuracy``, ``nll``, ``ece`` and ``brier``; ``n_samples`` as in ``predict_proba``."""
         check_loader("loader", loader)
@@ -243,8 +198,7 @@ class SparseClassifier(SparseTraining):
         RuntimeError
             If ``fit`` has not been called.
         """
-        if self.input_shape is None or not self.history:
-            raise RuntimeError("report needs a fitted network; call fit first")
+        self._require_fit("report")
         plain = self.mean_model()
         base = make_report(plain, self.support(), self.example, shrink(plain, self.example), value_bits)
         return SSVIReport(
@@ -261,7 +215,7 @@ class SparseClassifier(SparseTraining):
         return step_flops(self._products(total), self._positions(), self.n_examples)
 
 
-class SSVI(SparseClassifier):
+class SSVI(SparseClassifier, SavedFit):
     """Variational inference in a sparse subspace of fixed size that moves during training.
 
     Only active weights have a mean, a sigma and momenta; the others are exactly zero. Every
@@ -308,6 +262,8 @@ class SSVI(SparseClassifier):
     (0.2, 10)
     """
 
+    file_format = "isac-toolbox sparse posterior 1"
+
     def __init__(
         self,
         model: nn.Module,
@@ -334,65 +290,16 @@ class SSVI(SparseClassifier):
             )
         super().__init__(model, chosen, exclude, loss, seed, metric)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the fitted posterior with its settings as a safetensors file, and return its path.
-
-        Raises
-        ------
-        RuntimeError
-            If ``fit`` has not been called.
-        """
-        if not self.history:
-            raise RuntimeError("save needs a fitted network; call fit first")
-        state = {name: value for name, value in self.state().items() if name != "optimiser"}
-        return write_state(path, _FILE_FORMAT, state | {"settings": asdict(self.settings), "seed": self.seed})
-
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        model: nn.Module,
-        *,
-        exclude: Iterable[str] = (),
-        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
-        metric: Callable[[Any, Any], Any] | None = None,
-    ) -> SSVI:
-        """Return the fitted object of a file of ``save``.
-
-        Parameters
-        ----------
-        path : path
-        model : nn.Module
-            Of the same architecture as the one that was trained; its weights do not matter.
-        exclude, loss, metric
-            As in the constructor.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If the file is damaged, of another kind, or of another architecture.
-        """
-        state = read_state(path, _FILE_FORMAT)
+    def _from_settings(cls, model: nn.Module, settings: dict[str, Any], **others: Any) -> Self:
         with warnings.catch_warnings():  # of settings that have been chosen already
             warnings.simplefilter("ignore", UserWarning)
-            settings = SSVISettings(**state["settings"])
-            loaded = cls(
-                model, settings=settings, exclude=exclude, loss=loss, metric=metric, seed=state["seed"]
-            )
+            return cls(model, settings=SSVISettings(**settings), **others)
+
+    def _fresh_optimiser(self) -> dict[str, Any]:
+        groups = self.optimiser.param_groups
         momenta = {
             i: {"momentum_buffer": torch.zeros_like(p)}
-            for i, p in enumerate(p for group in loaded.optimiser.param_groups for p in group["params"])
+            for i, p in enumerate(p for group in groups for p in group["params"])
         }
-        try:
-            loaded.restore(state | {"optimiser": loaded.optimiser.state_dict() | {"state": momenta}})
-        except (
-            RuntimeError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ) as error:  # torch: names or shapes of the tensors differ
-            raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from None
-        loaded.model.eval()
-        return loaded
+        return self.optimiser.state_dict() | {"state": momenta}

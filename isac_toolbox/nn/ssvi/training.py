@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from isac_toolbox.nn._batches import Batch, batches, n_batches_of
+from isac_toolbox.nn._fits import Fit
+from isac_toolbox.nn._records import EpochFigures, Means
 from isac_toolbox.nn.export.codings import mean_run
 from isac_toolbox.nn.export.macs import output_positions
-from isac_toolbox.nn.objective import Objective
 from isac_toolbox.nn.ssvi.budget import layer_budgets, replaced_fraction, updates_at
 from isac_toolbox.nn.ssvi.flops import step_flops, topology_flops
 from isac_toolbox.nn.ssvi.layers import SparseLayer, active_kl, descend_in_sigma, inverse_softplus, to_plain
@@ -34,55 +35,24 @@ __all__ = ["SparseEpochRecord", "SparseTraining"]
 _COUNTS = ("step_count", "n_examples", "n_updates", "training_flops")
 
 
-@dataclass(frozen=True)
-class SparseEpochRecord:
-    """Figures of one epoch of ``fit``.
+@dataclass(frozen=True, kw_only=True)
+class SparseEpochRecord(EpochFigures):
+    """Figures of one epoch of ``fit``; ``kl`` is 0 for a point estimate.
 
     Attributes
     ----------
-    epoch : int
-        Number of the epoch, from 0.
-    loss, accuracy : float
-        Mean negative log-likelihood and metric in training, with drawn weights. The metric is that of the
-        method, without one the part of correct decisions of a classification, NaN of anything else.
-    val_accuracy : float
-        Metric of the mean network on the validation set; NaN without one.
-    kl : float
-        KL divergence of the active weights from the prior, nats; 0 for a point estimate.
-    density : float
-        Active part of the weights of all converted layers.
     replaced : int
         Weights that were replaced in this epoch.
-    neurons : tuple of int
-        Neurons (filters) of each layer with an active weight.
-    mean_run : float
-        Mean run of active weights in the first layer.
-    seconds : float
-        Duration of the epoch.
-    val_loss : float
-        Loss of the mean network on the validation set; NaN without one.
     """
 
-    epoch: int
-    loss: float
-    accuracy: float
-    val_accuracy: float
-    kl: float
-    density: float
     replaced: int
-    neurons: tuple[int, ...]
-    mean_run: float
-    seconds: float
-    val_loss: float = math.nan
 
 
-class SparseTraining:
+class SparseTraining(Fit):
     """State and steps of the fit; ``SparseClassifier`` adds the loop and everything after it.
 
     Attributes
     ----------
-    model : nn.Module
-        The converted network.
     layers : dict
         Sparse layers by name.
     step_count, n_examples : int
@@ -93,15 +63,9 @@ class SparseTraining:
         Number of changes of the support so far.
     """
 
-    model: nn.Module
     layers: dict[str, SparseLayer]
     settings: SSVISettings
-    objective: Objective
-    seed: int
-    frozen: frozenset[str]
-    example: Batch | None
     history: list[SparseEpochRecord]
-    input_shape: tuple[int, ...] | None
     optimiser: torch.optim.SGD
     step_count: int
     n_examples: int
@@ -170,7 +134,7 @@ class SparseTraining:
 
     def _epoch(self, loader: Any, val_loader: Any, epoch: int, epochs: int, size: int) -> SparseEpochRecord:
         """Train for one epoch and return its record."""
-        start, total, quality, seen, replaced = time.perf_counter(), 0.0, 0.0, 0, 0
+        start, means, replaced = time.perf_counter(), Means(), 0
         kl_scale = self.settings.kl_weight / size * min(1.0, 2.0 * epoch / epochs)
         self._set_sampling(epoch_seed(self.seed, epoch, 1))
         set_training(self.model, self.frozen)
@@ -181,14 +145,12 @@ class SparseTraining:
                 set_rate(self.optimiser, self.settings.learning_rate * cosine(self._progress(n_steps)))
                 loss, part, moved = self._step(batch, kl_scale, n_steps)
                 replaced += moved
-                total, quality = total + loss * batch.size, quality + part * batch.size
-                seen += batch.size
+                means.add(batch.size, loss, part)
         self._set_sampling(None)
         self.model.eval()
-        mean_loss = total / max(seen, 1)
-        if not math.isfinite(mean_loss):
+        if not math.isfinite(means.loss):
             raise FloatingPointError(
-                f"the loss of epoch {epoch} is {mean_loss}; a smaller learning_rate "
+                f"the loss of epoch {epoch} is {means.loss}; a smaller learning_rate "
                 f"(now {self.settings.learning_rate}) or initial_sigma (now {self.settings.initial_sigma}) "
                 "may help"
             )
@@ -198,8 +160,8 @@ class SparseTraining:
             val_loss, val_accuracy = self.objective.evaluate(self.model, val_loader, "val_loader")
         return SparseEpochRecord(
             epoch=epoch,
-            loss=mean_loss,
-            accuracy=quality / max(seen, 1),
+            loss=means.loss,
+            accuracy=means.quality,
             val_accuracy=val_accuracy,
             val_loss=val_loss,
             kl=self.kl(),
@@ -216,9 +178,7 @@ class SparseTraining:
 
     def _step(self, batch: Batch, kl_scale: float, n_steps: int) -> tuple[float, float, int]:
         """Train on one minibatch; return loss, metric and number of replaced weights."""
-        if self.example is None:
-            self.example = batch.part(0, 2).copied()
-            self.input_shape = self.example.input_shape
+        self._remember(batch)
         self.step_count += 1
         last = self.settings.update_until * n_steps
         update = updates_at(self.step_count, self.settings.update_interval, last)
@@ -341,13 +301,10 @@ class SparseTraining:
     def state(self) -> dict[str, Any]:
         """Return everything that a fit changes, as tensors and plain values."""
         return {
-            "done": len(self.history),
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "counts": {name: getattr(self, name) for name in _COUNTS},
-            "history": [asdict(record) for record in self.history],
-            "example": None if self.example is None else self.example.stored(),
-        }
+        } | self._stored_figures()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore what ``state`` returned.
@@ -364,9 +321,7 @@ class SparseTraining:
         self.optimiser.load_state_dict(state["optimiser"])
         for name in _COUNTS:
             setattr(self, name, int(state["counts"][name]))
-        self.history = [SparseEpochRecord(**{**r, "neurons": tuple(r["neurons"])}) for r in state["history"]]
-        self.example = None if state["example"] is None else Batch.from_stored(state["example"])
-        self.input_shape = None if self.example is None else self.example.input_shape
+        self._restore_figures(state, SparseEpochRecord)
 
     def _adopt_shapes(self, state: Mapping[str, Tensor]) -> None:
         """Change the number of weights to that of a stored state, where the method changes it in training."""

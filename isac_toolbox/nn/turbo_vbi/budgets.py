@@ -12,8 +12,9 @@ from isac_toolbox._validation import check_integer
 from isac_toolbox.inference import IndependentSupport
 from isac_toolbox.nn.turbo_vbi.masking import by_parameter
 from isac_toolbox.nn.turbo_vbi.order import drop_until, least_certain_first, least_evidence_per_mac_first
-from isac_toolbox.nn.turbo_vbi.prior import is_kept
+from isac_toolbox.nn.turbo_vbi.structure import AtMostSupport, BlockSupport, allowed, is_kept, levelled
 from isac_toolbox.nn.turbo_vbi.trainer import PosteriorTraining
+from isac_toolbox.nn.turbo_vbi.watch import Watch
 
 __all__ = ["SupportBudgets"]
 
@@ -25,6 +26,7 @@ class SupportBudgets(PosteriorTraining):
     """Methods that change the kept weights between fit and fine-tuning."""
 
     _tuned_epochs: int
+    _watch: Watch | None = None
 
     def fill_neurons(self) -> Self:
         """Keep every weight between two kept neurons (filters); added weights start at zero.
@@ -42,6 +44,7 @@ class SupportBudgets(PosteriorTraining):
             If ``fit`` has not been called.
         """
         self._require_fit("fill_neurons")
+        self._refuse_patterns("fill_neurons")
         with torch.no_grad():
             for layer in self.layers.values():
                 writes = layer.mask.flatten(1).any(dim=1)
@@ -59,7 +62,8 @@ class SupportBudgets(PosteriorTraining):
         """Raise the threshold on the support's log-odds until at most so many weights are left.
 
         A temperature sets the number of weights only roughly; this method meets a budget. The least certain
-        weights of all layers are dropped first, together with weights that are then disconnected. After
+        weights of all layers are dropped first, together with weights that are then disconnected; after a fit
+        with ``max_loss_drop``, which ends without noise, those of the smallest ``mu^2 h``. After
         ``finetune`` the support is chosen by the fine-tuned weights; for a tight budget, two or three steps,
         each followed by fine-tuning, give a better support than one.
 
@@ -84,9 +88,7 @@ class SupportBudgets(PosteriorTraining):
         self._require_fit("keep_at_most")
         if self._tuned_epochs:
             return self._keep(self._chosen_again(n_weights))
-        layers = self.layers.items()
-        power = {name: layer.mean.detach().square() / layer.variance for name, layer in layers}
-        order = least_certain_first(self.support(), self._log_odds(), power)
+        order = self._by_odds() if self._watch is None else self._by_saliency()
         return self._keep(drop_until(self.support(), order, lambda s: self._n_connected(s) <= n_weights))
 
     def keep_macs_at_most(self, macs: int) -> Self:
@@ -121,6 +123,23 @@ class SupportBudgets(PosteriorTraining):
         order = least_evidence_per_mac_first(support, self._log_odds(), self.channels.costs(self.original))
         return self._keep(drop_until(support, order, lambda s: self._exported_macs(s) <= macs))
 
+    def _refuse_patterns(self, what: str) -> None:
+        """Raise an error where added weights would break a pattern."""
+        if any(isinstance(prior.graph, (AtMostSupport, BlockSupport)) for prior in self.priors.values()):
+            raise ValueError(f"{what} adds weights and would break the pattern of block or n_of_m")
+
+    def _by_odds(self) -> Tensor:
+        """Return the kept positions, those of the smallest log-odds first."""
+        layers = self.layers.items()
+        power = {n: self._levelled(n, layer.mean.detach().square() / layer.variance) for n, layer in layers}
+        return least_certain_first(self.support(), self._log_odds(), power)
+
+    def _by_saliency(self) -> Tensor:
+        """Return the kept positions, those of the smallest ``mu^2 h`` first."""
+        order = self._most_salient_first(self._saliency()).flip(0)
+        kept = torch.cat([mask.flatten() for mask in self.support().values()])
+        return order[kept[order]]
+
     def _log_odds(self) -> dict[str, Tensor]:
         """Return the log-odds of all layers after the fit."""
         return {name: self.priors[name].log_odds.to(layer.mask.device) for name, layer in self.layers.items()}
@@ -142,11 +161,31 @@ class SupportBudgets(PosteriorTraining):
         return self._support_above(saliency, high)
 
     def _saliency(self) -> dict[str, Tensor]:
-        """Return ``mu^2 h`` of the kept weights."""
+        """Return ``mu^2 h`` of the kept weights, the mean of its block for each where there are blocks."""
         return {
-            name: (layer.mean.detach() * layer.mask).square() * self.curvatures[name].mean_curvature
+            name: self._levelled(
+                name, (layer.mean.detach() * layer.mask).square() * self.curvatures[name].mean_curvature
+            )
             for name, layer in self.layers.items()
         }
+
+    def _levelled(self, name: str, values: Tensor) -> Tensor:
+        """Return the mean of its block for each weight of a layer."""
+        graph = self.priors[name].graph
+        if not isinstance(graph, BlockSupport):
+            return values
+        means = levelled(graph, values.double().numpy(force=True).ravel())
+        return torch.from_numpy(means).reshape(values.shape).to(values)
+
+    def _most_salient_first(self, saliency: dict[str, Tensor]) -> Tensor:
+        """Return the positions of all layers by falling saliency, without those that the pattern forbids."""
+        value = torch.cat([part.flatten() for part in saliency.values()])
+        free = [
+            torch.from_numpy(allowed(self.priors[name].graph, part.numpy(force=True).ravel()))
+            for name, part in saliency.items()
+        ]
+        order = value.argsort(descending=True, stable=True)
+        return order[torch.cat(free).to(order.device)[order]]
 
     def _support_above(self, saliency: dict[str, Tensor], threshold: float) -> dict[str, Tensor]:
         """Return the support by the saliency of the kept weights and of their neighbours in the graph."""
@@ -157,7 +196,7 @@ class SupportBudgets(PosteriorTraining):
             odds = np.where(scaled > 0.0, np.minimum(0.5 * (scaled - 1.0), _MOST_EVIDENCE), -_MOST_EVIDENCE)
             if not isinstance(graph, IndependentSupport):
                 odds += graph.extrinsic_log_odds(odds)
-            kept = torch.from_numpy(is_kept(odds)).reshape(layer.mask.shape)
+            kept = torch.from_numpy(is_kept(odds, graph, rank=scaled)).reshape(layer.mask.shape)
             support[name] = layer.mask & kept.to(layer.mask.device)
         return support
 
@@ -173,8 +212,3 @@ class SupportBudgets(PosteriorTraining):
             self._tidy(silence=True)
             self._name_empty()
         return self
-
-    def _require_fit(self, what: str) -> None:
-        """Raise an error that names the method if ``fit`` has not been called."""
-        if self.input_shape is None or not self.history:
-            raise RuntimeError(f"{what} needs a fitted network; call fit first")

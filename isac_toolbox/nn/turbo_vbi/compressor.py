@@ -8,11 +8,10 @@ the network to the prior holds the data term alone, and its variance comes from 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +19,15 @@ from torch.nn import functional as F
 
 from isac_toolbox._progress import epoch_progress
 from isac_toolbox._validation import check_fraction, check_integer, check_loader
-from isac_toolbox.nn._batches import Batch
+from isac_toolbox.nn._batches import dataset_size_of
 from isac_toolbox.nn._checkpoints import Checkpoint, run_epochs
-from isac_toolbox.nn._posteriors import read_state, write_state
+from isac_toolbox.nn._fits import SavedFit
 from isac_toolbox.nn._settings import settings_with
 from isac_toolbox.nn.export.report import CompressionReport, make_report
 from isac_toolbox.nn.export.shrink import shrink
 from isac_toolbox.nn.layers import convert, to_plain, variational_layers
 from isac_toolbox.nn.objective import Objective, fingerprint
 from isac_toolbox.nn.training import (
-    class_probabilities,
-    dataset_size_of,
-    drawn_outputs,
-    epoch_seed,
     evaluating,
     frozen_modules,
     size_or_none,
@@ -49,11 +44,10 @@ __all__ = ["EpochRecord", "TurboVBICompressor"]
 
 #: Cost cap: training examples on which a guarded fit is judged beside the held-back ones.
 _SEEN_EXAMPLES = 2000
-_FILE_FORMAT = "isac-toolbox compression posterior 1"
 _CHECKPOINT_FORMAT = "isac-toolbox compression checkpoint 5"
 
 
-class TurboVBICompressor(OwnLoop):
+class TurboVBICompressor(OwnLoop, SavedFit):
     """Compress a network; the engine decides which neurons and which runs of weights are kept.
 
     Parameters
@@ -93,6 +87,8 @@ class TurboVBICompressor(OwnLoop):
     (2410, 10)
     """
 
+    file_format = "isac-toolbox compression posterior 1"
+
     def __init__(
         self,
         model: nn.Module,
@@ -113,9 +109,6 @@ class TurboVBICompressor(OwnLoop):
         self.layers = variational_layers(self.model)
         self.settings.check_layers(self.layers)
         self.history: list[EpochRecord] = []
-        self.example: Batch | None = None
-        self.input_shape: tuple[int, ...] | None = None
-        self._watch: Watch | None = None
         self.guard_teacher: nn.Module | None = None
         self._teacher: nn.Module | None = None
         self._distillation = 0.0
@@ -189,6 +182,7 @@ class TurboVBICompressor(OwnLoop):
         shared |= {"teacher": fingerprint(teacher), "distillation": distillation if teacher else None}
         file = Checkpoint.from_arguments(checkpoint, resume, _CHECKPOINT_FORMAT, "a compression", shared)
         self._teacher, self._distillation, self._tuned_epochs = teacher, distillation, 0
+        self._watch = None
         self._set_masked(False)
         self._new_optimiser()
         if self.history:
@@ -339,86 +333,17 @@ class TurboVBICompressor(OwnLoop):
         """
         return torch.stack(list(self._drawn_outputs(x, n_samples, batch_size))).mean(0)
 
-    def predict_proba(self, x: Any, n_samples: int = 0, *, batch_size: int | None = None) -> Tensor:
-        """Return class probabilities, (batch, n_classes, ...), or those of independent labels.
-
-        Parameters
-        ----------
-        x, batch_size
-            As in ``predict``.
-        n_samples : int
-            Number of networks drawn from the posterior, whose probabilities are averaged; 0 for the mean
-            network.
-
-        Raises
-        ------
-        ValueError
-            If the network returns no logits.
-        """
-        drawn = self._drawn_outputs(x, n_samples, batch_size)
-        return torch.stack([class_probabilities(output, self.objective.loss) for output in drawn]).mean(0)
-
-    def _drawn_outputs(self, x: Any, n_samples: int, batch_size: int | None) -> Iterator[Any]:
-        """Yield what every drawn network returns."""
-        seed = epoch_seed(self.seed, 0, 2)
-        return drawn_outputs(self.model, x, n_samples, self._set_sampling, seed, batch_size)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the fitted posterior with its settings as a safetensors file, and return its path.
-
-        Raises
-        ------
-        RuntimeError
-            If ``fit`` has not been called.
-        """
-        self._require_fit("save")
-        state = {name: value for name, value in self.state().items() if name != "optimiser"}
-        settings = asdict(self.settings) | {"independent_layers": list(self.settings.independent_layers)}
-        return write_state(path, _FILE_FORMAT, state | {"settings": settings, "seed": self.seed})
-
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        model: nn.Module,
-        *,
-        exclude: Iterable[str] = (),
-        loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
-        metric: Callable[[Any, Any], Any] | None = None,
-    ) -> TurboVBICompressor:
-        """Return the compressor of a file of ``save``.
-
-        Parameters
-        ----------
-        path : path
-        model : nn.Module
-            Of the same architecture as the one that was compressed; its weights do not matter.
-        exclude, loss, metric
-            As in the constructor.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If the file is damaged, of another kind, or of another architecture.
-        """
-        state = read_state(path, _FILE_FORMAT)
-        settings = CompressionSettings(**state["settings"])
-        loaded = cls(model, settings=settings, exclude=exclude, loss=loss, metric=metric, seed=state["seed"])
+    def _from_settings(cls, model: nn.Module, settings: dict[str, Any], **others: Any) -> Self:
+        loaded = cls(model, settings=CompressionSettings(**settings), **others)
         loaded._new_optimiser()
-        try:
-            loaded.restore(state | {"optimiser": loaded.optimiser.state_dict()})
-        except (
-            RuntimeError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ) as error:  # torch: names or shapes of the tensors differ
-            raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from None
-        loaded._set_masked(True)
-        loaded.model.eval()
         return loaded
+
+    def _fresh_optimiser(self) -> dict[str, Any]:
+        return self.optimiser.state_dict()
+
+    def _when_loaded(self) -> None:
+        self._set_masked(True)
 
     def masked_model(self) -> nn.Module:
         """Return a plain copy of the full network, zero outside the mask."""

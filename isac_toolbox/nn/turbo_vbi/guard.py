@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from isac_toolbox.nn._batches import Batch, batches, n_batches_of
+from isac_toolbox.nn._records import Means
 from isac_toolbox.nn.layers import to_plain
 from isac_toolbox.nn.training import (
     batch_norms,
@@ -96,8 +97,8 @@ class GuardedFit:
         watch.refer_to(compressor.model)
         trained = is_trained(watch.objective, compressor.model, watch.held_back)
         self.n_dense = 0 if trained else epochs
-        self.n_settling = round(_SETTLING_PART * epochs)
-        self.n_posterior = epochs - self.n_settling
+        self.n_fit = epochs
+        self.n_posterior = epochs - round(_SETTLING_PART * epochs)
         self.norm_batches = self._batches_for_norms()
         self.dense = self.good = self.strict = compressor.posterior_state()
         self.settled: dict[str, Any] | None = None
@@ -111,17 +112,22 @@ class GuardedFit:
     @property
     def n_epochs(self) -> int:
         """Return the number of epochs, those of the reference included."""
-        return self.n_dense + self.n_posterior + self.n_settling
+        return self.n_dense + self.n_fit
+
+    @property
+    def n_settling(self) -> int:
+        """Return the epochs in which the result settles."""
+        return self.n_fit - self.n_posterior
 
     # ---- epochs --------------------------------------------------------------------------------------
 
     def epoch(self, epoch: int) -> EpochRecord:
         """Run one epoch and return its record; those of the reference are not in the compressor's history."""
-        settling = self.n_dense + self.n_posterior
         if epoch < self.n_dense:
             return self._dense_epoch(epoch)
         if epoch == self.n_dense:
             self._start_posterior()
+        settling = self.n_dense + self.n_posterior
         if epoch == settling:
             self._fix(self.good)
         record = self._posterior_epoch(epoch) if epoch < settling else self._settling_epoch(epoch)
@@ -138,10 +144,15 @@ class GuardedFit:
             self.dense = self.compressor.posterior_state()
         return record
 
+    @property
+    def _warmup(self) -> int:
+        """Return the epochs of the posterior before the engine is called."""
+        return min(self.compressor.settings.warmup_epochs, int(_WARMUP_PART * self.n_posterior))
+
     def _posterior_epoch(self, epoch: int) -> EpochRecord:
         """Train the posterior; every update of the engine is judged."""
         compressor, settings = self.compressor, self.compressor.settings
-        warmup = min(settings.warmup_epochs, int(_WARMUP_PART * self.n_posterior))
+        warmup = self._warmup
         if self.growth == 0.0:
             n_updates = (self.n_posterior - warmup) * settings.updates_per_epoch
             self.growth = min(_START ** (-2.0 / n_updates), _MOST_GROWTH)
@@ -216,7 +227,7 @@ class GuardedFit:
         saliency = compressor._saliency()
         target = part * self._n_kept()
         if self.alone:
-            order = torch.cat([value.flatten() for value in saliency.values()]).argsort(descending=True)
+            order = compressor._most_salient_first(saliency)
             self._replace_support(self._first_of(order, max(int(target), 1)))
             return
         positive = torch.cat([value[value > 0.0] for value in saliency.values()])
@@ -261,7 +272,7 @@ class GuardedFit:
         start, compressor = time.perf_counter(), self.compressor
         model, objective = compressor.model, self.watch.objective
         held = dead_norm_channels(model) if phase == "settling" else []
-        total, quality, seen, n = 0.0, 0.0, 0, 0
+        means, n = Means(), 0
         set_training(model, compressor.frozen)
         with training_epoch(compressor.seed, epoch, self.loader), evaluating(teacher):
             for i, batch in enumerate(batches(self.loader, model, "train_loader")):
@@ -276,15 +287,14 @@ class GuardedFit:
                 value = float(loss.detach())
                 if not math.isfinite(value):
                     raise FloatingPointError(f"the loss is {value} in epoch {epoch}, batch {i + 1}")
-                total, quality = total + value * batch.size, quality + metric * batch.size
-                seen += batch.size
+                means.add(batch.size, value, metric)
         model.eval()
         return compressor._record(
             compressor.support(),
             objective.evaluate(model, self.watch.held_back, "val_loader"),
             epoch=epoch,
-            loss=total / seen,
-            accuracy=quality / seen,
+            loss=means.loss,
+            accuracy=means.quality,
             temperature=0.0,
             seconds=time.perf_counter() - start,
             phase=phase,
@@ -361,8 +371,7 @@ class GuardedFit:
         layers = compressor.layers
         for layer in layers.values():
             layer.mask.fill_(True)
-        scores = list(compressor._saliency().values())
-        order = torch.cat([score.flatten() for score in scores]).argsort(descending=True)
+        order = compressor._most_salient_first(compressor._saliency())
         low, high = 0, order.numel()
         while high - low > max(_PRECISION * high, 1):
             middle = (low + high) // 2
@@ -372,17 +381,20 @@ class GuardedFit:
         for name, mask in self._first_of(order, high).items():
             layers[name].mask.copy_(mask)
         compressor._set_masked(True)
-        if high < order.numel():
+        if high < self._n_weights():
             recalibrate(compressor.model, self.norm_batches, compressor.seed, frozen=compressor.frozen)
         compressor.model.eval()
 
     def _first_of(self, order: Tensor, n: int) -> dict[str, Tensor]:
         """Return the support of the first positions of an order."""
-        flat = torch.zeros(order.numel(), dtype=torch.bool, device=order.device)
+        flat = torch.zeros(self._n_weights(), dtype=torch.bool, device=order.device)
         flat[order[:n]] = True
         layers = self.compressor.layers
         parts = flat.split([layer.mask.numel() for layer in layers.values()])
         return {name: part.reshape(layer.mask.shape) for (name, layer), part in zip(layers.items(), parts)}
+
+    def _n_weights(self) -> int:
+        return sum(layer.mask.numel() for layer in self.compressor.layers.values())
 
     def _n_kept(self) -> int:
         return sum(int(layer.mask.sum()) for layer in self.compressor.layers.values())
@@ -404,7 +416,7 @@ class GuardedFit:
             raise FloatingPointError(f"the loss of the reference network is {reference.loss}")
         self._load_masked(self.settled)
         compressor.model.eval()
-        if self._n_kept() == sum(layer.mask.numel() for layer in compressor.layers.values()):
+        if self._n_kept() == self._n_weights():
             warnings.warn(
                 f"every weight stays: with fewer the network loses more than max_loss_drop = "
                 f"{self.watch.max_loss_drop} on the watched data; allow more, or fit for more epochs",
@@ -437,8 +449,7 @@ class GuardedFit:
             self.teacher = self._chosen_teacher()
         compressor.restore(state["compressor"])
         compressor._set_masked(state["masked"])
-        dense = [EpochRecord(**{**r, "neurons": tuple(r["neurons"])}) for r in state["dense_history"]]
-        self.history = dense + compressor.history
+        self.history = EpochRecord.stored(state["dense_history"]) + compressor.history
 
 
 def _stored(quality: Quality) -> list[Tensor]:

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isac_toolbox.nn._batches import Batch
+from isac_toolbox.nn._fits import Fit
 from isac_toolbox.nn.export.shrink import Channels, simplify
 from isac_toolbox.nn.layers import VariationalConv2d, VariationalLinear, to_plain
-from isac_toolbox.nn.objective import Objective
 from isac_toolbox.nn.training import batch_norms, recalibrate
 from isac_toolbox.nn.turbo_vbi.prior import Curvature, LayerPrior
 from isac_toolbox.nn.turbo_vbi.records import EpochRecord
@@ -24,38 +23,25 @@ __all__ = ["Masking", "by_parameter", "dead_norm_channels"]
 _VALIDATION_BATCHES = 20
 
 
-class Masking:
+class Masking(Fit):
     """What is kept of every layer, and the network under that mask.
 
     Attributes
     ----------
-    model : nn.Module
-        The converted network.
     layers, priors, curvatures : dict
         Variational layer, prior and averages by the name of the layer.
     history : list of EpochRecord
         Records of the epochs of the fit.
-    objective : Objective
-        Loss and metric.
-    frozen : frozenset of str
-        Modules that stay in evaluation mode.
     reached : set of str
         Layers that got a gradient.
-    example : Batch or None
-        Two examples of the training data.
     """
 
-    model: nn.Module
     original: nn.Module
     layers: dict[str, VariationalLinear | VariationalConv2d]
     priors: dict[str, LayerPrior]
     curvatures: dict[str, Curvature]
     history: list[EpochRecord]
-    objective: Objective
-    seed: int
-    frozen: frozenset[str]
     reached: set[str]
-    example: Batch | None
     _channels: Channels | None = None
 
     def _unused(self) -> list[str]:

@@ -20,16 +20,14 @@ from isac_toolbox.inference import (
     compact_sweep,
     is_compact,
 )
+from isac_toolbox.nn.turbo_vbi.structure import AtMostSupport, BlockSupport, is_kept, levelled, n_of_blocks
 
-__all__ = ["SUPPORTS", "Curvature", "LayerPrior", "PriorSettings", "is_kept"]
+LayerGraph = GatedChain | IndependentSupport | BlockSupport | AtMostSupport
+
+__all__ = ["SUPPORTS", "Curvature", "LayerPrior", "PriorSettings"]
 
 #: Smallest curvature relative to the mean of the layer; estimates scatter below zero.
 _CURVATURE_FLOOR = 1e-3
-
-
-def is_kept(log_odds: np.ndarray) -> np.ndarray:
-    """Return which weights are kept: those whose support probability is at least one half."""
-    return log_odds >= 0.0
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,33 @@ class PriorSettings:
     learn_support: bool = True
     damping: float = 0.3
     moment_matching: bool = False
+    block: tuple[int, int] = (1, 1)
+    n_of_m: tuple[int, int] | None = None
+    gate_rows: int = 1
 
-    def graph(self, shape: torch.Size) -> GatedChain | IndependentSupport:
-        """Return the support graph of a layer: a group per output neuron or filter."""
-        n_groups, n = int(shape[0]), int(np.prod(shape))
+    def graph(self, shape: torch.Size) -> LayerGraph:
+        """Return the support graph of a layer, whose weights are a matrix with a row per output.
+
+        Raises
+        ------
+        ValueError
+            If the rows of a gate do not divide those of the matrix.
+        """
+        matrix = int(shape[0]), int(np.prod(shape[1:]))
+        if self.n_of_m is not None:
+            return AtMostSupport(matrix, *self.n_of_m)
+        if self.block != (1, 1):
+            return BlockSupport(self._plain_graph(*n_of_blocks(matrix, self.block)), matrix, self.block)
+        return self._plain_graph(*matrix)
+
+    def _plain_graph(self, rows: int, columns: int) -> GatedChain | IndependentSupport:
+        """Return a graph of single variables: a group per row, or per ``gate_rows`` of them."""
+        if rows % self.gate_rows:
+            raise ValueError(f"gate_rows must divide the rows of the layer, {rows}, got {self.gate_rows}")
         if self.support == "independent":
-            return IndependentSupport(n, 0.5, learn_probability=self.learn_support)
+            return IndependentSupport(rows * columns, 0.5, learn_probability=self.learn_support)
         return GatedChain(
-            np.full(n_groups, n // n_groups),
+            np.full(rows // self.gate_rows, columns * self.gate_rows),
             gate=self.gate,
             p_first=0.5,
             p01=self.p01,
@@ -173,7 +190,8 @@ class LayerPrior:
         """Let the engine update support, precision, slab and graph, damped on ``ln rho``."""
         damping = self.settings.damping
         graph: Any = self.graph
-        if is_compact(self.prior, graph):
+        plain = isinstance(self.graph, (GatedChain, IndependentSupport))
+        if plain and is_compact(self.prior, graph):
             self.prior, self.graph = compact_sweep(self.prior, graph, message, self.rho, self.odds, damping)
             return
         double = GaussianMessage(message.mean.astype(np.float64), message.variance.astype(np.float64))
@@ -186,7 +204,8 @@ class LayerPrior:
             state, double, mu, var, classes, graph, damping=damping
         )
         self.rho = state.precision.astype(np.float32)
-        self.odds = (state.log_likelihood_ratio + state.extrinsic_log_odds).astype(np.float32)
+        odds = state.log_likelihood_ratio + state.extrinsic_log_odds
+        self.odds = levelled(self.graph, odds).astype(np.float32)
         if self._mean_log is not None:
             self._mean_log = state.log_precision.astype(np.float32)
 
@@ -198,7 +217,7 @@ class LayerPrior:
     @property
     def active(self) -> Tensor:
         """Return where ``pi >= 0.5``, in the shape of the weights; everywhere before the first update."""
-        return torch.from_numpy(is_kept(self.odds)).reshape(self.shape)
+        return torch.from_numpy(is_kept(self.odds, self.graph)).reshape(self.shape)
 
     @property
     def log_odds(self) -> Tensor:
@@ -218,7 +237,7 @@ class LayerPrior:
             stored["mean_log_precision"] = torch.tensor(self._mean_log)
         stored["slab_precision"] = torch.tensor(self.prior.slab_precision)
         for name in self._graph_parameters():
-            stored[f"graph_{name}"] = torch.tensor(float(getattr(self.graph, name)), dtype=torch.float64)
+            stored[f"graph_{name}"] = torch.tensor(float(getattr(self._inner, name)), dtype=torch.float64)
         return stored
 
     def load_state_dict(self, stored: dict[str, Tensor]) -> None:
@@ -227,11 +246,19 @@ class LayerPrior:
         if self._mean_log is not None:
             self._mean_log = stored["mean_log_precision"].numpy().copy()
         self.prior = self.prior.with_slab_precision(stored["slab_precision"].numpy().copy())
-        self.graph = self.graph.with_parameters(
+        graph: Any = self.graph
+        self.graph = graph.with_parameters(
             **{name: float(stored[f"graph_{name}"]) for name in self._graph_parameters()}
         )
 
     def _graph_parameters(self) -> tuple[str, ...]:
         """Return the names of the parameters that EM learns."""
-        chain = isinstance(self.graph, GatedChain)
+        if isinstance(self._inner, AtMostSupport):
+            return ()
+        chain = isinstance(self._inner, GatedChain)
         return ("gate", "p_first", "p01", "p11") if chain else ("probability",)
+
+    @property
+    def _inner(self) -> GatedChain | IndependentSupport | AtMostSupport:
+        """Return the graph whose parameters are learned."""
+        return self.graph.graph if isinstance(self.graph, BlockSupport) else self.graph

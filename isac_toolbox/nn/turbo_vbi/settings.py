@@ -89,6 +89,16 @@ class CompressionSettings:
         Gated Markov chain, whose groups are output neurons or filters, or independent weights.
     independent_layers : iterable of str
         Layers with independent weights, whose probability is learned, while the others have a chain.
+    block : int or (int, int)
+        Rows and columns of the blocks that stay or leave as a whole, in the matrix of a layer with a row per
+        output (a convolution: per filter, all its inputs and kernel positions in a row); one number for
+        square blocks, 1 for single weights. The graph decides over blocks. ``BlockSparseLinear`` is fast with
+        square blocks of 4 and 8.
+    n_of_m : (int, int), optional
+        At most so many of so many neighbours in a row stay, such as (2, 4), in place of ``support``.
+    gate_rows : mapping of str to int
+        Rows that share a gate, by layer, 1 by default: with the width of a head, the heads of an attention
+        stay or leave as a whole. With blocks, rows of blocks.
     rule : {"extrinsic", "structured", "mean_field"}
         Update rule of the engine. The factorised rule ``"mean_field"`` hardly prunes: its message contains
         the prior (docs/theory-networks.md, section 4.3).
@@ -152,6 +162,9 @@ class CompressionSettings:
     variance_growth: float | None = None
     support: str = "chain"
     independent_layers: Iterable[str] = ()
+    block: int | tuple[int, int] = 1
+    n_of_m: tuple[int, int] | None = None
+    gate_rows: Mapping[str, int] = field(default_factory=dict)
     rule: str = "extrinsic"
     spike_precision: float = 1e5
     gate: float | Mapping[str, float] = _GATE
@@ -192,6 +205,7 @@ class CompressionSettings:
         self._set("warmup_epochs", check_integer("warmup_epochs", self.warmup_epochs, 0))
         self._set("updates_per_epoch", check_integer("updates_per_epoch", self.updates_per_epoch, 1))
         self._set("independent_layers", _names("independent_layers", self.independent_layers))
+        self._check_patterns()
         check_flag("learn_support", self.learn_support)
         check_flag("moment_matching", self.moment_matching)
         if self.moment_matching and self.precision == "relevance":
@@ -202,6 +216,22 @@ class CompressionSettings:
     def _set(self, name: str, value: Any) -> None:
         """Keep a checked value in its plain type."""
         object.__setattr__(self, name, value)
+
+    def _check_patterns(self) -> None:
+        """Check blocks, neighbours and gates."""
+        sides = (self.block, self.block) if isinstance(self.block, int) else _pair("block", self.block)
+        self._set("block", tuple(check_integer("block", side, 1) for side in sides))
+        self._set("gate_rows", _by_layer("gate_rows", self.gate_rows, check_integer))
+        if self.n_of_m is None:
+            return
+        n, m = (check_integer("n_of_m", value, 1) for value in _pair("n_of_m", self.n_of_m))
+        if n >= m:
+            raise ValueError(f"n_of_m must have n < m, such as (2, 4), got {self.n_of_m!r}")
+        if self.block != (1, 1) or self.gate_rows:
+            raise ValueError(
+                f"n_of_m goes with block=1 and without gate_rows, got {self.block!r}, {self.gate_rows!r}"
+            )
+        self._set("n_of_m", (n, m))
 
     @classmethod
     def preset(cls, name: str) -> CompressionSettings:
@@ -279,6 +309,9 @@ class CompressionSettings:
             learn_support=self.learn_support or alone,
             damping=self.damping,
             moment_matching=self.moment_matching,
+            block=self.block,  # type: ignore[arg-type]  # a pair since it was checked
+            n_of_m=self.n_of_m,
+            gate_rows=self.gate_rows.get(layer, 1),
         )
 
     def check_layers(self, layers: Iterable[str]) -> None:
@@ -288,6 +321,7 @@ class CompressionSettings:
             check_names("gate", self.gate, known)
         check_names("temperature_factors", self.temperature_factors, known)
         check_names("independent_layers", self.independent_layers, known)
+        check_names("gate_rows", self.gate_rows, known)
 
     def described(self) -> dict[str, Any]:
         """Return plain values of all settings, with defaults filled in, as a checkpoint stores them."""
@@ -308,6 +342,13 @@ def _by_layer(name: str, values: Any, check: Any) -> dict[str, float]:
     if not isinstance(values, Mapping):
         raise TypeError(f"{name} must be a mapping of names of layers to numbers, got {values!r}")
     return {layer: check(f"{name}[{layer!r}]", value) for layer, value in values.items()}
+
+
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    """Return two values."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be two integers, got {value!r}")
+    return value[0], value[1]
 
 
 def _names(name: str, values: Any) -> tuple[str, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from isac_toolbox.nn._batches import Batch, batches, n_batches_of
+from isac_toolbox.nn._records import Means
 from isac_toolbox.nn.export.codings import mean_run
 from isac_toolbox.nn.layers import gaussian_kl
 from isac_toolbox.nn.training import (
@@ -47,7 +47,6 @@ class PosteriorTraining(Masking):
     """
 
     settings: CompressionSettings
-    input_shape: tuple[int, ...] | None
     optimiser: torch.optim.Optimizer
     _teacher: nn.Module | None
     _distillation: float
@@ -89,7 +88,7 @@ class PosteriorTraining(Masking):
         """Train for one epoch and return its record."""
         start = time.perf_counter()
         chosen, n_updates, n, updates = self.settings, self.settings.updates_per_epoch, 0, set[int]()
-        total, quality, seen = 0.0, 0.0, 0
+        means = Means()
         set_training(self.model, self.frozen)
         self._set_sampling(epoch_seed(self.seed, epoch, 1))
         with training_epoch(self.seed, epoch, loader):
@@ -102,11 +101,7 @@ class PosteriorTraining(Masking):
                 loss, part = self._step(batch, temperature / size)
                 if not math.isfinite(loss):
                     raise FloatingPointError(f"the loss is {loss} in epoch {epoch}, batch {i}")
-                total, quality, seen = (
-                    total + loss * batch.size,
-                    quality + part * batch.size,
-                    seen + batch.size,
-                )
+                means.add(batch.size, loss, part)
                 if i % _VARIANCE_EVERY == 0 or i == n:
                     steps = i % _VARIANCE_EVERY or _VARIANCE_EVERY
                     self._update_variances(temperature / size, steps / n)
@@ -121,8 +116,8 @@ class PosteriorTraining(Masking):
         return self._record(
             support,
             epoch=epoch,
-            loss=total / seen,
-            accuracy=quality / seen,
+            loss=means.loss,
+            accuracy=means.quality,
             validation=None if val_loader is None else self._masked_quality(support, loader, val_loader),
             temperature=schedule.temperature(epoch),
             seconds=time.perf_counter() - start,
@@ -154,12 +149,6 @@ class PosteriorTraining(Masking):
         self._absorb(scale)
         self.optimiser.step()
         return float(value.detach()), quality
-
-    def _remember(self, batch: Batch) -> None:
-        """Keep two examples, on which networks are run later to count and to check."""
-        if self.example is None:
-            self.example = batch.part(0, 2).copied()
-            self.input_shape = self.example.input_shape
 
     def _track_variances(self) -> None:
         """Let the next backward pass compute the gradients of the variances."""
@@ -264,12 +253,7 @@ class PosteriorTraining(Masking):
 
     def state(self) -> dict[str, Any]:
         """Return everything that a fit changes, as tensors and plain values."""
-        return self.posterior_state() | {
-            "done": len(self.history),
-            "reached": sorted(self.reached),
-            "history": [asdict(record) for record in self.history],
-            "example": None if self.example is None else self.example.stored(),
-        }
+        return self.posterior_state() | {"reached": sorted(self.reached)} | self._stored_figures()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore what ``state`` returned.
@@ -281,9 +265,7 @@ class PosteriorTraining(Masking):
         """
         self.load_posterior(state)
         self.reached = set(state["reached"])
-        self.history = [EpochRecord(**{**r, "neurons": tuple(r["neurons"])}) for r in state["history"]]
-        self.example = None if state["example"] is None else Batch.from_stored(state["example"])
-        self.input_shape = None if self.example is None else self.example.input_shape
+        self._restore_figures(state, EpochRecord)
 
 
 def _copied(value: Any) -> Any:
