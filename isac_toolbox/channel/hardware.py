@@ -115,11 +115,16 @@ class Hardware:
         return bool(np.any(self.rotation_stds > 0))
 
     @property
+    def has_array_errors(self) -> bool:
+        """Whether the array is other than drawn: its elements, how it stands, or coupling."""
+        uncertain = self.has_element_errors or self.has_rotation or self.coupling_std > 0
+        return bool(uncertain or np.any(self.response != 1))
+
+    @property
     def _is_perfect(self) -> bool:
         """Whether nothing differs from what an observation without these fields says."""
-        uncertain = self.has_element_errors or self.has_rotation or self.coupling_std > 0
         coloured = self.estimates_noise or self.noise_covariance is not None
-        return not (uncertain or coloured or np.any(self.response != 1))
+        return not (self.has_array_errors or coloured)
 
 
 def checked_hardware(given: Mapping[str, Any], array: AntennaArray) -> dict[str, NDArray[Any] | str]:

@@ -31,7 +31,8 @@ def taken_as_static(obs: UplinkObservation) -> tuple[str, ...]:
             "symbol_times_s: the block moves or turns, but this estimator takes it as static, and its "
             "channel as one for all symbols; EMTurboBiSVBI follows motion"
         )
-    if obs.hardware is not None:
+    hardware = obs.hardware
+    if hardware is not None and hardware.has_array_errors:
         said.append(
             "element_response, element_gain_std, element_phase_std_rad, array_rotation_std_rad: this "
             "estimator takes the array as ideal; EMTurboBiSVBI learns its elements and how it stands"
