@@ -33,6 +33,7 @@ def write_pages(root: Path, target: Path) -> list[Path]:
         "speed": speed_page(root / "benchmarks"),
         "networks": networks_page(root / "benchmarks" / "nn"),
         "figures": figures_page(root / "figures" / "renders"),
+        "nightly": nightly_page(root / "benchmarks" / "nightly"),
     }
     target.mkdir(parents=True, exist_ok=True)
     written = []
@@ -78,6 +79,12 @@ def networks_page(folder: Path) -> list[str]:
     """Stored tables of network compression and of SSVI."""
     lines = [line for path in sorted(folder.glob("*.txt")) for line in stored_section(path)]
     return ["# Networks", "", REPOSITORY_TEXT, "", *lines] if lines else []
+
+
+def nightly_page(folder: Path) -> list[str]:
+    """What the last ``make nightly`` tried, and what came of it."""
+    lines = [line for path in sorted(folder.glob("*.txt")) for line in stored_section(path)]
+    return ["# Nightly", "", "What the last run of `make nightly` tried.", "", *lines] if lines else []
 
 
 def figures_page(folder: Path) -> list[str]:

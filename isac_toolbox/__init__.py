@@ -16,6 +16,7 @@ _PUBLIC = {
     "ArbitraryArray": "isac_toolbox.channel",
     "PanelArray": "isac_toolbox.channel",
     "UplinkObservation": "isac_toolbox.channel",
+    "ElementResponse": "isac_toolbox.channel",
     "Environment": "isac_toolbox.channel",
     "UnlocatedPaths": "isac_toolbox.channel",
     "ImplausibleValueWarning": "isac_toolbox.channel",
@@ -30,6 +31,7 @@ _PUBLIC = {
     "LeastSquares": "isac_toolbox.estimators",
     "GenieLMMSE": "isac_toolbox.estimators",
     "EstimationResult": "isac_toolbox.estimators",
+    "calibrate": "isac_toolbox.estimators",
     "range_doppler_map": "isac_toolbox.estimators",
     "sweep": "isac_toolbox.sweeps",
     "SweepResult": "isac_toolbox.sweeps",
@@ -56,15 +58,17 @@ _OPTIONAL_MODULES = ("nn",)
 __all__ = ["__version__", *sorted(_PUBLIC), *_MODULES]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        value = getattr(import_module(_PUBLIC[name]), name)
-    elif name in _MODULES or name in _OPTIONAL_MODULES:
-        value = import_module(f"isac_toolbox.{name}")
-    else:
-        raise AttributeError(f"module 'isac_toolbox' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a checker would take every misspelt name for one of the toolbox
+
+    def __getattr__(name: str) -> Any:
+        if name in _PUBLIC:
+            value = getattr(import_module(_PUBLIC[name]), name)
+        elif name in _MODULES or name in _OPTIONAL_MODULES:
+            value = import_module(f"isac_toolbox.{name}")
+        else:
+            raise AttributeError(f"module 'isac_toolbox' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
@@ -78,12 +82,14 @@ if TYPE_CHECKING:
     from isac_toolbox import inference as inference
     from isac_toolbox import interop as interop
     from isac_toolbox import metrics as metrics
+    from isac_toolbox import nn as nn
     from isac_toolbox import plotting as plotting
     from isac_toolbox import scenario as scenario
     from isac_toolbox import sweeps as sweeps
     from isac_toolbox import tracking as tracking
     from isac_toolbox.channel import ArbitraryArray as ArbitraryArray
     from isac_toolbox.channel import ConstantVelocity as ConstantVelocity
+    from isac_toolbox.channel import ElementResponse as ElementResponse
     from isac_toolbox.channel import Environment as Environment
     from isac_toolbox.channel import ImplausibleValueWarning as ImplausibleValueWarning
     from isac_toolbox.channel import PanelArray as PanelArray
@@ -100,6 +106,7 @@ if TYPE_CHECKING:
     from isac_toolbox.estimators import GenieLMMSE as GenieLMMSE
     from isac_toolbox.estimators import LeastSquares as LeastSquares
     from isac_toolbox.estimators import MusicSCVBI as MusicSCVBI
+    from isac_toolbox.estimators import calibrate as calibrate
     from isac_toolbox.estimators import range_doppler_map as range_doppler_map
     from isac_toolbox.scenario import Scenario as Scenario
     from isac_toolbox.scenario import Simulation as Simulation

@@ -6,6 +6,7 @@ later process. Numba announces both, so nothing has to be guessed from files.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from typing import Any
 
 from numba.core import event
 
-__all__ = ["Compilation", "watch_compilation"]
+__all__ = ["Compilation", "announce_compilation", "keep_quiet", "watch_compilation"]
 
 _COMPILING, _LOCKED = "numba:compile", "numba:compiler_lock"
+_PACKAGE = "isac_toolbox"
+_ANNOUNCEMENT = "compiling numerical kernels, once for this installation; this takes some seconds"
 
 
 class Compilation(event.Listener):
@@ -82,3 +85,36 @@ def watch_compilation(on_first: Callable[[], object] | None = None) -> Iterator[
     finally:
         for kind in kinds:
             event.unregister(kind, compilation)
+
+
+class _Announcer(event.Listener):
+    """Says once in this process that kernels of this package are being compiled."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        """Say it before the first of them."""
+        module = event.data["dispatcher"].py_func.__module__
+        if not self.said and module.partition(".")[0] == _PACKAGE:
+            self.said = True
+            logging.getLogger(_PACKAGE).warning(_ANNOUNCEMENT)
+
+    def on_end(self, event: Any) -> None:
+        """Say nothing more."""
+
+
+_announcer = _Announcer()
+
+
+def announce_compilation() -> None:
+    """Warn by the logger ``isac_toolbox``, once in this process, before a kernel is compiled.
+
+    A first estimate after an installation would otherwise be silent for some seconds.
+    """
+    if _announcer not in event._registered[_COMPILING]:
+        event.register(_COMPILING, _announcer)
+
+
+def keep_quiet() -> None:
+    """Say nothing in this process, as another one does or as it is said in another way."""
+    _announcer.said = True

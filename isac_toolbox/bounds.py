@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox._validation import check_has
-from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
-from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms, through
+from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
+from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms
+from isac_toolbox.channel.atoms.elements import coupling_blocks, element_blocks
 from isac_toolbox.channel.atoms.frames import Frames, MovingAtoms
 from isac_toolbox.channel.atoms.kinematics import Kinematics
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import PathParameters, Paths, Scene, ScenePrior, path_parameters
 from isac_toolbox.channel.atoms.whitening import Whitening
+from isac_toolbox.channel.coupling import CouplingKinds
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.symbols.block import Masks
@@ -115,7 +117,7 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
             "simulation must have a line of sight, a scatterer or an unlocated path for a bound, got one of "
             f"{len(truth.rays)} rays alone ({truth.environment.name})"
         )
-    receiver = Receiver.of(obs)
+    receiver = replace(Receiver.of(obs), coupling=truth.coupling_matrix)
     scene, paths, gains = _truth(truth, obs)
     if obs.geometry is None:
         station = replace(receiver, bs_position_m=truth.environment.bs_position_m)
@@ -146,15 +148,31 @@ def hybrid_crb(simulation: Simulation, known_data: bool = True) -> HybridBound:
     elements = _elements(obs)
     if elements is not None:
         stated = heard if whitening is None else make_atoms(parameters, paths, receiver)
-        information = _with_elements(information, stated, parameters, gains, _gram(symbols), whitening)
+        information = _with_elements(
+            information, stated, parameters, gains, _gram(symbols), receiver.element_mask, whitening
+        )
         metric = _with_elements(metric, everywhere, parameters, gains, _gram_of_channels(symbols))
+    coupling = _coupling(obs)
+    if coupling is not None:
+        kinds, of_kinds = coupling
+        count, told = len(information) - end, replace(receiver, whitening=whitening)
+        information, metric = (
+            _with_coupling(matrix, kinds, parameters, paths, by, gains, gram, count)
+            for matrix, by, gram in (
+                (information, told, _gram(symbols)),
+                (metric, replace(receiver, element_mask=None), _gram_of_channels(symbols)),
+            )
+        )
     information *= 2 / truth.noise_variance if whitening is None else 2 * whitening.scale
     information[n_gains:end, n_gains:end] += np.diag(prior.precision(scene))
     known = np.zeros(len(information), bool)
     known[n_gains:end] = prior.known(scene)
     if elements is not None:
-        known[end:] = elements == 0
-        information[end:, end:] += np.diag(1 / np.maximum(elements, 1e-150) ** 2 * (elements > 0))
+        at = slice(end, end + len(elements[0]))
+        known[at], of_prior = elements
+        information[at, at] += of_prior
+    if coupling is not None:
+        information[-of_kinds.size :, -of_kinds.size :] += np.diag(of_kinds)
     if obs.motion is not None:
         known[end:] = turns.add_prior(information[end:, end:])
     covariance = np.zeros_like(information)
@@ -271,8 +289,8 @@ def _whitening(truth: Truth, receiver: Receiver) -> Whitening | None:
     return Whitening.of(np.asarray(total, dtype=complex), receiver.element_mask)
 
 
-def _elements(obs: UplinkObservation) -> NDArray[np.float64] | None:
-    """Deviations (2 M,) of the elements' gains and phases; None where they are known.
+def _elements(obs: UplinkObservation) -> tuple[NDArray[np.bool_], NDArray[np.float64]] | None:
+    """Known ones of the elements' gains and phases (2 M,), and their precision (2 M, 2 M); None if all are.
 
     Raises
     ------
@@ -287,7 +305,11 @@ def _elements(obs: UplinkObservation) -> NDArray[np.float64] | None:
             "simulation: the bound takes element errors (element_gain_std, element_phase_std_rad) in static "
             "blocks without beam_squint and array_rotation_std_rad, got them together"
         )
-    return np.concatenate([hardware.gain_stds, hardware.phase_stds])
+    prior = hardware.element_covariance
+    known = np.diag(prior) == 0
+    precision = np.zeros_like(prior)
+    precision[np.ix_(~known, ~known)] = _inverse(prior[np.ix_(~known, ~known)])
+    return known, precision
 
 
 def _with_elements(
@@ -296,32 +318,67 @@ def _with_elements(
     parameters: PathParameters,
     gains: NDArray[np.complex128],
     symbol_gram: NDArray[np.complex128],
+    heard: NDArray[np.bool_] | None = None,
     whitening: Whitening | None = None,
 ) -> NDArray[np.float64]:
     """Fisher matrix with gains and phases (2 M) of the elements as further parameters.
 
     The atoms are those on the elements, without the whitening.
     """
-    explained = through(symbol_gram, atoms.synthesise(gains, symbol_gram.shape[1]))
-    channel = atoms.synthesise(gains, symbol_gram.shape[1])
-    energy = np.sum(np.real(channel.conj() * explained), axis=(0, 1))
-    of_path = explained[atoms.user]
-    left = atoms.delay.T.conj()[:, :, None] * of_path
-    zeroth, first = left.sum(axis=1), np.einsum("n,lnm->lm", atoms.wavenumbers_per_m, left)
-    steering = atoms.steering.conj()
-    if whitening is not None:
-        steering = whitening.apply(whitening.apply(atoms.steering)).conj()
-    in_path, in_length = steering[0] * zeroth, 1j * steering[0] * first
-    slopes = np.concatenate([in_length[None], steering[1:] * zeroth])
-    in_scene = np.einsum("l,slp,slm->pm", gains.conj(), parameters.jacobian, slopes, optimize=True)
-    in_gain = np.concatenate([in_path.real, in_path.imag, in_scene.real])
-    in_phase = np.concatenate([-in_path.imag, in_path.real, -in_scene.imag])
-    cross = np.concatenate([in_gain, in_phase], axis=1)
-    own = np.diag(np.tile(energy, 2))
-    if whitening is not None:
-        between = np.einsum("knm,knp->mp", channel.conj(), explained, optimize=True)
-        between = between * (whitening.matrix @ whitening.matrix)
-        own = np.block([[between.real, -between.imag], [between.imag, between.real]])
+    cross, own = element_blocks(atoms, parameters.jacobian, gains, symbol_gram, heard, whitening)
+    return np.block([[fisher, cross], [cross.T, own]])
+
+
+def _coupling(obs: UplinkObservation) -> tuple[CouplingKinds, NDArray[np.float64]] | None:
+    """Kinds of pairs that couple, and precision (2 R,) of real and imaginary parts; None where none do.
+
+    Raises
+    ------
+    ValueError
+        Where the block moves as well, or the array is no planar one, or squints.
+    """
+    hardware = obs.hardware
+    if hardware is None or not hardware.coupling_std:
+        return None
+    if obs.motion is not None or obs.beam_squint or not isinstance(obs.array, UniformPlanarArray):
+        raise ValueError(
+            "simulation: the bound takes coupling (coupling_std) in static blocks of a UniformPlanarArray "
+            "without beam_squint, got them together"
+        )
+    kinds = CouplingKinds.of(obs.array)
+    precision = 2 / (hardware.coupling_std * kinds.relative_stds) ** 2
+    return kinds, np.tile(precision, 2)
+
+
+def _with_coupling(
+    fisher: NDArray[np.float64],
+    kinds: CouplingKinds,
+    parameters: PathParameters,
+    paths: Paths,
+    receiver: Receiver,
+    gains: NDArray[np.complex128],
+    symbol_gram: NDArray[np.complex128],
+    n_elements: int,
+) -> NDArray[np.float64]:
+    """Fisher matrix with real and imaginary parts (2 R) of what elements hear of each other.
+
+    Before them it has ``n_elements`` gains and phases of elements, none or two of each.
+    """
+    atoms = make_atoms(parameters, paths, receiver)
+    ideal = make_atoms(parameters, paths, replace(receiver, coupling=None, whitening=None))
+    sent = ideal.synthesise(gains, symbol_gram.shape[1])
+    flat = kinds.applied(sent.reshape(-1, sent.shape[2]).T).transpose(0, 2, 1)
+    fields = receiver.whitened(flat.reshape(-1, *sent.shape))
+    if receiver.element_mask is not None:
+        fields = np.where(receiver.element_mask, fields, 0)
+    cross, own, explained = coupling_blocks(atoms, parameters.jacobian, gains, fields, symbol_gram)
+    if n_elements:
+        heard = receiver.stated(atoms.synthesise(gains, symbol_gram.shape[1]))
+        of_elements = np.einsum("knm,rknm->mr", heard.conj(), receiver.whitened(explained), optimize=True)
+        if receiver.element_mask is not None:
+            of_elements = np.where(receiver.element_mask[:, None], of_elements, 0)
+        in_elements = np.block([[of_elements.real, -of_elements.imag], [of_elements.imag, of_elements.real]])
+        cross = np.concatenate([cross, in_elements])
     return np.block([[fisher, cross], [cross.T, own]])
 
 

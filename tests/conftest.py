@@ -12,6 +12,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import helpers.examples  # noqa: F401  registers the profile "nightly" before hypothesis looks for it
+from helpers import faults
 
 NETWORKS = ("torch", "safetensors", "sklearn")
 MISSING = [name for name in NETWORKS if find_spec(name) is None]
@@ -49,3 +50,18 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(1)
         yield
         torch.set_num_threads(before)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """At night, count the examples of every property for the table."""
+    if faults.at_night():
+        for item in items:
+            handle = getattr(getattr(item, "obj", None), "hypothesis", None)
+            if handle is not None:
+                handle.inner_test = faults.counted(handle.inner_test, item.originalname)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """At night, write what was done into the table of the manual."""
+    if faults.at_night() and faults.DONE:
+        faults.write_table(session.testsfailed)

@@ -153,8 +153,12 @@ def test_roles_of_a_page_name_public_objects(page):
 def test_tables_repeat_what_is_stored(tmp_path):
     tables = load(DOCS / "_tables.py")
     pages = {path.stem: path.read_text(encoding="utf-8") for path in tables.write_pages(ROOT, tmp_path)}
-    assert {"accuracy", "speed", "networks"} <= set(pages)
-    stored = {"accuracy": ["accuracy/main_case"], "networks": ["nn/compression", "nn/ssvi"]}
+    assert {"accuracy", "speed", "networks", "nightly"} <= set(pages)
+    stored = {
+        "accuracy": ["accuracy/main_case"],
+        "networks": ["nn/compression", "nn/ssvi"],
+        "nightly": ["nightly/nightly"],
+    }
     for page, names in stored.items():
         for name in names:
             text = (ROOT / "benchmarks" / f"{name}.txt").read_text(encoding="utf-8")

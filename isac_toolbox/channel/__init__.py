@@ -2,6 +2,7 @@
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, AntennaArray, ArbitraryArray, UniformPlanarArray
 from isac_toolbox.channel.cdl import CDL_MODELS, cdl_channel
+from isac_toolbox.channel.element_response import ElementResponse
 from isac_toolbox.channel.environment import Environment, draw_environment, load_traced
 from isac_toolbox.channel.evolution import ChannelEvolution
 from isac_toolbox.channel.hardware import Hardware
@@ -23,6 +24,7 @@ __all__ = [
     "ArbitraryArray",
     "ChannelEvolution",
     "ConstantVelocity",
+    "ElementResponse",
     "Environment",
     "Hardware",
     "ImplausibleValueWarning",

@@ -16,6 +16,7 @@ __all__ = [
     "amplify",
     "best_full_scale",
     "clip",
+    "mirrored_subcarriers",
     "quantise",
     "received_samples",
     "sent_symbols",
@@ -28,6 +29,8 @@ ComplexArray = NDArray[np.complex128]
 
 # Samples per subcarrier at an amplifier, whose products of third order fill three times the band.
 _AMPLIFIER_OVERSAMPLING = 4
+# Two frequencies closer than this share of the band are one.
+_SAME_FREQUENCY = 1e-9
 # How sharply the amplifier saturates: p of Rapp's model.
 _RAPP_SHARPNESS = 2.0
 
@@ -119,6 +122,17 @@ def add_image(samples: ComplexArray, image_db: float, rng: np.random.Generator) 
     """
     phase = 2 * np.pi * rng.random((len(samples), 1, 1))
     return samples + 10 ** (image_db / 20) * np.exp(1j * phase) * samples[:, ::-1].conj()
+
+
+def mirrored_subcarriers(frequencies_hz: RealArray) -> NDArray[np.int64]:
+    """Return the index of every subcarrier's opposite frequency (N,), -1 where that is not used."""
+    order = np.argsort(frequencies_hz)
+    at = np.clip(np.searchsorted(frequencies_hz[order], -frequencies_hz), 1, order.size - 1)
+    nearest = np.stack([order[at - 1], order[at]])
+    apart = np.abs(frequencies_hz[nearest] + frequencies_hz)
+    best = np.argmin(apart, axis=0)
+    mirror, away = (np.take_along_axis(x, best[None], axis=0)[0] for x in (nearest, apart))
+    return np.where(away <= _SAME_FREQUENCY * np.ptp(frequencies_hz), mirror, -1)
 
 
 def amplify(symbols: ComplexArray, backoff_db: float) -> ComplexArray:

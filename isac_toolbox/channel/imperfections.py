@@ -63,6 +63,10 @@ class ImperfectionSettings(Protocol):
     def interferer_power_db(self) -> float: ...
     @property
     def interferer_band_share(self) -> float: ...
+    @property
+    def iq_image_db(self) -> float | None: ...
+    @property
+    def user_iq_image_db(self) -> float | None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,8 +267,14 @@ def hardware_priors(settings: ImperfectionSettings) -> dict[str, Any]:
         "element_phase_std_rad": settings.element_phase_std_rad,
         "array_rotation_std_rad": settings.array_rotation_std_rad,
         "coupling_std": settings.coupling,
+        "iq_image_std": _amplitude(settings.iq_image_db),
+        "user_iq_image_std": _amplitude(settings.user_iq_image_db),
     }
     priors: dict[str, Any] = {name: np.asarray(value) for name, value in deviations.items() if np.any(value)}
     if settings.noise_correlation or settings.noise_spread_db or settings.n_interferers:
         priors["noise_covariance"] = ESTIMATED_NOISE
     return priors
+
+
+def _amplitude(power_db: float | None) -> float:
+    return 0.0 if power_db is None else float(10 ** (power_db / 20))

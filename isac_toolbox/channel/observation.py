@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._files import naming
 from isac_toolbox.channel.array import AntennaArray
 from isac_toolbox.channel.hardware import HARDWARE_FIELDS, Hardware
 from isac_toolbox.channel.motion import MOTION_FIELDS, Motion
@@ -106,6 +107,15 @@ class UplinkObservation:
         zero if not given.
     element_response : array_like of complex, shape (M,), optional
         Known response of every element, as from an earlier calibration; errors come on top. One if not given.
+    element_covariance : array_like, shape (2 M, 2 M), optional
+        Covariance of the relative gain errors of all elements, then of their phase errors, on top of both
+        deviations, as an earlier calibration leaves it (:func:`isac_toolbox.calibrate`); zero if not given.
+    panel_phase_std_rad : array_like, scalar or (P,), optional
+        Standard deviation of a phase that all elements of a panel of a :class:`PanelArray` have in common;
+        zero if not given.
+    iq_image_std, user_iq_image_std : array_like, scalar or (M,); scalar or (K,), optional
+        Standard deviation of the complex image of the opposite subcarrier that every element's mixer, or
+        every user's, adds to a subcarrier: 0.03 for images of -30 dB; zero if not given.
     array_rotation_std_rad : array_like, scalar or (3,), optional
         Standard deviations of a small rotation of the array about its own axes: boresight (roll), horizontal
         (tilt) and vertical (azimuth); zero if not given.
@@ -175,6 +185,10 @@ class UplinkObservation:
     array_rotation_std_rad: NDArray[np.float64] | None = None
     coupling_std: NDArray[np.float64] | None = None
     noise_covariance: NDArray[np.complex128] | str | None = None
+    element_covariance: NDArray[np.float64] | None = None
+    panel_phase_std_rad: NDArray[np.float64] | None = None
+    iq_image_std: NDArray[np.float64] | None = None
+    user_iq_image_std: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -282,7 +296,7 @@ class UplinkObservation:
 
         None for a perfect receiver: nothing given, or deviations of zero, responses of one and white noise.
         """
-        return Hardware.of({name: getattr(self, name) for name in HARDWARE_FIELDS}, self.array.n_elements)
+        return Hardware.of({name: getattr(self, name) for name in HARDWARE_FIELDS}, self.array)
 
     def save(self, path: str | Path) -> Path:
         """Write the observation as an npz file (keys above) and return its path."""
@@ -299,4 +313,5 @@ class UplinkObservation:
         ValueError
             If it is not an npz file, lacks keys or holds pickled objects.
         """
-        return cls(**read_observation(path, [field.name for field in fields(cls)]))
+        with naming(path):
+            return cls(**read_observation(path, [field.name for field in fields(cls)]))

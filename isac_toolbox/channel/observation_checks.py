@@ -311,7 +311,8 @@ def _check_motion(block: SimpleNamespace) -> None:
 
 def _check_hardware(block: SimpleNamespace) -> None:
     given = {name: getattr(block, name) for name in HARDWARE_FIELDS}
-    for name, value in checked_hardware(given, block.array).items():
+    n_users, frequencies = len(block.pilots), block.subcarrier_frequencies_hz
+    for name, value in checked_hardware(given, block.array, n_users, frequencies).items():
         setattr(block, name, value if isinstance(value, str) else np.asarray(value))
 
 

@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import StringIO, TextIOWrapper
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from isac_toolbox._interrupts import raise_interrupt
 from isac_toolbox._version import __version__
 from isac_toolbox.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, Problem, bad_input
 from isac_toolbox.cli.estimate import estimate
@@ -35,6 +36,7 @@ from isac_toolbox.cli.inputs import (
 from isac_toolbox.cli.nn_compress import compress
 from isac_toolbox.cli.nn_ssvi import ssvi
 from isac_toolbox.cli.outputs import check_writable, compiling_notice, make_console, npz_path, print_json, say
+from isac_toolbox.cli.selftest import selftest
 from isac_toolbox.cli.sweep import sweep
 
 __all__ = ["app", "main", "nn_app"]
@@ -51,7 +53,7 @@ class _Commands(TyperGroup):
             return super().main(*args, **extra)
         try:
             with _plain_warnings():
-                code = super().main(*args, **extra)
+                code = _interruptible(super().main, *args, **extra)
             if sys.stdout is not None:  # as it is where the shell has closed it
                 sys.stdout.flush()
         except (KeyboardInterrupt, typer.Abort):
@@ -72,6 +74,15 @@ class _Commands(TyperGroup):
         if code == INTERRUPTED:
             say("interrupted")
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interruptible(command: Callable[..., Any], *args: Any, **extra: Any) -> Any:
+    """Run a command; a Ctrl-C that a kernel has made another error of is one again."""
+    try:
+        return command(*args, **extra)
+    except SystemError as error:
+        raise_interrupt(error)
+        raise
 
 
 @contextmanager
@@ -189,6 +200,7 @@ def bound(
 
 app.command()(sweep)
 app.command()(figure)
+app.command()(selftest)
 app.add_typer(nn_app, name="nn", help="Neural networks with the same engine; needs the extra 'nn'.")
 nn_app.command()(compress)
 nn_app.command()(ssvi)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from isac_toolbox._files import parse_toml
 from isac_toolbox.cli.errors import Problem, bad_input
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _parse_change(text: str) -> tuple[str, Any]:
     if not separator or not field or not value:
         raise Problem(f"--set takes FIELD=VALUE, got {text!r}; for example --set n_users=4")
     try:
-        parsed = tomllib.loads(f"value = {value}")
+        parsed = parse_toml(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return field, value
     return field, parsed["value"] if len(parsed) == 1 else value

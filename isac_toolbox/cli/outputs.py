@@ -51,8 +51,9 @@ def say(message: str) -> None:
 @contextmanager
 def compiling_notice(quiet: bool = False) -> Iterator[Compilation]:
     """Say on stderr, once, that kernels are being compiled, if they are; yield the time that it takes."""
-    from isac_toolbox._compilation import watch_compilation
+    from isac_toolbox._compilation import keep_quiet, watch_compilation
 
+    keep_quiet()
     with watch_compilation(None if quiet else lambda: say(_COMPILING)) as compilation:
         yield compilation
 

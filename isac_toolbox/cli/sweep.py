@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from isac_toolbox._files import parse_toml
 from isac_toolbox.cli.errors import FAILED, Problem, bad_input
 from isac_toolbox.cli.inputs import JsonOption, ScenarioArgument, SetOption, load_scenario
 from isac_toolbox.cli.outputs import (
@@ -127,7 +128,7 @@ def _parse_values(text: str, listed: str) -> list[Any]:
     """Parse a TOML list without its brackets or, if it is none, ranges, TOML values and plain words."""
     if any(mark in listed for mark in "[\"'"):
         try:
-            parsed = tomllib.loads(f"values = [{listed}]")
+            parsed = parse_toml(f"values = [{listed}]")
         except tomllib.TOMLDecodeError as error:
             raise Problem(f"--vary {text}: {error}; for example --vary array_shape=[4,4],[8,8]") from None
         return list(parsed["values"])
@@ -144,7 +145,7 @@ def _parse_item(text: str, item: str) -> list[Any]:
             raise Problem(f"--vary {text}: {item!r} is not a range first:step:last; for example {_EXAMPLE}")
         return _range(text, *map(Decimal, match.groups()))
     try:
-        return [tomllib.loads(f"value = {item}")["value"]]
+        return [parse_toml(f"value = {item}")["value"]]
     except tomllib.TOMLDecodeError:
         return [item]
 

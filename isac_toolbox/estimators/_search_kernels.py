@@ -8,29 +8,26 @@ from numba import njit
 __all__ = ["local_maxima", "pair_evidence"]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def local_maxima(power, candidates, reach):  # type: ignore[no-untyped-def]
     """Return which candidates (flat indices) no bin within ``reach`` exceeds; directions wrap around."""
     n_g, n_h, n_v = power.shape
     is_peak = np.ones(candidates.size, np.bool_)
+    width = 2 * reach + 1
     for c in range(candidates.size):
         g, rest = divmod(candidates[c], n_h * n_v)
         h, v = divmod(rest, n_v)
         value = power[g, h, v]
-        for a in range(max(g - reach, 0), min(g + reach + 1, n_g)):
-            for b in range(h - reach, h + reach + 1):
-                for d in range(v - reach, v + reach + 1):
-                    if power[a, b % n_h, d % n_v] > value:
-                        is_peak[c] = False
-                        break
-                if not is_peak[c]:
-                    break
-            if not is_peak[c]:
+        for near in range(max(g - reach, 0) * width**2, min(g + reach + 1, n_g) * width**2):
+            a, rest = divmod(near, width * width)
+            b, d = divmod(rest, width)
+            if power[a, (h + b - reach) % n_h, (v + d - reach) % n_v] > value:
+                is_peak[c] = False
                 break
     return is_peak
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def pair_evidence(mean, covariance, points, first, second):  # type: ignore[no-untyped-def]
     """Return ``-1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` of pairs of points, ``d`` apart with covariance ``V``.
 

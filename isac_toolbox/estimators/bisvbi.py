@@ -26,6 +26,7 @@ from isac_toolbox.estimators.bisvbi_start import Decoder
 from isac_toolbox.estimators.coarse.start import COARSE_STAGES
 from isac_toolbox.estimators.fallback import better_of, failed_over
 from isac_toolbox.estimators.grid.e_step import INVERSES
+from isac_toolbox.estimators.many import ManyBlocks
 from isac_toolbox.estimators.memory import peak_bytes
 from isac_toolbox.estimators.refusals import decided_alike, turns
 from isac_toolbox.estimators.result import EstimationResult
@@ -56,7 +57,7 @@ _OUT_OF_TIME = (
 
 
 @dataclass(frozen=True)
-class EMTurboBiSVBI:
+class EMTurboBiSVBI(ManyBlocks):
     """Scatterers, users, clocks, channel and data of one block by EM-Turbo-BiSVBI.
 
     Parameters
@@ -87,7 +88,7 @@ class EMTurboBiSVBI:
         several bounces are listed as unlocated paths in either case.
     diffuse : bool
         Allow a diffuse part of the channel where the samples show one: white over the array, with a
-        power-delay profile learned for every user.
+        power-delay profile learned for every user, or clusters around the directions of paths that crowd.
     dtype : {"complex128", "complex64"}
         Precision in which the block's correlations and their tables are kept; all sums are in double
         precision. Single precision halves the largest arrays and adds an error of -140 dB of the channel.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from isac_toolbox.estimators.coarse.start import NO_PEAKS
 from isac_toolbox.estimators.grid.e_step import make_e_step
 from isac_toolbox.estimators.refusals import turns
 from isac_toolbox.estimators.result import EstimationResult
+from isac_toolbox.estimators.scene.clusters import Clusters, ClusterShape
 from isac_toolbox.estimators.scene.colour import (
     asks_for_colour,
     elements_in_use,
@@ -29,18 +31,21 @@ from isac_toolbox.estimators.scene.colour import (
     takes_colour,
     whitening_of,
 )
+from isac_toolbox.estimators.scene.coupled import calibrated
 from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.first import ExpectedScene
-from isac_toolbox.estimators.scene.fit import learned_elements
 from isac_toolbox.estimators.scene.misfit import Residual, Work
+from isac_toolbox.estimators.scene.mixers import Mixers
 from isac_toolbox.estimators.scene.moving import with_movers
 from isac_toolbox.estimators.scene.phases import phases_of
+from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
 from isac_toolbox.estimators.scene.schedule import StructureSchedule
 from isac_toolbox.estimators.scene.squint import shows_squint
 from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.coupling import Coupling
 from isac_toolbox.estimators.symbols.phases import PhasePrior
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics, pilot_statistics
 from isac_toolbox.inference.turbo import STOPPED, TIME_LIMIT
@@ -64,6 +69,8 @@ _BAD_FIT = 1.12
 _NEGLIGIBLE_NOISE = 1e-7
 # Guard: of a bit that a decoder is sure of; keeps logarithms of probabilities finite.
 _MOST_LLR = 40.0
+# Tuned: change of a channel with clusters, in units of its stated error, below which it is settled.
+_SETTLED_CHANNEL = 0.1
 # Cost cap: iterations after a run has spent its work on structure; paths made by a misfit never rest.
 _LAST_ITERATIONS = 3
 
@@ -84,6 +91,10 @@ _NO_STATIC_PEAKS = (
 )
 _NO_WHITE_PEAKS = (
     "noise_covariance: MUSIC takes the noise as white, so NOMP was the coarse stage instead of coarse='music'"
+)
+_NO_COUPLED_PEAKS = (
+    "coupling_std: MUSIC takes elements as not coupled, so NOMP was the coarse stage instead of "
+    "coarse='music'"
 )
 _UNDECIDED_SHIFTS = (
     "symbol_times_s: the pilots of user(s) {users} look the same at several Doppler shifts, of which the "
@@ -147,6 +158,8 @@ class BiSVBILoop(StartedLoop):
             self.warnings.append(_NO_STATIC_PEAKS)
         elif settings.coarse == "music" and asks_for_colour(obs):
             self.warnings.append(_NO_WHITE_PEAKS)
+        elif settings.coarse == "music" and Coupling.of(obs) is not None:
+            self.warnings.append(_NO_COUPLED_PEAKS)
         _check_motion(settings, obs, self.block)
 
     def setup(self) -> None:
@@ -171,6 +184,7 @@ class BiSVBILoop(StartedLoop):
         self._statistics = self._pilots.statistics
         self._profile_is_of_pilots = False
         self.diffuse = None
+        self.mixers = Mixers.of(self.obs)
         self.prior_llr = None
         self._e_step = make_e_step(
             settings.inverse, self._pilots.region_m, settings.grid_points, self.obs.n_users
@@ -178,6 +192,7 @@ class BiSVBILoop(StartedLoop):
 
     def step(self) -> None:
         """Do one EM iteration: data, E-step, noise, M-step, structure."""
+        channel = self.channel() if isinstance(self.diffuse, Clusters) else None
         if not self.settings.data_aided and self.block.derotation is not None:
             self._use_turned_pilots()
         if self._uses_data:
@@ -198,7 +213,10 @@ class BiSVBILoop(StartedLoop):
         if not self.deadline.reached():
             self._m_step()
         changed = self._calibrate()
+        self._learn_images()
         self.change = max(self._largest_move(before), _ELEMENT_CELLS * changed)
+        if isinstance(self.diffuse, Clusters):
+            self.change = min(self.change, self.tol * self._channel_move(channel) / _SETTLED_CHANNEL)
         self._revise_structure()
         self.record()
 
@@ -246,14 +264,21 @@ class BiSVBILoop(StartedLoop):
         return SymbolMoments(self.block.pilots, np.where(self.block.known, 0.0, 1.0))
 
     def _take_elements(self) -> None:
-        """Divide the block by the elements' responses that the coarse stage learned."""
-        elements = self.working.problem.elements
-        if elements is None:
+        """Take over the elements' responses and the coupling that the coarse stage learned."""
+        problem = self.working.problem
+        if problem.elements is None and problem.coupling is None:
             return
-        self.block = self.block.with_response(elements.response)
-        self._pilots = self._on_pilots(elements)
-        problem = replace(self._pilots, noise_precision=self.working.problem.noise_precision)
-        self.working = self.working.with_problem(replace(problem, prior=self.working.problem.prior))
+        self._take_receiver(problem)
+        fresh = replace(self._pilots, noise_precision=problem.noise_precision)
+        self.working = self.working.with_problem(replace(fresh, prior=problem.prior))
+
+    def _take_receiver(self, problem: Problem) -> None:
+        """Put the elements' responses and the coupling of a problem into block, pilots and search."""
+        if problem.elements is not None:
+            self.block = self.block.with_response(problem.elements.response)
+        self.block = replace(self.block, coupling=problem.coupling)
+        self.search = self.search.coupled(problem.receiver.coupling)
+        self._pilots = self._on_pilots(problem.elements)
 
     def _turn_around_users(self) -> None:
         """Take a turn of the array to be linear around the present places of the users."""
@@ -286,24 +311,43 @@ class BiSVBILoop(StartedLoop):
             self._pilot_misfit += self._misfit_on_pilots() - misfit
 
     def _calibrate(self) -> float:
-        """Learn the elements' responses from the present channel, and correct the block by them.
+        """Learn the elements' responses and coupling from the present channel, and correct the block by them.
 
-        Returns the largest relative change of one.
+        Returns the largest relative change of a response, or change of a coefficient.
         """
-        before = self.working.problem.elements
-        if before is None:
+        before = self.working.problem
+        if before.elements is None and before.coupling is None:
             return 0.0
-        elements = before
-        for _ in range(_CALIBRATIONS):
-            elements = learned_elements(self.working.active_fit()[0])
-            self.working = self.working.with_problem(self.working.problem.calibrated(elements))
-        self.block = self.block.with_response(elements.response)
-        self._pilots = self._on_pilots(elements)
+        alone = before.coupling is None and before.elements is not None and before.elements.joint is None
+        for _ in range(_CALIBRATIONS if alone else 1):
+            problem = calibrated(self.working.active_fit()[0], follows=True)
+            self.working = self.working.with_problem(problem)
+        problem = self.working.problem
+        self._take_receiver(problem)
         self._divide_block()
         if not self._uses_data:
             self._statistics = self._pilots.statistics
             self._take_statistics()
-        return float(np.max(np.abs(elements.log_response - before.log_response)))
+        changed = 0.0
+        if before.elements is not None and problem.elements is not None:
+            apart = problem.elements.log_response - before.elements.log_response
+            changed = float(np.max(np.abs(apart)))
+        if before.coupling is not None and problem.coupling is not None:
+            apart = problem.coupling.coefficients - before.coupling.coefficients
+            changed = max(changed, float(np.max(np.abs(apart))))
+        return changed
+
+    def _learn_images(self) -> None:
+        """Learn what mixers add of opposite subcarriers, and take it from the samples."""
+        if self.mixers is None:
+            return
+        moments, noise = self._present_symbols(), self._white_noise
+        self.mixers, self.block = self.mixers.refined(self.block, self._parts_alike(), moments, noise)
+        self._pilots = self._on_pilots(self.working.problem.elements)
+        self._divide_block()
+        if not self._uses_data:
+            self._statistics = self._pilots.statistics
+            self._take_statistics()
 
     def _ask_decoder(self, decoder: Decoder) -> None:
         """Renew what the code says of the bits, from what the samples say of them."""
@@ -356,7 +400,7 @@ class BiSVBILoop(StartedLoop):
         fit, _, _ = self.working.active_fit()
         n_parameters = float(2 * len(fit.paths) + fit.scene.n_parameters)
         determined = max(self._n_determined, self._n_determined_by_diffuse())
-        n_parameters += _PROFILE_OPTIMISM * 2 * determined
+        n_parameters += _PROFILE_OPTIMISM * 2 * determined + 2 * fit.problem.n_of_receiver
         rise = (self._misfit_on_pilots() - self._pilot_misfit) / self._white_noise
         return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
 
@@ -398,38 +442,77 @@ class BiSVBILoop(StartedLoop):
         possible = self.settings.diffuse and problem.statistics.missing is None
         possible &= problem.statistics.frames is None
         possible &= problem.noise_precision * _NEGLIGIBLE_NOISE < 1
-        if not (possible and self.search.shows_diffuse(residual.spectra)):
-            if self.diffuse is not None:
-                quiet = replace(problem, noise_precision=1 / self.diffuse.noise_variance)
-                self.diffuse, self.working = None, self.working.with_problem(quiet)
-                self._take_statistics()
-                self.working = self.working.learn_noise()
+        if possible and self._keeps_clusters(residual):
+            pass
+        elif possible and self.search.shows_diffuse(residual.spectra):
+            if not isinstance(self.diffuse, Diffuse):
+                noise = self._noise_between_paths(residual)
+                self._under_diffuse(Diffuse.start(self.working.fit, self._statistics, self.search, noise))
+        else:
+            self._give_up_diffuse()
             return residual
-        if self.diffuse is None:
-            noise = min(spectrum.noise_level for spectrum in residual.spectra)
-            if problem.noise_known:
-                noise = 1 / problem.noise_precision
-            self._under_diffuse(Diffuse.start(self.working.fit, self._statistics, self.search, noise))
         assert self.diffuse is not None
         return residual.beside(self.diffuse)
 
-    def _renew_diffuse(self) -> None:
-        """Renew the diffuse part; its profile anew where there are data for the first time."""
+    def _keeps_clusters(self, residual: Residual) -> bool:
+        """Begin clusters where paths stand in them, and return whether there are any."""
+        receiver = self.working.problem.receiver
+        if receiver.beam_squint or receiver.whitening is not None:
+            return False
+        fit, _, _ = self.working.active_fit()
+        if isinstance(self.diffuse, Clusters):
+            return self.diffuse.stays(fit)
+        if self.diffuse is not None or self.search.shows_diffuse(residual.spectra):
+            return False
+        noise = self._noise_between_paths(residual)
+        clusters = Clusters.shown(fit, self._statistics, self._cluster_shape, noise)
+        if clusters is not None:
+            self._under_diffuse(clusters)
+        return clusters is not None
+
+    def _noise_between_paths(self, residual: Residual) -> float:
+        """Noise variance that a diffuse part begins with."""
+        if self.working.problem.noise_known:
+            return 1 / self.working.problem.noise_precision
+        return min(spectrum.noise_level for spectrum in residual.spectra)
+
+    @cached_property
+    def _cluster_shape(self) -> ClusterShape:
+        """What clusters look like on the array."""
+        return ClusterShape.of(self.obs.array)
+
+    def _give_up_diffuse(self) -> None:
+        """Go on without a diffuse part."""
         if self.diffuse is None:
             return
-        fit, noise = self.working.fit, self.diffuse.noise_variance
-        if self._profile_is_of_pilots:
-            self._under_diffuse(Diffuse.start(fit, self._statistics, self.search, noise))
+        quiet = replace(self.working.problem, noise_precision=1 / self.diffuse.noise_variance)
+        self.diffuse, self.working = None, self.working.with_problem(quiet)
+        self._take_statistics()
+        self.working = self.working.learn_noise()
+
+    def _renew_diffuse(self) -> None:
+        """Renew the diffuse part; its profile anew where there are data for the first time."""
+        diffuse, anew = self.diffuse, self._profile_is_of_pilots
+        if diffuse is None:
+            return
+        statistics, noise = self._statistics, diffuse.noise_variance
+        if isinstance(diffuse, Clusters):
+            fit, _, _ = self.working.active_fit()
+            if anew:
+                self._under_diffuse(Clusters.start(fit, statistics, self._cluster_shape, noise))
+            else:
+                self._under_diffuse(diffuse.renewed(fit, statistics, self.search))
+        elif anew:
+            self._under_diffuse(Diffuse.start(self.working.fit, statistics, self.search, noise))
         else:
-            self._under_diffuse(self.diffuse.renewed(fit, self._statistics, self.search))
+            self._under_diffuse(diffuse.renewed(self.working.fit, statistics, self.search))
         self._profile_is_of_pilots = False
 
-    def _under_diffuse(self, diffuse: Diffuse) -> None:
+    def _under_diffuse(self, diffuse: Diffuse | Clusters) -> None:
         """Take over a diffuse part; what it adds to the noise at the delays of paths is noise to them."""
         self.diffuse = diffuse
         working = self.working
-        seen = diffuse.noise_at(working.fit)[working.active]
-        noise = float(seen.mean()) if seen.size else diffuse.noise_variance
+        noise = diffuse.paths_noise(working.fit, working.active)
         self.working = working.with_problem(replace(working.problem, noise_precision=1 / noise))
 
     def _m_step(self) -> None:
@@ -460,6 +543,13 @@ class BiSVBILoop(StartedLoop):
         old, new = before.points_m, self.working.fit.scene.points_m
         moved = np.linalg.norm(new - old, axis=1).max(initial=0.0)
         return float(moved / self.working.problem.length_cell_m)
+
+    def _channel_move(self, before: NDArray[np.complex128] | None) -> float:
+        """Change of the channel in units of its stated error; infinite where clusters are new."""
+        if before is None or self.diffuse is None:
+            return np.inf
+        variance = self.block.scale**2 * float(np.sum(self.diffuse.entry_variance)) * before[0].size
+        return float(np.linalg.norm(self.channel() - before) / np.sqrt(max(variance, 1e-300)))
 
     def _revise_structure(self) -> None:
         """Removal always; search when the schedule says so. The loop stays open until all is settled."""

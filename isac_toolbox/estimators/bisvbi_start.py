@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.estimators.coarse.acquire import acquired, data_residual, doppler_search
+from isac_toolbox.estimators.coarse.panels import with_first_phases
 from isac_toolbox.estimators.coarse.start import coarse_working_set
 from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
 from isac_toolbox.estimators.scene.first import ExpectedScene, expected_shifts_hz, first_working_set
@@ -87,7 +88,7 @@ class StartedLoop(SceneLoop):
         if self._expected is not None:
             return self._as_expected(self._expected)
         if self.obs.motion is None:
-            return self._coarse_on(pilots, watch)
+            return self._coarse_on(self._with_phases_of_panels(pilots), watch)
         self.block, others = acquired(
             pilots, self.block, self.search, self.settings.false_alarm_rate, self.settings.data_aided
         )
@@ -99,6 +100,18 @@ class StartedLoop(SceneLoop):
         else:
             self._undecided_shifts = [k for k, shifts in enumerate(others) if shifts.size]
         return self.working
+
+    def _with_phases_of_panels(self, pilots: Problem) -> Problem:
+        """The problem on the pilots with first phases of panels, where they are not known."""
+        if pilots.elements is None:
+            return pilots
+        elements = with_first_phases(
+            pilots.elements, self.obs, self.block, self.settings.false_alarm_rate, self.deadline
+        )
+        if elements is pilots.elements:
+            return pilots
+        self.block = self.block.with_response(elements.response)
+        return self._on_pilots(elements)
 
     def _on_pilots(self, elements: ElementErrors | None) -> Problem:
         """The problem on the pilots of the block as it is."""

@@ -13,6 +13,7 @@ import numpy as np
 from isac_toolbox._validation import check_integer, check_positive
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.coarse.start import NO_PEAKS, music_working_set
+from isac_toolbox.estimators.many import ManyBlocks
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.loop import SceneLoop
 from isac_toolbox.estimators.scene.problem import Problem
@@ -25,7 +26,7 @@ __all__ = ["MusicSCVBI"]
 
 
 @dataclass(frozen=True)
-class MusicSCVBI:
+class MusicSCVBI(ManyBlocks):
     """Coarse scene, channel and data from pilots: MUSIC peaks pruned by sparse Bayesian inference.
 
     Positions stay where MUSIC put them and users where they are nominally, so the channel's error is

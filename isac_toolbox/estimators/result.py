@@ -11,12 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox import _npz
+from isac_toolbox._files import naming
 from isac_toolbox.channel.evolution import ChannelEvolution, check_symbol_indices
 from isac_toolbox.channel.paths import UnlocatedPaths
 from isac_toolbox.estimators.result_shapes import check_result_shapes
 from isac_toolbox.inference.turbo import History, IterationRecord
 
-__all__ = ["Ambiguity", "Candidates", "EstimationResult", "Misfit", "MisfitAxis", "SceneInformation"]
+__all__ = [
+    "Ambiguity",
+    "Candidates",
+    "ElementInformation",
+    "EstimationResult",
+    "Misfit",
+    "MisfitAxis",
+    "SceneInformation",
+]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -170,6 +179,25 @@ class SceneInformation:
 
 
 @dataclass(frozen=True, eq=False)
+class ElementInformation:
+    """What the samples of a block alone say of the responses of M elements: a Gaussian.
+
+    Up to a constant the log likelihood of the relative gains and phases ``x`` (2 M,), gains first, on top of
+    the stated response is ``b^T x - x^T J x / 2``.
+
+    Attributes
+    ----------
+    matrix : ndarray, shape (2 M, 2 M)
+        ``J``, positive semi-definite.
+    vector : ndarray, shape (2 M,)
+        ``b``.
+    """
+
+    matrix: RealArray
+    vector: RealArray
+
+
+@dataclass(frozen=True, eq=False)
 class EstimationResult:
     """Scene, channel and data recovered from one block.
 
@@ -221,7 +249,8 @@ class EstimationResult:
     diffuse_power : ndarray, shape (K,)
         Mean power of a channel entry that no path but the diffuse part explains; zero where there is none.
     diffuse_profile : ndarray, shape (K, G)
-        The same from every bin of delay; no bins where there is no diffuse part.
+        The same from every bin of delay, or from every cluster around a path (zero for those of other users);
+        no bins where there is no diffuse part.
     diffuse_delays_s : ndarray, shape (G,)
         Delays of these bins, clock offsets included.
     reference_time_s : float, optional
@@ -244,6 +273,18 @@ class EstimationResult:
         Of every element, where the observation says that it is not known; None otherwise. Its common phase
         and gain, and slopes of the phases over the array, are in the paths and places.
     element_response_std : ndarray, shape (M,), optional
+    element_information : ElementInformation, optional
+        What the samples alone say of the elements, from which :func:`isac_toolbox.calibrate` learns; from
+        ``EMTurboBiSVBI``, where the observation says that they are not known.
+    coupling_matrix : ndarray of complex, shape (M, M), optional
+        What elements hear of each other, one on the diagonal, where the observation says that they do.
+    coupling_matrix_std : ndarray, shape (M, M), optional
+    iq_images, user_iq_images : ndarray of complex, shape (M,) and (K,), optional
+        What elements, and users, add of the opposite subcarrier's conjugate, where the observation says that
+        they may; the channel is that of the samples without.
+    iq_image_std, user_iq_image_std : ndarray, shape (M,) and (K,), optional
+    silent_elements : ndarray of int, shape (D,)
+        Elements that were found to carry no signal and were left out; their channel is zero.
     noise_covariance : ndarray of complex, shape (M, M), optional
         Shape of the noise over the elements, interferers included, of trace M over those in use; noise of the
         samples is ``noise_variance`` times it. None where noise was taken as white.
@@ -301,6 +342,14 @@ class EstimationResult:
     evolution: ChannelEvolution | None = None
     element_response: ComplexArray | None = None
     element_response_std: RealArray | None = None
+    element_information: ElementInformation | None = None
+    coupling_matrix: ComplexArray | None = None
+    coupling_matrix_std: RealArray | None = None
+    iq_images: ComplexArray | None = None
+    iq_image_std: RealArray | None = None
+    user_iq_images: ComplexArray | None = None
+    user_iq_image_std: RealArray | None = None
+    silent_elements: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     noise_covariance: ComplexArray | None = None
     interferer_directions: RealArray | None = None
     interferer_power: RealArray | None = None
@@ -328,11 +377,11 @@ class EstimationResult:
     def save(self, path: str | Path) -> Path:
         """Write the result as an npz file and return its path.
 
-        One key per attribute that is not None; ``candidates``, ``unlocated_paths``, ``evolution`` and
-        ``information`` as ``candidates.FIELD`` and so on, the history as ``history`` of shape
-        (iterations, 4). Ambiguities have one row of ``ambiguities`` per alternative: number of the
-        ambiguity, kind (0 clock, 1 scatterer, 2 path), index, weight, and the value in three columns (a
-        clock's in the first, the others NaN).
+        One key per attribute that is not None; ``candidates``, ``unlocated_paths``, ``evolution``,
+        ``information`` and ``element_information`` as ``candidates.FIELD`` and so on, the history as
+        ``history`` of shape (iterations, 4). Ambiguities have one row of ``ambiguities`` per alternative:
+        number of the ambiguity, kind (0 clock, 1 scatterer, 2 path), index, weight, and the value in three
+        columns (a clock's in the first, the others NaN).
         ``misfit`` has one row (excess in dB, p-value) for each of delay, direction, time and element, and
         ``misfit_parts`` their parts.
         """
@@ -341,7 +390,7 @@ class EstimationResult:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, (Candidates, UnlocatedPaths, ChannelEvolution, SceneInformation)):
+            if isinstance(value, _NESTED):
                 parts = {f"{name}.{f.name}": getattr(value, f.name) for f in fields(value)}
                 stored.update({key: part for key, part in parts.items() if part is not None})
             elif isinstance(value, History):
@@ -368,43 +417,61 @@ class EstimationResult:
         ValueError
             If it is not an npz file, lacks keys, holds pickled objects or shapes that do not fit each other.
         """
-        nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
-        plain = [f.name for f in fields(cls) if f.name not in (*nested, *_OPTIONAL)]
-        keys = [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
-        data = _npz.read(path, _KIND, plain + [key for key in keys if key not in _OPTIONAL])
-        check_result_shapes(path, data)
-        values: dict[str, Any] = {name: data[name] for name in plain}
-        for name, kind in nested.items():
-            values[name] = kind(**{f.name: data.get(f"{name}.{f.name}") for f in fields(kind)})
-        for name, convert in _SCALARS.items():
-            values[name] = convert(values[name].item())
-        history = History()
-        for objective, noise_variance, n_active, seconds in values["history"]:
-            history.append(IterationRecord(objective, noise_variance, int(n_active), seconds))
-        values["history"] = history
-        values["warnings"] = tuple(str(text) for text in data.get("warnings", ()))
-        values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
-        no_extent = np.zeros((len(values["scatterer_positions_m"]), 3, 3))
-        values["scatterer_extent_m2"] = data.get("scatterer_extent_m2", no_extent)
-        values.update({name: data[name] for name in (*_DIFFUSE, *_MOTION) if name in data})
-        if "reference_time_s" in data:
-            values["reference_time_s"] = float(data["reference_time_s"])
-        if "evolution.parts" in data:
-            _npz.require(path, _KIND, data, ["evolution.curves"])
-            values["evolution"] = ChannelEvolution(data["evolution.parts"], data["evolution.curves"])
-        if "information.matrix" in data:
-            parts = [f"information.{f.name}" for f in fields(SceneInformation)]
-            _npz.require(path, _KIND, data, parts)
-            matrix, vector, *counts = (data[key] for key in parts)
-            values["information"] = SceneInformation(matrix, vector, *map(int, counts))
-        values["misfit"] = _misfit_of(data.get("misfit_parts", ()), data.get("misfit", ()))
-        return cls(**values)
+        with naming(path):
+            return cls(**_stored_fields(path))
 
 
+def _stored_fields(path: str | Path) -> dict[str, Any]:
+    """Return the fields of a result from its file."""
+    nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
+    plain = [f.name for f in fields(EstimationResult) if f.name not in (*nested, *_OPTIONAL)]
+    keys = [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
+    data = _npz.read(path, _KIND, plain + [key for key in keys if key not in _OPTIONAL])
+    check_result_shapes(path, data)
+    values: dict[str, Any] = {name: data[name] for name in plain}
+    for name, kind in nested.items():
+        values[name] = kind(**{f.name: data.get(f"{name}.{f.name}") for f in fields(kind)})
+    for name, convert in _SCALARS.items():
+        values[name] = convert(values[name].item())
+    history = History()
+    for objective, noise_variance, n_active, seconds in values["history"]:
+        history.append(IterationRecord(objective, noise_variance, int(n_active), seconds))
+    values["history"] = history
+    values["warnings"] = tuple(str(text) for text in data.get("warnings", ()))
+    values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
+    no_extent = np.zeros((len(values["scatterer_positions_m"]), 3, 3))
+    values["scatterer_extent_m2"] = data.get("scatterer_extent_m2", no_extent)
+    values.update({name: data[name] for name in (*_DIFFUSE, *_MOTION) if name in data})
+    if "reference_time_s" in data:
+        values["reference_time_s"] = float(data["reference_time_s"])
+    if "evolution.parts" in data:
+        _npz.require(path, _KIND, data, ["evolution.curves"])
+        values["evolution"] = ChannelEvolution(data["evolution.parts"], data["evolution.curves"])
+    if "information.matrix" in data:
+        parts = [f"information.{f.name}" for f in fields(SceneInformation)]
+        _npz.require(path, _KIND, data, parts)
+        matrix, vector, *counts = (data[key] for key in parts)
+        values["information"] = SceneInformation(matrix, vector, *map(int, counts))
+    if "element_information.matrix" in data:
+        _npz.require(path, _KIND, data, ["element_information.vector"])
+        both = (data["element_information.matrix"], data["element_information.vector"])
+        values["element_information"] = ElementInformation(*both)
+    values["misfit"] = _misfit_of(data.get("misfit_parts", ()), data.get("misfit", ()))
+    return values
+
+
+_NESTED = (Candidates, UnlocatedPaths, ChannelEvolution, SceneInformation, ElementInformation)
 _DIFFUSE = ("diffuse_power", "diffuse_profile", "diffuse_delays_s")
 _MOTION = (
     "element_response",
     "element_response_std",
+    "silent_elements",
+    "coupling_matrix",
+    "coupling_matrix_std",
+    "iq_images",
+    "iq_image_std",
+    "user_iq_images",
+    "user_iq_image_std",
     "noise_covariance",
     "interferer_directions",
     "interferer_power",
@@ -430,6 +497,7 @@ _OPTIONAL = (
     "unlocated_paths.doppler_hz",
     "misfit",
     "information",
+    "element_information",
 )
 
 _AMBIGUITY_KINDS = ("clock", "scatterer", "path")

@@ -117,7 +117,7 @@ class PathSearch(LengthWindow):
         power = filtered.real**2
         power += filtered.imag**2
         power *= self._visible / power.dtype.type(energy)
-        if self.receiver.whitening is not None:
+        if not self.receiver.is_plain:
             power *= self._loss.astype(power.dtype)
         return np.asarray(power)
 
@@ -137,10 +137,16 @@ class PathSearch(LengthWindow):
             return self
         return replace(self, receiver=replace(self.receiver, whitening=whitening))
 
+    def coupled(self, coupling: ComplexArray | None) -> Self:
+        """Return the search with an array whose elements hear each other."""
+        if coupling is self.receiver.coupling:
+            return self
+        return replace(self, receiver=replace(self.receiver, coupling=coupling))
+
     def _over_directions(self, columns: ComplexArray) -> ComplexArray:
         """``sum_m conj(a_m) c_m`` on the grids of cosines, shape (G, G_h, G_v), of columns (G, M)."""
         array = self.receiver.array
-        columns = self.receiver.heard(columns).astype(columns.dtype, copy=False)
+        columns = self.receiver.matched(columns).astype(columns.dtype, copy=False)
         if isinstance(array, UniformPlanarArray):
             cube = columns.reshape(-1, *array.shape)
             return np.asarray(fft.fft2(cube, s=self._transform_shape(array), axes=(1, 2)))

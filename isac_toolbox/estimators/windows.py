@@ -149,14 +149,18 @@ class LengthWindow:
 
     def _on_tones(self, tones: RealArray) -> Self:
         """The search for statistics of users with power (K, N) on their tones."""
-        step = max(tone_step_hz(self.receiver.frequencies_hz, power > 0) for power in tones)
+        different = list({power.tobytes(): power for power in tones}.values())
+        heard = {(power > 0).tobytes(): power > 0 for power in different}.values()
+        step = max(tone_step_hz(self.receiver.frequencies_hz, used) for used in heard)
         narrowed = replace(self, tone_step_hz=step)
-        return replace(narrowed, sidelobe=max(narrowed._highest_sidelobe(power) for power in tones))
+        return replace(narrowed, sidelobe=max(narrowed._highest_sidelobe(power) for power in different))
 
     def _highest_sidelobe(self, power: RealArray) -> float:
         """Power of the highest sidelobe in length of weighted tones (N,), relative to the main lobe."""
         lengths = self.lengths_m - self.lengths_m[0]
-        response = np.abs(np.exp(1j * np.multiply.outer(lengths, self.receiver.wavenumbers_per_m)) @ power)
+        heard = np.flatnonzero(power)
+        phases = np.multiply.outer(lengths, self.receiver.wavenumbers_per_m[heard])
+        response = np.abs(np.exp(1j * phases) @ power[heard])
         rising = np.flatnonzero(np.diff(response) > 0)  # the main lobe ends where it rises again
         if not rising.size:
             return 0.0

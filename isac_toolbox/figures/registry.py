@@ -21,6 +21,7 @@ FIGURES = {
     "time_vs_grid": "time and error over the grid size: working set, full inverse, inverse-free",
     "calibration": "are scatterer probabilities and credible ellipsoids right?",
     "moving": "velocities of users over SNR beside the bound, and channels over their speed",
+    "receivers": "what imperfect receivers cost, and what a model of them buys back",
     "range_doppler": "echoes over range and Doppler shift, and the scatterers found in them",
     "tracked_scene": "users and scatterers followed over successive blocks, and the errors beside the bound",
     "munich": "ray-traced Munich: scatterers, users and unlocated paths",

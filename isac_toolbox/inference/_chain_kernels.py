@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def log_add(a: float, b: float) -> float:
     """Return ``ln(e^a + e^b)``, exact for minus infinity."""
     if a < b:
@@ -21,26 +21,7 @@ def log_add(a: float, b: float) -> float:
     return a + np.log1p(np.exp(b - a))
 
 
-@njit(cache=True)
-def log_parameters(
-    gate: np.ndarray, first: np.ndarray, p01: np.ndarray, p11: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ``(ln(1 - p), ln p)`` of gates (n_groups, 2) and first members (n, 2); transitions (n, 2, 2).
-
-    Exact 0 and 1 give minus infinity.
-    """
-    log_gate, log_first = np.empty((gate.size, 2)), np.empty((first.size, 2))
-    log_transition = np.empty((first.size, 2, 2))
-    for g in range(gate.size):
-        log_gate[g, 0], log_gate[g, 1] = np.log1p(-gate[g]), np.log(gate[g])
-    for i in range(first.size):
-        log_first[i, 0], log_first[i, 1] = np.log1p(-first[i]), np.log(first[i])
-        log_transition[i, 0, 0], log_transition[i, 0, 1] = np.log1p(-p01[i]), np.log(p01[i])
-        log_transition[i, 1, 0], log_transition[i, 1, 1] = np.log1p(-p11[i]), np.log(p11[i])
-    return log_gate, log_first, log_transition
-
-
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def filter_groups(
     ratio: np.ndarray,
     starts: np.ndarray,
@@ -84,7 +65,7 @@ def filter_groups(
                 backward[i - 1, a] = log_add(log_transition[i, a, 0] + zero, log_transition[i, a, 1] + one)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def member_log_odds(
     starts: np.ndarray,
     log_gate: np.ndarray,
@@ -106,7 +87,7 @@ def member_log_odds(
                 extrinsic[i] = one - zero
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def pair_counts(
     ratio: np.ndarray,
     starts: np.ndarray,

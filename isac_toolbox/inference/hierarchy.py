@@ -12,7 +12,6 @@ Three update rules live behind one interface. They differ in what they take from
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -104,8 +103,15 @@ class ThreeLayerPrior:
 
     def class_precisions(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ``(rho1, rho0)`` of each coefficient, both (n,)."""
-        spike = np.broadcast_to(np.asarray(self.spike_precision, float), self.slab_precision.shape)
-        return self.slab_precision[classes], spike[classes]
+        found: tuple[np.ndarray, tuple[np.ndarray, np.ndarray]] | None = vars(self).get("_of_classes")
+        if found is not None and found[0] is classes:  # a sweep asks for the same three times
+            return found[1]
+        spike = self.spike_precision
+        if not np.ndim(spike):
+            spike = np.full(self.slab_precision.shape, spike, float)
+        pair = self.slab_precision[classes], np.asarray(spike)[classes]
+        vars(self)["_of_classes"] = classes, pair
+        return pair
 
     def _rates(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Gamma rates ``b = a / rho`` of slab and spike, both (n,)."""
@@ -299,8 +305,11 @@ class ThreeLayerPrior:
             raise ValueError(
                 f"support covers {support.n_coefficients} coefficients, the message has {message.mean.size}"
             )
-        members = slice(None) if inside is None else inside
-        moments = posterior_mean, posterior_variance, classes[members]
+        members: slice | np.ndarray = slice(None)
+        of_members = classes
+        if inside is not None:
+            members, of_members = inside, classes[inside]
+        moments = posterior_mean, posterior_variance, of_members
         inner = message if inside is None else message.take(inside)
         ratio = self.log_likelihood_ratio(state if inside is None else state.take(inside), inner, *moments)
         if inside is not None:
@@ -311,7 +320,7 @@ class ThreeLayerPrior:
         if inside is not None:
             spike = self.class_precisions(classes)[1]
             rho, log_rho = _placed(spike, inside, rho), _placed(np.log(spike), inside, log_rho)
-        prior = self._with_learned_slab(probability[members], inner, classes[members]) if learn_slab else self
+        prior = self._with_learned_slab(probability[members], inner, of_members) if learn_slab else self
         graph = support.learned(ratio) if learn_support else support
         if damping != 1.0:
             rho = np.exp((1.0 - damping) * np.log(state.precision) + damping * np.log(rho))
@@ -332,9 +341,11 @@ class ThreeLayerPrior:
 
     def _with(self, **changes: float | np.ndarray) -> ThreeLayerPrior:
         """A copy with values that were made here and need no check."""
-        new = copy.copy(self)
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
+        vars(new).pop("_of_classes", None)
         for name, value in changes.items():
-            object.__setattr__(new, name, _read_only(value))
+            vars(new)[name] = _read_only(value)
         return new
 
     def _with_learned_slab(

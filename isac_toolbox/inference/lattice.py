@@ -20,7 +20,8 @@ from isac_toolbox._validation import (
     check_real_vector,
 )
 from isac_toolbox.inference import _lattice_kernels as _lattice
-from isac_toolbox.inference.support import _ratio, log_pair
+from isac_toolbox.inference._chain_evidence import log_pair
+from isac_toolbox.inference.support import _ratio
 
 #: Names that ``learn_parameters`` may hold.
 LEARNABLE = ("probability", "coupling", "member_probability")

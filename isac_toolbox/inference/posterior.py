@@ -58,7 +58,7 @@ class GaussianPosterior:
         if not self.factor.size:
             return self.factor
         lower, _ = _lapack("potri", self.factor)(self.factor, lower=True)
-        return np.asarray(hermitian_inverse(lower, self.scale))
+        return np.asarray(hermitian_inverse(lower.T, self.scale))
 
     def whiten(self, columns: np.ndarray) -> np.ndarray:
         """Return ``W B`` with ``W^H W = Sigma``, for ``B`` (n, p): ``B^H Sigma B = (W B)^H W B``."""
@@ -68,10 +68,10 @@ class GaussianPosterior:
         solved, _ = _lapack("trtrs", self.factor)(self.factor, scaled, lower=True)
         return np.asarray(solved)
 
-    @property
+    @cached_property
     def variance(self) -> np.ndarray:
         """Marginal variances, (n,)."""
-        return np.real(np.diagonal(self.covariance))
+        return np.diagonal(self.covariance).real
 
     @cached_property
     def gram_covariance_diagonal(self) -> np.ndarray:
@@ -156,12 +156,13 @@ def unchecked_posterior(
     numpy.linalg.LinAlgError
         If the precision matrix is not positive definite, or not finite.
     """
-    scaled, scale = np.zeros_like(gram, order="F"), np.empty(rho.size)
-    if not scaled_precision(gram, gamma, rho, scaled, scale):
+    transposed, scale = np.zeros(gram.shape, gram.dtype), np.empty(rho.size)
+    own = rho if rho.flags.writeable else rho.copy()  # kernels are compiled anew for what is read-only
+    if not scaled_precision(gram, gamma, own, transposed, scale):
         raise LinAlgError("the precision matrix has a diagonal entry that is not positive and finite")
-    factor = _cholesky(scaled)
+    factor = _cholesky(transposed.T)
     mean = _solve(factor, (scale * gamma) * correlation)
-    log_det = mean_and_log_det(factor, scale, mean)
+    log_det = mean_and_log_det(factor.T, scale, mean)
     if not np.isfinite(log_det):
         raise LinAlgError("the precision matrix has NaN or infinite entries")
     return GaussianPosterior(mean, gram, gamma, rho, log_det, scale, factor)

@@ -7,9 +7,9 @@ what all the *other* messages and the graph's parameters say about coefficient `
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -23,7 +23,12 @@ from isac_toolbox._validation import (
     check_pseudo_counts,
     check_real_vector,
 )
-from isac_toolbox.inference import _chain_kernels as _chain
+from isac_toolbox.inference._chain_evidence import (
+    ChainEvidence,
+    FilteredChain,
+    IndependentMembers,
+    log_pair,
+)
 
 
 class SupportGraph(Protocol):
@@ -41,12 +46,6 @@ class SupportGraph(Protocol):
     def learned(self, L: np.ndarray) -> Self:
         """Return a graph with the parameters of one EM step; this one stays as it is."""
         ...
-
-
-def log_pair(probability: np.ndarray) -> np.ndarray:
-    """Return ``(ln(1 - p), ln p)`` stacked in the last axis; exact 0 and 1 give minus infinity."""
-    with np.errstate(divide="ignore"):
-        return np.stack([np.log1p(-probability), np.log(probability)], axis=-1)
 
 
 class IndependentSupport:
@@ -99,6 +98,11 @@ class IndependentSupport:
             If ``L`` is not a finite real vector of length n.
         """
         check_real_vector("L", L, self._n)
+        return self.log_odds.copy()
+
+    @cached_property
+    def log_odds(self) -> np.ndarray:
+        """``ln(p / (1 - p))`` of every coefficient, (n,)."""
         pair = log_pair(np.asarray(self.probability))
         return _filled(pair[..., 1] - pair[..., 0], self._n)
 
@@ -107,7 +111,7 @@ class IndependentSupport:
         if not self.learn_probability or np.ndim(self.probability):
             return self
         a, b = self.prior_counts
-        active = float(np.sum(expit(self.extrinsic_log_odds(L) + L)))
+        active = float(np.sum(expit(self.log_odds + check_real_vector("L", L, self._n))))
         return self.with_parameters(probability=(a + active) / max(a + b + self._n, np.finfo(float).tiny))
 
     def with_parameters(self, *, probability: float) -> IndependentSupport:
@@ -118,7 +122,7 @@ class IndependentSupport:
         TypeError, ValueError
             If it is not a probability.
         """
-        new = copy.copy(self)
+        new = _copied(self)
         new.probability = check_probabilities("probability", probability)
         return new
 
@@ -282,18 +286,20 @@ class GatedChain:
         n, first = self.n_coefficients, self.p_first
         if np.ndim(first) == 1 and np.size(first) == self.n_groups:
             first = np.repeat(first, self.group_sizes)
-        of_members = (_filled(p, n) for p in (first, self.p01, self.p11))
-        logs: tuple[np.ndarray, ...] = _chain.log_parameters(_filled(self.gate, self.n_groups), *of_members)
-        return logs[0], logs[1], logs[2]
+        of_first, *into = (log_pair(_filled(p, n)) for p in (first, self.p01, self.p11))
+        return log_pair(_filled(self.gate, self.n_groups)), of_first, np.stack(into, axis=1)
 
-    def _filter(self, L: np.ndarray) -> _Filtered:
-        """Run both filters on validated messages."""
-        ratio = check_real_vector("L", L, self.n_coefficients)
-        log_gate, log_first, log_transition = self._log_parameters()
-        forward, backward = np.zeros((ratio.size, 2)), np.zeros((ratio.size, 2))
-        log_open = np.zeros(self.n_groups)
-        _chain.filter_groups(ratio, self._starts, log_first, log_transition, forward, backward, log_open)
-        return _Filtered(ratio, log_gate, log_transition, forward, backward, log_open)
+    @cached_property
+    def _log_independent(self) -> tuple[np.ndarray, np.ndarray]:
+        """Logs of gates (n_groups, 2) and members (n_groups, n_members, 2) that are independent."""
+        member = log_pair(np.asarray(self.p11).reshape(self.n_groups, self._independent_size))
+        return log_pair(_filled(self.gate, self.n_groups)), member
+
+    def evidence(self, L: np.ndarray) -> ChainEvidence:
+        """Return what messages say of all groups; ``L`` (n,) is not checked."""
+        if self._independent_size:
+            return IndependentMembers(L, *self._log_independent)
+        return FilteredChain(L, self._starts, *self._log_parameters())
 
     def extrinsic_log_odds(self, L: np.ndarray) -> np.ndarray:
         """Return ``e_i = logit P(s_i = 1 | all messages but L_i)``, (n,).
@@ -305,35 +311,22 @@ class GatedChain:
         TypeError, ValueError
             If ``L`` is not a finite real vector of length n.
         """
-        return self._member_log_odds(self._filter(L))
-
-    def _member_log_odds(self, f: _Filtered) -> np.ndarray:
-        extrinsic = np.zeros(self.n_coefficients)
-        _chain.member_log_odds(self._starts, f.log_gate, f.forward, f.backward, extrinsic)
-        return extrinsic
+        return self.evidence(check_real_vector("L", L, self.n_coefficients)).member_log_odds()
 
     def gate_log_odds(self, L: np.ndarray) -> np.ndarray:
         """Return the posterior log-odds ``logit g + ln Ev`` of every gate, (n_groups,).
 
         ``Ev`` is the evidence of the group's messages for an open gate, relative to a closed one.
         """
-        f = self._filter(L)
-        return f.log_gate[:, 1] - f.log_gate[:, 0] + f.log_open
+        return self.evidence(check_real_vector("L", L, self.n_coefficients)).gate_log_odds()
 
     def posterior(self, L: np.ndarray) -> ChainPosterior:
         """Return gate, member and pair probabilities given all messages."""
-        f = self._filter(L)
-        log_evidence = np.logaddexp(f.log_gate[:, 0], f.log_gate[:, 1] + f.log_open)
-        pairs = np.zeros((self.n_coefficients, 2, 2))
-        _chain.pair_counts(
-            f.ratio, self._starts, f.log_gate, f.log_transition, f.forward, f.backward, log_evidence, pairs
-        )
-        return ChainPosterior(
-            gate_probability=np.exp(f.log_gate[:, 1] + f.log_open - log_evidence),
-            member_probability=expit(self._member_log_odds(f) + f.ratio),
-            pair_counts=pairs,
-            log_evidence=float(np.sum(log_evidence)),
-        )
+        ratio = check_real_vector("L", L, self.n_coefficients)
+        return self._posterior(FilteredChain(ratio, self._starts, *self._log_parameters()))
+
+    def _posterior(self, found: FilteredChain) -> ChainPosterior:
+        return ChainPosterior(*found.marginals(), found.pair_counts(), float(np.sum(found.log_evidence)))
 
     def with_parameters(self, **probabilities: float) -> GatedChain:
         """Return the same graph with scalar values of some of ``gate``, ``p_first``, ``p01`` and ``p11``.
@@ -355,29 +348,38 @@ class GatedChain:
         """
         if not self.learn_parameters or self.n_groups == 0:
             return self
-        posterior = self.posterior(L)
-        members = self._independent_counts if self._independent_size else self._transition_counts
-        changes = members(posterior)
+        return self.learned_from(self.evidence(check_real_vector("L", L, self.n_coefficients)))
+
+    def learned_from(self, found: ChainEvidence) -> GatedChain:
+        """Return the same as :meth:`learned`, from what the messages were found to say."""
+        if not self.learn_parameters or self.n_groups == 0:
+            return self
+        if isinstance(found, FilteredChain):
+            posterior = self._posterior(found)
+            gates, changes = posterior.gate_probability, self._transition_counts(posterior)
+        else:
+            gates, members = found.marginals()
+            changes = self._independent_counts(gates, members)
         if np.ndim(self.gate) == 0:
-            total, n_groups = float(np.sum(posterior.gate_probability)), np.array(self.n_groups)
+            total, n_groups = float(np.sum(gates)), np.array(self.n_groups)
             gate = _ratio(np.array(total), n_groups - total, self.gate_prior, np.array(self.gate))
             changes["gate"] = float(gate)
         return self._with(**changes)
 
     def _with(self, **changes: Any) -> GatedChain:
         """A copy with other parameters."""
-        new = copy.copy(self)
+        new = _copied(self)
         for name, value in changes.items():
             setattr(new, name, value)
         return new
 
-    def _independent_counts(self, posterior: ChainPosterior) -> dict[str, Any]:
+    def _independent_counts(self, gates: np.ndarray, members: np.ndarray) -> dict[str, Any]:
         """``p_k = (a + sum P(s = 1)) / (a + b + sum P(z = 1))`` over the groups, for each member index."""
         shape = (self.n_groups, self._independent_size)
-        active = posterior.member_probability.reshape(shape).sum(axis=0)
-        gate_open = float(np.sum(posterior.gate_probability))
+        active = members.reshape(shape).sum(axis=0)
+        gate_open = float(np.sum(gates))
         learned = _ratio(active, gate_open - active, self.member_prior, self.member_probability)
-        tiled = np.tile(learned, self.n_groups)
+        tiled = np.concatenate([learned] * self.n_groups)
         return {"p_first": tiled, "p01": tiled, "p11": tiled}
 
     def _transition_counts(self, posterior: ChainPosterior) -> dict[str, Any]:
@@ -397,16 +399,14 @@ class GatedChain:
         return float(_ratio(on, off, self.member_prior, np.asarray(value)))
 
 
-@dataclass(frozen=True)
-class _Filtered:
-    """Messages, log parameters and filter outputs of one pass."""
-
-    ratio: np.ndarray
-    log_gate: np.ndarray
-    log_transition: np.ndarray
-    forward: np.ndarray
-    backward: np.ndarray
-    log_open: np.ndarray
+def _copied(graph: Any) -> Any:
+    """A copy of a graph without what it has computed."""
+    new = object.__new__(type(graph))
+    inside = vars(new)
+    inside.update(vars(graph))
+    inside.pop("log_odds", None)
+    inside.pop("_log_independent", None)
+    return new
 
 
 def _filled(value: float | np.ndarray, n: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from isac_toolbox._validation import (
     as_array,
     check_choice,
     check_finite,
+    check_flag,
     check_integer,
+    check_positive,
     check_shape,
     import_optional,
 )
@@ -50,6 +53,8 @@ _GROUPS = {
 # Steps of the search for a delay per resolution cell, and passes with a better reference each.
 _STEPS_PER_CELL = 8
 _PASSES = 3
+# Passes where antennas jump or change places as well, and antennas whose orders are all tried.
+_DISCRETE_PASSES, _MOST_PERMUTED = 5, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +85,17 @@ class AlignedPackets:
     channel : ndarray of complex, shape (P, N, M)
     phase_rad, delay_s : ndarray, shape (P,)
         What was taken away, relative to the mean of all packets.
+    jumps_rad : ndarray, shape (P, M)
+        Jumps of the antennas' phases that were taken away beside, zero where none were looked for.
+    order : ndarray of int, shape (P, M)
+        Which antenna of a packet came where; in their order where no other was looked for.
     """
 
     channel: ComplexArray
     phase_rad: RealArray
     delay_s: RealArray
+    jumps_rad: RealArray
+    order: NDArray[np.int64]
 
     @property
     def mean(self) -> ComplexArray:
@@ -152,7 +163,14 @@ def read_intel5300(path: str | Path, *, bandwidth: str = "20 MHz", transmitter: 
     return CsiLog(scaled, _GROUPS[bandwidth] * _SPACING_HZ, (ticks - ticks[0]) * 1e-6)
 
 
-def align_packets(channel: ArrayLike, subcarrier_frequencies_hz: ArrayLike) -> AlignedPackets:
+def align_packets(
+    channel: ArrayLike,
+    subcarrier_frequencies_hz: ArrayLike,
+    *,
+    jump_rad: float | None = None,
+    permuted: bool = False,
+    reference: ArrayLike | None = None,
+) -> AlignedPackets:
     """Take away the phase and the delay that every packet has of its own, by comparison with their mean.
 
     Parameters
@@ -160,6 +178,13 @@ def align_packets(channel: ArrayLike, subcarrier_frequencies_hz: ArrayLike) -> A
     channel : array_like of complex, shape (P, N, M)
         Of one transmitter; the scene stands still.
     subcarrier_frequencies_hz : array_like, shape (N,)
+    jump_rad : float, optional
+        Antennas' phases jump from packet to packet by multiples of this against each other, as those of an
+        Intel 5300 do at 2.4 GHz by quarters of a turn (``pi / 2``). They do not if not given.
+    permuted : bool
+        Antennas may come in another order in every packet; for at most four.
+    reference : array_like of complex, shape (N, M), optional
+        What packets are compared with; their own mean if not given.
 
     Returns
     -------
@@ -181,16 +206,65 @@ def align_packets(channel: ArrayLike, subcarrier_frequencies_hz: ArrayLike) -> A
     silent = np.flatnonzero(~np.any(packets, axis=(1, 2)))
     if silent.size:
         raise ValueError(f"channel must hold packets with power, got none in packet(s) {silent.tolist()}")
-    reference = packets[0]
-    for _ in range(_PASSES):
-        across = np.einsum("pnm,nm->pn", packets, reference.conj())
-        delay_s = np.array([_delay_s(row, frequencies) for row in across])
-        turned = across * np.exp(2j * np.pi * np.multiply.outer(delay_s, frequencies))
-        phase = np.angle(turned.sum(axis=1))
-        back = np.exp(2j * np.pi * np.multiply.outer(delay_s, frequencies) - 1j * phase[:, None])
-        aligned = packets * back[:, :, None]
-        reference = aligned.mean(axis=0)
-    return AlignedPackets(aligned, phase, delay_s)
+    if jump_rad is not None:
+        check_positive("jump_rad", jump_rad)
+    orders = _orders(packets.shape[2], check_flag("permuted", permuted))
+    if reference is not None:
+        compared = as_array("reference", reference, complex)
+        check_shape("reference", compared, packets.shape[1:], "(N, M)")
+        return _aligned(packets, frequencies, compared, jump_rad, orders)
+    compared = packets[0]
+    for _ in range(_PASSES if len(orders) == 1 and jump_rad is None else _DISCRETE_PASSES):
+        found = _aligned(packets, frequencies, compared, jump_rad, orders)
+        compared = found.mean
+    return found
+
+
+def _orders(n_antennas: int, permuted: bool) -> NDArray[np.int64]:
+    """Orders of antennas that are looked for, one a row."""
+    if not permuted:
+        return np.arange(n_antennas)[None]
+    if n_antennas > _MOST_PERMUTED:
+        raise ValueError(f"permuted=True is for at most {_MOST_PERMUTED} antennas, got {n_antennas}")
+    return np.array(list(permutations(range(n_antennas))))
+
+
+def _aligned(
+    packets: ComplexArray,
+    frequencies_hz: RealArray,
+    reference: ComplexArray,
+    jump_rad: float | None,
+    orders: NDArray[np.int64],
+) -> AlignedPackets:
+    """Packets turned to a reference."""
+    n_packets, _, n_antennas = packets.shape
+    aligned, phase, delay = np.empty_like(packets), np.empty(n_packets), np.empty(n_packets)
+    jumps, order = np.zeros((n_packets, n_antennas)), np.empty((n_packets, n_antennas), np.int64)
+    for p, packet in enumerate(packets):
+        best = -np.inf
+        for candidate in orders:
+            products = packet[:, candidate] * reference.conj()
+            apart = jump_rad is not None
+            at = _delay_s(products if apart else products.sum(axis=1, keepdims=True), frequencies_hz)
+            turned = np.exp(2j * np.pi * frequencies_hz * at) @ products
+            own = np.zeros(n_antennas) if jump_rad is None else _jumps(turned, jump_rad)
+            total = np.sum(turned * np.exp(-1j * own))
+            if abs(total) > best:
+                best, phase[p], delay[p], jumps[p], order[p] = abs(total), np.angle(total), at, own, candidate
+        turn = 2 * np.pi * frequencies_hz * delay[p] - phase[p]
+        aligned[p] = packet[:, order[p]] * np.exp(1j * (turn[:, None] - jumps[p]))
+    return AlignedPackets(aligned, phase, delay, jumps, order)
+
+
+def _jumps(products: ComplexArray, jump_rad: float) -> RealArray:
+    """Multiples of a jump (M,), that of the first antenna zero, after which products (M,) agree best."""
+    angles, best, found = np.angle(products), -np.inf, np.zeros(products.size)
+    for common in angles % jump_rad:
+        own = np.rint((angles - common) / jump_rad) * jump_rad
+        power = abs(np.sum(products * np.exp(-1j * own)))
+        if power > best:
+            best, found = power, own
+    return (found - found[0] + np.pi) % (2 * np.pi) - np.pi
 
 
 def _check_frequencies(frequencies_hz: RealArray) -> None:
@@ -210,11 +284,12 @@ def _check_power(channel: ComplexArray) -> None:
 
 
 def _delay_s(across: ComplexArray, frequencies_hz: RealArray) -> float:
-    """Delay of a packet behind the reference, from their products (N,)."""
+    """Delay of a packet behind the reference, from products (N, A) that are coherent over N alone."""
     span, step = np.ptp(frequencies_hz), np.min(np.diff(np.sort(frequencies_hz)))
 
     def power(delay: RealArray | float) -> RealArray:
-        return np.abs(np.exp(2j * np.pi * np.multiply.outer(delay, frequencies_hz)) @ across)
+        turned = np.exp(2j * np.pi * np.multiply.outer(delay, frequencies_hz)) @ across
+        return np.asarray(np.sum(np.abs(turned), axis=-1))
 
     cell = 1 / (span * _STEPS_PER_CELL)
     scan = np.arange(-0.5 / step, 0.5 / step, cell)

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
+from isac_toolbox import _npz
+from isac_toolbox._files import check_size, naming, read_small
 from isac_toolbox._validation import as_indices, check_integer
 from isac_toolbox.channel.environment import Environment, environment_of_paths
 
@@ -96,7 +98,8 @@ def carrier_hz(folder: str | Path) -> float:
     FileNotFoundError, KeyError
         If there is no ``params.json``, or no frequency in it.
     """
-    parameters = json.loads((Path(folder) / "params.json").read_text(encoding="utf-8"))
+    source = Path(folder) / "params.json"
+    parameters = json.loads(read_small(source).decode("utf-8"))
     return float(parameters["rt_params"]["frequency"])
 
 
@@ -149,10 +152,19 @@ def _read(source: Path, key: str, pair: tuple[int, int, int]) -> RealArray:
     stem = f"{key}_t{pair[0]:03}_tx{pair[1]:03}_r{pair[2]:03}"
     for path in (source / f"{stem}.{ending}" for ending in ("npz", "mat", "npy")):
         if path.is_file():
-            if path.suffix == ".npy":
-                return np.load(path, allow_pickle=False).astype(float)
-            stored = loadmat(path) if path.suffix == ".mat" else np.load(path, allow_pickle=False)
-            if key not in stored:
-                raise ValueError(f"{path.name} must hold {key!r}, got {sorted(stored)}")
-            return np.asarray(stored[key]).astype(float)
+            with naming(path):
+                values = _mat(path, key) if path.suffix == ".mat" else _npz.read_array(path, key)
+                return values.astype(float)
     raise FileNotFoundError(f"folder: no {stem}.npz, .mat or .npy in {source.absolute()}")
+
+
+def _mat(path: Path, key: str) -> NDArray:
+    """One array of a MATLAB file, which SciPy reads without running anything."""
+    check_size(path, path.stat().st_size)
+    try:
+        stored = loadmat(path, variable_names=[key])
+    except Exception as error:  # whatever the reader stumbles over
+        raise ValueError(f"{path} is not a MATLAB file, or damaged: {error}") from None
+    if key not in stored:
+        raise ValueError(f"{path} must hold {key!r}, got {sorted(n for n in stored if n[:2] != '__')}")
+    return np.asarray(stored[key])

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from isac_toolbox._processes import check_jobs
 from isac_toolbox._validation import check_has, check_integer, check_shape
 from isac_toolbox.channel.array import AntennaArray, UniformPlanarArray
 from isac_toolbox.channel.environment import Environment
@@ -21,6 +23,7 @@ from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delay
 from isac_toolbox.channel.model import response_towards
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.channel.paths import UnlocatedPaths
+from isac_toolbox.estimators.many import estimate_many
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.interop._blocks import Beforehand, Link, Motion, grid_pilots, to_numpy
 from isac_toolbox.interop.conventions import (
@@ -52,9 +55,10 @@ __all__ = ["SceneChannels", "SionnaDecoder", "SionnaEstimator", "SionnaReceiver"
 class SionnaEstimator(BaseChannelEstimator):
     """One of our estimators as a channel estimator of Sionna: ``(y, no) -> (h_hat, err_var)``.
 
-    Blocks of a batch are estimated one by one. A channel holds for its whole block and is repeated over the
-    OFDM symbols, unless something may turn: then each symbol has its own, if the estimator follows motion.
-    Two polarisations of an array, the second in the second half of the antennas, are estimated one by one.
+    Blocks of a batch are estimated one by one, or in ``n_jobs`` processes. A channel holds for its whole
+    block and is repeated over the OFDM symbols, unless something may turn: then each symbol has its own, if
+    the estimator follows motion. Two polarisations of an array, the second in the second half of the
+    antennas, are estimated one by one.
 
     Parameters
     ----------
@@ -72,6 +76,8 @@ class SionnaEstimator(BaseChannelEstimator):
         ``time_offset_std_s`` of the longest time of flight with places.
     constellation : array_like of complex or sionna.phy.mapping.Constellation, optional
         Data alphabet in the order of its labels; without it the pilots alone are used.
+    n_jobs : int
+        Processes that share the blocks of a batch; -1 takes every processor.
     precision, device : optional
         Of the output, as for any block of Sionna.
     **motion
@@ -105,11 +111,13 @@ class SionnaEstimator(BaseChannelEstimator):
         time_offset_std_s: ArrayLike | None = None,
         region_m: ArrayLike | None = None,
         constellation: Any = None,
+        n_jobs: int = 1,
         precision: Precision = None,
         device: str | None = None,
         **motion: Unpack[Motion],
     ) -> None:
         check_has("estimator", estimator, "an estimator", ["estimate"])
+        check_jobs("n_jobs", n_jobs)
         beforehand: Beforehand = {
             "station_position_m": station_position_m,
             "user_positions_m": user_positions_m,
@@ -120,21 +128,32 @@ class SionnaEstimator(BaseChannelEstimator):
         }
         link = Link.of(resource_grid, array, carrier_hz, constellation, beforehand)
         super().__init__(resource_grid, precision=precision, device=device)
-        self._link, self._estimator = link, estimator
+        self._link, self._estimator, self._n_jobs = link, estimator, n_jobs
 
     def call(self, y: torch.Tensor, no: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Estimate the channels of a batch of blocks."""
         link = self._link
         channels: list[NDArray[np.complex128]] = []
         variances: list[NDArray[np.float64]] = []
-        for samples, noise in zip(*link.blocks(y, no), strict=True):
-            results = [self._estimator.estimate(obs) for obs in link.observations(samples, noise)]
+        blocks = link.blocks(y, no)
+        for _, _, results in _estimated(link, self._estimator, self._n_jobs, *blocks):
             channels.append(_over_grid(link, [_channel(link, r) for r in results]))
             variances.append(_over_grid(link, [r.channel_variance for r in results]))
         return (
             torch.as_tensor(np.stack(channels), dtype=self.cdtype, device=self.device),
             torch.as_tensor(np.stack(variances), dtype=self.dtype, device=self.device),
         )
+
+
+def _estimated(
+    link: Link, estimator: Any, n_jobs: int, blocks: NDArray[Any], noises: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[Any], float, list[EstimationResult]]]:
+    """Yield samples, noise variance and a result for every polarisation of every block of a batch."""
+    observations = (obs for block in zip(blocks, noises) for obs in link.observations(*block))
+    results = iter(estimate_many(estimator, observations, n_jobs=n_jobs))
+    n_alike = blocks.shape[1] // link.array.n_elements
+    for samples, noise in zip(blocks, noises):
+        yield samples, float(noise), list(islice(results, n_alike))
 
 
 def _channel(link: Link, result: EstimationResult) -> NDArray[np.complex128]:
@@ -156,7 +175,7 @@ class SionnaReceiver(Block):
 
     Parameters
     ----------
-    resource_grid, estimator, array, carrier_hz, precision, device
+    resource_grid, estimator, array, carrier_hz, n_jobs, precision, device
         As for :class:`SionnaEstimator`.
     constellation : array_like of complex or sionna.phy.mapping.Constellation
         Data alphabet in the order of its labels.
@@ -184,24 +203,25 @@ class SionnaReceiver(Block):
         array: AntennaArray,
         carrier_hz: float,
         constellation: Any,
+        n_jobs: int = 1,
         precision: Precision = None,
         device: str | None = None,
         **beforehand: Unpack[Beforehand],
     ) -> None:
         check_has("estimator", estimator, "an estimator", ["estimate"])
+        check_jobs("n_jobs", n_jobs)
         if constellation is None:
             raise TypeError("constellation must hold the data alphabet in the order of its labels, got None")
         link = Link.of(resource_grid, array, carrier_hz, constellation, beforehand)
         super().__init__(precision=precision, device=device)
-        self._link, self._estimator = link, estimator
+        self._link, self._estimator, self._n_jobs = link, estimator, n_jobs
 
     def call(self, y: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
         """Detect the data of a batch of blocks."""
         link, found = self._link, []
         blocks, noises = link.blocks(y, no)
         link.check_detectable(blocks)
-        for samples, noise in zip(blocks, noises, strict=True):
-            results = [self._estimator.estimate(obs) for obs in link.observations(samples, noise)]
+        for samples, noise, results in _estimated(link, self._estimator, self._n_jobs, blocks, noises):
             llr = link.detected(samples, noise, results).llr
             found.append(llr_stream(llr, link.known)[:, None])
         return torch.as_tensor(np.stack(found), dtype=self.dtype, device=self.device)

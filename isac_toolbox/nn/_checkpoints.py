@@ -5,8 +5,8 @@ They hold what ``state`` of a trainer returns and ``restore`` takes. Reading run
 
 from __future__ import annotations
 
-import os
-import pickle
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from isac_toolbox._files import check_size, replacing
 from isac_toolbox._progress import epoch_progress
 
 __all__ = ["Checkpoint", "run_epochs"]
@@ -125,9 +126,8 @@ class Checkpoint:
             "settings": self.settings,
             "loader_generator": None if generator is None else generator.get_state(),
         }
-        temporary = self.path.with_name(self.path.name + ".part")
-        torch.save(about | state, temporary)
-        os.replace(temporary, self.path)
+        with replacing(self.path) as part:
+            torch.save(about | state, part)
 
     def resume(self, restore: Callable[[dict[str, Any]], None], loader: Any) -> None:
         """Call ``restore`` with the stored state and restore the loader's generator, if there is a file.
@@ -142,26 +142,41 @@ class Checkpoint:
         state = self._read()
         try:
             restore(state)
-        except RuntimeError as error:  # torch: names or shapes of the tensors differ
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            # names or shapes of the tensors differ
             raise ValueError(f"checkpoint {self.path} belongs to another model: {error}") from None
         generator = _generator_of(loader)
-        if generator is not None and state["loader_generator"] is not None:
+        if generator is not None and state.get("loader_generator") is not None:
             generator.set_state(state["loader_generator"])
 
     def _read(self) -> dict[str, Any]:
         """Return the stored state, checked."""
+        damage = _damage(self.path)
+        if damage:
+            raise ValueError(f"checkpoint {self.path} cannot be read: {damage}")
         try:
             state = torch.load(self.path, weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # whatever the reader stumbles over
             raise ValueError(f"checkpoint {self.path} cannot be read: {error}") from None
         if not isinstance(state, dict) or state.get("format") != self.format_name:
             raise ValueError(f"checkpoint {self.path} is not a checkpoint of {self.content}")
-        stored = state["settings"]
+        stored = state.get("settings", {})
         different = [name for name, value in self.settings.items() if stored.get(name) != value]
         if different:
             text = ", ".join(f"{n} = {self.settings[n]!r} (file: {stored.get(n)!r})" for n in different)
             raise ValueError(f"checkpoint {self.path} belongs to other settings: {text}")
         return state
+
+
+def _damage(path: Path) -> str:
+    """Return what is wrong with the bytes of a file; torch does not compare its checksums."""
+    check_size(path, path.stat().st_size)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, zlib.error) as error:
+        return str(error)
+    return f"the checksum of {bad} is wrong" if bad else ""
 
 
 def _generator_of(loader: Any) -> torch.Generator | None:

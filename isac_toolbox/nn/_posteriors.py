@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
+
+from isac_toolbox._files import naming
+from isac_toolbox.nn._tensor_files import read_tensors, write_tensors
 
 __all__ = ["read_state", "write_state"]
 
@@ -33,12 +34,9 @@ def write_state(path: str | Path, content: str, state: Mapping[str, Any]) -> Pat
     -------
     Path
     """
-    target = Path(path)
-    target = target if target.suffix == ".safetensors" else target.with_name(f"{target.name}.safetensors")
     tensors: dict[str, Tensor] = {}
     plain = _without_tensors(dict(state), "", tensors)
-    target.write_bytes(save(tensors, metadata={"format": content, "plain": json.dumps(plain)}))
-    return target
+    return write_tensors(path, tensors, {"format": content, "plain": json.dumps(plain)})
 
 
 def read_state(path: str | Path, content: str) -> dict[str, Any]:
@@ -51,18 +49,11 @@ def read_state(path: str | Path, content: str) -> dict[str, Any]:
     ValueError
         If it is damaged or of another format.
     """
-    source = Path(path)
-    if not source.exists():
-        raise FileNotFoundError(f"no such file: {source}")
-    try:
-        with safe_open(str(source), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{source} is not a safetensors file: {error}") from None
+    tensors, metadata = read_tensors(path)
     if metadata.get("format") != content:
-        raise ValueError(f"{source} does not hold {content}, its format is {metadata.get('format')!r}")
-    state: dict[str, Any] = _with_tensors(json.loads(metadata["plain"]), tensors)
+        raise ValueError(f"{path} does not hold {content}, its format is {metadata.get('format')!r}")
+    with naming(path):
+        state: dict[str, Any] = _with_tensors(json.loads(metadata["plain"]), tensors)
     return state
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from isac_toolbox._files import check_size
 from isac_toolbox._validation import check_choice, check_integer, import_optional
 
 __all__ = [
@@ -189,24 +192,34 @@ def read_idx(path: str | Path) -> np.ndarray:
     ------
     ValueError
         If the file is not in this format, or incomplete.
+    MemoryError
+        If it says that it is larger than the machine's memory.
     """
     source = Path(path)
     try:
-        data = gzip.decompress(source.read_bytes()) if source.suffix == ".gz" else source.read_bytes()
-    except (gzip.BadGzipFile, EOFError) as error:
+        with gzip.open(source) if source.suffix == ".gz" else source.open("rb") as file:
+            return _idx_array(source, file)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{source} is not a whole gzip file: {error}") from None
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _IDX_TYPES:
+
+
+def _idx_array(source: Path, file: Any) -> np.ndarray:
+    """Read an array whose header fits what follows, which is looked at no further than that."""
+    head = file.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES:
         raise ValueError(f"{source} is not an idx file")
-    n_dims = data[3]
-    start = 4 + 4 * n_dims
-    if len(data) < start:
+    sizes = file.read(4 * head[3])
+    if len(sizes) < 4 * head[3]:
         raise ValueError(f"{source} is cut short")
-    shape = struct.unpack(f">{n_dims}I", data[4:start])
-    dtype = np.dtype(_IDX_TYPES[data[2]])
-    expected = start + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if len(data) != expected:
-        raise ValueError(f"{source} must have {expected} bytes for shape {shape}, got {len(data)}")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+    shape = struct.unpack(f">{head[3]}I", sizes)
+    dtype = np.dtype(_IDX_TYPES[head[2]])
+    start, n_bytes = 4 + len(sizes), math.prod(shape) * dtype.itemsize
+    check_size(source, n_bytes)
+    content = file.read(n_bytes + 1)
+    if len(content) != n_bytes:
+        got = f"got {start + len(content)}" if len(content) < n_bytes else "got more"
+        raise ValueError(f"{source} must have {start + n_bytes} bytes for shape {shape}, {got}")
+    return np.frombuffer(content, dtype).reshape(shape)
 
 
 def load_cifar10(folder: str | Path, split: str = "train") -> TensorDataset:

@@ -74,6 +74,7 @@ class Scenario(ScenarioSettings):
         *,
         environment: Environment | None = None,
         users: Sequence[int] | None = None,
+        receiver_seed: int | np.random.SeedSequence | None = None,
     ) -> Simulation:
         """Draw one uplink block.
 
@@ -87,6 +88,9 @@ class Scenario(ScenarioSettings):
             A fixed or traced environment instead of a drawn one.
         users : sequence of int, optional
             Users of a traced or given environment; drawn by seed among those with a path if not given.
+        receiver_seed : int or SeedSequence, optional
+            Of the receiver's own errors: its elements, how it stands, levels of its noise, images. Blocks of
+            the same ``receiver_seed`` are of one receiver in different scenes; ``seed`` if not given.
 
         Raises
         ------
@@ -103,7 +107,7 @@ class Scenario(ScenarioSettings):
         With motion every path turns at the constant Doppler shift that it has at the reference time
         (docs/theory.md, section 1.7).
         """
-        return simulate_block(self, seed, environment, users)
+        return simulate_block(self, seed, environment, users, receiver_seed)
 
     def simulate_track(
         self,

@@ -61,9 +61,10 @@ def simulate_block(
     seed: int | np.random.SeedSequence,
     environment: Environment | None,
     users: Sequence[int] | None,
+    receiver_seed: int | np.random.SeedSequence | None = None,
 ) -> Simulation:
     """Return one block; see :meth:`isac_toolbox.Scenario.simulate`."""
-    streams = Streams.of(seed)
+    streams = Streams.of(seed, receiver_seed=receiver_seed)
     scene = draw_scene(settings, environment, users, streams)
     errors = draw_user_errors(settings, scene.n_users, streams)
     return _block(settings, scene, errors, array_of(settings, scene), streams)

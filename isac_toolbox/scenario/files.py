@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from isac_toolbox._files import parse_toml, read_small
 from isac_toolbox.channel.environment import load_traced
 
 __all__ = ["ScenarioFile", "find_traced", "read_scenario", "readable", "scenario_names", "toml_text"]
@@ -43,7 +44,7 @@ def read_scenario(name_or_path: str | Path) -> ScenarioFile:
     Raises
     ------
     ValueError
-        For an unknown name or a file that is missing or no TOML.
+        For an unknown name or a file that is missing, too large or no TOML.
     """
     if not isinstance(name_or_path, (str, Path)):
         raise TypeError(f"name_or_path must be a name or a path, got {name_or_path!r}")
@@ -51,7 +52,7 @@ def read_scenario(name_or_path: str | Path) -> ScenarioFile:
     if path.suffix.lower() == ".toml" or path.is_file():
         if not path.is_file():
             raise ValueError(f"no such scenario file: {path}")
-        content, source, folder = path.read_bytes(), str(path), path.parent
+        content, source, folder = read_small(path), str(path), path.parent
     else:
         known = scenario_names()
         if str(name_or_path) not in known:
@@ -59,7 +60,7 @@ def read_scenario(name_or_path: str | Path) -> ScenarioFile:
         content = (_scenario_folder() / f"{name_or_path}.toml").read_bytes()
         source, folder = f"scenario {name_or_path}", Path()
     try:
-        values = tomllib.loads(content.decode("utf-8-sig"))
+        values = parse_toml(content.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{source} is not valid TOML: {error}") from None
     return ScenarioFile(values, source, folder)

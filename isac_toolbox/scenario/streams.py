@@ -11,6 +11,15 @@ __all__ = ["Streams"]
 
 #: What a later block of a track has anew; of all else every block draws what the first one drew.
 _OF_BLOCK = ("symbols", "noise", "oscillators", "interference")
+#: What a receiver keeps in all scenes.
+_OF_RECEIVER = (
+    "element_responses",
+    "array_rotation",
+    "element_places",
+    "dead_elements",
+    "noise_levels",
+    "front_end",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +52,26 @@ class Streams:
     front_end: np.random.Generator
 
     @classmethod
-    def of(cls, seed: int | np.random.SeedSequence, block: int = 0) -> Streams:
+    def of(
+        cls,
+        seed: int | np.random.SeedSequence,
+        block: int = 0,
+        receiver_seed: int | np.random.SeedSequence | None = None,
+    ) -> Streams:
         """Return all streams of a seed from their beginning, for a block of a track.
+
+        Those of the receiver's own errors are of another seed, where one is given.
 
         Raises
         ------
         TypeError, ValueError
-            If the seed is neither a non-negative integer nor a SeedSequence.
+            If a seed is neither a non-negative integer nor a SeedSequence.
         """
         names = [field.name for field in fields(cls)]
         seeds = dict(zip(names, _spawn(seed, len(names)), strict=True))
+        if receiver_seed is not None:
+            others = dict(zip(names, _spawn(receiver_seed, len(names), "receiver_seed"), strict=True))
+            seeds.update({name: others[name] for name in _OF_RECEIVER})
         for name in _OF_BLOCK if block else ():
             own = seeds[name]
             seeds[name] = np.random.SeedSequence(own.entropy, spawn_key=(*own.spawn_key, block))
@@ -71,12 +90,14 @@ class Streams:
         )
 
 
-def _spawn(seed: int | np.random.SeedSequence, count: int) -> list[np.random.SeedSequence]:
+def _spawn(
+    seed: int | np.random.SeedSequence, count: int, name: str = "seed"
+) -> list[np.random.SeedSequence]:
     """Seeds of the streams; a SeedSequence is not used up."""
     if isinstance(seed, np.random.SeedSequence):
         return [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, i)) for i in range(count)]
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed must be an integer or a SeedSequence, got {seed!r}")
+        raise TypeError(f"{name} must be an integer or a SeedSequence, got {seed!r}")
     if seed < 0:
-        raise ValueError(f"seed must be non-negative, got {seed}")
+        raise ValueError(f"{name} must be non-negative, got {seed}")
     return np.random.SeedSequence(int(seed)).spawn(count)

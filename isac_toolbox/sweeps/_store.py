@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from isac_toolbox.scenario import Scenario
 from isac_toolbox.sweeps._plan import Plan, describe_estimator
@@ -27,6 +29,8 @@ RowKey = tuple[str, int, str]
 SCHEMA = 2
 _APPLICATION = 0x49534143  # "ISAC" in the file's header: tells a sweep's store from any other database
 _BUSY_S = 30.0
+# Checksums by table and key, as SQLite keeps none; rows that an earlier version wrote have none either.
+_CHECKS = "CREATE TABLE IF NOT EXISTS checks (part TEXT PRIMARY KEY, crc INTEGER NOT NULL) WITHOUT ROWID"
 
 _TYPES = {
     "float": "REAL",
@@ -70,8 +74,9 @@ class Store:
         self._connection = _connect(self.path)
         try:
             with _readable_errors(self._name, OSError):
+                _check_structure(self._connection, self._name)
                 self._open(plan)
-                self.rows: dict[RowKey, SweepRow] = dict(_read_rows(self._connection))
+                self.rows: dict[RowKey, SweepRow] = dict(_read_rows(self._connection, self._name))
         except BaseException:
             self._connection.close()
             raise
@@ -100,6 +105,7 @@ class Store:
                 _refuse_difference(connection, plan, self._name)
             else:
                 _create(connection, plan)
+            connection.execute(_CHECKS)
             _add_estimators(connection, plan)
             _set(connection, "last_run", datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -115,7 +121,10 @@ class Store:
         marks = ", ".join("?" * len(_COLUMNS))
         statement = f"INSERT OR REPLACE INTO trials ({', '.join(_COLUMNS)}) VALUES ({marks})"
         with _readable_errors(self._name, StoreError), self._connection:
-            self._connection.executemany(statement, [_to_columns(key, row) for row in rows])
+            for row in rows:
+                columns = _to_columns(key, row)
+                self._connection.execute(statement, columns)
+                _set_check(self._connection, _row_part(columns), columns)
         for row in rows:
             self.rows[key, row.trial, row.estimator] = row
 
@@ -127,6 +136,8 @@ class Store:
             self._connection.executemany(
                 "DELETE FROM trials WHERE point = ? AND trial = ? AND estimator = ?", failed
             )
+            parts = [(_row_part(key),) for key in failed]
+            self._connection.executemany("DELETE FROM checks WHERE part = ?", parts)
         for key in failed:
             del self.rows[key]
 
@@ -134,13 +145,13 @@ class Store:
 class StoredSweep:
     """Everything that a store holds."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        settings = _settings(connection)
+    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
+        settings = _settings(connection, name)
         self.scenario = Scenario.model_validate(settings["scenario"])
         self.fields: tuple[str, ...] = tuple(settings["description"]["vary"])
         self.seed: int = settings["description"]["seed"]
         self.version: str = settings["description"]["package_version"]
-        self.rows: dict[RowKey, SweepRow] = dict(_read_rows(connection))
+        self.rows: dict[RowKey, SweepRow] = dict(_read_rows(connection, name))
 
 
 def read_store(path: str | Path) -> StoredSweep:
@@ -151,7 +162,7 @@ def read_store(path: str | Path) -> StoredSweep:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no store of a sweep, or has another schema.
+        If it is no store of a sweep, is damaged, or has another schema.
     """
     source = Path(path)
     if not source.is_file():
@@ -161,7 +172,8 @@ def read_store(path: str | Path) -> StoredSweep:
         uri = f"{source.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, timeout=_BUSY_S, uri=True)) as connection:
             _check_kind(connection, str(source))
-            return StoredSweep(connection)
+            _check_structure(connection, str(source))
+            return StoredSweep(connection, str(source))
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:
@@ -186,6 +198,48 @@ def _readable_errors(name: str, kind: type[OSError]) -> Iterator[None]:
         raise kind(f"{name}: {error}{kept}") from error
     except sqlite3.DatabaseError as error:
         raise ValueError(f"{name} is not the store of a sweep: {error}") from None
+    except (LookupError, TypeError, AttributeError, json.JSONDecodeError, ValidationError) as error:
+        raise ValueError(f"{name} is damaged: {error!r}") from None
+
+
+def _check_structure(connection: sqlite3.Connection, name: str) -> None:
+    """Refuse a file whose pages do not hang together."""
+    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if found != "ok":
+        raise ValueError(f"{name} is damaged: {found}")
+
+
+def _set_check(connection: sqlite3.Connection, part: str, values: Sequence[Any]) -> None:
+    connection.execute("INSERT OR REPLACE INTO checks VALUES (?, ?)", (part, _crc(values)))
+
+
+def _stored_checks(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return the checksums by part; none of a store without their table."""
+    exists = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checks'").fetchone()
+    return dict(connection.execute("SELECT part, crc FROM checks")) if exists else {}
+
+
+def _compare(checks: Mapping[str, int], part: str, values: Sequence[Any], store: str) -> None:
+    """Refuse values that are not those that were written."""
+    if checks.get(part, _crc(values)) != _crc(values):
+        raise ValueError(f"{store} is damaged: the checksum of {part} is wrong")
+
+
+def _crc(values: Sequence[Any]) -> int:
+    """Return the CRC-32 of values, the same for those that go into SQLite and those that come out."""
+    return zlib.crc32("\x1f".join(map(_plain, values)).encode("utf-8", "surrogatepass"))
+
+
+def _plain(value: Any) -> str:
+    """Return a value as text: NaN is kept as nothing, 3.0 may come back as 3, and -0.0 as 0."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    return value if isinstance(value, str) else (float(value) + 0.0).hex()
+
+
+def _row_part(columns: Sequence[Any]) -> str:
+    point, trial, estimator = columns[:3]
+    return f"trial {trial} of {estimator} at {point}"
 
 
 def _is_new(connection: sqlite3.Connection) -> bool:
@@ -212,10 +266,11 @@ def _create(connection: sqlite3.Connection, plan: Plan) -> None:
     A store without rows is made anew: a first call that was stopped at once commits to nothing.
     """
     connection.execute("DROP VIEW IF EXISTS results")
-    for table in ("settings", "estimators", "trials"):
+    for table in ("settings", "estimators", "trials", "checks"):
         connection.execute(f"DROP TABLE IF EXISTS {table}")
     connection.execute(f"PRAGMA application_id = {_APPLICATION}")
     connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    connection.execute(_CHECKS)
     connection.execute("CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
     connection.execute("CREATE TABLE estimators (name TEXT PRIMARY KEY, description TEXT NOT NULL)")
     metrics = ", ".join(f"{name} {_TYPES[kind]}" for name, kind in _METRIC_TYPES.items())
@@ -236,35 +291,55 @@ def _create(connection: sqlite3.Connection, plan: Plan) -> None:
 
 
 def _create_view(connection: sqlite3.Connection, names: Sequence[str]) -> None:
-    """Create ``results``, the view for queries from other programs."""
+    """Create ``results``, the view for queries from other programs.
+
+    The names in its text, as in the other statements, are those of fields and columns here; values are
+    parameters everywhere.
+    """
     values = [f"json_extract(point, '$.{name}') AS {name}" for name in names]
     columns = [name for name in _COLUMNS if name != "point"]
     shared = [
-        f"(SELECT json_extract(value, '$') FROM settings WHERE name = '{name}') AS {name}"
+        f"(SELECT json_extract(value, '$') FROM settings WHERE name = '{name}') AS {name}"  # nosec B608
         for name in ("seed", "package_version", "scenario_hash")
     ]
-    connection.execute(f"CREATE VIEW results AS SELECT {', '.join([*values, *columns, *shared])} FROM trials")
+    chosen = ", ".join([*values, *columns, *shared])
+    connection.execute(f"CREATE VIEW results AS SELECT {chosen} FROM trials")  # nosec B608
 
 
 def _set(connection: sqlite3.Connection, name: str, value: Any) -> None:
-    connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, json.dumps(value)))
+    _put(connection, "settings", name, value)
 
 
-def _settings(connection: sqlite3.Connection) -> dict[str, Any]:
-    return {name: json.loads(value) for name, value in connection.execute("SELECT * FROM settings")}
+def _put(connection: sqlite3.Connection, table: str, name: str, value: Any) -> None:
+    """Keep a value under a name, with its checksum."""
+    text = json.dumps(value)
+    connection.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (name, text))
+    _set_check(connection, f"{table} {name}", (name, text))
+
+
+def _get(connection: sqlite3.Connection, table: str, store: str) -> dict[str, Any]:
+    """Return all values of a table by name, checked."""
+    checks = _stored_checks(connection)
+    found = {}
+    for name, text in connection.execute(f"SELECT * FROM {table}"):  # nosec B608
+        _compare(checks, f"{table} {name}", (name, text), store)
+        found[name] = json.loads(text)
+    return found
+
+
+def _settings(connection: sqlite3.Connection, store: str) -> dict[str, Any]:
+    return _get(connection, "settings", store)
 
 
 def _refuse_difference(connection: sqlite3.Connection, plan: Plan, name: str) -> None:
     """Refuse a plan that differs from the description of the rows in the store."""
-    before, now = _settings(connection)["description"], plan.description()
+    before, now = _settings(connection, name)["description"], plan.description()
     differences = list(_differences(_without_varied(before, now), _without_varied(now, before)))
-    used = "SELECT name, description FROM estimators WHERE name IN (SELECT DISTINCT estimator FROM trials)"
-    known = dict(connection.execute(used))
+    known = _get(connection, "estimators", name)
+    used = {label for (label,) in connection.execute("SELECT DISTINCT estimator FROM trials")}
     for label, estimator in plan.estimators.items():
-        if label in known:
-            differences += _differences(
-                json.loads(known[label]), describe_estimator(estimator), f"estimator {label}: "
-            )
+        if label in used and label in known:
+            differences += _differences(known[label], describe_estimator(estimator), f"estimator {label}: ")
     if differences:
         raise ValueError(
             f"{name} belongs to another sweep: {'; '.join(differences)}. "
@@ -289,8 +364,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 
 
 def _add_estimators(connection: sqlite3.Connection, plan: Plan) -> None:
-    rows = [(name, json.dumps(describe_estimator(e))) for name, e in plan.estimators.items()]
-    connection.executemany("INSERT OR REPLACE INTO estimators VALUES (?, ?)", rows)
+    for name, estimator in plan.estimators.items():
+        _put(connection, "estimators", name, describe_estimator(estimator))
 
 
 def _to_columns(key: str, row: SweepRow) -> tuple[Any, ...]:
@@ -302,8 +377,11 @@ def _to_columns(key: str, row: SweepRow) -> tuple[Any, ...]:
     return (*front, *(json.dumps(v) if isinstance(v, tuple) else v for v in values))
 
 
-def _read_rows(connection: sqlite3.Connection) -> Iterator[tuple[RowKey, SweepRow]]:
-    for values in connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM trials"):
+def _read_rows(connection: sqlite3.Connection, store: str) -> Iterator[tuple[RowKey, SweepRow]]:
+    rows = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM trials").fetchall()  # nosec B608
+    checks = _stored_checks(connection)  # after the rows: while a sweep writes, all that were read have one
+    for values in rows:
+        _compare(checks, _row_part(values), values, store)
         key, trial, estimator, status, error, seconds, cold = values[: len(_FRONT)]
         metrics = None
         if status == OK:
@@ -320,4 +398,6 @@ def _from_column(kind: str, value: Any) -> Any:
         return tuple(json.loads(value))
     if kind == "bool":
         return bool(value)
-    return float("nan") if kind == "float" and value is None else value
+    if kind == "float":
+        return float("nan") if value is None else float(value)
+    return int(value) if kind == "int" else value

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import gammainc
 
 from isac_toolbox._compilation import watch_compilation
+from isac_toolbox._interrupts import raise_interrupt
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_has, check_shape
 from isac_toolbox._version import __version__
@@ -49,7 +50,8 @@ def run_task(task: Task) -> TaskRows:
             seed = trial_seed(task.seed, task.key, task.trial)
             simulation = task.scenario.simulate(seed)
             bound = _bound(simulation)
-        except Exception:
+        except Exception as error:
+            raise_interrupt(error)
             return task.key, failed_rows(task, traceback.format_exc())
         return task.key, [_run_estimator(task, name, simulation, bound) for name in task.estimators]
 
@@ -82,7 +84,8 @@ def _run_estimator(task: Task, name: str, simulation: Simulation, bound: HybridB
         seconds = perf_counter() - start - compilation.seconds
         _used.add(kind)
         metrics = _measure(result, simulation, bound)
-    except Exception:
+    except Exception as error:
+        raise_interrupt(error)
         return _failure(task, name, traceback.format_exc(), perf_counter() - start, cold)
     return SweepRow(_point(task), task.trial, name, OK, "", seconds, cold, metrics)
 

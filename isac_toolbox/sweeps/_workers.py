@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
-import time
-import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Protocol
 
-from joblib import Parallel, cpu_count, delayed, effective_n_jobs
-from joblib.externals.loky.process_executor import TerminatedWorkerError
-
+from isac_toolbox._processes import WorkerError, check_jobs, in_processes, n_processes
 from isac_toolbox.sweeps._plan import Task
 from isac_toolbox.sweeps._trial import TaskRows, failed_rows, run_task
 
 __all__ = ["CONNECT_S", "WorkerError", "Workers", "open_workers"]
 
 CONNECT_S = 10
-_WATCH_S = 1.0
-
-
-class WorkerError(RuntimeError):
-    """The workers are lost; finished rows are kept."""
 
 
 class Workers(Protocol):
@@ -56,12 +44,9 @@ def open_workers(jobs: int, dask: str | None, n_tasks: int) -> Iterator[Workers]
     ConnectionError
         If no scheduler answers, or no worker joins it.
     """
-    if isinstance(jobs, bool) or not isinstance(jobs, int):
-        raise TypeError(f"jobs must be an integer, got {jobs!r}")
-    if jobs < 1 and jobs != -1:
-        raise ValueError(f"jobs must be at least 1, or -1 for every processor, got {jobs}")
+    check_jobs("jobs", jobs)
     if dask is None:
-        count = min(effective_n_jobs(jobs), max(2, min(n_tasks, cpu_count())))
+        count = n_processes(jobs, n_tasks)
         yield _ThisProcess() if count == 1 else _LocalProcesses(count)
         return
     client = _connect(dask)
@@ -93,41 +78,14 @@ class _ThisProcess:
 
 
 class _LocalProcesses:
-    """joblib's loky processes, which outlive a call and are used again."""
+    """Processes that outlive a call and are used again."""
 
-    def __init__(self, jobs: int) -> None:
-        self._jobs = jobs
+    def __init__(self, count: int) -> None:
+        self._count = count
 
     def run(self, tasks: Sequence[Task]) -> Generator[TaskRows, None, None]:
-        """Yield the rows of every task, as they finish; no batches, so that every row arrives at once."""
-        parallel = Parallel(n_jobs=self._jobs, backend="loky", return_as="generator_unordered", batch_size=1)
-        parent = os.getpid()
-        try:
-            with warnings.catch_warnings():
-                # an interrupt leaves tasks unfinished, as it should
-                warnings.filterwarnings("ignore", message=".*have been cancelled", category=UserWarning)
-                yield from parallel(delayed(_run_below)(task, parent) for task in tasks)
-        except TerminatedWorkerError as error:
-            reason = str(error).partition(".")[0]
-            raise WorkerError(f"a worker process died, perhaps for lack of memory: {reason}") from error
-
-
-def _run_below(task: Task, parent: int) -> TaskRows:
-    """Run a task in a process that ends with its parent."""
-    _follow(parent)
-    return run_task(task)
-
-
-@cache
-def _follow(parent: int) -> None:
-    """End this process soon after its parent, which may be killed without notice to its workers."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WATCH_S)
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
+        """Yield the rows of every task, as they finish."""
+        yield from in_processes(run_task, tasks, self._count)
 
 
 class _Cluster:

@@ -19,7 +19,11 @@ EVERYTHING = {
     "array_rotation_std_rad": [0.01, 0.02, 0.0],
     "coupling_std": 0.05,
     "noise_covariance": COLOUR,
+    "element_covariance": 0.01 * np.ones((2 * M, 2 * M)),
+    "iq_image_std": [0.03, 0.0, 0.01, 0.03],
+    "user_iq_image_std": 0.02,
 }
+PLANAR_FIELDS = [name for name in HARDWARE_FIELDS if name != "panel_phase_std_rad"]
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +65,15 @@ def test_nothing_but_zeros_is_a_perfect_receiver(perfect, given):
     assert replace(perfect, **given).hardware is None
 
 
-@pytest.mark.parametrize("name", HARDWARE_FIELDS)
+@pytest.mark.parametrize("name", PLANAR_FIELDS)
 def test_one_field_alone_makes_it_imperfect(perfect, name):
     hardware = replace(perfect, **{name: EVERYTHING[name]}).hardware
     assert hardware is not None
-    assert hardware.has_element_errors == (name in ("element_gain_std", "element_phase_std_rad"))
+    assert hardware.has_element_errors == (
+        name in ("element_gain_std", "element_phase_std_rad", "element_covariance")
+    )
     assert hardware.has_rotation == (name == "array_rotation_std_rad")
+    assert hardware.has_images == (name in ("iq_image_std", "user_iq_image_std"))
 
 
 def test_files_hold_what_is_given_and_nothing_else(perfect, tmp_path):
@@ -75,7 +82,7 @@ def test_files_hold_what_is_given_and_nothing_else(perfect, tmp_path):
         with np.load(path) as stored:
             assert {name for name in HARDWARE_FIELDS if name in stored} == set(given)
         again = isac.UplinkObservation.load(path)
-        for name in HARDWARE_FIELDS:
+        for name in PLANAR_FIELDS:
             value = getattr(again, name)
             assert value is None if name not in given else np.array_equal(value, given[name])
 
@@ -103,6 +110,10 @@ def test_files_hold_what_is_given_and_nothing_else(perfect, tmp_path):
             np.eye(M) + np.triu(np.ones((M, M)), 1),
             "must be Hermitian, .* differ by 1",
         ),
+        ("element_covariance", np.eye(M), r"element_covariance must have shape \(2 M, 2 M\)"),
+        ("element_covariance", np.triu(np.ones((2 * M, 2 * M))), "must be symmetric"),
+        ("element_covariance", -np.eye(2 * M), "must be positive semi-definite, got an eigenvalue of -1"),
+        ("panel_phase_std_rad", 0.1, "panel_phase_std_rad is of the panels .* UniformPlanarArray"),
         ("noise_covariance", np.full((M, M), np.inf), "noise_covariance must be finite"),
     ],
 )
@@ -111,7 +122,7 @@ def test_bad_values_are_named(perfect, name, value, message):
         replace(perfect, **{name: value})
 
 
-@pytest.mark.parametrize("name", [name for name in HARDWARE_FIELDS if name != "noise_covariance"])
+@pytest.mark.parametrize("name", [name for name in PLANAR_FIELDS if name != "noise_covariance"])
 def test_other_types_are_named(perfect, name):
     with pytest.raises(TypeError, match=f"^{name} must be"):
         replace(perfect, **{name: "estimate"})
@@ -122,3 +133,18 @@ def test_coupling_needs_a_grid(perfect):
     with pytest.raises(ValueError, match=r"coupling_std is of neighbours in the grid .* ArbitraryArray"):
         replace(perfect, array=square, coupling_std=0.1)
     assert replace(perfect, array=square, coupling_std=0).hardware is None
+
+
+def test_panels_have_a_phase_in_common(perfect, tmp_path):
+    panel = isac.UniformPlanarArray((2, 1))
+    mast = isac.PanelArray([panel, panel], [[0, -0.5, 0], [0, 0.5, 0]], carrier_hz=3.5e9)
+    obs = replace(perfect, array=mast, panel_phase_std_rad=[0.0, 2.0], element_gain_std=0.1)
+    covariance = obs.hardware.element_covariance
+    assert np.allclose(covariance[:M, :M], 0.01 * np.eye(M))
+    expected = np.zeros((M, M))
+    expected[2:, 2:] = 4.0
+    assert np.allclose(covariance[M:, M:], expected) and not covariance[:M, M:].any()
+    again = isac.UplinkObservation.load(obs.save(tmp_path / "block"))
+    assert again.panel_phase_std_rad.tolist() == [0.0, 2.0]
+    with pytest.raises(ValueError, match=r"must be scalar or \(P,\) with P = 2, got shape \(3,\)"):
+        replace(obs, panel_phase_std_rad=[1, 2, 3])

@@ -281,7 +281,7 @@ def test_progress_bar_and_real_interrupt(tmp_path):
     )
     os.close(secondary)
     until = time.monotonic() + 60
-    while time.monotonic() < until and not (store.exists() and store.stat().st_size > 40_000):
+    while time.monotonic() < until and not (store.exists() and store.stat().st_size > 60_000):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     shown = b""

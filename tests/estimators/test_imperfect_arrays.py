@@ -108,7 +108,7 @@ def test_others_say_that_they_take_the_array_as_ideal(estimator):
 
 
 def test_what_nobody_models_is_said():
-    obs = replace(SMALL.simulate(0).observation, coupling_std=0.05)
+    obs = replace(SMALL.simulate(0).observation, coupling_std=0.05, beam_squint=True)
     result = isac.EMTurboBiSVBI().estimate(obs)
     assert any(text.startswith("coupling_std: not taken into account") for text in result.warnings)
 

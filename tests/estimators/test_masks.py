@@ -201,7 +201,9 @@ def test_silent_parts_are_left_out_as_if_they_were_masked(
     )
     told = estimator.estimate(masked)
     assert not told.warnings
+    told.channel[..., list(elements)] = 0
     assert bits(told) == bits(result)
+    assert result.silent_elements.tolist() == list(elements)
 
 
 def test_a_lost_symbol_and_a_gap_in_it_are_named():

@@ -152,6 +152,24 @@ def test_learn_matches_counts_of_enumeration():
         assert getattr(graph, name) == pytest.approx((1.5 + counts[1]) / (4.0 + counts.sum()), abs=1e-10)
 
 
+def test_independent_members_are_a_chain_without_memory():
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        n_groups, n_members = rng.integers(1, 5, 2)
+        p = rng.choice([0.0, 1.0, 0.3, 0.9, 1e-9], n_members)
+        gate = float(rng.choice([0.0, 1.0, 0.2, 1e-6]))
+        L = rng.choice([1.0, 30.0, 1000.0]) * rng.standard_normal(n_groups * n_members)
+        tiled = np.tile(p, n_groups)
+        one = GatedChain.independent_members(n_groups, p, gate)
+        other = GatedChain(np.full(n_groups, n_members), gate, tiled, tiled, tiled)
+        for found, expected in (
+            (one.extrinsic_log_odds(L), other.extrinsic_log_odds(L)),
+            (one.gate_log_odds(L), other.gate_log_odds(L)),
+            (one.posterior(L).member_probability, other.posterior(L).member_probability),
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
+
+
 def test_learning_of_independent_members():
     rng = np.random.default_rng(4)
     L, p = rng.normal(0, 3, 6), np.array([0.2, 0.6])

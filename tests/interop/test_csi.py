@@ -169,3 +169,39 @@ def test_a_log_is_read(tmp_path):
 def test_bad_input_is_named(call, message):
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         call()
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_jumps_and_orders_of_antennas_are_found(permuted):
+    rng = np.random.default_rng(5)
+    measured, _, _ = packets(n_packets=12, seed=4, element=np.array([1.0, 0.6, 0.3j]))
+    jumps = rng.integers(0, 4, (12, 3)) * np.pi / 2
+    order = np.array([rng.permutation(3) if permuted else np.arange(3) for _ in range(12)])
+    mixed = np.empty_like(measured)
+    for p in range(12):
+        mixed[p][:, order[p]] = measured[p] * np.exp(1j * jumps[p])
+    assert csi.align_packets(mixed, FREQUENCIES_HZ).agreement < 0.8
+    found = csi.align_packets(mixed, FREQUENCIES_HZ, jump_rad=np.pi / 2, permuted=permuted)
+    assert found.agreement > 0.97
+    if permuted:  # the same antenna of the scene is at the same place of all packets
+        whose = np.take_along_axis(np.argsort(order, axis=1), found.order, axis=1)
+        assert np.array_equal(whose, np.broadcast_to(whose[0], whose.shape))
+    else:
+        expected = jumps - jumps[:, :1]
+        found_turns = np.exp(1j * (found.jumps_rad - found.jumps_rad[0]))
+        assert_allclose(found_turns, np.exp(1j * (expected - expected[0])), atol=1e-6)
+
+
+def test_a_reference_may_be_given():
+    measured, still, _ = packets(n_packets=5)
+    found = csi.align_packets(measured, FREQUENCIES_HZ, reference=still)
+    assert np.mean(np.abs(found.mean - still) ** 2) < 0.01
+
+
+def test_what_cannot_be_aligned_is_named():
+    with pytest.raises(ValueError, match="permuted=True is for at most 4 antennas, got 5"):
+        csi.align_packets(np.ones((2, 30, 5)), FREQUENCIES_HZ, permuted=True)
+    with pytest.raises(ValueError, match="jump_rad"):
+        csi.align_packets(np.ones((2, 30, 3)), FREQUENCIES_HZ, jump_rad=0.0)
+    with pytest.raises(ValueError, match="reference must have shape"):
+        csi.align_packets(np.ones((2, 30, 3)), FREQUENCIES_HZ, reference=np.ones((30, 2)))

@@ -82,3 +82,15 @@ def test_the_order_of_the_streams_is_what_a_seed_means():
         expected = np.random.default_rng(child).random()
         assert getattr(first, name).random() == expected
         assert (getattr(later, name).random() != expected) == (anew.get(i) == name)
+
+
+def test_a_receiver_may_be_the_same_in_several_scenes():
+    off = SMALL.replace(element_gain_std=0.1, n_dead_elements=1, array_rotation_std_rad=0.01)
+    first, second = (off.simulate(seed, receiver_seed=5).truth for seed in (1, 2))
+    assert_array_equal(first.element_response, second.element_response)
+    assert_array_equal(first.array_rotation_rad, second.array_rotation_rad)
+    assert not np.allclose(first.user_positions_m, second.user_positions_m)
+    assert same_bits(off.simulate(3, receiver_seed=3), off.simulate(3))
+    assert_array_equal(first.user_positions_m, off.simulate(1).truth.user_positions_m)
+    with pytest.raises(TypeError, match="receiver_seed must be an integer"):
+        off.simulate(1, receiver_seed="a")

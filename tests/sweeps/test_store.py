@@ -221,7 +221,7 @@ def test_a_file_that_may_not_grow(store):
         "import resource, isac_toolbox as isac\n"
         "from helpers.sweeps import TINY\n"
         "from isac_toolbox.sweeps import StoreError\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000))\n"
         "s = isac.Scenario.load('urban_uplink').replace(**TINY)\n"
         f"try:\n    isac.sweep(s, None, ['ls'], trials=200, store={str(store)!r})\n"
         "except StoreError as error:\n    print(error)\n"
@@ -292,7 +292,7 @@ def kill_and_resume(scenario, store, trials, jobs, kills):
 
 
 def test_workers_do_not_outlive_a_killed_sweep():
-    code = "import time\nfrom isac_toolbox.sweeps._workers import _follow\n_follow(-1)\ntime.sleep(60)"
+    code = "import time\nfrom isac_toolbox._processes import _follow\n_follow(-1)\ntime.sleep(60)"
     start = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], timeout=50).returncode == 0
     assert time.monotonic() - start < 40

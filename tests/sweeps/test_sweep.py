@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 
+import joblib
 import numba
 import numpy as np
 import pytest
@@ -220,12 +221,12 @@ def test_an_estimate_that_is_no_result_is_a_failure(scenario, made):
     ("jobs", "n_tasks", "most"), [(1000, 1, 2), (1000, 2, 2), (1000, 1000, 64), (3, 1, 2)]
 )
 def test_no_more_processes_than_trials_and_processors(jobs, n_tasks, most, monkeypatch):
-    monkeypatch.setattr(_sweep_workers, "cpu_count", lambda: 64)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 64)
     with _sweep_workers.open_workers(jobs, None, n_tasks) as workers:
-        assert workers._jobs == most
-    monkeypatch.setattr(_sweep_workers, "cpu_count", lambda: 1)
+        assert workers._count == most
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
     with _sweep_workers.open_workers(jobs, None, n_tasks) as workers:
-        assert workers._jobs == 2  # a trial that dies must not take the sweep along
+        assert workers._count == 2  # a trial that dies must not take the sweep along
 
 
 def test_a_thousand_jobs_for_one_trial_end(scenario):

@@ -206,8 +206,10 @@ class Measurements:
     def length_periods_m(self) -> RealArray:
         """Path length by which paths of every user look the same on its tones, shape (K,)."""
         sent = np.einsum("nkk->kn", self.statistics.symbol_gram).real > 0
-        steps = [tone_step_hz(self.receiver.frequencies_hz, used) for used in sent]
-        return SPEED_OF_LIGHT_M_S / np.array(steps)
+        step_hz = {used.tobytes(): 0.0 for used in sent}
+        for used in {used.tobytes(): used for used in sent}.values():
+            step_hz[used.tobytes()] = tone_step_hz(self.receiver.frequencies_hz, used)
+        return SPEED_OF_LIGHT_M_S / np.array([step_hz[used.tobytes()] for used in sent])
 
     def of_user(self, user: int) -> Measurements:
         """Measurements of one user, for users that decouple; the block's tables are shared."""
@@ -426,7 +428,7 @@ def _still_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -
     array, cosines, response = receiver.array, parameters.cosines, parameters.steering
     if response is None and isinstance(array, UniformPlanarArray):
         planar = PlanarAtoms(paths.user, delay, wavenumbers, cosines, array, receiver.squint_m)
-        if receiver.element_mask is None and receiver.whitening is None:
+        if receiver.element_mask is None and receiver.is_plain:
             return planar
         response = planar.steering
     elif response is None:

@@ -12,7 +12,6 @@ from numba import njit
 
 __all__ = [
     "assemble_gram",
-    "capped_step",
     "normal_blocks",
     "path_correlations",
     "path_gram",
@@ -23,7 +22,7 @@ __all__ = [
 _LINE_OF_SIGHT = -1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def trace_paths(scene, paths, bs, axes, spherical, out, columns):  # type: ignore[no-untyped-def]
     """Fill in length (L,), cosines (2, L), and derivatives in target (L, 1 + D, 3) and user (L, 4).
 
@@ -73,7 +72,7 @@ def trace_paths(scene, paths, bs, axes, spherical, out, columns):  # type: ignor
         in_user[i, 3] = 1.0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def pull_slopes(slopes, in_target, target_column, in_user, user_column, offset_column, pulled):  # type: ignore[no-untyped-def]
     """Add ``sum_di slopes_di J_dip`` of slopes (1 + D, L) to (P,)."""
     for i in range(slopes.shape[1]):
@@ -84,45 +83,7 @@ def pull_slopes(slopes, in_target, target_column, in_user, user_column, offset_c
         pulled[offset_column[i]] += slopes[0, i] * in_user[i, 3]
 
 
-@njit(cache=True)
-def capped_step(scene, step, largest_move, path_cells, region):  # type: ignore[no-untyped-def]
-    """Return the points, users, offsets and unlocated paths after a step of the scene's vector.
-
-    A point moves by at most ``largest_move`` and stays in the region; an unlocated path by at most
-    ``path_cells`` (3,) in each of its parameters, all three scaled alike.
-    """
-    points, users, offsets, unlocated_paths = (
-        scene[0].copy(),
-        scene[1].copy(),
-        scene[2].copy(),
-        scene[3].copy(),
-    )
-    at = 0
-    for q in range(len(points)):
-        length = np.sqrt(step[at] ** 2 + step[at + 1] ** 2 + step[at + 2] ** 2)
-        share = min(1.0, largest_move / max(length, 1e-300))
-        for x in range(3):
-            moved = points[q, x] + share * step[at + x]
-            points[q, x] = min(max(moved, region[0, x]), region[1, x])
-        at += 3
-    for k in range(len(users)):
-        for x in range(3):
-            users[k, x] += step[at + x]
-        at += 3
-    for k in range(len(offsets)):
-        offsets[k] += step[at + k]
-    at += len(offsets)
-    for f in range(len(unlocated_paths)):
-        excess = 1.0
-        for x in range(3):
-            excess = max(excess, abs(step[at + x]) / path_cells[x])
-        for x in range(3):
-            unlocated_paths[f, x] += step[at + x] / excess
-        at += 3
-    return points, users, offsets, unlocated_paths
-
-
-@njit(cache=True, fastmath=True, inline="always")
+@njit(cache=True, fastmath=True, error_model="numpy", inline="always")
 def _array_sums(x, slope, n):  # type: ignore[no-untyped-def]
     """``sum cos(s_m x)`` over n centred elements of spacing ``slope``, and its two derivatives in x."""
     step, first = slope * x, 0.5 * slope * x if n % 2 == 0 else 0.0
@@ -143,7 +104,7 @@ def _array_sums(x, slope, n):  # type: ignore[no-untyped-def]
     return value, one, two
 
 
-@njit(cache=True, fastmath=True, inline="always")
+@njit(cache=True, fastmath=True, error_model="numpy", inline="always")
 def _array_sum(x, slope, n):  # type: ignore[no-untyped-def]
     """``sum cos(s_m x)`` over n centred elements of spacing ``slope``."""
     step, first = slope * x, 0.5 * slope * x if n % 2 == 0 else 0.0
@@ -157,7 +118,7 @@ def _array_sum(x, slope, n):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(cache=True, fastmath=True, inline="always")
+@njit(cache=True, fastmath=True, error_model="numpy")
 def _holes_sum(x_h, x_v, holes):  # type: ignore[no-untyped-def]
     """``sum exp(j (s_h x_h + s_v x_v))`` over the elements left out, whose phase slopes are ``holes``."""
     value = 0j
@@ -167,15 +128,16 @@ def _holes_sum(x_h, x_v, holes):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, error_model="numpy")
 def path_gram(length, cosines, user, pair, table, step, reference, shape, slopes, holes):  # type: ignore[no-untyped-def]
     """Return the Gram (L, L) of the path atoms.
 
     ``G_ij = F_{k_i k_j}(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``; ``F`` from its Taylor table
     (pairs, centres, terms) of grid step ``step``, at the reference wavenumber ``reference``. Elements left
-    out, of phase slopes ``holes`` (H, 2), are subtracted from ``D_h D_v``.
+    out, of phase slopes ``holes`` (H, 2), are subtracted from ``D_h D_v``; None where there are none, so that
+    nothing is compiled for them.
     """
-    n, n_centres, n_terms, n_holes = user.size, table.shape[1], table.shape[2], len(holes)
+    n, n_centres, n_terms = user.size, table.shape[1], table.shape[2]
     gram = np.zeros((n, n), np.complex128)
     for i in range(n):
         for j in range(i, n):
@@ -194,14 +156,16 @@ def path_gram(length, cosines, user, pair, table, step, reference, shape, slopes
             value *= complex(np.cos(turn), np.sin(turn))
             x_h, x_v = cosines[0, b] - cosines[0, a], cosines[1, b] - cosines[1, a]
             over_array = _array_sum(x_h, slopes[0], shape[0]) * _array_sum(x_v, slopes[1], shape[1])
-            value *= over_array - _holes_sum(x_h, x_v, holes) if n_holes else over_array
+            if holes is not None:
+                over_array = over_array - _holes_sum(x_h, x_v, holes)
+            value *= over_array
             gram[a, b] = value
             gram[b, a] = np.conj(value)
         gram[i, i] = gram[i, i].real
     return gram
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, error_model="numpy")
 def path_correlations(  # type: ignore[no-untyped-def]
     length, cosines, user, grid, kernel, step, reference, shape, slopes, out
 ):
@@ -260,7 +224,7 @@ def path_correlations(  # type: ignore[no-untyped-def]
         out[3, i] = -1j * turn * in_v
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, error_model="numpy")
 def _subtract_element(g, f0, f1, f2, s_h, s_v, x_h, x_v):  # type: ignore[no-untyped-def]
     """Take one element of phase slopes ``s_h``, ``s_v`` out of the block (4, 4) of a pair of paths."""
     angle = s_h * x_h + s_v * x_v
@@ -279,7 +243,7 @@ def _subtract_element(g, f0, f1, f2, s_h, s_v, x_h, x_v):  # type: ignore[no-unt
             g[2 + c, 2 + d] -= slopes[c] * slopes[d] * f0 * a
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, fastmath=True, error_model="numpy")
 def normal_blocks(  # type: ignore[no-untyped-def]
     length, cosines, user, pair, table, step, reference, shape, slopes, holes, gains, jacobian, out
 ):
@@ -287,7 +251,7 @@ def normal_blocks(  # type: ignore[no-untyped-def]
 
     The block of a pair is ``g_st = d/ds_i d/dt_j F(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``
     (docs/theory.md, sections 2.2 and 6.1); elements left out, of phase slopes ``holes`` (H, 2), are
-    subtracted.
+    subtracted; None where there are none.
     """
     gain_scene, scene_scene, fitted = out
     in_target, target_column, in_user, user_column, offset_column = jacobian
@@ -322,70 +286,59 @@ def normal_blocks(  # type: ignore[no-untyped-def]
             h0, h1, h2 = _array_sums(x_h, slopes[0], shape[0])
             v0, v1, v2 = _array_sums(x_v, slopes[1], shape[1])
             g[0, 0] = f0 * (h0 * v0)
-            g[1, 0] = f1 * (h0 * v0)
-            g[0, 1] = -g[1, 0]
-            g[1, 1] = -f2 * (h0 * v0)
+            g[0, 1] = -f1 * (h0 * v0)
             g[0, 2] = f0 * (h1 * v0)
-            g[2, 0] = -g[0, 2]
             g[0, 3] = f0 * (h0 * v1)
-            g[3, 0] = -g[0, 3]
+            g[1, 1] = -f2 * (h0 * v0)
             g[1, 2] = f1 * (h1 * v0)
-            g[2, 1] = g[1, 2]
             g[1, 3] = f1 * (h0 * v1)
-            g[3, 1] = g[1, 3]
             g[2, 2] = -f0 * (h2 * v0)
-            g[3, 3] = -f0 * (h0 * v2)
             g[2, 3] = -f0 * (h1 * v1)
-            g[3, 2] = g[2, 3]
-            for q in range(len(holes)):
-                _subtract_element(g, f0, f1, f2, holes[q, 0], holes[q, 1], x_h, x_v)
-            for s in range(3):
-                fitted[s, a] += g[1 + s, 0] * gains[b]
-                if a != b:
-                    fitted[s, b] += np.conj(g[0, 1 + s]) * gains[a]
+            g[3, 3] = -f0 * (h0 * v2)
+            for s in range(1, 4):
+                g[s, 0] = -g[0, s]
+                for r in range(1, s):
+                    g[s, r] = g[r, s]
+            if holes is not None:
+                for q in range(len(holes)):
+                    _subtract_element(g, f0, f1, f2, holes[q, 0], holes[q, 1], x_h, x_v)
             for way in range(1 if a == b else 2):
                 left, right = (a, b) if way == 0 else (b, a)
-                column = target_column[right]
-                in_length = (g[0, 1] if way == 0 else np.conj(g[1, 0])) * gains[right]
-                in_h = (g[0, 2] if way == 0 else np.conj(g[2, 0])) * gains[right]
-                in_v = (g[0, 3] if way == 0 else np.conj(g[3, 0])) * gains[right]
-                for c in range(3):
-                    gain_scene[left, column + c] += (
-                        in_length * in_target[right, 0, c]
-                        + in_h * in_target[right, 1, c]
-                        + in_v * in_target[right, 2, c]
-                    )
-                    gain_scene[left, user_column[right] + c] += in_length * in_user[right, c]
-                gain_scene[left, offset_column[right]] += in_length * in_user[right, 3]
+                for s in range(3):
+                    fitted[s, left] += (g[1 + s, 0] if way == 0 else np.conj(g[0, 1 + s])) * gains[right]
+                    slope = (g[0, 1 + s] if way == 0 else np.conj(g[1 + s, 0])) * gains[right]
+                    for c in range(3):
+                        gain_scene[left, target_column[right] + c] += slope * in_target[right, s, c]
+                        if s == 0:
+                            gain_scene[left, user_column[right] + c] += slope * in_user[right, c]
+                    if s == 0:
+                        gain_scene[left, offset_column[right]] += slope * in_user[right, 3]
             product = np.conj(gains[a]) * gains[b]
             for s in range(3):
                 for r in range(3):
                     value = (product * g[1 + s, 1 + r]).real
+                    if i == j:
+                        value *= 0.5
                     if a == i:
                         d[s, r] = value
                     else:
                         d[r, s] = value
-            if i == j:
-                d *= 0.5
-            column, first = target_column[j], user_column[j]
             for s in range(3):
                 for c in range(3):
-                    row[s, column + c] += (
-                        d[s, 0] * in_target[j, 0, c]
-                        + d[s, 1] * in_target[j, 1, c]
-                        + d[s, 2] * in_target[j, 2, c]
-                    )
-                    row[s, first + c] += d[s, 0] * in_user[j, c]
+                    for r in range(3):
+                        row[s, target_column[j] + c] += d[s, r] * in_target[j, r, c]
+                    row[s, user_column[j] + c] += d[s, 0] * in_user[j, c]
                 row[s, offset_column[j]] += d[s, 0] * in_user[j, 3]
-        for c in range(3):
-            x0, x1, x2 = in_target[i, 0, c], in_target[i, 1, c], in_target[i, 2, c]
-            y = in_user[i, c]
-            into, user_row = target_column[i] + c, user_column[i] + c
-            for q in range(n_parameters):
-                scene_scene[into, q] += x0 * row[0, q] + x1 * row[1, q] + x2 * row[2, q]
-                scene_scene[user_row, q] += y * row[0, q]
-        for q in range(n_parameters):
-            scene_scene[offset_column[i], q] += in_user[i, 3] * row[0, q]
+        for s in range(3):
+            for c in range(4):
+                into = target_column[i] + c if c < 3 else offset_column[i]
+                x = in_target[i, s, c] if c < 3 else in_user[i, 3]
+                if c < 3 or s == 0:
+                    for q in range(n_parameters):
+                        scene_scene[into, q] += x * row[s, q]
+                if c < 3 and s == 0:
+                    for q in range(n_parameters):
+                        scene_scene[user_column[i] + c, q] += in_user[i, c] * row[0, q]
     for q in range(n_parameters):
         for r in range(q + 1):
             total = scene_scene[q, r] + scene_scene[r, q]
@@ -393,7 +346,7 @@ def normal_blocks(  # type: ignore[no-untyped-def]
             scene_scene[r, q] = total
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def assemble_gram(delay, horizontal, vertical, cosine_h, cosine_v, squint, n_orders, n_types):  # type: ignore[no-untyped-def]
     """Return the Gram of the first ``n_types`` atom types, shape (types, types, L, L).
 

@@ -89,7 +89,8 @@ class Receiver:
 
     Elements outside ``element_mask`` (M,) take no part in inner products (their correlations ``Z`` are zero);
     channels are synthesised for them as well. None: all are in use. Under a ``whitening`` all responses, and
-    channels that are synthesised of them, are those of whitened samples.
+    channels that are synthesised of them, are those of whitened samples; with ``coupling`` (M, M) they are
+    behind what the elements hear of each other.
     """
 
     array: AntennaArray
@@ -100,13 +101,14 @@ class Receiver:
     beam_squint: bool = False
     element_mask: NDArray[np.bool_] | None = None
     whitening: Whitening | None = None
+    coupling: ComplexArray | None = None
 
     @classmethod
     def of(cls, obs: UplinkObservation) -> Receiver:
         """Return the receiver of an observation."""
         return cls(
             array=obs.array,
-            bs_position_m=np.zeros(3) if obs.geometry is None else obs.geometry.bs_position_m,
+            bs_position_m=np.zeros(3) if obs.geometry is None else obs.geometry.bs_position_m.copy(),
             frequencies_hz=obs.subcarrier_frequencies_hz,
             wavefront=obs.wavefront,
             carrier_hz=obs.carrier_hz,
@@ -121,9 +123,24 @@ class Receiver:
             return self.array.n_elements
         return int(np.count_nonzero(self.element_mask))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether samples have the responses of the elements as they are."""
+        return self.whitening is None and self.coupling is None
+
     def heard(self, responses: ComplexArray) -> ComplexArray:
-        """Return responses (..., M) of the elements as the samples have them: whitened where these are."""
-        return responses if self.whitening is None else self.whitening.apply(responses)
+        """Return responses (..., M) of the elements as the samples have them: coupled, then whitened."""
+        coupled = responses if self.coupling is None else responses @ self.coupling.T
+        return self.whitened(coupled)
+
+    def matched(self, samples: ComplexArray) -> ComplexArray:
+        """Return the adjoint of :meth:`heard` of samples (..., M)."""
+        samples = self.whitened(samples)
+        return samples if self.coupling is None else samples @ self.coupling.conj()
+
+    def whitened(self, values: ComplexArray) -> ComplexArray:
+        """Return channels or samples (..., M) on the elements whitened, where the block is."""
+        return values if self.whitening is None else self.whitening.apply(values)
 
     def stated(self, values: ComplexArray) -> ComplexArray:
         """Return channels or samples (..., M) as they are on the elements, whitened or not."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,9 +125,8 @@ class Scene:
 
     def blocks(self) -> tuple[slice, slice, slice, slice]:
         """Return the slices of points, users, offsets and unlocated paths in :meth:`vector`."""
-        edges = list(accumulate(self._sizes(), initial=0))
-        points, users, offsets, unlocated = (slice(a, b) for a, b in pairwise(edges))
-        return points, users, offsets, unlocated
+        a, b, c, d = self._sizes()
+        return slice(0, a), slice(a, a + b), slice(a + b, a + b + c), slice(a + b + c, a + b + c + d)
 
     def _sizes(self) -> list[int]:
         return [self.points_m.size, self.users_m.size, self.offsets_m.size, self.unlocated_m.size]
@@ -183,7 +181,7 @@ class ScenePrior:
             nowhere, known = np.zeros((obs.n_users, 3)), np.zeros(obs.n_users)
             return cls(nowhere, nowhere, known, False, sees_cosines=sees, has_places=False, motion=motion)
         return cls(
-            places.user_positions_m,
+            places.user_positions_m.copy(),
             places.user_position_stds_m if turn is None else turn.stds_m,
             SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s,
             obs.has_line_of_sight,

@@ -70,7 +70,7 @@ class BlockTables:
         array = receiver.array
         if receiver.wavefront != "planar" or receiver.beam_squint or receiver.raster is None:
             return None
-        if not isinstance(array, UniformPlanarArray) or receiver.whitening is not None:
+        if not isinstance(array, UniformPlanarArray) or not receiver.is_plain:
             return None
         wavenumbers, raster = receiver.wavenumbers_per_m, receiver.raster
         return cls(symbol_gram, cross_correlation, wavenumbers, raster, array, receiver.hole_slopes)
@@ -169,7 +169,10 @@ class BlockTables:
         correction = _kernel_response(self.raster.size, middle, self._size)[self.raster.place]
         grid = np.empty((n_users, self._size, n_antennas), self.cross_correlation.dtype)
         for k, z in enumerate(self.cross_correlation):
-            grid[k] = self._to_lengths(z.T * correction).T
+            # along the columns as they lie in memory: a transposed copy would cost as much as the transform
+            padded = np.zeros((self._size, n_antennas), complex)
+            padded[self.raster.place - middle] = z * correction[:, None]
+            grid[k] = fft.ifft(padded, axis=0, norm="forward", overwrite_x=True)
         return grid.view(grid.real.dtype)
 
     def gram(self, parameters: PathParameters, paths: Paths) -> ComplexArray:
@@ -190,7 +193,7 @@ class BlockTables:
             reference,
             shape,
             slopes,
-            self.holes,
+            self.holes if self.holes.size else None,
         )
 
     def correlations(self, parameters: PathParameters, paths: Paths) -> ComplexArray:

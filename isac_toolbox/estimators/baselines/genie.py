@@ -12,6 +12,7 @@ from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.channel_only import (
     check_observation,
 )
+from isac_toolbox.estimators.many import ManyBlocks
 from isac_toolbox.estimators.result import Candidates, EstimationResult
 from isac_toolbox.estimators.scene.assemble import Outcome, build_result
 from isac_toolbox.estimators.scene.caveats import taken_as_static
@@ -30,7 +31,7 @@ __all__ = ["GenieLMMSE"]
 
 
 @dataclass(frozen=True, eq=False)
-class GenieLMMSE:
+class GenieLMMSE(ManyBlocks):
     """LMMSE detection with the true channel and noise: what no linear receiver can beat.
 
     Receivers that decide users jointly, as :class:`EMTurboBiSVBI` does where they are coupled, can.

@@ -15,6 +15,7 @@ from isac_toolbox.estimators.baselines.channel_only import (
     check_observation,
     result_from_channel,
 )
+from isac_toolbox.estimators.many import ManyBlocks
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.silence import without_zeros
 from isac_toolbox.estimators.search import PathSearch
@@ -31,7 +32,7 @@ __all__ = ["LeastSquares"]
 
 
 @dataclass(frozen=True)
-class LeastSquares:
+class LeastSquares(ManyBlocks):
     """Least-squares channel on the pilots, without any model of the paths.
 
     Per subcarrier ``H_n = R_n^+ Z_n``; where a user sends no pilot on a subcarrier (comb) its channel is

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isac_toolbox._threads import bounded_threads
 from isac_toolbox._validation import check_positive
@@ -15,6 +16,7 @@ from isac_toolbox.estimators.baselines.channel_only import (
     check_observation,
 )
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
+from isac_toolbox.estimators.many import ManyBlocks
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.assemble import Outcome, build_result
 from isac_toolbox.estimators.scene.caveats import taken_as_static, unseen_cosines, without_places
@@ -37,7 +39,7 @@ __all__ = ["NOMP"]
 
 
 @dataclass(frozen=True)
-class NOMP:
+class NOMP(ManyBlocks):
     """Newtonised OMP on the pilots, then single-bounce location and fusion over users.
 
     The strongest classical baseline: paths are detected user by user and refined together. The channel is
@@ -77,7 +79,7 @@ class NOMP:
 
     def _estimate(self, obs: UplinkObservation) -> EstimationResult:
         start = perf_counter()
-        problem, path_fit, block, warnings = self._find_paths(obs)
+        problem, path_fit, block, silent, warnings = self._find_paths(obs)
         placed, sight, seen = place_points(path_fit)
         scene, seen = fuse_points(placed, seen)
         unlocated_user = placed.paths.user[placed.paths.is_unlocated]
@@ -98,11 +100,14 @@ class NOMP:
         outcome = Outcome.finished(estimate.noise_variance, len(path_fit.paths), seconds, said)
         fitted = FittedBlock(block, estimate.mean / block.scale, detection.moments, path_fit.n_fitted)
         misfit = whiteness(fitted, PathSearch.for_observation(obs))
-        return build_result("NOMP", estimate, located, detection, outcome, misfit=misfit)
+        estimate = estimate.without(silent) if silent.size else estimate
+        return build_result("NOMP", estimate, located, detection, outcome, misfit=misfit, silent=silent)
 
-    def _find_paths(self, obs: UplinkObservation) -> tuple[Problem, Fit, ReceivedBlock, list[str]]:
-        """Paths of all users, in the parts of the block that carry signal, and what was left out."""
-        found: list[tuple[Problem, Fit, ReceivedBlock]] = []
+    def _find_paths(
+        self, obs: UplinkObservation
+    ) -> tuple[Problem, Fit, ReceivedBlock, NDArray[np.int64], list[str]]:
+        """Paths of all users, in the parts of the block that carry signal, silent elements, what is said."""
+        found: list[tuple[Problem, Fit, ReceivedBlock, UplinkObservation]] = []
 
         def first_fit(heard: UplinkObservation, block: ReceivedBlock, watch: SilenceWatch | None) -> Fit:
             problem = Problem.on_pilots(heard, block)
@@ -114,9 +119,11 @@ class NOMP:
                 prune=False,
                 watch=watch,
             )
-            found.append((problem, fit, block))
+            found.append((problem, fit, block, heard))
             return fit
 
         heard, block, warnings = without_zeros(obs)
         warnings += listen(heard, block, first_fit)
-        return *found[-1], warnings
+        problem, fit, block, heard = found[-1]
+        silent = np.flatnonzero(obs.usable_elements & ~heard.usable_elements)
+        return problem, fit, block, silent, warnings

@@ -16,6 +16,7 @@ from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.baselines.channel_only import check_observation
 from isac_toolbox.estimators.grid.points import GridAtoms, LocationGrid
+from isac_toolbox.estimators.many import ManyBlocks
 from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.estimators.scene.assemble import Outcome, build_result
 from isac_toolbox.estimators.scene.caveats import taken_as_static, unseen_cosines
@@ -48,7 +49,7 @@ _MAX_OFFSETS = 4096
 
 
 @dataclass(frozen=True)
-class OMP:
+class OMP(ManyBlocks):
     """Simultaneous orthogonal matching pursuit over users on a grid of locations, from the pilots.
 
     Lines of sight from the nominal positions come first and give the clocks; then the grid point with the

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms.kinematics import Kinematics
 from isac_toolbox.estimators.coarse.lobes import fit_unlocated, on_best_lobes, without_companions
 from isac_toolbox.estimators.doppler_search import DopplerSearch
-from isac_toolbox.estimators.scene.fit import Fit, completed, learned_elements
+from isac_toolbox.estimators.scene.coupled import calibrated
+from isac_toolbox.estimators.scene.fit import Fit, completed
 from isac_toolbox.estimators.scene.misfit import spectra_of
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
@@ -97,15 +98,16 @@ def newtonised_omp(
                 )
                 for k, spectrum in zip(group.users, groups[i].spectra(search), strict=True):
                     spectra[k] = spectrum
-        if problem.elements is not None:
+        if problem.elements is not None or problem.coupling is not None:
             problem, groups = _calibrated(problem, groups, n_users)
+            search = search.coupled(problem.receiver.coupling)
             spectra = [spectrum for group in groups for spectrum in group.spectra(search)]
         if watch is not None and watch(_joined(problem, groups, n_users)):
             return problem, _joined(problem, groups, n_users)
         if deadline.reached():
             break
     finished = [group.finished(problem, deadline) for group in groups]
-    for _ in range(_CALIBRATIONS if problem.elements is not None else 0):
+    for _ in range(_CALIBRATIONS if problem.elements is not None or problem.coupling is not None else 0):
         problem, finished = _calibrated(problem, finished, n_users)
         finished = [group.finished(problem, deadline) for group in finished]
     if prune and not deadline.reached():
@@ -181,8 +183,7 @@ class _Group:
 def _calibrated(problem: Problem, groups: list[_Group], n_users: int) -> tuple[Problem, list[_Group]]:
     """Problem and groups under the elements' responses that the present paths show, gains renewed."""
     for _ in range(_CALIBRATIONS):
-        elements = learned_elements(_joined(problem, groups, n_users))
-        problem = problem.calibrated(elements)
+        problem = calibrated(_joined(problem, groups, n_users))
         alone = len(groups) > 1
         parts = [problem.of_user(int(group.users[0])) if alone else problem for group in groups]
         groups = [

@@ -71,10 +71,10 @@ def coarse_working_set(
     """Return what one of :data:`COARSE_STAGES` finds on the pilots.
 
     NOMP takes the place of MUSIC for an array that does not see both direction cosines, in a block that
-    moves, and where noise is not white. Where ``watch`` finds parts without signal on the way, the set is of
-    no use.
+    moves, where noise is not white, and where elements hear each other. Where ``watch`` finds parts without
+    signal on the way, the set is of no use.
     """
-    plain = problem.statistics.frames is None and not asks_for_colour(obs)
+    plain = problem.statistics.frames is None and not asks_for_colour(obs) and problem.coupling is None
     if stage == "music" and all(obs.array.sees_cosines) and plain:
         working = music_working_set(obs, problem, search, rule)
         return Coarse(_settled(working), 1 / working.problem.noise_precision, [])

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
+from numpy.typing import NDArray
+
 from isac_toolbox.estimators.result import Ambiguity, EstimationResult, Misfit, SceneInformation
-from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate, DiffuseEstimate, ElementEstimate
+from isac_toolbox.estimators.scene.channel_estimate import (
+    ChannelEstimate,
+    CouplingEstimate,
+    DiffuseEstimate,
+    ElementEstimate,
+    ImageEstimate,
+)
 from isac_toolbox.estimators.scene.interferers import NoiseEstimate
 from isac_toolbox.estimators.scene.motion_estimate import MotionEstimate
 from isac_toolbox.estimators.scene.remedies import misfit_warnings
@@ -59,10 +68,15 @@ def build_result(
     information: SceneInformation | None = None,
     elements: ElementEstimate | None = None,
     noise: NoiseEstimate | None = None,
+    silent: NDArray[np.int64] | None = None,
+    images: ImageEstimate | None = None,
+    coupling: CouplingEstimate | None = None,
 ) -> EstimationResult:
     """Return the result of an estimator, the one place that fills its fields."""
-    parts = [part for part in (diffuse, motion, elements, noise) if part is not None]
+    parts = [part for part in (diffuse, motion, elements, noise, images, coupling) if part is not None]
     found = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
+    if silent is not None:
+        found["silent_elements"] = silent
     return EstimationResult(
         estimator=estimator,
         channel=channel.mean,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isac_toolbox.channel.array import AntennaArray, ArbitraryArray
+from isac_toolbox.channel.hardware import HARDWARE_FIELDS
 from isac_toolbox.channel.observation import UplinkObservation
 
 __all__ = ["not_modelled", "taken_as_static", "unseen_cosines", "without_places"]
@@ -31,19 +32,23 @@ def taken_as_static(obs: UplinkObservation) -> tuple[str, ...]:
             "symbol_times_s: the block moves or turns, but this estimator takes it as static, and its "
             "channel as one for all symbols; EMTurboBiSVBI follows motion"
         )
-    hardware = obs.hardware
-    if hardware is not None and hardware.has_array_errors:
-        said.append(
-            "element_response, element_gain_std, element_phase_std_rad, array_rotation_std_rad: this "
-            "estimator takes the array as ideal; EMTurboBiSVBI learns its elements and how it stands"
-        )
+    if obs.hardware is not None:
+        asked = [name for name in HARDWARE_FIELDS if getattr(obs, name) is not None]
+        learned = [name for name in asked if name not in ("coupling_std", "noise_covariance")]
+        if learned:
+            said.append(
+                f"{', '.join(learned)}: this estimator takes the array as ideal; EMTurboBiSVBI learns its "
+                "elements, their images and how it stands"
+            )
     return (*said, *not_modelled(obs))
 
 
-def not_modelled(obs: UplinkObservation, takes_colour: bool = False) -> tuple[str, ...]:
+def not_modelled(
+    obs: UplinkObservation, takes_colour: bool = False, takes_coupling: bool = False
+) -> tuple[str, ...]:
     """Return what is not taken into account of what an observation says of its receiver.
 
-    ``takes_colour`` says that the shape of the noise is.
+    ``takes_colour`` says that the shape of the noise is, ``takes_coupling`` that coupling is.
     """
     hardware = obs.hardware
     if hardware is None:
@@ -52,7 +57,7 @@ def not_modelled(obs: UplinkObservation, takes_colour: bool = False) -> tuple[st
     asked = [
         name
         for name, is_asked in (
-            ("coupling_std", hardware.coupling_std > 0),
+            ("coupling_std", hardware.coupling_std > 0 and not takes_coupling),
             ("noise_covariance", coloured and not takes_colour),
         )
         if is_asked

@@ -8,11 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.atoms.frames import MovingAtoms
+from isac_toolbox.estimators.result import ElementInformation
+from isac_toolbox.estimators.scene.clusters import Clusters
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, scene_blocks, scene_covariance
+from isac_toolbox.estimators.symbols.coupling import Coupling
 from isac_toolbox.estimators.symbols.elements import ElementErrors
+from isac_toolbox.estimators.symbols.images import Images
 
-__all__ = ["ChannelEstimate", "DiffuseEstimate", "ElementEstimate", "channel_variance"]
+__all__ = [
+    "ChannelEstimate",
+    "CouplingEstimate",
+    "DiffuseEstimate",
+    "ElementEstimate",
+    "ImageEstimate",
+    "channel_variance",
+]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -35,11 +46,13 @@ class ChannelEstimate:
     noise_variance: float
 
     @classmethod
-    def of_fit(cls, fit: Fit, n_users: int, scale: float, diffuse: Diffuse | None = None) -> ChannelEstimate:
+    def of_fit(
+        cls, fit: Fit, n_users: int, scale: float, diffuse: Diffuse | Clusters | None = None
+    ) -> ChannelEstimate:
         """Return the channel of a fit's paths and of a diffuse part.
 
         ``scale`` undoes the normalisation of amplitudes. The diffuse part takes up the error that the paths
-        have because of it, so that of the paths is the noise's alone.
+        have because of it, so that of the paths is the noise's alone; that of clusters contains it.
         """
         receiver = fit.problem.receiver
         mean, power = receiver.stated(fit.atoms.synthesise(fit.posterior.mean, n_users)), scale**2
@@ -49,8 +62,10 @@ class ChannelEstimate:
             variance = channel_variance(fit, scene_covariance(fit), n_users)
             return cls(mean * scale, variance * scale**2, power / fit.problem.noise_precision)
         quiet = replace(fit.problem, noise_precision=1 / diffuse.noise_variance)
-        alone = replace(fit.under(quiet, fit.posterior.prior_precision), excess=None)
-        variance = channel_variance(alone, scene_covariance(alone), n_users)
+        variance = np.zeros(mean.shape)
+        if isinstance(diffuse, Diffuse):
+            alone = replace(fit.under(quiet, fit.posterior.prior_precision), excess=None)
+            variance = channel_variance(alone, scene_covariance(alone), n_users)
         unheard = fit.problem.receiver.element_mask
         own = np.repeat(diffuse.variance[:, :, None], mean.shape[2], axis=2)
         if unheard is not None:
@@ -65,6 +80,24 @@ class ChannelEstimate:
             (mean + receiver.stated(diffuse.mean)) * scale, (variance + own) * scale**2, noise_variance
         )
 
+    def behind(self, fit: Fit) -> ChannelEstimate:
+        """Return the channel with the error that what elements hear of each other has, if anything.
+
+        Its energy, for as many complex parameters as samples tell, spread like that of the channel.
+        """
+        coupling = fit.problem.coupling
+        if coupling is None:
+            return self
+        explained = float(np.real(np.vdot(fit.posterior.mean, fit.gram @ fit.posterior.mean)))
+        error = coupling.n_determined / max(fit.problem.noise_precision * explained, 1e-300)
+        return replace(self, variance=self.variance + error * np.abs(self.mean) ** 2)
+
+    def without(self, silent: NDArray[np.int64]) -> ChannelEstimate:
+        """Return the channel with nothing on elements that are silent; that they are is taken for sure."""
+        mean = self.mean.copy()
+        mean[..., silent] = 0
+        return replace(self, mean=mean)
+
 
 @dataclass(frozen=True, eq=False)
 class DiffuseEstimate:
@@ -75,7 +108,7 @@ class DiffuseEstimate:
     diffuse_delays_s: RealArray
 
     @classmethod
-    def of(cls, diffuse: Diffuse, scale: float) -> DiffuseEstimate:
+    def of(cls, diffuse: Diffuse | Clusters, scale: float) -> DiffuseEstimate:
         """Return a diffuse part; ``scale`` undoes the normalisation of amplitudes."""
         return cls(diffuse.power * scale**2, diffuse.profile * scale**2, diffuse.delays_s)
 
@@ -86,14 +119,13 @@ class ElementEstimate:
 
     element_response: ComplexArray
     element_response_std: RealArray
+    element_information: ElementInformation
 
     @classmethod
-    def of(cls, elements: ElementErrors | None) -> ElementEstimate | None:
-        """Return what was learned of the elements; None where they were known."""
-        if elements is None:
-            return None
+    def of(cls, elements: ElementErrors, information: ElementInformation) -> ElementEstimate:
+        """Return what was learned of the elements, and what the samples say of them."""
         deviation = np.abs(elements.response) * np.sqrt(np.sum(elements.log_stds**2, axis=0))
-        return cls(elements.response, deviation)
+        return cls(elements.response, deviation, information)
 
     def applied(self, channel: ChannelEstimate) -> ChannelEstimate:
         """Return a channel of samples that were divided by the responses with them in it."""
@@ -102,6 +134,42 @@ class ElementEstimate:
         return ChannelEstimate(
             channel.mean * self.element_response, channel.variance * power + error, channel.noise_variance
         )
+
+    def without(self, silent: NDArray[np.int64]) -> ElementEstimate:
+        """Return the same with a response of zero where elements are silent."""
+        response = self.element_response.copy()
+        response[silent] = 0
+        return replace(self, element_response=response)
+
+
+@dataclass(frozen=True, eq=False)
+class CouplingEstimate:
+    """What elements hear of each other, in the names of :class:`EstimationResult`."""
+
+    coupling_matrix: ComplexArray
+    coupling_matrix_std: RealArray
+
+    @classmethod
+    def of(cls, coupling: Coupling) -> CouplingEstimate:
+        """Return what was learned."""
+        deviation = coupling.kinds.matrix(coupling.stds.astype(complex)).real
+        np.fill_diagonal(deviation, 0.0)
+        return cls(coupling.matrix, deviation)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEstimate:
+    """Images that mixers add, in the names of :class:`EstimationResult`."""
+
+    iq_images: ComplexArray
+    iq_image_std: RealArray
+    user_iq_images: ComplexArray
+    user_iq_image_std: RealArray
+
+    @classmethod
+    def of(cls, images: Images) -> ImageEstimate:
+        """Return what was learned."""
+        return cls(images.values, images.stds, images.user_values, images.user_stds)
 
 
 def channel_variance(fit: Fit, covariance: RealArray, n_users: int) -> RealArray:

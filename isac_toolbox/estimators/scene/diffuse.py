@@ -17,7 +17,7 @@ from isac_toolbox.channel.atoms.whitening import Whitening
 from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.search import PathSearch
 
-__all__ = ["Diffuse"]
+__all__ = ["Diffuse", "Left", "crossing_of", "posterior_of"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -77,7 +77,7 @@ class Diffuse:
 
         ``noise_variance`` is that found between the paths, to begin with.
         """
-        left = _Left.of(fit, statistics)
+        left = Left.of(fit, statistics)
         excess = search.power_over_lengths(left.residual) / fit.problem.receiver.n_elements
         energies = statistics.user_energies[:, None]
         excess = np.maximum(excess / energies - noise_variance, _LEAST_START * noise_variance)
@@ -95,11 +95,11 @@ class Diffuse:
 
     def renewed(self, fit: Fit, statistics: Statistics, search: PathSearch) -> Diffuse:
         """Renew the diffuse part for what a fit leaves: filter, then profiles and noise, in turn."""
-        return self._on_grid(search)._settled(_Left.of(fit, statistics), search, _ROUNDS)
+        return self._on_grid(search)._settled(Left.of(fit, statistics), search, _ROUNDS)
 
     def filtered(self, fit: Fit, statistics: Statistics, search: PathSearch) -> Diffuse:
         """Return the diffuse part of what a fit leaves under the present profiles and noise."""
-        again = self._on_grid(search)._settled(_Left.of(fit, statistics), search, 1)
+        again = self._on_grid(search)._settled(Left.of(fit, statistics), search, 1)
         return replace(again, profile=self.profile, noise_variance=self.noise_variance, floor=self.floor)
 
     def _on_grid(self, search: PathSearch) -> Diffuse:
@@ -110,7 +110,7 @@ class Diffuse:
         profile = [np.interp(lengths, self.lengths_m, p, left=0, right=0) for p in self.profile]
         return replace(self, lengths_m=lengths, profile=np.array(profile))
 
-    def _settled(self, left: _Left, search: PathSearch, n_rounds: int) -> Diffuse:
+    def _settled(self, left: Left, search: PathSearch, n_rounds: int) -> Diffuse:
         """Alternate between the channels of all users and the noise."""
         energies = np.real(np.einsum("nkk->kn", left.statistics.symbol_gram))
         overlaps = [search.overlap(energy) for energy in energies]
@@ -119,7 +119,7 @@ class Diffuse:
             current = current._round(left, search, energies, overlaps)
         return current._without_paths(left, search)
 
-    def _without_paths(self, left: _Left, search: PathSearch) -> Diffuse:
+    def _without_paths(self, left: Left, search: PathSearch) -> Diffuse:
         """The same with a floor no higher than the median over directions, which a path missed leaves low."""
         if not search.tells_directions:
             return self
@@ -130,7 +130,7 @@ class Diffuse:
         return replace(self, floor=np.minimum(self.floor, most))
 
     def _round(
-        self, left: _Left, search: PathSearch, energies: RealArray, overlaps: list[ComplexArray]
+        self, left: Left, search: PathSearch, energies: RealArray, overlaps: list[ComplexArray]
     ) -> Diffuse:
         """One user after another: the posterior of its bins given the others, then its profile."""
         gram = left.statistics.symbol_gram
@@ -141,7 +141,7 @@ class Diffuse:
         for k, (energy, overlap) in enumerate(zip(energies, overlaps, strict=True)):
             own = remains[k] + energy[:, None] * mean[k]
             bins = _occupied(self.profile[k], _EMPTY * self.noise_variance / energy.sum())
-            amplitudes, covariance = _posterior(
+            amplitudes, covariance, _ = posterior_of(
                 overlap[bins[:, None], bins] / self.noise_variance,
                 search.over_lengths(own)[bins] / self.noise_variance,
                 self.profile[k, bins],
@@ -173,8 +173,7 @@ class Diffuse:
 
     def crossing(self, gram: ComplexArray) -> ComplexArray:
         """Return what the diffuse parts of the other users add to each user's correlation, (K, N, M)."""
-        own = np.real(np.einsum("nkk->kn", gram))
-        return through(gram, self.mean) - own[:, :, None] * self.mean
+        return crossing_of(self.mean, gram)
 
     @property
     def power(self) -> RealArray:
@@ -198,9 +197,25 @@ class Diffuse:
         bins = np.clip(index, 0, self.lengths_m.size - 1).astype(np.int64)
         return np.asarray(self.floor[fit.paths.user, bins])
 
+    def paths_noise(self, fit: Fit, active: NDArray[np.bool_]) -> float:
+        """Noise variance for the paths of a fit: the mean of what the active ones see."""
+        seen = self.noise_at(fit)[active]
+        return float(seen.mean()) if seen.size else self.noise_variance
+
+    def rises(self, search: PathSearch) -> RealArray | None:
+        """How far the diffuse part rises above the noise at every length, shape (K, G).
+
+        None where there are too few directions to tell it from a path.
+        """
+        return self.floor / self.noise_variance if search.tells_directions else None
+
+    def over_bins(self, search: PathSearch, signal: ComplexArray) -> ComplexArray:
+        """Return ``sum_n conj(b_n) e_n`` of a signal (N, M) on the bins, shape (G, M)."""
+        return search.over_lengths(signal)
+
 
 @dataclass(frozen=True, eq=False)
-class _Left:
+class Left:
     """What the paths of a fit leave of the statistics.
 
     Attributes
@@ -225,7 +240,7 @@ class _Left:
     whitening: Whitening | None = None
 
     @classmethod
-    def of(cls, fit: Fit, statistics: Statistics) -> _Left:
+    def of(cls, fit: Fit, statistics: Statistics) -> Left:
         channel = fit.atoms.synthesise(fit.posterior.mean, len(statistics.cross_correlation))
         heard = fit.problem.receiver.element_mask
         if heard is not None:
@@ -240,27 +255,47 @@ class _Left:
 
     def noise_variance(self, known: float, mean: ComplexArray, remains: ComplexArray, spread: float) -> float:
         """Noise variance from what the diffuse part leaves as well; the known one where it is known."""
+        energy = self.energy + spread - float(np.real(np.vdot(mean, self.residual + remains)))
+        return self.noise_of(known, energy)
+
+    def energy_beside(self, channel: ComplexArray, spread: float) -> float:
+        """Expected energy of what channels (K, N, M) of paths and clusters together leave."""
+        correlation = self.statistics.cross_correlation
+        remains = correlation - through(self.statistics.symbol_gram, channel)
+        return self.statistics.energy + spread - float(np.real(np.vdot(channel, correlation + remains)))
+
+    def noise_of(self, known: float, energy: float) -> float:
+        """Noise variance of an expected energy of what is left; the known one where it is known."""
         if self.noise_known:
             return known
-        energy = self.energy + spread - float(np.real(np.vdot(mean, self.residual + remains)))
         power = self.statistics.energy / self.statistics.n_observations
         return max(energy / self.statistics.n_observations, _LEAST_NOISE * power)
 
 
-def _posterior(
+def crossing_of(mean: ComplexArray, gram: ComplexArray) -> ComplexArray:
+    """Return what channels (K, N, M) of the other users add to each user's correlation, (K, N, M)."""
+    own = np.real(np.einsum("nkk->kn", gram))
+    return np.asarray(through(gram, mean) - own[:, :, None] * mean)
+
+
+def posterior_of(
     information: ComplexArray, matched: ComplexArray, power: RealArray
-) -> tuple[ComplexArray, ComplexArray]:
-    """Mean (B, M) and covariance (B, B) of amplitudes of prior powers (B,)."""
+) -> tuple[ComplexArray, ComplexArray, float]:
+    """Mean (B, M) and covariance (B, B) of amplitudes of prior powers (B,), and what these cost of evidence.
+
+    The last is the log determinant of the prior covariance over the posterior's.
+    """
     root = np.sqrt(power)
     if not root.size:
-        return matched, information
+        return matched, information, 0.0
     scaled = root[:, None] * information * root
     scaled.flat[:: root.size + 1] += 1
     factor, _ = zpotrf(scaled, lower=True)
+    shrunk = 2 * float(np.sum(np.log(np.real(np.diagonal(factor)))))
     inverse, _ = zpotri(factor, lower=True)
     inverse = np.tril(inverse) + np.tril(inverse, -1).conj().T
     covariance = root[:, None] * inverse * root
-    return np.asarray(covariance @ matched), np.asarray(covariance)
+    return np.asarray(covariance @ matched), np.asarray(covariance), shrunk
 
 
 def _occupied(profile: RealArray, least: float) -> IntArray:

@@ -20,8 +20,10 @@ from isac_toolbox.inference.posterior import GaussianPosterior, unchecked_poster
 
 __all__ = [
     "Fit",
+    "channel_parts",
     "completed",
     "diagonal_blocks",
+    "element_errors_left",
     "evaluate",
     "learned_elements",
     "residual_correlation",
@@ -56,6 +58,8 @@ class Fit:
         Of the gains.
     excess : ndarray, shape (L,), optional
         Variance of what every path sees as noise, relative to the noise of the problem; one if not given.
+    loss : ndarray, shape (P, P), optional
+        Information on the scene that is lost as what elements hear of each other is not known.
     """
 
     problem: Problem
@@ -67,6 +71,7 @@ class Fit:
     slopes: ComplexArray | None
     posterior: GaussianPosterior
     excess: RealArray | None = None
+    loss: RealArray | None = None
 
     @cached_property
     def atoms(self) -> PathAtoms:
@@ -176,24 +181,27 @@ def residual_over_time(fit: Fit) -> ComplexArray:
     return residual
 
 
-def learned_elements(fit: Fit) -> ElementErrors:
-    """Return the responses of the elements after a step, the channel as it is (docs/theory.md, 6.9)."""
-    problem, gains = fit.problem, fit.posterior.mean
-    statistics, frames = problem.statistics, problem.statistics.frames
-    assert problem.elements is not None
-    n_users = statistics.symbol_gram.shape[1]
+def channel_parts(fit: Fit) -> list[tuple[ComplexArray, ComplexArray, ComplexArray]]:
+    """Return turns of the paths (L,), ``Z`` (K, N, M) and ``R`` (N, K, K) of all frames, or of one block."""
+    statistics, frames = fit.problem.statistics, fit.problem.statistics.frames
     if frames is None or not isinstance(fit.atoms, MovingAtoms):
-        parts = [(fit.atoms.synthesise(gains, n_users), statistics.cross_correlation, statistics.symbol_gram)]
-    else:
-        turns = frames.turns(fit.atoms.doppler_hz, fit.atoms.user)
-        parts = [
-            (fit.atoms.synthesise(gains * turn, n_users), frames.cross_correlation[:, :, q], gram)
-            for q, (turn, gram) in enumerate(zip(turns, frames.symbol_gram, strict=True))
-        ]
-    n_elements = problem.receiver.array.n_elements
+        still = np.ones(len(fit.paths), complex)
+        return [(still, statistics.cross_correlation, statistics.symbol_gram)]
+    turns = frames.turns(fit.atoms.doppler_hz, fit.atoms.user)
+    return [
+        (turn, frames.cross_correlation[:, :, q], gram)
+        for q, (turn, gram) in enumerate(zip(turns, frames.symbol_gram, strict=True))
+    ]
+
+
+def element_errors_left(fit: Fit) -> tuple[ComplexArray, RealArray]:
+    """Return products of the fitted signal with what it leaves, and its energy, on every element, (M,)."""
+    gains, n_users = fit.posterior.mean, fit.problem.statistics.symbol_gram.shape[1]
+    n_elements = fit.problem.receiver.array.n_elements
     left, energy = np.zeros(n_elements, complex), np.zeros(n_elements)
-    whitening = problem.receiver.whitening
-    for channel, correlation, gram in parts:
+    whitening = fit.problem.receiver.whitening
+    for turn, correlation, gram in channel_parts(fit):
+        channel = fit.atoms.synthesise(gains * turn, n_users)
         explained = through(gram, channel)
         if whitening is not None:
             # a step of Jacobi's: the gradient under the noise's covariance, the Hessian's diagonal
@@ -204,9 +212,15 @@ def learned_elements(fit: Fit) -> ElementErrors:
             continue
         left = left + np.sum(channel.conj() * (correlation - explained), axis=(0, 1))
         energy = energy + np.sum(np.real(channel.conj() * explained), axis=(0, 1))
-    heard = problem.receiver.element_mask
+    heard = fit.problem.receiver.element_mask
     energy = energy if heard is None else np.where(heard, energy, 0.0)
-    return problem.elements.refined(left * (energy > 0), energy, problem.noise_precision)
+    return left * (energy > 0), energy
+
+
+def learned_elements(fit: Fit) -> ElementErrors:
+    """Return the responses of the elements after a step, the channel as it is (docs/theory.md, 6.9)."""
+    assert fit.problem.elements is not None
+    return fit.problem.elements.refined(*element_errors_left(fit), fit.problem.noise_precision)
 
 
 def scene_blocks(fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:
@@ -228,6 +242,8 @@ def scene_covariance(fit: Fit) -> RealArray:
     hessian, _ = fit.normal_equations
     unknown = ~fit.problem.prior.known(fit.scene)
     covariance = np.zeros_like(hessian)
+    if fit.loss is not None:
+        hessian = hessian - fit.loss / 2
     inner = 2 * hessian[np.ix_(unknown, unknown)]
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), 1e-12))
     values, vectors = np.linalg.eigh(inner * scale[:, None] * scale)

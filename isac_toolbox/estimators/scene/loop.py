@@ -29,10 +29,18 @@ from isac_toolbox.estimators.scene.caveats import (
     unseen_cosines,
     without_places,
 )
-from isac_toolbox.estimators.scene.channel_estimate import ChannelEstimate, DiffuseEstimate, ElementEstimate
+from isac_toolbox.estimators.scene.channel_estimate import (
+    ChannelEstimate,
+    CouplingEstimate,
+    DiffuseEstimate,
+    ElementEstimate,
+    ImageEstimate,
+)
+from isac_toolbox.estimators.scene.clusters import Clusters
 from isac_toolbox.estimators.scene.colour import first_whitening, takes_colour
 from isac_toolbox.estimators.scene.cones import best_places
 from isac_toolbox.estimators.scene.contradictions import contradictions
+from isac_toolbox.estimators.scene.coupled import with_loss
 from isac_toolbox.estimators.scene.derotation import (
     at_rest,
     channel_at,
@@ -41,9 +49,11 @@ from isac_toolbox.estimators.scene.derotation import (
     no_derotation,
 )
 from isac_toolbox.estimators.scene.diffuse import Diffuse
+from isac_toolbox.estimators.scene.element_information import element_information
 from isac_toolbox.estimators.scene.fit import Fit, scene_covariance
 from isac_toolbox.estimators.scene.information import information_of
 from isac_toolbox.estimators.scene.interferers import NoiseEstimate
+from isac_toolbox.estimators.scene.mixers import Mixers
 from isac_toolbox.estimators.scene.motion_estimate import MotionEstimate
 from isac_toolbox.estimators.scene.moving import movers_of
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
@@ -56,6 +66,7 @@ from isac_toolbox.estimators.scene.working_set import WorkingSet, marginal_objec
 from isac_toolbox.estimators.scene.world import World
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.coupling import Coupling, takes_coupling
 from isac_toolbox.estimators.symbols.detection import (
     ChannelKnowledge,
     Detection,
@@ -91,8 +102,10 @@ class SceneLoop(TurboLoop):
         Scene, paths and beliefs; set by ``setup``.
     warnings : list of str
         What the result has to say beside its numbers.
-    diffuse : Diffuse, optional
+    diffuse : Diffuse or Clusters, optional
         Diffuse part of the channel, where there is one.
+    mixers : Mixers, optional
+        Images of opposite subcarriers, where mixers may add some.
     judges_fit : bool
         Whether the residual is expected to be noise.
     prior_llr : ndarray, shape (K, N, T_d, bits), optional
@@ -113,17 +126,19 @@ class SceneLoop(TurboLoop):
         if not isinstance(obs, UplinkObservation):
             raise TypeError(f"obs must be an UplinkObservation, got {type(obs).__name__}")
         super().__init__(max_iter, tol, max_seconds)
+        self._given_elements = obs.usable_elements
         self.obs, self.block, self.warnings = without_zeros(obs)
         self.warnings += [*unseen_cosines(obs.array), *without_places(obs)]
         if self.follows_motion:
-            self.warnings += not_modelled(obs, takes_colour(obs))
+            self.warnings += not_modelled(obs, takes_colour(obs), takes_coupling(obs))
         else:
             self.warnings += taken_as_static(obs)
         self.search = PathSearch.for_observation(self.obs)
         if self.search.has_high_lobes:
             self.warnings.append(_FAR_BLOCKS)
         self.doubts_data = False
-        self.diffuse: Diffuse | None = None
+        self.diffuse: Diffuse | Clusters | None = None
+        self.mixers: Mixers | None = None
         self.prior_llr: RealArray | None = None
         self._statistics: Statistics
         self._dropped: list[tuple[RealArray, float, RealArray]] = []
@@ -162,6 +177,7 @@ class SceneLoop(TurboLoop):
             if self.follows_motion:
                 self.block = block = block.whitened(first_whitening(obs, block))
                 self.search = self.search.whitened(block.whitening)
+                self.block = block = replace(block, coupling=Coupling.of(obs))
             self.working = coarse(Problem.on_pilots(obs, block, elements), watch)
             return self.working.fit
 
@@ -226,7 +242,7 @@ class SceneLoop(TurboLoop):
         if derotation is None:
             response = 1.0 if self.block.response is None else self.block.response
             receiver = self.working.problem.receiver
-            return [(receiver.heard(self.channel() / self.block.scale / response), slice(None))]
+            return [(receiver.whitened(self.channel() / self.block.scale / response), slice(None))]
         evolution = evolution_of(self.working.fit, derotation, 1.0, whitened=True)
         return [(evolution.at([t])[..., 0], slice(t, t + 1)) for t in range(evolution.n_symbols)]
 
@@ -267,6 +283,7 @@ class SceneLoop(TurboLoop):
         if diffuse is not None:
             fit = replace(fit, excess=diffuse.noise_at(fit) * fit.problem.noise_precision)
         fit, share, doubt_m2 = best_places(fit)
+        fit = with_loss(fit)
         places_m, probability = working.fit.scene.points_m.copy(), working.point_probability.copy()
         places_m[points] = fit.scene.points_m
         covariance = scene_covariance(fit)
@@ -306,22 +323,43 @@ class SceneLoop(TurboLoop):
         told = None
         if self.judges_fit and self.obs.hardware is None:
             told = information_of(fit, scene, shown, self.obs.motion)
-        elements = ElementEstimate.of(working.problem.elements)
+        learned, coupling = working.problem.elements, working.problem.coupling
+        channel = channel.behind(fit)
+        elements = None if learned is None else ElementEstimate.of(learned, element_information(fit))
         if elements is not None:
             channel = elements.applied(channel)
             if motion is not None:
                 motion = motion.over_elements(elements.element_response)
-        noise = NoiseEstimate.of(self.block, self.search, channel.noise_variance)
+        silent = np.flatnonzero(self._given_elements & ~self.obs.usable_elements)
+        if silent.size:
+            channel = channel.without(silent)
+            motion = None if motion is None else motion.without(silent)
+            elements = None if elements is None else elements.without(silent)
         return build_result(
-            self.name, channel, scene, detection, outcome, found, motion, misfit, told, elements, noise
+            self.name,
+            channel,
+            scene,
+            detection,
+            outcome,
+            found,
+            motion,
+            misfit,
+            told,
+            elements,
+            NoiseEstimate.of(self.block, self.search, channel.noise_variance),
+            silent,
+            None if self.mixers is None else ImageEstimate.of(self.mixers.images),
+            None if coupling is None else CouplingEstimate.of(coupling),
         )
 
     def _judged(
-        self, fit: Fit, mean: NDArray[np.complex128], detection: Detection, diffuse: Diffuse | None
+        self, fit: Fit, mean: NDArray[np.complex128], detection: Detection, diffuse: Diffuse | Clusters | None
     ) -> Misfit:
         """How far what the estimate leaves is from noise, on the samples as they came from the elements."""
         block, moments = self.block, detection.moments
         n_fitted = fit.n_fitted + (0.0 if diffuse is None else diffuse.n_determined)
+        if fit.problem.coupling is not None:
+            n_fitted += fit.problem.coupling.n_determined
         if block.derotation is not None:
             n_fitted += 0.5 * np.count_nonzero(block.derotation.phases_rad)
             block, moments = at_rest(block, fit, moments)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.estimators.doppler_search import DopplerSearch
+from isac_toolbox.estimators.scene.clusters import Clusters
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.fit import Fit, residual_correlation, residual_over_time
 from isac_toolbox.estimators.scene.working_set import WorkingSet
@@ -62,7 +64,7 @@ class Residual:
     correlation: ComplexArray
     spectra: Sequence[Spectrum]
     level: float
-    diffuse: Diffuse | None = None
+    diffuse: Diffuse | Clusters | None = None
 
     @classmethod
     def of(cls, working: WorkingSet, search: PathSearch) -> Residual:
@@ -73,19 +75,14 @@ class Residual:
         median = float(np.median([spectrum.noise_level for spectrum in spectra]))
         return cls(search, correlation, spectra, max(median, 1 / problem.noise_precision))
 
-    def beside(self, diffuse: Diffuse) -> Residual:
+    def beside(self, diffuse: Diffuse | Clusters) -> Residual:
         """Return the same where a diffuse part counts as noise: paths have to exceed both together."""
         return replace(self, level=diffuse.noise_variance, diffuse=diffuse)
 
-    @property
+    @cached_property
     def _rises(self) -> RealArray | None:
-        """How far the diffuse part rises above the noise at every length, shape (K, G).
-
-        None where there is none, or too few directions to tell it from a path.
-        """
-        if self.diffuse is None or not self.search.tells_directions:
-            return None
-        return self.diffuse.floor / self.diffuse.noise_variance
+        """How far the diffuse part rises above the noise in the spectra; None where it is not known."""
+        return None if self.diffuse is None else self.diffuse.rises(self.search)
 
     def detect(self, false_alarm_rate: float, room: int) -> tuple[RealArray, IntArray]:
         """Return the paths (P, 3) above noise and surroundings, so many per user at most, and users (P,)."""
@@ -113,12 +110,12 @@ class Residual:
         """Return how far the surroundings of some paths of a fit rise above the noise, at least 1."""
         parameters = np.column_stack([fit.parameters.length_m, *fit.parameters.cosines])[paths]
         users = fit.paths.user[paths]
-        level = self.level if self.diffuse is None else 1 / fit.problem.noise_precision
+        level = 1 / fit.problem.noise_precision if isinstance(self.diffuse, Diffuse) else self.level
         highest = max(
             float(self.search.excess(self.spectra[k].power, parameters[users == k], level).max())
             for k in np.unique(users)
         )
-        if self.diffuse is None:
+        if not isinstance(self.diffuse, Diffuse):
             return highest
         return max(highest, float(self.diffuse.noise_at(fit)[paths].max()) / level)
 

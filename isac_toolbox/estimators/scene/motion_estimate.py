@@ -33,6 +33,12 @@ class MotionEstimate:
     user_symbol_phase_rad: RealArray
     evolution: ChannelEvolution
 
+    def without(self, silent: NDArray[np.int64]) -> MotionEstimate:
+        """Return the same with no channel on elements that are silent."""
+        heard = np.ones(self.evolution.parts.shape[-1], complex)
+        heard[silent] = 0
+        return self.over_elements(heard)
+
     def over_elements(self, response: ComplexArray) -> MotionEstimate:
         """Return the same with the channel of elements of some responses (M,)."""
         evolution = ChannelEvolution(self.evolution.parts * response, self.evolution.curves)

@@ -280,16 +280,22 @@ def _mixture_probability(
     Ground reflections count as single bounces, but neither their loss (near the Brewster angle) nor a law of
     walls says anything of others.
     """
+    if not doubtful.size:
+        return np.zeros(0)
     one, more = _SINGLE_LOSS, _MULTIPLE_LOSS
+    of_one, of_more = _KnownLosses.of(doubtful, single), _KnownLosses.of(doubtful, multiple)
     share = np.log(_SHARE_PRIOR[0] / _SHARE_PRIOR[1])
     lawful_one = lawful_more = _LAWFUL_PRIOR[0] / sum(_LAWFUL_PRIOR)
     probability = np.zeros(doubtful.size)
     for _ in range(_ROUNDS):
+        before = probability
         law = np.where(doubtful.lawful, lawful_one / lawful_more, (1 - lawful_one) / (1 - lawful_more))
         probability = expit(_loss_log_ratio(doubtful.loss_db, one, more) + np.log(law) + share)
+        if np.array_equal(probability, before):
+            break  # from here on every round is the same
         others = 1 - probability
-        one = _learned_loss(_SINGLE_LOSS, doubtful, probability, single)
-        more = _learned_loss(_MULTIPLE_LOSS, doubtful, others, multiple)
+        one = of_one.fitted(_SINGLE_LOSS, probability)
+        more = of_more.fitted(_MULTIPLE_LOSS, others)
         lawful_one = _learned_share(doubtful, probability, single)
         lawful_more = _learned_share(doubtful, others, multiple)
         n_one = _SHARE_PRIOR[0] + n_ground + single.size + probability.sum()
@@ -297,15 +303,25 @@ def _mixture_probability(
     return probability
 
 
-def _learned_loss(
-    prior: LossDistribution, doubtful: _Evidence, weight: RealArray, settled: _Evidence
-) -> LossDistribution:
-    """Loss of a class from the doubtful paths, as far as they belong to it, and the settled ones."""
-    loss_db = np.concatenate([doubtful.loss_db, settled.loss_db])
-    weights = np.concatenate([weight, np.ones(settled.size)])
-    known = np.isfinite(loss_db)
-    believable = np.clip(loss_db[known], _LEAST_LOSS_DB, _LARGEST_LOSS_DB)
-    return prior.updated(believable, weights[known], _PRIOR_PATHS)
+@dataclass(frozen=True, eq=False)
+class _KnownLosses:
+    """Known losses (P,) of doubtful paths, then of settled ones, and which doubtful ones have one."""
+
+    loss_db: RealArray
+    known: BoolArray
+
+    @classmethod
+    def of(cls, doubtful: _Evidence, settled: _Evidence) -> _KnownLosses:
+        """Pick what is known, within the losses that are believable."""
+        known, of_settled = np.isfinite(doubtful.loss_db), np.isfinite(settled.loss_db)
+        loss_db = np.concatenate([doubtful.loss_db[known], settled.loss_db[of_settled]])
+        return cls(np.clip(loss_db, _LEAST_LOSS_DB, _LARGEST_LOSS_DB), known)
+
+    def fitted(self, prior: LossDistribution, weight: RealArray) -> LossDistribution:
+        """Loss of a class from the doubtful paths, as far as they belong to it (P,), and the settled ones."""
+        weights = np.ones(self.loss_db.size)
+        weights[: np.count_nonzero(self.known)] = weight[self.known]
+        return prior.updated(self.loss_db, weights, _PRIOR_PATHS)
 
 
 def _learned_share(doubtful: _Evidence, weight: RealArray, settled: _Evidence) -> float:

@@ -15,6 +15,7 @@ from isac_toolbox.channel.atoms.turn import Turn
 from isac_toolbox.channel.motion import Motion
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
+from isac_toolbox.estimators.symbols.coupling import Coupling
 from isac_toolbox.estimators.symbols.elements import ElementErrors, slope_stds
 from isac_toolbox.estimators.symbols.phases import PhasePrior
 from isac_toolbox.estimators.symbols.statistics import pilot_statistics
@@ -44,6 +45,8 @@ class Problem:
         Whether it was given rather than estimated.
     elements : ElementErrors, optional
         By which the samples were divided, where elements' responses are unknown.
+    coupling : Coupling, optional
+        What elements hear of each other, where they may; the receiver's is its matrix.
     """
 
     data: Measurements
@@ -52,6 +55,7 @@ class Problem:
     noise_precision: float
     noise_known: bool = False
     elements: ElementErrors | None = None
+    coupling: Coupling | None = None
 
     @classmethod
     def on_pilots(
@@ -69,18 +73,31 @@ class Problem:
             receiver = replace(receiver, whitening=block.whitening)
             known = known and not (obs.hardware is not None and obs.hardware.estimates_noise)
             precision = precision * block.whitening.scale if known else 1.0
+        if block.coupling is not None:
+            receiver = replace(receiver, coupling=block.coupling.matrix)
         data = Measurements(pilot_statistics(block), receiver)
         region = np.full((2, 3), np.nan) if obs.geometry is None else obs.geometry.region_m
         prior = _with_walks(ScenePrior.of(obs, turn_of(obs)), obs.motion)
         if obs.wavefront == "planar" and np.any(slopes := slope_stds(obs.hardware, obs.array)):
             prior = replace(prior, pointing_stds=slopes)
-        return cls(data, prior, region, precision, known, elements)
+        return cls(data, prior, region, precision, known, elements, block.coupling)
 
     def calibrated(self, elements: ElementErrors) -> Problem:
         """Return the same problem with the samples divided by other responses of the elements."""
         before = 1.0 if self.elements is None else self.elements.response
         statistics = self.statistics.over_elements(elements.response / before, self.receiver.whitening)
         return replace(self.with_statistics(statistics), elements=elements)
+
+    @property
+    def n_of_receiver(self) -> float:
+        """Complex parameters of elements and coupling that the samples tell rather than the prior."""
+        of_elements = 0.0 if self.elements is None else self.elements.n_determined / 2
+        return of_elements + (0.0 if self.coupling is None else self.coupling.n_determined)
+
+    def coupled(self, coupling: Coupling) -> Problem:
+        """Return the same problem with elements that hear each other otherwise."""
+        receiver = replace(self.receiver, coupling=coupling.matrix)
+        return replace(self, data=Measurements(self.statistics, receiver), coupling=coupling)
 
     def empty_scene(self) -> Scene:
         """Return the scene before anything is found: users as expected, no point, no path."""

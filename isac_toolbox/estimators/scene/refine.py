@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotrs
 
-from isac_toolbox.channel.atoms.kernels import capped_step
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
 
@@ -97,14 +96,37 @@ def _moved(fit: Fit, step: RealArray) -> Scene:
     """The scene after a step, capped to a fraction of the resolution cell; points stay in the region."""
     problem, scene = fit.problem, fit.scene
     cap = _STEP_CAP_CELLS * problem.length_cell_m
-    parts = (scene.points_m, scene.users_m, scene.offsets_m, scene.unlocated_m)
-    moved = Scene(*capped_step(parts, step, cap, _STEP_CAP_CELLS * problem.path_cells, problem.region_m))
+    points, users, offsets, paths = (step[block] for block in scene.blocks())
+    moved = Scene(
+        _moved_points(scene.points_m, points.reshape(-1, 3), cap, problem.region_m),
+        scene.users_m + users.reshape(-1, 3),
+        scene.offsets_m + offsets,
+        _moved_paths(scene.unlocated_m, paths.reshape(-1, 3), _STEP_CAP_CELLS * problem.path_cells),
+    )
     motion = scene.motion
     if scene.pointing is not None:
         moved = replace(moved, pointing=scene.pointing + step[scene.pointing_block])
     if motion is None:
         return moved
     return replace(moved, motion=motion.with_vector(motion.vector() + step[-motion.size :]))
+
+
+def _moved_points(points_m: RealArray, moves_m: RealArray, cap_m: float, region_m: RealArray) -> RealArray:
+    """Points (S, 3) after moves of at most ``cap_m`` each, inside the region (2, 3)."""
+    if not len(points_m):
+        return points_m
+    length = np.sqrt(np.einsum("sx,sx->s", moves_m, moves_m))
+    share = np.minimum(1.0, cap_m / np.maximum(length, 1e-300))
+    moved = points_m + share[:, None] * moves_m
+    return np.asarray(np.minimum(np.maximum(moved, region_m[0]), region_m[1]))
+
+
+def _moved_paths(unlocated_m: RealArray, moves: RealArray, caps: RealArray) -> RealArray:
+    """Unlocated paths (F, 3) after moves of at most ``caps`` (3,), all three parameters scaled alike."""
+    if not len(unlocated_m):
+        return unlocated_m
+    excess = np.maximum(1.0, np.max(np.abs(moves) / caps, axis=1))
+    return np.asarray(unlocated_m + moves / excess[:, None])
 
 
 def gradient_steps(fit: Fit, n_steps: int) -> Fit:

@@ -37,7 +37,8 @@ def shows_squint(fit: Fit) -> bool:
     start = evaluate(replace(problem, data=data), fit.scene, fit.paths, fit.posterior.prior_precision)
     if start.objective > fit.objective + _HOPELESS_NATS:
         return False
-    return refine(start, n_steps=3).objective < fit.objective - SQUINT_NATS
+    goal = fit.objective - SQUINT_NATS
+    return refine(start, n_steps=3, goal=goal).objective < goal
 
 
 def _largest_squint_rad(receiver: Receiver) -> float:

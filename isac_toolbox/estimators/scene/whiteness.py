@@ -15,6 +15,7 @@ from scipy.special import fdtrc, gdtrc
 
 from isac_toolbox.channel.atoms.dense import through
 from isac_toolbox.estimators.result import Misfit, MisfitAxis
+from isac_toolbox.estimators.scene.clusters import Clusters
 from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
@@ -53,7 +54,7 @@ class FittedBlock:
         Of the symbols (K, N, T).
     n_fitted : float
         Complex parameters that were fitted to the samples.
-    diffuse : Diffuse, optional
+    diffuse : Diffuse or Clusters, optional
         Diffuse part of the channel, on the lengths of the search.
     """
 
@@ -61,7 +62,7 @@ class FittedBlock:
     channel: ComplexArray
     moments: SymbolMoments
     n_fitted: float
-    diffuse: Diffuse | None = None
+    diffuse: Diffuse | Clusters | None = None
 
     @cached_property
     def elements(self) -> BoolArray:
@@ -342,7 +343,7 @@ def _response(sums: _Sums, fitted: FittedBlock, search: PathSearch) -> _Factors:
     variance = information.copy()
     if diffuse is not None:
         for profile, signal in zip(diffuse.profile, sums.energies[..., None] * channel, strict=True):
-            variance += profile @ np.abs(search.over_lengths(signal)) ** 2 / sums.noise
+            variance += profile @ np.abs(diffuse.over_bins(search, signal)) ** 2 / sums.noise
     heard = information > _DEPENDENT * information.max(initial=0.0)
     matched, information, variance = matched[heard], information[heard], variance[heard]
     energy = float(np.sum(np.abs(matched) ** 2 / variance))

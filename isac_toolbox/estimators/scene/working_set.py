@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from isac_toolbox._validation import check_real_vector
 from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.estimators.scene.fit import Fit, completed, evaluate
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
+from isac_toolbox.inference._chain_evidence import ChainEvidence
 from isac_toolbox.inference.hierarchy import ThreeLayerPrior
 from isac_toolbox.inference.posterior import (
     expected_residual,
@@ -126,32 +128,36 @@ class ScenePriorGraph:
         seen = np.ones((self.n_users, self.n_points), bool)
         return Paths.build(np.full(self.n_users, self.n_lines > 0), seen, unlocated_user)
 
+    def _of_points(self, L: RealArray) -> ChainEvidence:
+        """What the messages say of the points; a sweep asks twice, a step three times."""
+        found: tuple[RealArray, ChainEvidence] | None = vars(self).get("_heard")
+        if found is None or found[0] is not L:
+            _, points, _ = self._split(check_real_vector("L", L, self.n_coefficients))
+            found = L, self.points.evidence(points)
+            vars(self)["_heard"] = found
+        return found[1]
+
     def extrinsic_log_odds(self, L: RealArray) -> RealArray:
         """Return the message of the graph to every path, its own evidence left out, shape (L,)."""
-        lines, points, unlocated = self._split(L)
-        parts = (
-            self.lines.extrinsic_log_odds(lines),
-            self.points.extrinsic_log_odds(points) if self.n_points else np.zeros(0),
-            self.unlocated.extrinsic_log_odds(unlocated) if self.n_unlocated else np.zeros(0),
-        )
-        return np.concatenate(parts)
+        points = self._of_points(L).member_log_odds() if self.n_points else np.zeros(0)
+        return np.concatenate([self.lines.log_odds, points, self.unlocated.log_odds])
 
     def learned(self, L: RealArray) -> ScenePriorGraph:
         """Return the graph after an EM update of gate, users' visibility and share of unlocated paths."""
-        _, points, unlocated = self._split(L)
-        gated = self.points.learned(points) if self.n_points else self.points
-        return replace(
-            self,
-            points=gated,
-            unlocated=self.unlocated.learned(unlocated) if self.n_unlocated else self.unlocated,
-            visibility=gated.member_probability if self.n_points else self.visibility,
-        )
+        gated, unlocated, visibility = self.points, self.unlocated, self.visibility
+        if self.n_points:
+            gated = gated.learned_from(self._of_points(L))
+            visibility = gated.member_probability
+        if self.n_unlocated:
+            unlocated = unlocated.learned(self._split(L)[2])
+        sizes = self.n_users, self.n_points, self.n_unlocated, self.n_cells
+        return ScenePriorGraph(*sizes, self.lines, gated, unlocated, visibility)
 
     def point_probability(self, L: RealArray) -> RealArray:
         """Return the probability that each point exists, shape (S,)."""
         if not self.n_points:
             return np.zeros(0)
-        return expit(self.points.gate_log_odds(self._split(L)[1]))
+        return np.asarray(expit(self._of_points(L).gate_log_odds()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,7 +285,7 @@ class WorkingSet:
             fit = self.fit.under(problem, self.state.precision)
         else:
             fit = evaluate(problem, self.fit.scene, self.fit.paths, self.state.precision)
-        return replace(self, fit=fit)
+        return self.with_fit(fit)
 
     def completed(self) -> WorkingSet:
         """Return the same beliefs with missing samples as the present channel predicts them."""
@@ -287,7 +293,7 @@ class WorkingSet:
 
     def with_fit(self, fit: Fit) -> WorkingSet:
         """Return the same beliefs at a refined scene."""
-        return replace(self, fit=fit)
+        return WorkingSet(fit, self.prior, self.state, self.graph)
 
     def e_step(self, n_sweeps: int) -> WorkingSet:
         """Sweep message, support graph, precision and Gaussian posterior (sections 3 to 5)."""
@@ -305,8 +311,7 @@ class WorkingSet:
         renewed = unchecked_posterior(
             self.fit.gram, self.fit.correlation, self.problem.noise_precision, state.precision
         )
-        fit = replace(self.fit, posterior=renewed)
-        return replace(self, prior=prior, state=state, graph=graph, fit=fit)
+        return WorkingSet(replace(self.fit, posterior=renewed), prior, state, graph)
 
     def learn_noise(self) -> WorkingSet:
         """Learn the noise precision from the expected residual, then renew the posterior (section 5)."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.whitening import Whitening
 from isac_toolbox.channel.observation import UplinkObservation
+from isac_toolbox.estimators.symbols.coupling import Coupling
 from isac_toolbox.estimators.symbols.derotation import Derotation
 
 __all__ = ["Masks", "ReceivedBlock"]
@@ -93,6 +94,8 @@ class ReceivedBlock:
         By which the samples of every element were divided.
     whitening : Whitening, optional
         Of the noise over the array, which the samples then went through.
+    coupling : Coupling, optional
+        What elements are taken to hear of each other; the samples are as they came.
     """
 
     received: ComplexArray
@@ -104,6 +107,7 @@ class ReceivedBlock:
     derotation: Derotation | None = None
     response: ComplexArray | None = None
     whitening: Whitening | None = None
+    coupling: Coupling | None = None
 
     @classmethod
     def of(cls, obs: UplinkObservation, scale: float | None = None) -> ReceivedBlock:
@@ -119,7 +123,12 @@ class ReceivedBlock:
             _check_peak("pilots", float(peak), _PILOTS)
         amplitude = amplitude_scale(obs) if scale is None else scale
         return cls(
-            obs.received / amplitude, obs.pilots, obs.known, obs.constellation, amplitude, Masks.of(obs)
+            obs.received / amplitude,
+            obs.pilots,
+            obs.known,
+            obs.constellation.copy(),
+            amplitude,
+            Masks.of(obs),
         )
 
     def with_response(self, response: ComplexArray) -> ReceivedBlock:

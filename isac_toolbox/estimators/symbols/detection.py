@@ -248,6 +248,8 @@ def _decide(
 ) -> Detection:
     """Posteriors of all data from the likelihood of some users in some OFDM symbols."""
     data = ~block.known
+    if data.all() and (block.masks is None or block.masks.cells.all()):
+        return _decide_all(block, likelihood_of, joint, prior_llr)
     shape = block.pilots.shape
     mean, variance = block.pilots.copy(), np.zeros(shape)
     log_probability = np.zeros((*shape, block.constellation.size))
@@ -268,10 +270,26 @@ def _decide(
         mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
         log_probability[where] = posterior.log_probability[:, inside]
         at_cells = error_correlation[cells]
-        at_cells[:, users[:, None], users] = posterior.error_correlation[inside]
+        correlation = posterior.error_correlation
+        correlation = np.broadcast_to(correlation, (*inside.shape, *correlation.shape[2:]))
+        at_cells[:, users[:, None], users] = correlation[inside]
         error_correlation[cells] = at_cells
     moments = SymbolMoments(mean, variance, error_correlation if data.any() else None)
     return Detection(moments, log_probability, block.known, prior_llr)
+
+
+def _decide_all(
+    block: ReceivedBlock,
+    likelihood_of: Callable[[IntArray, IntArray], SymbolLikelihood],
+    joint: bool,
+    prior_llr: RealArray | None,
+) -> Detection:
+    """Posteriors of a block in which all users send data everywhere."""
+    likelihood = likelihood_of(np.arange(block.n_users), np.arange(block.pilots.shape[2]))
+    log_prior = None if prior_llr is None else log_prior_of(prior_llr)
+    found = symbol_posterior(likelihood, block.constellation, joint, log_prior)
+    moments = SymbolMoments(found.mean, found.variance, found.error_correlation)
+    return Detection(moments, found.log_probability, block.known, prior_llr)
 
 
 def _sender_sets(data: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.channel.array import AntennaArray, UniformPlanarArray
 from isac_toolbox.channel.hardware import Hardware
+from isac_toolbox.estimators.symbols.joint_elements import JointPrior
 
-__all__ = ["ElementErrors", "slope_stds"]
+__all__ = ["ElementErrors", "joint_prior", "phase_slopes", "slope_stds"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -35,6 +35,8 @@ class ElementErrors:
         ``alpha + j beta``.
     log_stds : ndarray, shape (2, M)
         Posterior deviations of both.
+    joint : JointPrior, optional
+        Prior of gains and phases together, where those of different elements are not independent.
     """
 
     nominal: ComplexArray
@@ -43,19 +45,24 @@ class ElementErrors:
     slopes: RealArray
     log_response: ComplexArray
     log_stds: RealArray
+    joint: JointPrior | None = None
 
     @classmethod
     def of(cls, hardware: Hardware | None, array: AntennaArray) -> ElementErrors | None:
         """Return what is known beforehand; None where the elements' responses are known."""
         if hardware is None or not (hardware.has_element_errors or np.any(hardware.response != 1)):
             return None
+        joint, stds = joint_prior(hardware, array), np.stack([hardware.gain_stds, hardware.phase_stds])
+        if joint is not None:
+            stds = np.sqrt(np.diag(joint.covariance)).reshape(2, -1)
         return cls(
             hardware.response,
-            hardware.gain_stds,
-            hardware.phase_stds,
+            stds[0],
+            stds[1],
             np.column_stack([np.ones(array.n_elements), *phase_slopes(array)]),
             np.zeros(array.n_elements, complex),
-            np.stack([hardware.gain_stds, hardware.phase_stds]),
+            stds,
+            joint,
         )
 
     @property
@@ -87,10 +94,28 @@ class ElementErrors:
         phases = _without(parts[1], self.slopes, self.phase_stds * heard)
         return replace(self, log_response=gains + 1j * phases, log_stds=np.stack(stds))
 
-    @cached_property
-    def n_free(self) -> int:
-        """Number of unknown real parameters."""
-        return int(np.count_nonzero(self.gain_stds) + np.count_nonzero(self.phase_stds))
+    @property
+    def covariance(self) -> RealArray:
+        """Of the prior of all gains, then all phases, shape (2 M, 2 M)."""
+        if self.joint is not None:
+            return self.joint.covariance
+        return np.diag(np.concatenate([self.gain_stds, self.phase_stds]) ** 2)
+
+    @property
+    def n_determined(self) -> float:
+        """Real parameters that the samples tell rather than the prior."""
+        before = np.stack([self.gain_stds, self.phase_stds]) ** 2
+        return float(np.sum(np.where(before > 0, 1 - self.log_stds**2 / np.maximum(before, 1e-300), 0.0)))
+
+    def at(self, values: RealArray, deviations: RealArray) -> ElementErrors:
+        """Return the estimate at other values (2 M,), without what path gains and directions have of them."""
+        gains, phases = values.reshape(2, -1)
+        if self.joint is not None:
+            gains, phases = self.joint.without_shared(values).reshape(2, -1)
+        else:
+            gains = _without(gains, self.slopes[:, :1], self.gain_stds)
+            phases = _without(phases, self.slopes, self.phase_stds)
+        return replace(self, log_response=gains + 1j * phases, log_stds=deviations.reshape(2, -1))
 
 
 def _without(values: RealArray, columns: RealArray, stds: RealArray) -> RealArray:
@@ -109,12 +134,28 @@ def phase_slopes(array: AntennaArray) -> tuple[RealArray, RealArray]:
     return in_h - in_h.mean(), in_v - in_v.mean()
 
 
+def joint_prior(hardware: Hardware, array: AntennaArray) -> JointPrior | None:
+    """Return the prior of gains and phases together; None where elements are independent."""
+    if hardware.joint_covariance is None:
+        return None
+    n_elements, ones = array.n_elements, np.ones(array.n_elements)
+    shared = np.zeros((2 * n_elements, 4))
+    shared[:n_elements, 0], shared[n_elements:, 1] = ones, ones
+    shared[n_elements:, 2:] = np.column_stack(phase_slopes(array))
+    return JointPrior(hardware.element_covariance, shared)
+
+
 def slope_stds(hardware: Hardware | None, array: AntennaArray) -> RealArray:
     """Return the deviations of both direction cosines that random phases of the elements look like, (2,).
 
     The slopes that least squares would fit to them over the array.
     """
-    if hardware is None or not np.any(hardware.phase_stds):
+    if hardware is None:
+        return np.zeros(2)
+    joint = joint_prior(hardware, array)
+    if joint is not None:
+        return joint.slope_stds
+    if not np.any(hardware.phase_stds):
         return np.zeros(2)
     if isinstance(array, UniformPlanarArray) and min(array.shape) == 1:
         sees = np.array(array.sees_cosines)

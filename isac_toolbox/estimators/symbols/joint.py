@@ -143,8 +143,8 @@ class SymbolPosterior:
         Of every point of the constellation.
     mean : ndarray of complex, shape (U, N, T)
     variance : ndarray, shape (U, N, T)
-    error_correlation : ndarray of complex, shape (N, T, U, U)
-        Correlation coefficients of the users' errors.
+    error_correlation : ndarray of complex, shape (N, T, U, U) or (N, 1, U, U)
+        Correlation coefficients of the users' errors; those of one symbol hold for all.
     """
 
     log_probability: RealArray
@@ -173,11 +173,13 @@ def symbol_posterior(
     log_probability = linear_log_probability(symbol, variance, constellation)
     if log_prior is not None:
         log_probability += log_prior
-    cells = (likelihood.matched.shape[0], likelihood.matched.shape[2])
-    shape = (*cells, n_users, n_users)
-    error_correlation = np.broadcast_to(likelihood.error_correlation[:, None], shape).copy()
+    error_correlation = likelihood.error_correlation[:, None]
     unclear = (linear_error_rate(variance, constellation) > _CLEAR) & joint
-    for group in coupled_groups(likelihood.error_correlation, unclear, n_points):
+    groups = coupled_groups(likelihood.error_correlation, unclear, n_points)
+    if groups:
+        shape = (len(error_correlation), likelihood.matched.shape[2], n_users, n_users)
+        error_correlation = np.broadcast_to(error_correlation, shape).copy()
+    for group in groups:
         prior = np.zeros((group.size, 1, 1, n_points)) if log_prior is None else log_prior[group]
         marginal, inside = _enumerated(likelihood.given_gaussian_rest(group), constellation, prior)
         log_probability[group] = marginal
@@ -188,7 +190,7 @@ def symbol_posterior(
         log_probability.reshape(*by_cell, n_points),
         mean.reshape(by_cell),
         spread.reshape(by_cell),
-        error_correlation.reshape(n_sub, n_symbols, n_users, n_users),
+        error_correlation.reshape(n_sub, -1, n_users, n_users),
     )
 
 

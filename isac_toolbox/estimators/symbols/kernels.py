@@ -12,7 +12,7 @@ __all__ = ["enumerated_posterior", "linear_log_probability", "normalised_moments
 _NEGLIGIBLE = -85.0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def linear_log_probability(symbol, variance, constellation):  # type: ignore[no-untyped-def]
     """Return ``-|u - c|^2 / v`` of estimates (N, U, T) of variance (N, U), shape (U, N, T, Q)."""
     n_sub, n_users, n_symbols = symbol.shape
@@ -26,7 +26,7 @@ def linear_log_probability(symbol, variance, constellation):  # type: ignore[no-
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def normalised_moments(log_probability, constellation):  # type: ignore[no-untyped-def]
     """Return means and variances (U, N, T) under log-probabilities (U, N, T, Q), normalised in place."""
     n_users, n_sub, n_symbols, n_points = log_probability.shape
@@ -54,7 +54,7 @@ def normalised_moments(log_probability, constellation):  # type: ignore[no-untyp
     return mean, variance
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _labels(n_points, n_users):  # type: ignore[no-untyped-def]
     """Points of every combination, shape (Q^U, U), the last user's changing fastest."""
     labels = np.empty((n_points**n_users, n_users), np.int64)
@@ -65,7 +65,7 @@ def _labels(n_points, n_users):  # type: ignore[no-untyped-def]
     return labels
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _quadratic_forms(information, constellation, labels, out):  # type: ignore[no-untyped-def]
     """``s^H A s`` of every combination of points, filled in user by user.
 
@@ -88,7 +88,7 @@ def _quadratic_forms(information, constellation, labels, out):  # type: ignore[n
         stride //= n_points
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _linear_forms(matched, log_prior, constellation, out):  # type: ignore[no-untyped-def]
     """``2 Re s^H b`` and log-priors (U, Q) of every combination of points, filled in the same way."""
     size = 1
@@ -104,7 +104,7 @@ def _linear_forms(matched, log_prior, constellation, out):  # type: ignore[no-un
         size *= constellation.size
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _fold(weight, partial, constellation, marginal, second):  # type: ignore[no-untyped-def]
     """Marginals (U, Q) and second moments ``E[s_k conj(s_j)]`` (U, U) of weights over all combinations.
 
@@ -138,7 +138,7 @@ def _fold(weight, partial, constellation, marginal, second):  # type: ignore[no-
         second[user, user] = np.sum(marginal[user] * np.abs(constellation) ** 2)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def enumerated_posterior(information, matched, log_prior, constellation):  # type: ignore[no-untyped-def]
     """Return the marginals (U, N, T, Q) and second moments ``E[s_k conj(s_j)]`` (N, T, U, U) by enumeration.
 

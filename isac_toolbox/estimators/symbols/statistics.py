@@ -38,8 +38,8 @@ class SymbolMoments:
     ----------
     mean : ndarray of complex, shape (K, N, T)
     variance : ndarray, shape (K, N, T)
-    error_correlation : ndarray of complex, shape (N, T, K, K), optional
-        Correlation coefficients ``corr(u_k, u_j)`` of the users' errors.
+    error_correlation : ndarray of complex, shape (N, T, K, K) or (N, 1, K, K), optional
+        Correlation coefficients ``corr(u_k, u_j)`` of the users' errors; those of one symbol hold for all.
     """
 
     mean: ComplexArray
@@ -104,12 +104,19 @@ def data_statistics(
     users = np.arange(len(spread))
     symbol_gram[:, users, users] += np.sum(spread**2, axis=2).T
     if moments.error_correlation is not None:
-        errors = moments.error_correlation.copy()
-        errors[:, :, users, users] = 0
-        scaled = spread.transpose(1, 2, 0)
-        errors *= scaled[:, :, :, None] * scaled[:, :, None, :]
-        symbol_gram += errors.sum(axis=1).transpose(0, 2, 1)
+        symbol_gram += _error_gram(spread, moments.error_correlation)
     return _statistics(received, mean, symbol_gram, used, masks)
+
+
+def _error_gram(spread: NDArray[np.float64], correlation: ComplexArray) -> ComplexArray:
+    """``sum_t E[conj(e_knt) e_jnt]`` of the errors of different users, of deviations (K, N, T), (N, K, K)."""
+    users, scaled = np.arange(len(spread)), spread.transpose(1, 2, 0)
+    if correlation.shape[1] == 1:  # the same in all symbols
+        errors = correlation[:, 0] * np.matmul(scaled.transpose(0, 2, 1), scaled)
+    else:
+        errors = np.sum(correlation * (scaled[:, :, :, None] * scaled[:, :, None, :]), axis=1)
+    errors[:, users, users] = 0
+    return np.asarray(errors.transpose(0, 2, 1))
 
 
 def _statistics_of_samples(

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from isac_toolbox._files import naming
+from isac_toolbox.nn._tensor_files import read_tensors, write_tensors
 from isac_toolbox.nn.export.codings import RunLengthIndex, decode_runs, encode_runs
 from isac_toolbox.nn.export.inputs import Inputs, evaluating, flat_tensors, inputs_of, outputs, quiet
 
@@ -57,8 +57,6 @@ def save_compressed(
     """
     if value_dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"value_dtype must be float32, float16 or bfloat16, got {value_dtype}")
-    target = Path(path)
-    target = target if target.suffix == ".safetensors" else target.with_name(f"{target.name}.safetensors")
     tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
     described: dict[str, Any] = {}
     for name, mask in masks.items():
@@ -80,12 +78,7 @@ def save_compressed(
         del tensors[key]
         tensors[f"{key}:values"] = weight[mask].to(value_dtype or weight.dtype).contiguous()
         tensors[f"{key}:runs"] = torch.from_numpy(index.stream.copy())
-    tensors = {name: value.contiguous() for name, value in tensors.items()}
-    save_file(tensors, str(target), metadata={"format": _FORMAT, "layers": json.dumps(described)})
-    mask_of_process = os.umask(0)
-    os.umask(mask_of_process)
-    target.chmod(0o666 & ~mask_of_process)  # the library writes files that only their owner may read
-    return target
+    return write_tensors(path, tensors, {"format": _FORMAT, "layers": json.dumps(described)})
 
 
 def load_compressed(path: str | Path, model: nn.Module) -> nn.Module:
@@ -108,32 +101,44 @@ def load_compressed(path: str | Path, model: nn.Module) -> nn.Module:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is of another kind, damaged, or of another architecture.
+        If the file is of another kind, damaged, or of another architecture; the model is then unchanged.
     """
-    source = Path(path)
-    if not source.exists():
-        raise FileNotFoundError(f"no such file: {source}")
-    try:
-        with safe_open(str(source), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{source} is not a safetensors file: {error}") from None
+    tensors, metadata = read_tensors(path)
     if metadata.get("format") != _FORMAT:
-        raise ValueError(
-            f"{source} is not a run-length coded model, its format is {metadata.get('format')!r}"
-        )
-    try:
+        raise ValueError(f"{path} is not a run-length coded model, its format is {metadata.get('format')!r}")
+    with naming(path):
         for key, about in json.loads(metadata["layers"]).items():
+            _check_layer(model, key, about["shape"])
             tensors[key] = _decode(tensors.pop(f"{key}:values"), tensors.pop(f"{key}:runs"), about)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{source} is damaged: {error!r}") from None
+        _load_all_or_nothing(model, tensors)
+    return model
+
+
+def _check_layer(model: nn.Module, key: str, shape: list[int]) -> None:
+    """Refuse a layer that the model does not have, before memory is taken for what the file says of it."""
+    own = model.state_dict().get(key)
+    if own is None or list(own.shape) != list(shape):
+        wanted = "no such weights" if own is None else tuple(own.shape)
+        raise ValueError(
+            f"does not fit {type(model).__name__}: {key} is {tuple(shape)}, the model has {wanted}"
+        )
+
+
+def _load_all_or_nothing(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load a state that fits; leave the model as it was if it does not."""
+    before = {
+        name: value.clone() if isinstance(value, Tensor) else value
+        for name, value in model.state_dict().items()
+    }
+    bare = [m for m in model.modules() if isinstance(m, (nn.Linear, _ConvNd)) and m.bias is None]
     open_bias_slots(model, tensors)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{source} does not fit {type(model).__name__}: {error}") from None
-    return model
+        for module in bare:
+            module.bias = None
+        model.load_state_dict(before)
+        raise ValueError(f"does not fit {type(model).__name__}: {error}") from None
 
 
 def open_bias_slots(model: nn.Module, state: Mapping[str, Tensor]) -> bool:

@@ -387,7 +387,12 @@ class SSVI(SparseClassifier):
         }
         try:
             loaded.restore(state | {"optimiser": loaded.optimiser.state_dict() | {"state": momenta}})
-        except (RuntimeError, KeyError) as error:  # torch: names or shapes of the tensors differ
+        except (
+            RuntimeError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:  # torch: names or shapes of the tensors differ
             raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from None
         loaded.model.eval()
         return loaded

@@ -409,7 +409,12 @@ class TurboVBICompressor(OwnLoop):
         loaded._new_optimiser()
         try:
             loaded.restore(state | {"optimiser": loaded.optimiser.state_dict()})
-        except (RuntimeError, KeyError) as error:  # torch: names or shapes of the tensors differ
+        except (
+            RuntimeError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ) as error:  # torch: names or shapes of the tensors differ
             raise ValueError(f"{path} does not fit {type(model).__name__}: {error}") from None
         loaded._set_masked(True)
         loaded.model.eval()

@@ -200,7 +200,7 @@ def _page(
         subtitle=html.escape(_subtitle(result, title)),
         numbers=_numbers(result, truth, final, drawn=around.array_axes is not None),
         plotly_js=get_plotlyjs(),
-        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),
+        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     )
 
 

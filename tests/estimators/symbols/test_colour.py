@@ -100,7 +100,7 @@ def test_too_few_snapshots_tell_nothing():
 
 
 def test_distortion_is_learned_from_few_snapshots_by_the_signals_shape():
-    """Clipping leaves odd powers of signals' correlations; fewer snapshots than elements tell how much."""
+    """Clipping leaves odd powers of the signals' correlations; fewer snapshots than elements tell them."""
     waves = np.exp(1j * np.multiply.outer(np.arange(N_ELEMENTS), [0.3, 0.5, -1.2]))
     signal = waves @ np.diag([1.0, 0.5, 0.3]) @ waves.conj().T + 0.01 * np.eye(N_ELEMENTS)
     alike = signal / signal[0, 0].real

@@ -223,6 +223,26 @@ def test_known_symbols_of_one_user_are_taken_away_from_the_other():
     assert_allclose(other.llr[1], detection.llr[1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_symbols_full_of_data_are_decided_as_among_pilots(joint):
+    channel = random_channel(3)
+    observation, _, _ = block(channel, 0.4)
+    whole = ReceivedBlock.of(observation, 1.0)
+    _, with_data = whole.divided()
+    assert not with_data.known.any()
+    prior = np.random.default_rng(1).normal(size=(3, N_SUB, 5, 2))
+    for llr in (None, prior):
+        among = detect(whole, ChannelKnowledge(channel), 0.4, joint, llr)
+        alone = detect(
+            with_data, ChannelKnowledge(channel), 0.4, joint, None if llr is None else llr[:, :, 1:]
+        )
+        assert_allclose(alone.moments.mean, among.moments.mean[:, :, 1:], atol=1e-12)
+        assert_allclose(alone.moments.variance, among.moments.variance[:, :, 1:], atol=1e-12)
+        assert_allclose(alone.llr, among.llr[:, :, 1:], rtol=1e-9)
+        every = among.moments.error_correlation[:, 1:]
+        assert_allclose(np.broadcast_to(alone.moments.error_correlation, every.shape), every, atol=1e-12)
+
+
 def test_error_correlations_are_those_of_the_linear_model():
     """Without joint decisions they are those of the Gaussian posterior of the users' symbols."""
     channel = random_channel(3)

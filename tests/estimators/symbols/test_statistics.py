@@ -239,6 +239,19 @@ def test_statistics_over_time_add_up_to_plain_ones_where_nothing_turns(correlate
     check_sums(pilot_statistics(turned), pilot_statistics(block))
 
 
+def test_error_correlations_of_one_symbol_hold_for_all():
+    rng = np.random.default_rng(6)
+    received, moments = complex_normal(rng, (4, 3, 5)), soft_moments(rng, SHAPE)
+    once = complex_normal(rng, (4, 1, 2, 2)) / 4
+    once = once + once.conj().transpose(0, 1, 3, 2)
+    found = data_statistics(received, replace(moments, error_correlation=once))
+    every = np.broadcast_to(once, (4, 5, 2, 2))
+    expected = data_statistics(received, replace(moments, error_correlation=every))
+    assert_allclose(found.symbol_gram, expected.symbol_gram, atol=1e-12)
+    without = data_statistics(received, moments)
+    assert np.max(np.abs(found.symbol_gram - without.symbol_gram)) > 1e-3
+
+
 @pytest.mark.parametrize("few", [False, True])
 def test_statistics_of_symbols_that_turn_are_those_of_turned_symbols(few):
     """Turning a user's symbols is sending others: the plain statistics of those are the sums over time."""
