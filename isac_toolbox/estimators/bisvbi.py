@@ -294,7 +294,7 @@ class EMTurboBiSVBI(ManyBlocks):
     def _with_colour(
         self, loop: BiSVBILoop, result: EstimationResult, callback: Callback | None
     ) -> tuple[BiSVBILoop, EstimationResult]:
-        """Run with the shape of the noise learned, and keep the outcome if it fits better."""
+        """Run with the shape of the noise learned, and keep the outcome if it fits no worse."""
         coloured = replace(loop.obs, noise_covariance=ESTIMATED_NOISE)
         try:
             other, found = self._within(loop.deadline)._run(coloured, callback)
@@ -303,7 +303,7 @@ class EMTurboBiSVBI(ManyBlocks):
         assert result.misfit is not None
         if other.status in (FAILED, STOPPED, TIME_LIMIT) or found.misfit is None:
             return loop, result
-        if len(found.misfit.failing) >= len(result.misfit.failing) or other.fits_badly():
+        if len(found.misfit.failing) > len(result.misfit.failing) or other.fits_badly():
             return loop, result
         return other, replace(found, warnings=(_COLOUR, *found.warnings))
 
