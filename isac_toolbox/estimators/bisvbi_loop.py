@@ -472,7 +472,7 @@ class BiSVBILoop(StartedLoop):
             return False
         fit, _, _ = self.working.active_fit()
         if isinstance(self.diffuse, Clusters):
-            return self.diffuse.stays(fit)
+            return self.diffuse.stays(fit, self._statistics)
         if self.diffuse is not None or self.search.shows_diffuse(residual.spectra):
             return False
         noise = self._noise_between_paths(residual)

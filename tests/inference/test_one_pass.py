@@ -16,7 +16,7 @@ import isac_toolbox as isac
 from isac_toolbox.inference import GatedChain, ThreeLayerPrior, compact_sweep, sparse_recover
 
 PACKAGE = Path(isac.__file__).parent
-GRAPHS = {"IndependentSupport", "GatedChain", "Lattice", "ScenePriorGraph"}
+GRAPHS = {"BlockSupport", "IndependentSupport", "GatedChain", "Lattice", "ScenePriorGraph"}
 
 
 def callers_of(name: str) -> set[str]:

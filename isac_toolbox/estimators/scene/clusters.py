@@ -196,15 +196,25 @@ class Clusters:
         near, crowded = crowding(fit)
         if near < _NEAR:
             return None
-        clusters = cls.start(fit, statistics, shape, noise_variance)
         if crowded > _CROWDED:
-            return clusters
-        alone = cls.start(fit, statistics, replace(shape, factors=shape.factors[:0]), noise_variance)
-        return clusters if clusters.log_evidence > alone.log_evidence else None
+            return cls.start(fit, statistics, shape, noise_variance)
+        return cls._preferred(fit, statistics, shape, noise_variance)
 
-    def stays(self, fit: Fit) -> bool:
-        """Return whether paths of a fit still stand in clusters."""
-        return crowding(fit)[0] >= _LOOSE
+    @classmethod
+    def _preferred(
+        cls, fit: Fit, statistics: Statistics, shape: ClusterShape, noise_variance: float
+    ) -> Clusters | None:
+        """The clusters of a fit, or None where their evidence does not pay for their powers, a nat each."""
+        clusters = cls.start(fit, statistics, shape, noise_variance)
+        alone = cls.start(fit, statistics, replace(shape, factors=shape.factors[:0]), noise_variance)
+        return clusters if clusters.log_evidence > alone.log_evidence + len(fit.paths) else None
+
+    def stays(self, fit: Fit, statistics: Statistics) -> bool:
+        """Return whether paths of a fit still stand in clusters; where few do, evidence decides."""
+        near, _ = crowding(fit)
+        if near >= _NEAR or near < _LOOSE:
+            return near >= _NEAR
+        return self._preferred(fit, statistics, self.shape, self.noise_variance) is not None
 
     def renewed(self, fit: Fit, statistics: Statistics, search: PathSearch) -> Clusters:
         """Renew the clusters for the paths of a fit: filter, powers and noise, in turn."""

@@ -158,6 +158,8 @@ def _few_directions_beside(
     above = np.zeros_like(sample)
     for _ in range(_DISTORTION_ROUNDS):
         shares = _non_negative_parts(sample - above, parts, target)
+        if not shares.any():
+            return target
         base = Whitening.of(np.tensordot(shares, parts, 1))
         whitened = base.matrix @ sample @ base.matrix
         target, above = (
@@ -194,6 +196,8 @@ def _few_directions(sample: ComplexArray, n_snapshots: float) -> tuple[ComplexAr
 
 def _levels(variance: RealArray, n_snapshots: float) -> RealArray:
     """Relative variances of elements, shrunk together as far as chance explains how they differ."""
+    if not variance.max() > 0:  # strong directions alone
+        return np.ones_like(variance)
     logarithms = np.log(np.maximum(variance, _LEAST_LEVEL * variance.max()))
     away = logarithms - logarithms.mean()
     kept = max(1 - 1 / (n_snapshots * max(float(np.mean(away**2)), 1e-300)), 0.0)

@@ -244,7 +244,7 @@ def _decide(
 ) -> Detection:
     """Posteriors of all data from the likelihood of some users in some OFDM symbols."""
     data = ~block.known
-    if data.all() and (block.masks is None or block.masks.cells.all()):
+    if data.size and data.all() and (block.masks is None or block.masks.cells.all()):
         return _decide_all(block, likelihood_of, joint, prior_llr)
     shape = block.pilots.shape
     mean, variance = block.pilots.copy(), np.zeros(shape)
