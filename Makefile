@@ -36,7 +36,7 @@ check: $(VENV)/.installed         ## formatting, lint and types
 	$(BIN)/mypy --strict --config-file= --cache-dir=.mypy_cache/strict tests/release/program.py
 
 test: check                       ## everything that must hold before a commit
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 nightly: $(VENV)/.installed       ## thousands of examples and faults, their table for the manual; about an hour
 	$(BIN)/python -m pytest --hypothesis-profile=nightly -m "slow or not slow" $(NIGHTLY_TESTS)
