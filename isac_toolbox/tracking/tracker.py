@@ -43,6 +43,12 @@ _GIVEN_UP = 0.01
 # Tuned: weight of the newest block in a track's visibility.
 _NEWEST = 0.5
 
+#: How much wider than stated, and at least which deviation, a predicted place is that is lost.
+_LOST_BY, _LEAST_SPREAD_M = 10.0, 1.0
+_LOST = (
+    "users {users} were predicted far worse than the block states their places, as after a gap, and start "
+    "anew from what it states"
+)
 _NOTHING_SAID = (
     "the estimate of this block holds no information on the scene (status {status!r}), so that users and "
     "tracks were predicted and not updated; look at the estimate's warnings"
@@ -154,6 +160,7 @@ class Tracker:
                 f"{observation.n_users}"
             )
         predicted, transition = self._predicted(last, time - last.time_s, observation.link == "monostatic")
+        predicted, transition, lost = self._without_lost(predicted, transition, observation, geometry)
         estimate = self._estimate(observation, predicted, time - last.time_s)
         moment = replace(
             last,
@@ -163,6 +170,7 @@ class Tracker:
             estimate=estimate,
             predicted=predicted,
             transition=transition,
+            warnings=(_LOST.format(users=lost.tolist()),) if lost.size else (),
         )
         return self._taken_in(moment, observation, geometry)
 
@@ -213,6 +221,20 @@ class Tracker:
 
     def _first(self, obs: UplinkObservation, geometry: Geometry, time_s: float) -> Moment:
         """What is known before the first block, and its estimate: users as stated, no tracks."""
+        mean, std = self._stated(obs, geometry)
+        nothing = np.zeros(0, np.int64)
+        return Moment(
+            time_s,
+            Belief.independent(mean.ravel(), std.ravel()),
+            nothing,
+            np.zeros(0),
+            np.zeros((0, obs.n_users)),
+            nothing,
+            self.estimator.estimate(obs),
+        )
+
+    def _stated(self, obs: UplinkObservation, geometry: Geometry) -> tuple[RealArray, RealArray]:
+        """What a block states of its users beforehand: means and deviations, each (K, 8)."""
         motion, n_users = obs.motion, obs.n_users
         mean, std = np.zeros((n_users, OF_USER)), np.zeros((n_users, OF_USER))
         mean[:, :3], std[:, :3] = geometry.user_positions_m, geometry.user_position_stds_m
@@ -222,16 +244,7 @@ class Tracker:
         elif obs.link != "monostatic":
             std[:, 3:6] = self.process.first_velocity_std_m_s
         std[:, 6] = SPEED_OF_LIGHT_M_S * obs.time_offset_stds_s
-        nothing = np.zeros(0, np.int64)
-        return Moment(
-            time_s,
-            Belief.independent(mean.ravel(), std.ravel()),
-            nothing,
-            np.zeros(0),
-            np.zeros((0, n_users)),
-            nothing,
-            self.estimator.estimate(obs),
-        )
+        return mean, std
 
     def _predicted(self, last: Moment, interval_s: float, monostatic: bool) -> tuple[Belief, RealArray]:
         size = last.belief.mean.size
@@ -245,6 +258,24 @@ class Tracker:
             own = slice(*(OF_USER * last.n_users + OF_TRACK * np.array([b, b + 1])))
             transition[own, own], noise[own, own] = point, of_point
         return last.belief.predicted(transition, noise), transition
+
+    def _without_lost(
+        self, predicted: Belief, transition: RealArray, obs: UplinkObservation, geometry: Geometry
+    ) -> tuple[Belief, RealArray, IntArray]:
+        """Let users whose places are predicted far worse than the block states them start anew from that.
+
+        Places and velocities are forgotten, with what they have in common with all others; clocks and
+        carriers go on. Returns belief, transition and the users.
+        """
+        stated_mean, stated_std = self._stated(obs, geometry)
+        std = predicted.std[: stated_std.size].reshape(stated_std.shape)
+        spread, stated = (np.linalg.norm(d[:, :3], axis=1) for d in (std, stated_std))
+        lost = np.flatnonzero(spread > _LOST_BY * np.maximum(stated, _LEAST_SPREAD_M))
+        anew = (OF_USER * lost[:, None] + np.arange(6)).ravel()
+        mean, covariance, transition = predicted.mean.copy(), predicted.covariance.copy(), transition.copy()
+        transition[anew] = covariance[anew] = covariance[:, anew] = 0.0
+        mean[anew], covariance[anew, anew] = stated_mean.ravel()[anew], stated_std.ravel()[anew] ** 2
+        return Belief(mean, covariance), transition, lost
 
     def _estimate(self, obs: UplinkObservation, predicted: Belief, interval_s: float) -> EstimationResult:
         """Estimate a block from where all is expected, users' priors replaced by the prediction."""
@@ -275,7 +306,7 @@ class Tracker:
                 moment,
                 report=np.full(n_old, -1),
                 survivors=np.arange(n_old),
-                warnings=(_NOTHING_SAID.format(status=moment.estimate.status),),
+                warnings=(*moment.warnings, _NOTHING_SAID.format(status=moment.estimate.status)),
             )
         else:
             speed_std = speed_std_m_s(obs, self.process)

@@ -146,6 +146,33 @@ def test_a_block_without_information_is_passed_over():
     assert len(tracker.smooth()) == 4
 
 
+def test_after_a_gap_users_start_anew():
+    rng = np.random.default_rng(0)
+    resting = np.zeros((2, 3))
+    tracker = isac.Tracker(Reports([report_of(_at(0), resting, rng) for _ in range(3)]))
+    before = [tracker.update(observation_at(b * STEP_S)) for b in range(2)][-1]
+    later = observation_at(1e5)
+    after = tracker.update(later)
+    assert not before.warnings and after.warnings[0].startswith("users [0")
+    stated = later.geometry
+    assert np.all(
+        np.abs(after.user_positions_m - stated.user_positions_m) <= 3 * stated.user_position_stds_m + 1
+    )
+    smooth = tracker.smooth()
+    np.testing.assert_allclose(smooth[1].user_positions_m, before.user_positions_m, atol=1e-6)
+
+
+def test_a_long_gap_takes_no_longer_than_a_first_block():
+    """Predicted to kilometres, users once made the search run for minutes."""
+    sims = list(SMALL_MOVING.simulate_track(2, 0.05, seed=0))
+    tracker = isac.Tracker(isac.EMTurboBiSVBI(max_seconds=20.0))
+    tracker.update(sims[0].observation)
+    after = tracker.update(sims[1].observation, time_s=3600.0)
+    assert after.estimate.status != "time limit"
+    error = np.linalg.norm(after.user_positions_m - sims[1].truth.user_positions_m, axis=1)
+    assert np.all(error < 4 * np.sqrt(np.trace(after.user_position_covariance_m2, axis1=1, axis2=2)))
+
+
 def test_resting_scatterers_start_at_rest():
     rng = np.random.default_rng(7)
     (result,), _, _ = _tracked([report_of(PLACES_M, 0 * SPEEDS_M_S, rng, moving=1e-6)])
