@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,33 +12,25 @@ from isac_toolbox._validation import (
     as_array,
     check_shape,
 )
-from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.channel.observation import UplinkObservation
-from isac_toolbox.estimators.bisvbi_start import BiSVBISettings, Decoder, StartedLoop
+from isac_toolbox.estimators.bisvbi_diffuse import NEGLIGIBLE_NOISE, DiffuseLoop
+from isac_toolbox.estimators.bisvbi_receiver import statistics_of
+from isac_toolbox.estimators.bisvbi_start import BiSVBISettings, Decoder
 from isac_toolbox.estimators.coarse.start import NO_PEAKS
 from isac_toolbox.estimators.grid.e_step import make_e_step
 from isac_toolbox.estimators.refusals import turns
 from isac_toolbox.estimators.result import EstimationResult
-from isac_toolbox.estimators.scene.clusters import Clusters, ClusterShape
+from isac_toolbox.estimators.scene.clusters import Clusters
 from isac_toolbox.estimators.scene.colour import (
     asks_for_colour,
-    elements_in_use,
-    estimates_noise,
-    left_by_scene,
     shows_colour,
     takes_colour,
-    whitening_of,
 )
-from isac_toolbox.estimators.scene.coupled import calibrated
-from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
-from isac_toolbox.estimators.scene.diffuse import Diffuse
 from isac_toolbox.estimators.scene.first import ExpectedScene
 from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.mixers import Mixers
 from isac_toolbox.estimators.scene.moving import with_movers
-from isac_toolbox.estimators.scene.phases import phases_of
-from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
 from isac_toolbox.estimators.scene.schedule import StructureSchedule
 from isac_toolbox.estimators.scene.squint import shows_squint
@@ -47,7 +38,6 @@ from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birt
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.coupling import Coupling
 from isac_toolbox.estimators.symbols.phases import PhasePrior
-from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics, pilot_statistics
 from isac_toolbox.inference.turbo import STOPPED, TIME_LIMIT
 
 __all__ = ["BiSVBILoop"]
@@ -65,24 +55,14 @@ _CONTRADICTION_STDS = 8.0
 _PROFILE_OPTIMISM = 1.5
 # Tuned: noise relative to that of the coarse stage (0.5 dB) above which least squares is tried as well.
 _BAD_FIT = 1.12
-# Guard: noise relative to the samples' power (-70 dB) below which any fit is good.
-_NEGLIGIBLE_NOISE = 1e-7
 # Guard: of a bit that a decoder is sure of; keeps logarithms of probabilities finite.
 _MOST_LLR = 40.0
 # Tuned: change of a channel with clusters, in units of its stated error, below which it is settled.
 _SETTLED_CHANNEL = 0.1
 # Cost cap: iterations after a run has spent its work on structure; paths made by a misfit never rest.
 _LAST_ITERATIONS = 3
-
-
-# Tuned: mean squared change of whitened noise below which the shape of the noise is learned no further.
-_SETTLED_NOISE = 1e-4
-# Tuned: rounds in which elements and gains are fitted in turn in an iteration.
-_CALIBRATIONS = 3
 # Tuned: resolution cells for which a relative change of an element's response counts.
 _ELEMENT_CELLS = 0.1
-
-
 # Guard: settings that can do without places have this value.
 _NEED_NO_PLACES = (("coarse", "nomp"), ("inverse", "subspace"), ("unlocated_paths", True))
 
@@ -133,11 +113,7 @@ def _check_motion(settings: BiSVBISettings, obs: UplinkObservation, block: Recei
         )
 
 
-def _statistics(block: ReceivedBlock, moments: SymbolMoments) -> Statistics:
-    return data_statistics(block.received, moments, block.masks, block.derotation)
-
-
-class BiSVBILoop(StartedLoop):
+class BiSVBILoop(DiffuseLoop):
     """The iteration of ``EMTurboBiSVBI``: ``setup``, then ``step`` again and again, or ``run``."""
 
     name = "EM-Turbo-BiSVBI"
@@ -222,11 +198,6 @@ class BiSVBILoop(StartedLoop):
         self._revise_structure()
         self.record()
 
-    @property
-    def _uses_data(self) -> bool:
-        burn_in = self.settings.burn_in if self._expected is None else 0
-        return self.settings.data_aided and self.n_iter >= burn_in
-
     def _use_data(self) -> None:
         """Put the pilots' and the soft data symbols' statistics in the place of the present ones."""
         if self.block.derotation is not None:
@@ -234,124 +205,11 @@ class BiSVBILoop(StartedLoop):
         if self.settings.decoder is not None:
             self._ask_decoder(self.settings.decoder)
         moments = self.detect(self._with_data).moments
-        statistics = _statistics(self._with_data, moments)
+        statistics = statistics_of(self._with_data, moments)
         if self._known is not None:
             statistics = self._known + statistics
         self._statistics = statistics.stored_as(self.settings.dtype)
         self._take_statistics()
-
-    def _use_turned_pilots(self) -> None:
-        """Put the pilots' statistics, turned back as they are known by now, in the place of the present."""
-        self._turn()
-        self._statistics = pilot_statistics(self.block).stored_as(self.settings.dtype)
-        self._take_statistics()
-
-    def _turn(self) -> None:
-        """Turn the symbols back by the present Doppler shifts and phases, and make their statistics anew."""
-        fit, derotation = self.working.fit, self.block.derotation
-        assert derotation is not None
-        derotation = replace(derotation, doppler_hz=mean_doppler_hz(fit))
-        self.block = derotated(self.block, derotation)
-        if self._phase_prior is not None:
-            moments = self._present_symbols()
-            used = np.max(moments.variance, axis=0) < 0.5
-            if self.block.masks is not None:
-                used &= self.block.masks.cells
-            derotation, _ = phases_of(self._phase_prior, fit, self.block, moments, used)
-            self.block = derotated(self.block, derotation)
-        self._divide_block()
-
-    def _present_symbols(self) -> SymbolMoments:
-        """All symbols as detected; without use of data the pilots, and nothing known of the others."""
-        if self.settings.data_aided:
-            return self.detect().moments
-        return SymbolMoments(self.block.pilots, np.where(self.block.known, 0.0, 1.0))
-
-    def _take_elements(self) -> None:
-        """Take over the elements' responses and the coupling that the coarse stage learned."""
-        problem = self.working.problem
-        if problem.elements is None and problem.coupling is None:
-            return
-        self._take_receiver(problem)
-        fresh = replace(self._pilots, noise_precision=problem.noise_precision)
-        self.working = self.working.with_problem(replace(fresh, prior=problem.prior))
-
-    def _take_receiver(self, problem: Problem) -> None:
-        """Put the elements' responses and the coupling of a problem into block, pilots and search."""
-        if problem.elements is not None:
-            self.block = self.block.with_response(problem.elements.response)
-        self.block = replace(self.block, coupling=problem.coupling)
-        self.search = self.search.coupled(problem.receiver.coupling)
-        self._pilots = self._on_pilots(problem.elements)
-
-    def _turn_around_users(self) -> None:
-        """Take a turn of the array to be linear around the present places of the users."""
-        problem = self.working.problem
-        turn = problem.prior.turn
-        if turn is not None:
-            prior = replace(problem.prior, turn=turn.around(self.working.fit.scene.users_m))
-            self.working = self.working.with_problem(replace(problem, prior=prior))
-
-    def _renew_whitening(self) -> None:
-        """Learn the shape of the noise from what the users' channels leave, where it is to be learned."""
-        if self._whitening_settled or not estimates_noise(self.obs):
-            return
-        left = left_by_scene(self.working.fit, self.block, self.detect().moments)
-        found = whitening_of(left, self.block, self.working.fit)
-        before = self.block.whitening
-        if found is None or (before is not None and before.distance(found) < _SETTLED_NOISE):
-            self._whitening_settled = before is not None
-            return
-        misfit = None if self._pilot_misfit is None else self._misfit_on_pilots()
-        self.block, self.search = self.block.whitened(found), self.search.whitened(found)
-        elements = self.working.problem.elements
-        self._pilots = self._on_pilots(elements)
-        self._divide_block()
-        problem = replace(self._pilots, prior=self.working.problem.prior)
-        self.working = self.working.with_problem(
-            replace(problem, noise_precision=1 / left.whitened_variance(found, elements_in_use(self.block)))
-        )
-        if misfit is not None and self._pilot_misfit is not None:
-            self._pilot_misfit += self._misfit_on_pilots() - misfit
-
-    def _calibrate(self) -> float:
-        """Learn the elements' responses and coupling from the present channel, and correct the block by them.
-
-        Returns the largest relative change of a response, or change of a coefficient.
-        """
-        before = self.working.problem
-        if before.elements is None and before.coupling is None:
-            return 0.0
-        alone = before.coupling is None and before.elements is not None and before.elements.joint is None
-        for _ in range(_CALIBRATIONS if alone else 1):
-            problem = calibrated(self.working.active_fit()[0], follows=True)
-            self.working = self.working.with_problem(problem)
-        problem = self.working.problem
-        self._take_receiver(problem)
-        self._divide_block()
-        if not self._uses_data:
-            self._statistics = self._pilots.statistics
-            self._take_statistics()
-        changed = 0.0
-        if before.elements is not None and problem.elements is not None:
-            apart = problem.elements.log_response - before.elements.log_response
-            changed = float(np.max(np.abs(apart)))
-        if before.coupling is not None and problem.coupling is not None:
-            apart = problem.coupling.coefficients - before.coupling.coefficients
-            changed = max(changed, float(np.max(np.abs(apart))))
-        return changed
-
-    def _learn_images(self) -> None:
-        """Learn what mixers add of opposite subcarriers, and take it from the samples."""
-        if self.mixers is None:
-            return
-        moments, noise = self._present_symbols(), self._white_noise
-        self.mixers, self.block = self.mixers.refined(self.block, list(self._parts_alike()), moments, noise)
-        self._pilots = self._on_pilots(self.working.problem.elements)
-        self._divide_block()
-        if not self._uses_data:
-            self._statistics = self._pilots.statistics
-            self._take_statistics()
 
     def _ask_decoder(self, decoder: Decoder) -> None:
         """Renew what the code says of the bits, from what the samples say of them."""
@@ -363,42 +221,6 @@ class BiSVBILoop(StartedLoop):
         if np.any(np.isnan(said)):
             raise ValueError(f"decoder: its LLRs must be numbers, got {np.count_nonzero(np.isnan(said))} NaN")
         self.prior_llr = np.clip(said, -_MOST_LLR, _MOST_LLR)[:, :, self._data_symbols]
-
-    def _take_statistics(self) -> None:
-        """Fit the paths to the present statistics, without the diffuse parts of other users in them."""
-        statistics = self._statistics
-        if self.diffuse is not None and not statistics.users_decouple:
-            crossing = self.diffuse.crossing(statistics.symbol_gram)
-            statistics = replace(statistics, cross_correlation=statistics.cross_correlation - crossing)
-        self.working = self.working.with_problem(self.working.problem.with_statistics(statistics))
-
-    def _divide_block(self) -> None:
-        """Statistics of the OFDM symbols that hold pilots alone, made once, and the block of the others.
-
-        A block that moves stays whole, as its pilots' statistics change with how they are turned back.
-        """
-        self._known: Statistics | None = None
-        if self.block.derotation is not None:
-            self._with_data, self._data_symbols = self.block, np.ones(self.block.known.shape[2], bool)
-            return
-        pilots, self._with_data = self.block.divided()
-        self._data_symbols = self.block.has_data
-        certain = SymbolMoments(pilots.pilots, np.zeros(pilots.pilots.shape))
-        self._known = _statistics(pilots, certain)
-
-    def _misfit_on_pilots(self) -> float:
-        """Squared residual of the pilots under the present channel."""
-        fit = self.working.fit
-        gains = fit.posterior.mean
-        statistics = self._pilots.statistics
-        if self.block.derotation is not None:
-            statistics = pilot_statistics(self.block)
-        if self.diffuse is not None:
-            statistics = statistics.without(self.diffuse.mean)
-        if statistics.missing is not None:
-            statistics = statistics.completed(fit.atoms.synthesise(gains, self.working.n_users))
-        fitted = 2 * np.vdot(gains, statistics.correlate(fit.atoms)).real
-        return statistics.energy - float(fitted - np.vdot(gains, statistics.gram(fit.atoms) @ gains).real)
 
     def contradicts_pilots(self) -> bool:
         """Return whether the pilots fit much worse than before data were used.
@@ -414,10 +236,6 @@ class BiSVBILoop(StartedLoop):
         n_parameters += _PROFILE_OPTIMISM * 2 * determined + 2 * fit.problem.n_of_receiver
         rise = (self._misfit_on_pilots() - self._pilot_misfit) / self._white_noise
         return rise > 0.5 * n_parameters + _CONTRADICTION_STDS * np.sqrt(0.5 * n_parameters)
-
-    def _n_determined_by_diffuse(self) -> float:
-        """Complex parameters of the diffuse part that the data in use determine."""
-        return 0.0 if self.diffuse is None else self.diffuse.n_determined
 
     def shows_squint(self) -> bool:
         """Return whether beam squint, which the observation does not ask for, explains the samples better."""
@@ -445,86 +263,7 @@ class BiSVBILoop(StartedLoop):
             return False
         if self.noise_variance <= _BAD_FIT * self._coarse_noise_variance:
             return False
-        return self.noise_variance > _NEGLIGIBLE_NOISE * float(np.mean(np.abs(self.obs.received) ** 2))
-
-    def _look_for_diffuse(self, residual: Residual) -> Residual:
-        """Begin or give up a diffuse part as the residual says, and return the residual beside it."""
-        problem = self.working.problem
-        possible = self.settings.diffuse and problem.statistics.missing is None
-        possible &= problem.statistics.frames is None
-        possible &= problem.noise_precision * _NEGLIGIBLE_NOISE < 1
-        if possible and self._keeps_clusters(residual):
-            pass
-        elif possible and self.search.shows_diffuse(residual.spectra):
-            if not isinstance(self.diffuse, Diffuse):
-                noise = self._noise_between_paths(residual)
-                self._under_diffuse(Diffuse.start(self.working.fit, self._statistics, self.search, noise))
-        else:
-            self._give_up_diffuse()
-            return residual
-        assert self.diffuse is not None
-        return residual.beside(self.diffuse)
-
-    def _keeps_clusters(self, residual: Residual) -> bool:
-        """Begin clusters where paths stand in them, and return whether there are any."""
-        receiver = self.working.problem.receiver
-        if receiver.beam_squint or receiver.whitening is not None:
-            return False
-        fit, _, _ = self.working.active_fit()
-        if isinstance(self.diffuse, Clusters):
-            return self.diffuse.stays(fit, self._statistics)
-        if self.diffuse is not None or self.search.shows_diffuse(residual.spectra):
-            return False
-        noise = self._noise_between_paths(residual)
-        clusters = Clusters.shown(fit, self._statistics, self._cluster_shape, noise)
-        if clusters is not None:
-            self._under_diffuse(clusters)
-        return clusters is not None
-
-    def _noise_between_paths(self, residual: Residual) -> float:
-        """Noise variance that a diffuse part begins with."""
-        if self.working.problem.noise_known:
-            return 1 / self.working.problem.noise_precision
-        return min(spectrum.noise_level for spectrum in residual.spectra)
-
-    @cached_property
-    def _cluster_shape(self) -> ClusterShape:
-        """What clusters look like on the array."""
-        return ClusterShape.of(self.obs.array)
-
-    def _give_up_diffuse(self) -> None:
-        """Go on without a diffuse part."""
-        if self.diffuse is None:
-            return
-        quiet = replace(self.working.problem, noise_precision=1 / self.diffuse.noise_variance)
-        self.diffuse, self.working = None, self.working.with_problem(quiet)
-        self._take_statistics()
-        self.working = self.working.learn_noise()
-
-    def _renew_diffuse(self) -> None:
-        """Renew the diffuse part; its profile anew where there are data for the first time."""
-        diffuse, anew = self.diffuse, self._profile_is_of_pilots
-        if diffuse is None:
-            return
-        statistics, noise = self._statistics, diffuse.noise_variance
-        if isinstance(diffuse, Clusters):
-            fit, _, _ = self.working.active_fit()
-            if anew:
-                self._under_diffuse(Clusters.start(fit, statistics, self._cluster_shape, noise))
-            else:
-                self._under_diffuse(diffuse.renewed(fit, statistics, self.search))
-        elif anew:
-            self._under_diffuse(Diffuse.start(self.working.fit, statistics, self.search, noise))
-        else:
-            self._under_diffuse(diffuse.renewed(self.working.fit, statistics, self.search))
-        self._profile_is_of_pilots = False
-
-    def _under_diffuse(self, diffuse: Diffuse | Clusters) -> None:
-        """Take over a diffuse part; what it adds to the noise at the delays of paths is noise to them."""
-        self.diffuse = diffuse
-        working = self.working
-        noise = diffuse.paths_noise(working.fit, working.active)
-        self.working = working.with_problem(replace(working.problem, noise_precision=1 / noise))
+        return self.noise_variance > NEGLIGIBLE_NOISE * float(np.mean(np.abs(self.obs.received) ** 2))
 
     def _m_step(self) -> None:
         n_steps = _STEPS[self.settings.m_step]
@@ -554,13 +293,6 @@ class BiSVBILoop(StartedLoop):
         old, new = before.points_m, self.working.fit.scene.points_m
         moved = np.linalg.norm(new - old, axis=1).max(initial=0.0)
         return float(moved / self.working.problem.length_cell_m)
-
-    def _channel_move(self, before: NDArray[np.complex128] | None) -> float:
-        """Change of the channel in units of its stated error; infinite where clusters are new."""
-        if before is None or self.diffuse is None:
-            return np.inf
-        variance = self.block.scale**2 * float(np.sum(self.diffuse.entry_variance)) * before[0].size
-        return float(np.linalg.norm(self.channel() - before) / np.sqrt(max(variance, 1e-300)))
 
     def _revise_structure(self) -> None:
         """Removal always; search when the schedule says so. The loop stays open until all is settled."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox import _npz
 from isac_toolbox._files import naming
 from isac_toolbox.channel.evolution import ChannelEvolution, check_symbol_indices
 from isac_toolbox.channel.paths import UnlocatedPaths
-from isac_toolbox.estimators.result_shapes import check_result_shapes
-from isac_toolbox.inference.turbo import History, IterationRecord
+from isac_toolbox.estimators.result_files import read_result, write_result
+from isac_toolbox.estimators.result_parts import (
+    Ambiguity,
+    Candidates,
+    ElementInformation,
+    Misfit,
+    MisfitAxis,
+    SceneInformation,
+)
+from isac_toolbox.inference.turbo import History
 
 __all__ = [
     "Ambiguity",
@@ -29,172 +35,6 @@ __all__ = [
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
-
-_KIND = "estimation-result"
-
-# Guard: probability of a residual as far from noise as that seen, below which noise does not explain it.
-_IMPROBABLE = 1e-6
-# Guard: excess that matters, in dB; less costs an estimate little.
-_RELEVANT_DB = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """Every point that the posterior judged, whatever its probability: C of them.
-
-    Points merged into another one are that one's; points dropped on the way keep their last probability.
-
-    Attributes
-    ----------
-    scatterer_positions_m : ndarray, shape (C, 3)
-    scatterer_probability : ndarray, shape (C,)
-    visibility_probability : ndarray, shape (K, C)
-    """
-
-    scatterer_positions_m: RealArray
-    scatterer_probability: RealArray
-    visibility_probability: RealArray
-
-
-@dataclass(frozen=True, eq=False)
-class Ambiguity:
-    """A quantity of which the block allows more than one value: A of them.
-
-    Attributes
-    ----------
-    kind : {"clock", "scatterer", "path"}
-        What is ambiguous: the clock offset of a user, in seconds; the place of a scatterer, in metres; or the
-        place of the scatterer of an unlocated path, if it is a single bounce in the region.
-    index : int
-        Which user, which row of ``scatterer_positions_m``, or which unlocated path.
-    alternatives : ndarray, shape (A, D)
-        The values, D = 1 for a clock and 3 for a place; for clocks and scatterers the first is the one
-        reported.
-    weights : ndarray, shape (A,)
-        Their posterior probabilities, of sum one.
-    """
-
-    kind: str
-    index: int
-    alternatives: RealArray
-    weights: RealArray
-
-    def __str__(self) -> str:
-        return self.in_words()
-
-    def in_words(self, first: int = 0) -> str:
-        """Return values and weights as a line of text; users and scatterers are counted from ``first``."""
-        of = {"clock": "clock of user", "scatterer": "place of scatterer", "path": "place of unlocated path"}
-        values = (self._in_words(*pair) for pair in zip(self.alternatives, self.weights, strict=True))
-        return f"{of[self.kind]} {self.index + first}: {', '.join(values)}"
-
-    def _in_words(self, value: RealArray, weight: float) -> str:
-        if self.kind == "clock":
-            return f"{value[0] * 1e9:.1f} ns ({weight:.2f})"
-        return f"({', '.join(f'{x:.2f}' for x in value)}) m ({weight:.2f})"
-
-
-@dataclass(frozen=True)
-class MisfitAxis:
-    """How far a residual is from noise along one axis.
-
-    Attributes
-    ----------
-    part : str
-        What is furthest from noise: ``"echoes"`` (delay), ``"colour"`` (direction), ``"rotation"`` or
-        ``"power"`` (time), ``"response"`` or ``"power"`` (element).
-    excess_db : float
-        Power of that part over what noise leaves there on average; zero where the block cannot tell.
-    p_value : float
-        Probability of noise that is at least as uneven along this axis; one where the block cannot tell.
-    """
-
-    part: str
-    excess_db: float
-    p_value: float
-
-    @property
-    def fails(self) -> bool:
-        """Whether noise does not explain it."""
-        return self.p_value < _IMPROBABLE and self.excess_db > _RELEVANT_DB
-
-
-@dataclass(frozen=True)
-class Misfit:
-    """What an estimate leaves of the samples, against noise: over delay, direction, symbols and elements.
-
-    Attributes
-    ----------
-    delay, direction, time, element : MisfitAxis
-    """
-
-    delay: MisfitAxis
-    direction: MisfitAxis
-    time: MisfitAxis
-    element: MisfitAxis
-
-    @property
-    def axes(self) -> dict[str, MisfitAxis]:
-        """All four by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @property
-    def failing(self) -> tuple[str, ...]:
-        """Names of the axes that noise does not explain, that with the largest excess first."""
-        failing = [name for name, axis in self.axes.items() if axis.fails]
-        return tuple(sorted(failing, key=lambda name: -getattr(self, name).excess_db))
-
-
-@dataclass(frozen=True, eq=False)
-class SceneInformation:
-    """What the samples of a block alone say of its scene, all priors left out: a Gaussian in all unknowns.
-
-    Up to a constant the log likelihood of a vector ``x`` of P entries is ``b^T x - x^T J x / 2``. Of S
-    scatterers and K users ``x`` holds positions of scatterers (3 S) and users (3 K) and clock offsets as
-    lengths ``c t`` (K), in metres; of a block that moves also frequency offsets in Hz (K) and velocities of
-    users (3 K) and scatterers (3 S) in m/s.
-
-    Attributes
-    ----------
-    matrix : ndarray, shape (P, P)
-        ``J``, positive semi-definite; singular where the samples leave something open.
-    vector : ndarray, shape (P,)
-        ``b``.
-    n_scatterers, n_users : int
-
-    Notes
-    -----
-    Blocks are fused by adding what each says to what was known before; docs/theory.md, section 11.2.
-    """
-
-    matrix: RealArray
-    vector: RealArray
-    n_scatterers: int
-    n_users: int
-
-    @property
-    def moves(self) -> bool:
-        """Whether it speaks of motion."""
-        return self.vector.size > 3 * self.n_scatterers + 4 * self.n_users
-
-
-@dataclass(frozen=True, eq=False)
-class ElementInformation:
-    """What the samples of a block alone say of the responses of M elements: a Gaussian.
-
-    Up to a constant the log likelihood of the relative gains and phases ``x`` (2 M,), gains first, on top of
-    the stated response is ``b^T x - x^T J x / 2``.
-
-    Attributes
-    ----------
-    matrix : ndarray, shape (2 M, 2 M)
-        ``J``, positive semi-definite.
-    vector : ndarray, shape (2 M,)
-        ``b``.
-    """
-
-    matrix: RealArray
-    vector: RealArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,26 +225,7 @@ class EstimationResult:
         ``misfit`` has one row (excess in dB, p-value) for each of delay, direction, time and element, and
         ``misfit_parts`` their parts.
         """
-        stored: dict[str, Any] = {}
-        for name in (f.name for f in fields(self)):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, _NESTED):
-                parts = {f"{name}.{f.name}": getattr(value, f.name) for f in fields(value)}
-                stored.update({key: part for key, part in parts.items() if part is not None})
-            elif isinstance(value, History):
-                rows = [[getattr(r, f.name) for f in fields(IterationRecord)] for r in value]
-                stored[name] = np.array(rows, dtype=float).reshape(-1, len(fields(IterationRecord)))
-            elif name == "ambiguities":
-                stored[name] = _ambiguity_rows(value)
-            elif name == "misfit":
-                stored.update(_misfit_columns(value))
-            elif name == "warnings":
-                stored[name] = np.array(value, dtype=str)
-            else:
-                stored[name] = value
-        return _npz.write(path, _KIND, stored)
+        return write_result(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> EstimationResult:
@@ -418,132 +239,4 @@ class EstimationResult:
             If it is not an npz file, lacks keys, holds pickled objects or shapes that do not fit each other.
         """
         with naming(path):
-            return cls(**_stored_fields(path))
-
-
-def _stored_fields(path: str | Path) -> dict[str, Any]:
-    """Return the fields of a result from its file."""
-    nested: dict[str, Any] = {"candidates": Candidates, "unlocated_paths": UnlocatedPaths}
-    plain = [f.name for f in fields(EstimationResult) if f.name not in (*nested, *_OPTIONAL)]
-    keys = [f"{name}.{f.name}" for name, kind in nested.items() for f in fields(kind)]
-    data = _npz.read(path, _KIND, plain + [key for key in keys if key not in _OPTIONAL])
-    check_result_shapes(path, data)
-    values: dict[str, Any] = {name: data[name] for name in plain}
-    for name, kind in nested.items():
-        values[name] = kind(**{f.name: data.get(f"{name}.{f.name}") for f in fields(kind)})
-    for name, convert in _SCALARS.items():
-        values[name] = convert(values[name].item())
-    history = History()
-    for objective, noise_variance, n_active, seconds in values["history"]:
-        history.append(IterationRecord(objective, noise_variance, int(n_active), seconds))
-    values["history"] = history
-    values["warnings"] = tuple(str(text) for text in data.get("warnings", ()))
-    values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
-    no_extent = np.zeros((len(values["scatterer_positions_m"]), 3, 3))
-    values["scatterer_extent_m2"] = data.get("scatterer_extent_m2", no_extent)
-    values.update({name: data[name] for name in (*_DIFFUSE, *_MOTION) if name in data})
-    if "reference_time_s" in data:
-        values["reference_time_s"] = float(data["reference_time_s"])
-    if "evolution.parts" in data:
-        _npz.require(path, _KIND, data, ["evolution.curves"])
-        values["evolution"] = ChannelEvolution(data["evolution.parts"], data["evolution.curves"])
-    if "information.matrix" in data:
-        parts = [f"information.{f.name}" for f in fields(SceneInformation)]
-        _npz.require(path, _KIND, data, parts)
-        matrix, vector, *counts = (data[key] for key in parts)
-        values["information"] = SceneInformation(matrix, vector, *map(int, counts))
-    if "element_information.matrix" in data:
-        _npz.require(path, _KIND, data, ["element_information.vector"])
-        both = (data["element_information.matrix"], data["element_information.vector"])
-        values["element_information"] = ElementInformation(*both)
-    values["misfit"] = _misfit_of(data.get("misfit_parts", ()), data.get("misfit", ()))
-    return values
-
-
-_NESTED = (Candidates, UnlocatedPaths, ChannelEvolution, SceneInformation, ElementInformation)
-_DIFFUSE = ("diffuse_power", "diffuse_profile", "diffuse_delays_s")
-_MOTION = (
-    "element_response",
-    "element_response_std",
-    "silent_elements",
-    "coupling_matrix",
-    "coupling_matrix_std",
-    "iq_images",
-    "iq_image_std",
-    "user_iq_images",
-    "user_iq_image_std",
-    "noise_covariance",
-    "interferer_directions",
-    "interferer_power",
-    "frequency_offsets_hz",
-    "frequency_offset_std_hz",
-    "user_velocities_m_s",
-    "user_velocity_covariance_m2_s2",
-    "scatterer_velocities_m_s",
-    "scatterer_velocity_covariance_m2_s2",
-    "moving_probability",
-    "symbol_phase_rad",
-    "user_symbol_phase_rad",
-)
-#: Fields that files of earlier versions do not have, and those that a static block leaves out.
-_OPTIONAL = (
-    "warnings",
-    "ambiguities",
-    "scatterer_extent_m2",
-    *_DIFFUSE,
-    *_MOTION,
-    "reference_time_s",
-    "evolution",
-    "unlocated_paths.doppler_hz",
-    "misfit",
-    "information",
-    "element_information",
-)
-
-_AMBIGUITY_KINDS = ("clock", "scatterer", "path")
-
-
-def _ambiguity_rows(ambiguities: tuple[Ambiguity, ...]) -> RealArray:
-    """One row (7,) for every alternative of every ambiguity."""
-    rows = []
-    for number, entry in enumerate(ambiguities):
-        for value, weight in zip(entry.alternatives, entry.weights, strict=True):
-            padded = np.pad(value, (0, 3 - len(value)), constant_values=np.nan)
-            rows.append([number, _AMBIGUITY_KINDS.index(entry.kind), entry.index, weight, *padded])
-    return np.array(rows, dtype=float).reshape(-1, 7)
-
-
-def _ambiguities(rows: RealArray) -> tuple[Ambiguity, ...]:
-    """What :func:`_ambiguity_rows` made rows of."""
-    found = []
-    for number in np.unique(rows[:, 0]):
-        own = rows[rows[:, 0] == number]
-        kind = _AMBIGUITY_KINDS[int(own[0, 1])]
-        width = 1 if kind == "clock" else 3
-        found.append(Ambiguity(kind, int(own[0, 2]), own[:, 4 : 4 + width], own[:, 3]))
-    return tuple(found)
-
-
-def _misfit_columns(misfit: Misfit | None) -> dict[str, NDArray[Any]]:
-    """Numbers (4, 2) and parts (4,) of the axes; without a misfit no rows."""
-    axes = [] if misfit is None else list(misfit.axes.values())
-    numbers = np.array([[axis.excess_db, axis.p_value] for axis in axes], dtype=float)
-    parts = np.array([axis.part for axis in axes], dtype=str)
-    return {"misfit": numbers.reshape(-1, 2), "misfit_parts": parts}
-
-
-def _misfit_of(parts: Iterable[str], numbers: Iterable[RealArray]) -> Misfit | None:
-    """What :func:`_misfit_columns` made columns of."""
-    axes = [MisfitAxis(str(part), *map(float, row)) for part, row in zip(parts, numbers, strict=True)]
-    if len(axes) not in (0, len(fields(Misfit))):
-        raise ValueError(f"misfit must have a row for each of {len(fields(Misfit))} axes, got {len(axes)}")
-    return Misfit(*axes) if axes else None
-
-
-_SCALARS: dict[str, Any] = {
-    "estimator": str,
-    "noise_variance": float,
-    "converged": bool,
-    "n_iter": int,
-    "status": str,
-}
+            return cls(**read_result(path, [f.name for f in fields(cls)]))

@@ -38,6 +38,8 @@ ORDER: tuple[tuple[str, ...], ...] = (
         "scenario/",
         "channel/atoms/",
         "estimators/result.py",
+        "estimators/result_files.py",
+        "estimators/result_parts.py",
         "estimators/many.py",
         "estimators/result_shapes.py",
         "nn/_batches.py",
@@ -81,7 +83,9 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("estimators/baselines/",),
     (
         "estimators/bisvbi.py",
+        "estimators/bisvbi_diffuse.py",
         "estimators/bisvbi_loop.py",
+        "estimators/bisvbi_receiver.py",
         "estimators/bisvbi_start.py",
         "estimators/self_calibration.py",
         "estimators/music_scvbi.py",
