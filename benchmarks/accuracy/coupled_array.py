@@ -1,15 +1,15 @@
 """Arrays whose elements hear each other, mixers with images: errors with and without the model of it.
 
-Usage: ``python benchmarks/accuracy/coupled_array.py [--seeds 20] [--first 0]``
+Usage: ``python benchmarks/accuracy/coupled_array.py [--seeds 20] [--first-seed 0]``
 """
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from time import process_time
 
 import numpy as np
+from runs import asked_seeds
 
 import isac_toolbox as isac
 
@@ -54,13 +54,9 @@ def row(label: str, scenario: isac.Scenario, seeds: range) -> str:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first", type=int, default=0)
-    arguments = parser.parse_args()
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    seeds = asked_seeds(__doc__)
     urban = isac.Scenario.load("urban_uplink")
-    print(f"EM-Turbo-BiSVBI on urban_uplink, {arguments.seeds} blocks a row from seed {arguments.first}.")
+    print(f"EM-Turbo-BiSVBI on urban_uplink, {len(seeds)} blocks a row from seed {seeds.start}.")
     print("Medians in dB: NMSE without the priors, bounds with coupling known and to be learned (images are")
     print("known to both), NMSE above the latter; false points in all blocks, ellipsoids.\n")
     print(

@@ -1,14 +1,14 @@
 """Arrays that are not calibrated, or stand otherwise than stated: errors beside the bound that knows of it.
 
-Usage: ``python benchmarks/accuracy/imperfect_array.py [--seeds 20] [--first 0]``
+Usage: ``python benchmarks/accuracy/imperfect_array.py [--seeds 20] [--first-seed 0]``
 """
 
 from __future__ import annotations
 
-import argparse
 from time import process_time
 
 import numpy as np
+from runs import asked_seeds
 
 import isac_toolbox as isac
 
@@ -54,13 +54,9 @@ def row(label: str, scenario: isac.Scenario, seeds: range, bounded: bool = True)
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first", type=int, default=0)
-    arguments = parser.parse_args()
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    seeds = asked_seeds(__doc__)
     urban = isac.Scenario.load("urban_uplink")
-    print(f"EM-Turbo-BiSVBI on urban_uplink, {arguments.seeds} blocks a row from seed {arguments.first}.")
+    print(f"EM-Turbo-BiSVBI on urban_uplink, {len(seeds)} blocks a row from seed {seeds.start}.")
     print("NMSE above the bound with unknown elements in dB (rotations: NMSE), false points in all blocks.\n")
     print(f"{'array':<34}{'median':>8}{'worst':>8}{'found %':>9}{'false':>7}{'in 95 %':>9}{'s':>8}")
     for snr_db in SNRS_DB:

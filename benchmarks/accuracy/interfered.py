@@ -1,17 +1,17 @@
 """Interferers and noise that the antennas share: errors beside the bound that knows the covariance.
 
-Usage: ``python benchmarks/accuracy/interfered.py [--seeds 20] [--first 0]``
+Usage: ``python benchmarks/accuracy/interfered.py [--seeds 20] [--first-seed 0]``
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from time import process_time
 from typing import Any
 
 import numpy as np
+from runs import asked_seeds
 
 import isac_toolbox as isac
 
@@ -98,13 +98,9 @@ def row(label: str, scenario: isac.Scenario, seeds: range, told: bool) -> str:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first", type=int, default=0)
-    arguments = parser.parse_args()
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    seeds = asked_seeds(__doc__)
     scenario = isac.Scenario.load("interfered_uplink")
-    print(f"interfered_uplink (15 dB), {arguments.seeds} blocks a row from seed {arguments.first}.")
+    print(f"interfered_uplink (15 dB), {len(seeds)} blocks a row from seed {seeds.start}.")
     print("NMSE above the bound with the covariance known, in dB: EM-Turbo-BiSVBI, and the median of NOMP.")
     print("False points and unlocated paths, and interferers found, in all blocks.\n")
     head = f"{'noise':<34}{'median':>8}{'worst':>8}{'NOMP':>8}{'found %':>9}{'false':>7}"

@@ -1,15 +1,15 @@
 """Converters of few bits, clipping and amplifiers that the observation says nothing of, beside others.
 
-Usage: ``python benchmarks/accuracy/low_resolution.py [--seeds 20] [--first 0]``
+Usage: ``python benchmarks/accuracy/low_resolution.py [--seeds 20] [--first-seed 0]``
 """
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from time import process_time
 
 import numpy as np
+from runs import asked_seeds
 
 import isac_toolbox as isac
 
@@ -69,13 +69,9 @@ def row(label: str, scenario: isac.Scenario, seeds: range) -> str:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first", type=int, default=0)
-    arguments = parser.parse_args()
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    seeds = asked_seeds(__doc__)
     urban = isac.Scenario.load("urban_uplink").replace(snr_db=20.0)
-    print(f"urban_uplink at 20 dB, {arguments.seeds} blocks a row from seed {arguments.first}.")
+    print(f"urban_uplink at 20 dB, {len(seeds)} blocks a row from seed {seeds.start}.")
     print(
         "Median NMSE in dB of EM-Turbo-BiSVBI, NOMP and least squares; the first in its worst block relative"
     )

@@ -1,14 +1,14 @@
 """Users that move and are off their carrier: errors over speed, offset and SNR beside the bound.
 
-Usage: ``python benchmarks/accuracy/moving.py [--seeds 20] [--first 0] > benchmarks/accuracy/moving.txt``
+Usage: ``python benchmarks/accuracy/moving.py [--seeds 20] [--first-seed 0] > benchmarks/accuracy/moving.txt``
 """
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 
 import numpy as np
+from runs import asked_seeds
 
 import isac_toolbox as isac
 
@@ -121,15 +121,11 @@ def header() -> str:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first", type=int, default=0)
-    arguments = parser.parse_args()
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    seeds = asked_seeds(__doc__)
     base = isac.Scenario.load("moving_uplink").replace(
         user_velocity_std_m_s=(20.0, 20.0, 1.0), scatterer_velocity_std_m_s=0.0, moving_share=0.0
     )
-    print(f"EM-Turbo-BiSVBI, {arguments.seeds} blocks a cell, seeds from {arguments.first}: NMSE over")
+    print(f"EM-Turbo-BiSVBI, {len(seeds)} blocks a cell, seeds from {seeds.start}: NMSE over")
     print("all symbols above the bound in dB; velocity: RMSE over its bound; errors: of symbols.\n")
     print(header())
     for snr in SNRS_DB:

@@ -270,6 +270,16 @@ def seeds_of(arguments: argparse.Namespace) -> range:
     return range(arguments.first_seed, arguments.first_seed + arguments.seeds)
 
 
+def asked_seeds(description: str | None, count: int = 20) -> range:
+    """The seeds asked for on the command line of a script that has no other options."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=count, help="number of blocks per case")
+    parser.add_argument("--first-seed", type=int, default=0)
+    return seeds_of(parser.parse_args())
+
+
 def seeds_text(arguments: argparse.Namespace) -> str:
     """The seeds in words for a title."""
     seeds = seeds_of(arguments)
