@@ -93,7 +93,7 @@ class Hardware:
         Parameters
         ----------
         given : mapping of str to ndarray, str or None
-            ``HARDWARE_FIELDS``, as :func:`checked_hardware` returns them.
+            ``HARDWARE_FIELDS``, as ``checked_hardware`` returns them.
         array : AntennaArray
 
         Returns

@@ -76,7 +76,7 @@ class Motion:
         Parameters
         ----------
         given : mapping of str to ndarray or None
-            ``MOTION_FIELDS``, as :func:`checked_motion` returns them.
+            ``MOTION_FIELDS``, as ``checked_motion`` returns them.
         n_users : int
         carrier_hz : float, optional
 

@@ -40,7 +40,7 @@ def observation_from_channel(
     subcarrier_frequencies_hz : array_like, shape (N,)
         Baseband frequencies, centred around zero, in any order and with any gaps.
     **known
-        Further fields of an :class:`~isac_toolbox.UplinkObservation`: places, ``time_offset_std_s``,
+        Further fields of an :class:`~isac_toolbox.channel.UplinkObservation`: places, ``time_offset_std_s``,
         ``carrier_hz``, ``wavefront`` and so on.
 
     Returns

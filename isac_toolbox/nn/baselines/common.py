@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ class Finetuning:
     teacher: nn.Module | None = None
     distillation: float = 0.5
     seed: int = 0
-    loss: Callable[[Any, Any], Tensor] = F.cross_entropy
+    loss: Callable[[Any, Any], Tensor] = field(default_factory=lambda: F.cross_entropy)
     metric: Callable[[Any, Any], Any] | None = None
 
     @property

@@ -46,7 +46,7 @@ def track_html(
     Parameters
     ----------
     track : sequence of TrackedResult
-        What :meth:`isac_toolbox.Tracker.update` returned of successive blocks, or ``smooth``.
+        What :meth:`isac_toolbox.tracking.Tracker.update` returned of successive blocks, or ``smooth``.
     truths : sequence of Truth, optional
         Of the same blocks; adds true users and scatterers, and the errors of the users.
     observation : UplinkObservation, optional
