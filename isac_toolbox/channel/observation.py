@@ -109,7 +109,8 @@ class UplinkObservation:
         Known response of every element, as from an earlier calibration; errors come on top. One if not given.
     element_covariance : array_like, shape (2 M, 2 M), optional
         Covariance of the relative gain errors of all elements, then of their phase errors, on top of both
-        deviations, as an earlier calibration leaves it (:func:`isac.calibrate <isac_toolbox.estimators.calibrate>`); zero if not given.
+        deviations, as an earlier calibration leaves it (:func:`~isac_toolbox.estimators.calibrate`); zero
+        if not given.
     panel_phase_std_rad : array_like, scalar or (P,), optional
         Standard deviation of a phase that all elements of a panel of a :class:`PanelArray` have in common;
         zero if not given.

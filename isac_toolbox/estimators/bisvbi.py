@@ -211,8 +211,8 @@ class EMTurboBiSVBI(ManyBlocks):
             a second inside a longer one, between the changes of structure that it tries (``loop.n_iter`` then
             counts the iterations completed); a true return value stops.
         expected : ExpectedScene, optional
-            Where the search starts, in the place of a coarse stage; :class:`~isac_toolbox.tracking.Tracker` predicts
-            it. It is no prior, and where it explains the block badly the estimate is made from nothing.
+            Where the search starts, in the place of a coarse stage;
+            :class:`~isac_toolbox.tracking.Tracker` predicts it. It is no prior, and where it explains the block badly the estimate is made from nothing.
 
         Returns
         -------

@@ -114,8 +114,8 @@ class EstimationResult:
         and gain, and slopes of the phases over the array, are in the paths and places.
     element_response_std : ndarray, shape (M,), optional
     element_information : ElementInformation, optional
-        What the samples alone say of the elements, from which :func:`isac.calibrate <isac_toolbox.estimators.calibrate>` learns; from
-        ``EMTurboBiSVBI``, where the observation says that they are not known.
+        What the samples alone say of the elements, from which
+        :func:`~isac_toolbox.estimators.calibrate` learns; from ``EMTurboBiSVBI``, where the observation says that they are not known.
     coupling_matrix : ndarray of complex, shape (M, M), optional
         What elements hear of each other, one on the diagonal, where the observation says that they do.
     coupling_matrix_std : ndarray, shape (M, M), optional

@@ -43,8 +43,8 @@ def nr_constellation(bits_per_symbol: int) -> ComplexArray:
     """Return the QAM of 5G NR, which Sionna's ``"qam"`` is as well: point ``c`` has the bits of ``c``.
 
     Bits 0, 2, 4, ... of a label choose the in-phase amplitude and bits 1, 3, 5, ... the quadrature; label
-    zero lies at (+, +). :func:`isac_toolbox.channel.qam_constellation` has the upper half of the bits choose the
-    in-phase amplitude.
+    zero lies at (+, +). :func:`isac_toolbox.channel.qam_constellation` has the upper half of the bits choose
+    the in-phase amplitude.
 
     Parameters
     ----------

@@ -71,8 +71,8 @@ class SionnaEstimator(BaseChannelEstimator):
         of the samples.
     carrier_hz : float
     station_position_m, user_positions_m, user_position_std_m, time_offset_std_s, region_m : optional
-        As for an :class:`~isac_toolbox.channel.UplinkObservation`; nothing is located where they are not given.
-        Sionna's stochastic models give delays relative to a user's first path: state a
+        As for an :class:`~isac_toolbox.channel.UplinkObservation`; nothing is located where they are not
+        given. Sionna's stochastic models give delays relative to a user's first path: state a
         ``time_offset_std_s`` of the longest time of flight with places.
     constellation : array_like of complex or sionna.phy.mapping.Constellation, optional
         Data alphabet in the order of its labels; without it the pilots alone are used.
