@@ -212,7 +212,8 @@ class EMTurboBiSVBI(ManyBlocks):
             counts the iterations completed); a true return value stops.
         expected : ExpectedScene, optional
             Where the search starts, in the place of a coarse stage;
-            :class:`~isac_toolbox.tracking.Tracker` predicts it. It is no prior, and where it explains the block badly the estimate is made from nothing.
+            :class:`~isac_toolbox.tracking.Tracker` predicts it. It is no prior, and where it explains the
+            block badly the estimate is made from nothing.
 
         Returns
         -------

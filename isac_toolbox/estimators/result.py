@@ -115,7 +115,8 @@ class EstimationResult:
     element_response_std : ndarray, shape (M,), optional
     element_information : ElementInformation, optional
         What the samples alone say of the elements, from which
-        :func:`~isac_toolbox.estimators.calibrate` learns; from ``EMTurboBiSVBI``, where the observation says that they are not known.
+        :func:`~isac_toolbox.estimators.calibrate` learns; from ``EMTurboBiSVBI``, where the observation says
+        that they are not known.
     coupling_matrix : ndarray of complex, shape (M, M), optional
         What elements hear of each other, one on the diagonal, where the observation says that they do.
     coupling_matrix_std : ndarray, shape (M, M), optional
