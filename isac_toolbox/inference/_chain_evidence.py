@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +22,7 @@ def log_pair(probability: np.ndarray) -> np.ndarray:
     return pair
 
 
-class ChainEvidence:
+class ChainEvidence(ABC):
     """Messages of one pass, and the evidence of every group for its open gate.
 
     Attributes
@@ -38,9 +39,9 @@ class ChainEvidence:
     log_gate: np.ndarray
     log_open: np.ndarray
 
+    @abstractmethod
     def member_log_odds(self) -> np.ndarray:
         """Return log-odds of every member, its own message left out, (n,)."""
-        raise NotImplementedError
 
     def gate_log_odds(self) -> np.ndarray:
         """Return the posterior log-odds of every gate, (n_groups,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from isac_toolbox.nn.training import epoch_seed
 __all__ = ["Fit", "SavedFit"]
 
 
-class Fit:
+class Fit(ABC):
     """A network with a posterior, and the records of its epochs.
 
     Attributes
@@ -46,9 +47,9 @@ class Fit:
     input_shape: tuple[int, ...] | None = None
     optimiser: torch.optim.Optimizer
 
+    @abstractmethod
     def _set_sampling(self, seed: int | None) -> None:
         """Turn the noise on with a seed, or off."""
-        raise NotImplementedError
 
     def _remember(self, batch: Batch) -> None:
         """Keep two examples."""
@@ -128,22 +129,22 @@ class SavedFit(Fit):
 
     file_format: ClassVar[str]
 
+    @abstractmethod
     def state(self) -> dict[str, Any]:
         """Return everything that a fit changes, as tensors and plain values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
         """Restore what ``state`` returned."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def _from_settings(cls, model: nn.Module, settings: dict[str, Any], **others: Any) -> Self:
         """Return an object as before the fit, from the settings in a file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fresh_optimiser(self) -> dict[str, Any]:
         """Return the state of an optimiser that has taken no step."""
-        raise NotImplementedError
 
     def _when_loaded(self) -> None:
         """Make a restored object ready for use."""
