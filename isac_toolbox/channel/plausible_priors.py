@@ -29,6 +29,8 @@ _LARGEST_ROTATION_RAD = 0.25
 _LARGEST_GAIN = 0.7
 # A neighbour that couples as strongly as the element itself.
 _LARGEST_COUPLING = 1.0
+# An image as strong as the signal.
+_LARGEST_IMAGE = 1.0
 # Clocks that no cyclic prefix would catch: a prefix is a small part of a symbol.
 _LATEST_OF_SYMBOL = 30.0
 # Satellites in low orbits have 8 km/s.
@@ -81,6 +83,9 @@ def warn_of_implausible_hardware(values: Mapping[str, Any]) -> None:
         ("element_phase_std_rad", _UNKNOWN_PHASE_RAD, f"more than phases at random have; {_RADIANS}"),
         ("array_rotation_std_rad", _LARGEST_ROTATION_RAD, f"small angles are modelled; {_RADIANS}"),
         ("coupling_std", _LARGEST_COUPLING, "relative to the element itself, not decibels or percent"),
+        ("panel_phase_std_rad", _UNKNOWN_PHASE_RAD, f"more than phases at random have; {_RADIANS}"),
+        ("iq_image_std", _LARGEST_IMAGE, "relative to the signal, not decibels or percent"),
+        ("user_iq_image_std", _LARGEST_IMAGE, "relative to the signal, not decibels or percent"),
     ):
         _warn_above(name, values.get(name), largest, why)
 

@@ -28,6 +28,8 @@ def block() -> isac.UplinkObservation:
         ({"element_gain_std": 1.0}, r"element_gain_std is 1,.*not decibels or percent"),
         ({"array_rotation_std_rad": [0.0, 0.0, 1.0]}, r"array_rotation_std_rad is 1,.*not degrees"),
         ({"coupling_std": 20.0}, r"coupling_std is 20.*not decibels"),
+        ({"iq_image_std": 25.0}, r"iq_image_std is 25.*not decibels"),
+        ({"user_iq_image_std": 5.0}, r"user_iq_image_std is 5.*not decibels"),
         ({"phase_noise_std_rad": 2.0}, r"^phase_noise_std_rad is 2.*not degrees"),
         ({"user_phase_noise_std_rad": 2.0}, r"^user_phase_noise_std_rad is 2"),
         ({"frequency_offset_std_hz": 2e6}, r"frequency_offset_std_hz is 2e\+06.*in Hz"),
