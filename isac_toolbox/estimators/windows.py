@@ -387,7 +387,7 @@ class LengthWindow:
         return np.array([np.sum(np.abs(self.over_lengths(e)) ** 2, axis=1) for e in residual])
 
     def overlap(self, energy: RealArray) -> ComplexArray:
-        """Return ``sum_n conj(b_ng) R_n b_nh`` of lengths of the grid by their distance ``g - h``, shape (G,)."""
+        """Return ``sum_n conj(b_ng) R_n b_nh`` of lengths by their distance ``g - h`` in bins, shape (G,)."""
         return self.over_lengths((energy * self._at_first_length.conj())[:, None])[:, 0]
 
     def power_at_tones(self, covariance: ComplexArray, bins: NDArray[np.int64]) -> RealArray:

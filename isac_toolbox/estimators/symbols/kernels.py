@@ -7,8 +7,8 @@ from numba import njit
 
 __all__ = ["NEGLIGIBLE_NATS", "enumerated_posterior", "linear_log_probability", "normalised_moments"]
 
-# Cost cap: combinations of symbols less likely than a good one by more nats are left out; all of them together
-# change a moment by less than rounding.
+# Cost cap: combinations of symbols less likely than a good one by more nats are left out; all of them
+# together change a moment by less than rounding.
 NEGLIGIBLE_NATS = 45.0
 # Guard: least squared pivot of a root, beside the trace of the matrix and a nat.
 _LEAST_PIVOT = 1e-13
