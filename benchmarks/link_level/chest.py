@@ -14,8 +14,8 @@ Bayesian learning over a dictionary of delays, one prior a delay for all antenna
 iterations; between the pilot symbols it interpolates. Nobody knows places. "EM, decoder" has the LDPC
 decoder in its loop. Where users move, all EM rows know how fast, and neither direction nor Doppler shift.
 NMSE is that of the mean error over all cells; time is the processor's for channel estimation, with its
-detection where the estimator has one. Drops are seeds; a store that was begun is gone on with, and may hold more drops of
-one method than of another.
+detection where the estimator has one. Drops are seeds; a store that was begun is gone on with, and may hold
+more drops of one method than of another.
 
 One user of the first drop of UMa has a delay spread of 2 to 4 us, where the comb of four users tells delays
 of up to 8.3 us apart: that limits all estimators there.
