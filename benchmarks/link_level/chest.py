@@ -256,7 +256,8 @@ def block_rows(
     h = channels(*case, seed=drop)
     config.seed = 1_000 + drop
     code = encoder()
-    information = torch.randint(0, 2, (1, USERS, 1, WORDS, code.k)).float()
+    drawn = torch.Generator().manual_seed(1_000 + drop)  # not of Sionna's seed
+    information = torch.randint(0, 2, (1, USERS, 1, WORDS, code.k), generator=drawn).float()
     x = ResourceGridMapper(grid())(Mapper("qam", BITS)(code(information).flatten(-2)))
     no = ebnodb2no(ebno_db, BITS, 0.5, grid())
     y = ApplyOFDMChannel()(x, h, no)
