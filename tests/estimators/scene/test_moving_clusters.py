@@ -67,7 +67,7 @@ def nmse_db(simulation, result) -> float:
 
 
 def test_clusters_are_kept_where_they_make_the_channel_better(bundles_of_rays, monkeypatch):
-    """What Mallows's C_p says agrees with the truth, in a block with rays around its paths and in one without."""
+    """What Mallows's C_p says agrees with the truth, with rays around the paths of a block and without."""
     points = isac.Scenario.load("moving_uplink").replace(snr_db=10.0).simulate(seed=3)
     monkeypatch.setattr("isac_toolbox.estimators.scene.moving_clusters._CLUSTERED", -1.0)
     for simulation, kept in ((bundles_of_rays, True), (points, False)):
