@@ -344,20 +344,16 @@ def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParam
     spherical = receiver.wavefront == "spherical"
     n_types = 4 if spherical else 3
     length, cosines = np.empty(n_paths), np.empty((2, n_paths))
-    in_target, in_user = np.zeros((n_paths, n_types, 3)), np.zeros((n_paths, 4))
-    target_column, user_column, offset_column = np.empty((3, n_paths), np.int64)
+    entries, columns = np.zeros((n_paths, n_types, 7)), np.empty((n_paths, 7), np.int64)
     trace_paths(
         (scene.points_m, scene.users_m, scene.offsets_m, scene.unlocated_m),
         (paths.user, paths.target, paths.unlocated),
         bs,
         receiver.cross_axes,
         spherical,
-        (length, cosines, in_target, in_user),
-        (target_column, user_column, offset_column),
+        (length, cosines, entries, columns),
     )
-    derivatives = PathJacobian(
-        in_target, target_column, in_user, user_column, offset_column, scene.n_parameters
-    )
+    derivatives = PathJacobian(entries, columns, scene.n_parameters)
     turned: PathJacobian | PointingJacobian = derivatives
     if scene.pointing is not None and not spherical:
         located = np.flatnonzero(~paths.is_unlocated)

@@ -175,43 +175,27 @@ class BlockTables:
             grid[k] = fft.ifft(padded, axis=0, norm="forward", overwrite_x=True)
         return grid.view(grid.real.dtype)
 
+    @cached_property
+    def _lattice(self) -> tuple[Any, ...]:
+        """Step of the tables, their reference, and the array's lattice."""
+        return (self._step, self._reference[1], *self._array_shape)
+
     def gram(self, parameters: PathParameters, paths: Paths) -> ComplexArray:
         """Return the Gram of the path atoms, shape (L, L)."""
-        return np.asarray(path_gram(*self._pairwise(parameters, paths)))
+        gram = np.empty((len(paths), len(paths)), complex)
+        path_gram(*self._pairwise(parameters, paths), gram)
+        return gram
 
     def _pairwise(self, parameters: PathParameters, paths: Paths) -> tuple[Any, ...]:
-        pair, table = self._gram_table
-        shape, slopes = self._array_shape
-        reference = self._reference[1]
-        return (
-            parameters.length_m,
-            parameters.cosines,
-            paths.user,
-            pair,
-            table,
-            self._step,
-            reference,
-            shape,
-            slopes,
-            self.holes if self.holes.size else None,
-        )
+        holes = self.holes if self.holes.size else None
+        at = parameters.length_m, parameters.cosines, paths.user
+        return (*at, self._gram_table, self._lattice, holes)
 
     def correlations(self, parameters: PathParameters, paths: Paths) -> ComplexArray:
         """Return the inner products of path, length and cosine atoms with ``Z``, shape (4, L)."""
-        shape, slopes = self._array_shape
         out = np.empty((4, len(paths)), complex)
-        path_correlations(
-            parameters.length_m,
-            parameters.cosines,
-            paths.user,
-            self._correlation_grid,
-            (_TAPS, _SHARPNESS),
-            self._step,
-            self._reference[1],
-            shape,
-            slopes,
-            out,
-        )
+        at = parameters.length_m, parameters.cosines, paths.user
+        path_correlations(*at, self._correlation_grid, (_TAPS, _SHARPNESS), self._lattice, out)
         return out
 
     def normal_blocks(
@@ -226,15 +210,8 @@ class BlockTables:
             np.zeros((n_parameters, n_parameters)),
             np.zeros((3, n_paths), complex),
         )
-        columns = (
-            jacobian.in_target,
-            jacobian.target_column,
-            jacobian.in_user,
-            jacobian.user_column,
-            jacobian.offset_column,
-        )
-        arguments = (*self._pairwise(parameters, paths), gains, columns, out)
-        normal_blocks(*arguments)
+        within = jacobian.entries, jacobian.columns
+        normal_blocks(*self._pairwise(parameters, paths), gains, within, out)
         return out
 
 
