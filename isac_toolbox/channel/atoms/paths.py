@@ -130,7 +130,7 @@ class PathJacobian:
     def pull(self, slopes: RealArray) -> RealArray:
         """Return ``sum_di slopes_di J_dip`` of slopes (1 + D, L), shape (P,)."""
         pulled = np.matmul(slopes.T[:, None], self.entries)
-        return np.bincount(self.columns.ravel(), pulled.ravel(), self.n_parameters)
+        return np.asarray(np.bincount(self.columns.ravel(), pulled.ravel(), self.n_parameters), np.float64)
 
     def dense(self) -> RealArray:
         """Return the whole Jacobian, shape (1 + D, L, P)."""

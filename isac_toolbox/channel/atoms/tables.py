@@ -183,7 +183,8 @@ class BlockTables:
     def gram(self, parameters: PathParameters, paths: Paths) -> ComplexArray:
         """Return the Gram of the path atoms, shape (L, L)."""
         gram = np.empty((len(paths), len(paths)), complex)
-        path_gram(*self._pairwise(parameters, paths), gram)
+        arguments = (*self._pairwise(parameters, paths), gram)
+        path_gram(*arguments)
         return gram
 
     def _pairwise(self, parameters: PathParameters, paths: Paths) -> tuple[Any, ...]:
@@ -211,7 +212,8 @@ class BlockTables:
             np.zeros((3, n_paths), complex),
         )
         within = jacobian.entries, jacobian.columns
-        normal_blocks(*self._pairwise(parameters, paths), gains, within, out)
+        arguments = (*self._pairwise(parameters, paths), gains, within, out)
+        normal_blocks(*arguments)
         return out
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "element_errors_left",
     "evaluate",
     "learned_elements",
+    "reduced_hessian",
     "residual_correlation",
     "residual_over_time",
     "scene_blocks",
@@ -106,8 +107,7 @@ class Fit:
         """Half Hessian (P, P) with the gains eliminated, and half gradient (P,), of the objective."""
         gamma, gains, prior = self.problem.noise_precision, self.posterior.mean, self.problem.prior
         gain_scene, scene_scene, fitted = scene_blocks(self)
-        whitened = np.ascontiguousarray(self.posterior.whiten(gain_scene).T).view(np.float64)
-        hessian = gamma * scene_scene - gamma**2 * (whitened @ whitened.T)
+        hessian = reduced_hessian(gain_scene, scene_scene, self.posterior, gamma)
         precision = prior.precision(self.scene)
         hessian.flat[:: len(hessian) + 1] += precision / 2
         slopes = self.slopes
@@ -137,6 +137,17 @@ class Fit:
             None if self.slopes is None else self.slopes[:, index],
             unchecked_posterior(gram, correlation, self.problem.noise_precision, precision),
         )
+
+
+def reduced_hessian(
+    gain_scene: ComplexArray, scene_scene: RealArray, posterior: GaussianPosterior, gamma: float
+) -> RealArray:
+    """Return ``gamma S - gamma^2 Re(B^H Sigma B)``, half the Hessian of the data with the gains eliminated."""
+    whitened = np.ascontiguousarray(posterior.whiten(gain_scene).T).view(np.float64)
+    hessian = whitened @ whitened.T
+    hessian *= -(gamma**2)
+    hessian += gamma * scene_scene
+    return hessian
 
 
 def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray) -> Fit:
