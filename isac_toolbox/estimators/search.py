@@ -35,6 +35,8 @@ _MOST_DIRECTIONS = 2**14
 # Cost cap: bins that a median is taken of, at least, where there are more; its standard error is then one per
 # cent.
 _MEDIAN_SAMPLES = 8192
+# Cost cap: elements beyond which a transform over the array costs less than two products.
+_LARGEST_PRODUCT = 1024
 # Guard: resolution cells whose median may stand for a level; of fewer a peak's main lobe fills too many.
 _LEAST_CELLS = 32
 # Guard: resolution cells in length over which diffuse power extends at least.
@@ -97,6 +99,17 @@ class PathSearch(LengthWindow):
         margin = max((1 / u.size for u in (u_h, u_v) if u.size > 1), default=0.0)
         return u_h[:, None] ** 2 + u_v**2 <= (1 + margin) ** 2
 
+    @cached_property
+    def _waves(self) -> tuple[ComplexArray, ComplexArray]:
+        """Conjugate responses of columns (G_h, M_h) and rows (M_v, G_v) towards the bins, single precision."""
+        array = self.receiver.array
+        assert isinstance(array, UniformPlanarArray)
+        columns, rows = (
+            np.exp(-2j * np.pi * np.multiply.outer(np.arange(bins) / bins, np.arange(n))).astype(np.complex64)
+            for bins, n in zip(self._transform_shape(array), array.shape, strict=True)
+        )
+        return columns, np.ascontiguousarray(rows.T)
+
     @property
     def tells_directions(self) -> bool:
         """Whether directions are so many that a path in one of them hardly changes their mean power."""
@@ -148,8 +161,12 @@ class PathSearch(LengthWindow):
         array = self.receiver.array
         columns = self.receiver.matched(columns).astype(columns.dtype, copy=False)
         if isinstance(array, UniformPlanarArray):
-            cube = columns.reshape(-1, *array.shape)
-            return np.asarray(fft.fft2(cube, s=self._transform_shape(array), axes=(1, 2)))
+            if columns.dtype == np.complex128 or array.n_elements > _LARGEST_PRODUCT:
+                cube = columns.reshape(-1, *array.shape)
+                return np.asarray(fft.fft2(cube, s=self._transform_shape(array), axes=(1, 2)))
+            of_columns, of_rows = self._waves
+            over_rows = columns.reshape(-1, array.shape[1]) @ of_rows
+            return np.matmul(of_columns, over_rows.reshape(len(columns), array.shape[0], -1))
         beams = self._beams.astype(columns.dtype, copy=False)
         return np.asarray((columns @ beams).reshape(-1, *(grid.size for grid in self.cosine_grids)))
 
@@ -160,12 +177,20 @@ class PathSearch(LengthWindow):
 
     def noise_level(self, spectrum: RealArray) -> float:
         """Return the noise power in a spectrum from its median (an exponential law)."""
-        bins = self._visible_bins
-        stride = max(bins.size * len(spectrum) // _MEDIAN_SAMPLES, 1)
-        lengths = spectrum.reshape(len(spectrum), -1)[:: min(stride, 2)]
-        inside = lengths[:, bins[:: max(stride // 2, 1)]].ravel()
+        inside = spectrum.ravel()[self._median_bins(len(spectrum))]
         middle = inside.size // 2
         return float(np.partition(inside, middle)[middle] / _EXPONENTIAL_MEDIAN)
+
+    def _median_bins(self, n_lengths: int) -> NDArray[np.int64]:
+        """Flat indices of the bins of a spectrum that its median is taken of."""
+        made = vars(self).setdefault("_of_median", {})
+        found: NDArray[np.int64] | None = made.get(n_lengths)
+        if found is None:
+            bins = self._visible_bins
+            stride = max(bins.size * n_lengths // _MEDIAN_SAMPLES, 1)
+            lengths = np.arange(0, n_lengths, min(stride, 2)) * self._visible.size
+            found = made[n_lengths] = np.add.outer(lengths, bins[:: max(stride // 2, 1)]).ravel()
+        return found
 
     @cached_property
     def _median_sidelobe(self) -> float:

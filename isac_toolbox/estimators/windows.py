@@ -367,11 +367,11 @@ class LengthWindow:
         if raster is None:
             return np.asarray(self._to_delay.astype(residual.dtype, copy=False) @ residual)
         n_lengths = self.lengths_m.size
-        columns = (residual * self._at_first_length.astype(residual.dtype)[:, None]).T
+        columns = residual * self._at_first_length.astype(residual.dtype)[:, None]
         if not self.receiver.equally_spaced:
-            columns = raster.spread(columns)
-        powers = fft.ifft(columns, n=self._bins_per_cell * raster.size, axis=-1, norm="forward")
-        return np.asarray((powers[:, :n_lengths] * self._carrier.astype(residual.dtype)).T)
+            columns = raster.spread(columns.T).T
+        powers = fft.ifft(columns, n=self._bins_per_cell * raster.size, axis=0, norm="forward")
+        return np.asarray(powers[:n_lengths] * self._carrier.astype(residual.dtype)[:, None])
 
     def power_over_lengths(self, residual: ComplexArray) -> RealArray:
         """Return the power of residuals (K, N, M) on the length grid, summed over antennas, shape (K, G)."""

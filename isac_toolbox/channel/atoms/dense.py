@@ -429,7 +429,7 @@ def make_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> 
 
 def _still_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> PlanarAtoms | DenseAtoms:
     wavenumbers = receiver.wavenumbers_per_m
-    delay = np.exp(-1j * wavenumbers[:, None] * parameters.length_m)
+    delay = receiver.delay_factors(parameters.length_m)
     array, cosines, response = receiver.array, parameters.cosines, parameters.steering
     if response is None and isinstance(array, UniformPlanarArray):
         planar = PlanarAtoms(paths.user, delay, wavenumbers, cosines, array, receiver.squint_m)
