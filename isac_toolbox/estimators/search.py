@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Self
 
 import numpy as np
@@ -105,8 +105,7 @@ class PathSearch(LengthWindow):
         array = self.receiver.array
         assert isinstance(array, UniformPlanarArray)
         columns, rows = (
-            np.exp(-2j * np.pi * np.multiply.outer(np.arange(bins) / bins, np.arange(n))).astype(np.complex64)
-            for bins, n in zip(self._transform_shape(array), array.shape, strict=True)
+            _waves(bins, n) for bins, n in zip(self._transform_shape(array), array.shape, strict=True)
         )
         return columns, np.ascontiguousarray(rows.T)
 
@@ -118,8 +117,7 @@ class PathSearch(LengthWindow):
     @cached_property
     def _visible_bins(self) -> NDArray[np.int64]:
         """Flat indices of the visible bins, in an order that leaves no pattern to a stride."""
-        bins = np.flatnonzero(self._visible)
-        return np.random.default_rng(0).permutation(bins)
+        return _shuffled(self._visible.tobytes())
 
     def spectrum(self, residual: ComplexArray, energy: float) -> RealArray:
         """Return matched-filter power ``|phi^H e|^2 / |phi|^2`` of a residual (N, M), shape (G, G_h, G_v).
@@ -129,7 +127,9 @@ class PathSearch(LengthWindow):
         filtered = self._over_directions(self.over_lengths(residual))
         power = filtered.real**2
         power += filtered.imag**2
-        power *= self._visible / power.dtype.type(energy)
+        per_bin = self._visible / power.dtype.type(energy)
+        by_length = power.reshape(len(power), -1)
+        by_length *= per_bin.ravel()
         if not self.receiver.is_plain:
             power *= self._loss.astype(power.dtype)
         return np.asarray(power)
@@ -370,6 +370,18 @@ class PathSearch(LengthWindow):
         g, h, v = bins
         u_h, u_v = self.cosine_grids
         return np.column_stack([self.lengths_m[g], u_h[h], u_v[v]])
+
+
+@lru_cache(maxsize=16)
+def _waves(n_bins: int, n: int) -> ComplexArray:
+    """Conjugate responses of n elements in a row towards bins, in single precision, shape (bins, n)."""
+    return np.exp(-2j * np.pi * np.multiply.outer(np.arange(n_bins) / n_bins, np.arange(n))).astype("c8")
+
+
+@lru_cache(maxsize=16)
+def _shuffled(visible: bytes) -> NDArray[np.int64]:
+    """Flat indices of visible bins in an order that leaves no pattern to a stride."""
+    return np.random.default_rng(0).permutation(np.flatnonzero(np.frombuffer(visible, bool)))
 
 
 def _even_cosines(array: AntennaArray) -> tuple[RealArray, RealArray]:

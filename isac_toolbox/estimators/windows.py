@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Self
 
@@ -241,7 +241,7 @@ class LengthWindow:
         profile = np.empty((len(correlation), n_tones))
         for k, rows in enumerate(correlation[:, :, heard]):
             raster = np.zeros((n_tones, heard.size), complex)
-            raster[tone] = rows * np.kaiser(n_tones + 2, _TAPER)[1 + tone, None]
+            raster[tone] = rows * _taper(n_tones + 2)[1 + tone, None]
             profile[k] = np.sum(np.abs(fft.ifft(raster, axis=0)) ** 2, axis=1)
         lengths = np.arange(n_tones) * SPEED_OF_LIGHT_M_S / (n_tones * self._spacing_hz)
         one_period = lengths < self._period_m * (1 - 1e-9)
@@ -395,6 +395,14 @@ class LengthWindow:
         """Phase of the lowest subcarrier along the grid, relative to the first length, shape (G,)."""
         along = self.lengths_m - self.lengths_m[0]
         return np.exp(1j * along * self.receiver.wavenumbers_per_m.min())
+
+
+@lru_cache(maxsize=16)
+def _taper(n: int) -> RealArray:
+    """Kaiser window of so many samples."""
+    window = np.kaiser(n, _TAPER)
+    window.flags.writeable = False
+    return window
 
 
 def usable_pilots(obs: UplinkObservation) -> ComplexArray:

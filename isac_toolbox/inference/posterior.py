@@ -168,12 +168,16 @@ def unchecked_posterior(
     return GaussianPosterior(mean, gram, gamma, rho, log_det, scale, factor)
 
 
+_ROUTINES: dict[tuple[str, str], Callable[..., tuple[np.ndarray, int]]] = {
+    (name, kind): getattr(lapack, prefix + name)
+    for name in ("potrf", "potri", "potrs", "trtrs")
+    for prefix, kind in (("d", "f"), ("d", "i"), ("z", "c"))
+}
+
+
 def _lapack(name: str, matrix: np.ndarray) -> Callable[..., tuple[np.ndarray, int]]:
     """LAPACK routine for a matrix in double precision, real or complex."""
-    routine: Callable[..., tuple[np.ndarray, int]] = getattr(
-        lapack, ("z" if matrix.dtype.kind == "c" else "d") + name
-    )
-    return routine
+    return _ROUTINES[name, matrix.dtype.kind]
 
 
 def _cholesky(matrix: np.ndarray) -> np.ndarray:

@@ -151,8 +151,7 @@ class BlockTables:
         pair = np.full((n_users, n_users), -1)
         pair[k, j] = np.arange(k.size)
         relative = self.wavenumbers_per_m - self._reference[1]
-        argument = 0.5j * self._step * relative
-        powers = np.stack([argument**p / factorial(p) for p in range(_TERMS)])
+        powers = _taylor_powers((0.5 * self._step * relative).tobytes())
         sequences = self.symbol_gram[:, k, j].T[:, None, :] * powers
         return pair, np.ascontiguousarray(self._to_lengths(sequences).transpose(0, 2, 1))
 
@@ -215,6 +214,13 @@ class BlockTables:
         arguments = (*self._pairwise(parameters, paths), gains, within, out)
         normal_blocks(*arguments)
         return out
+
+
+@lru_cache(maxsize=16)
+def _taylor_powers(argument: bytes) -> ComplexArray:
+    """``(j x)^p / p!`` of all terms, shape (terms, N)."""
+    x = 1j * np.frombuffer(argument, np.float64)
+    return np.stack([x**p / factorial(p) for p in range(_TERMS)])
 
 
 @lru_cache(maxsize=16)

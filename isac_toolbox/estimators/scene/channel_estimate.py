@@ -213,13 +213,19 @@ def _summed_power(
     phase = np.where(np.arange(n_types) == 1, -1j, 1)
     weights = joint[:, i, :, j] * np.multiply.outer(phase, phase.conj())
     weights[i != j] *= 2
-    coefficients = np.zeros((3, i.size, steering.shape[2]), complex)
-    for s in range(n_types):
-        for t in range(n_types):
-            term = weights[:, s, t, None] * (arrays[s, i] * arrays[t, j].conj())
-            coefficients[int(s == 1) + int(t == 1)] += term
+    left, right = arrays[:, i].transpose(1, 0, 2), arrays[:, j].conj().transpose(1, 0, 2)
+    plain = np.arange(n_types) != 1
+    over_plain = np.matmul(weights[:, :, plain], right[:, plain])
+    in_length = weights[:, :, 1, None] * right[:, 1, None]
+    coefficients = np.stack(
+        [
+            np.sum(left[:, plain] * over_plain[:, plain], axis=1),
+            left[:, 1] * over_plain[:, 1] + np.sum(left[:, plain] * in_length[:, plain], axis=1),
+            left[:, 1] * in_length[:, 1],
+        ]
+    )
     pairs = delay[:, i] * delay[:, j].conj()
     powers = wavenumbers_per_m[:, None] ** np.arange(3)[:, None, None] * pairs
-    left = np.concatenate([powers.real, powers.imag], axis=2)
-    right = np.concatenate([coefficients.real, -coefficients.imag], axis=1)
-    return np.maximum(np.sum(np.matmul(left, right), axis=0), 0.0)
+    of_tones = np.concatenate([powers.real, powers.imag], axis=2)
+    of_elements = np.concatenate([coefficients.real, -coefficients.imag], axis=1)
+    return np.maximum(np.sum(np.matmul(of_tones, of_elements), axis=0), 0.0)

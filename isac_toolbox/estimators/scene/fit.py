@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dpotri
 
 from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms, through
 from isac_toolbox.channel.atoms.frames import MovingAtoms
@@ -255,8 +256,17 @@ def scene_blocks(fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:
 def scene_covariance(fit: Fit) -> RealArray:
     """Return the covariance of the scene's vector from the inverse Gauss-Newton matrix, (P, P).
 
-    Directions in which the scaled matrix is flatter than ``_FLATTEST`` are taken to be that flat.
+    Directions in which the scaled matrix is flatter than ``_FLATTEST`` are taken to be that flat. It is made
+    once a fit, and not to be written to.
     """
+    made: RealArray | None = vars(fit).get("_scene_covariance")
+    if made is None:
+        made = vars(fit)["_scene_covariance"] = _scene_covariance(fit)
+        made.flags.writeable = False
+    return made
+
+
+def _scene_covariance(fit: Fit) -> RealArray:
     hessian, _ = fit.normal_equations
     unknown = ~fit.problem.prior.known(fit.scene)
     covariance = np.zeros_like(hessian)
@@ -264,12 +274,25 @@ def scene_covariance(fit: Fit) -> RealArray:
         hessian = hessian - fit.loss / 2
     inner = 2 * hessian[np.ix_(unknown, unknown)]
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), 1e-12))
-    values, vectors = np.linalg.eigh(inner * scale[:, None] * scale)
-    inverse = (vectors / np.maximum(values, _FLATTEST)) @ vectors.T
+    inverse = _inverse(inner * scale[:, None] * scale)
     covariance[np.ix_(unknown, unknown)] = inverse * scale[:, None] * scale
     if fit.excess is not None:
         covariance = covariance @ _score_covariance(fit, fit.excess) @ covariance
     return covariance
+
+
+def _inverse(scaled: RealArray) -> RealArray:
+    """Inverse of a symmetric matrix of unit diagonal, its eigenvalues not below ``_FLATTEST``.
+
+    By Cholesky factors where that bounds them: the trace of the inverse is not below its largest eigenvalue.
+    """
+    factor, failed = dpotrf(scaled, lower=True, clean=True)
+    if not failed:
+        lower, _ = dpotri(factor, lower=True)
+        if np.trace(lower) * _FLATTEST < 1:
+            return np.asarray(np.tril(lower) + np.tril(lower, -1).T)
+    values, vectors = np.linalg.eigh(scaled)
+    return np.asarray((vectors / np.maximum(values, _FLATTEST)) @ vectors.T)
 
 
 def _score_covariance(fit: Fit, excess: RealArray) -> RealArray:

@@ -259,8 +259,9 @@ class SceneLoop(TurboLoop):
         """Drop what the posterior rejects, remembering dropped points as candidates."""
         working = self.working
         self.working, dropped = remove_rejected(working)
-        visibility = working.visibility_probability
+        visibility = working.visibility_probability if dropped.size else None
         for index in dropped:
+            assert visibility is not None
             self._dropped.append(
                 (
                     working.fit.scene.points_m[index],

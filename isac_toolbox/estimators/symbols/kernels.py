@@ -41,6 +41,8 @@ def normalised_moments(log_probability, constellation):  # type: ignore[no-untyp
                     largest = max(largest, cell[q])
                 total, first, second = 0.0, 0j, 0.0
                 for q in range(n_points):
+                    if cell[q] - largest < _NEGLIGIBLE:
+                        continue
                     weight, point = np.exp(cell[q] - largest), constellation[q]
                     total += weight
                     first += weight * point
