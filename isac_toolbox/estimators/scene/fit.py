@@ -257,12 +257,11 @@ def scene_covariance(fit: Fit) -> RealArray:
     """Return the covariance of the scene's vector from the inverse Gauss-Newton matrix, (P, P).
 
     Directions in which the scaled matrix is flatter than ``_FLATTEST`` are taken to be that flat. It is made
-    once a fit, and not to be written to.
+    once a fit.
     """
     made: RealArray | None = vars(fit).get("_scene_covariance")
     if made is None:
         made = vars(fit)["_scene_covariance"] = _scene_covariance(fit)
-        made.flags.writeable = False
     return made
 
 

@@ -341,13 +341,13 @@ class WorkingSet:
         fit, prior, problem, classes = self.fit, self.prior, self.problem, self.classes
         slab, n_classes = prior.slab_precision, prior.slab_precision.size
         odds, counts = self.graph.parameters()
-        posterior = fit.posterior
+        posterior, precision = fit.posterior, fit.posterior.prior_precision.copy()
         for _ in range(n_sweeps):
             precisions = np.stack([slab, _spike_precision(problem, slab)])
             beliefs, learned = np.empty((5, len(fit.paths))), np.empty(n_classes + odds.size)
             sweep_paths(
                 (posterior.mean, fit.gram, posterior.covariance),
-                posterior.prior_precision,
+                precision,
                 problem.noise_precision,
                 classes,
                 precisions,
@@ -359,7 +359,8 @@ class WorkingSet:
                 learned,
             )
             slab, odds = learned[:n_classes], learned[n_classes:]
-            posterior = unchecked_posterior(fit.gram, fit.correlation, problem.noise_precision, beliefs[0])
+            precision = beliefs[0].copy()
+            posterior = unchecked_posterior(fit.gram, fit.correlation, problem.noise_precision, precision)
         prior = prior.with_spike_precision(precisions[1]).with_slab_precision(slab)
         graph = self.graph.with_parameters(odds)
         return WorkingSet(replace(fit, posterior=posterior), prior, PriorState(*beliefs), graph)
