@@ -189,18 +189,24 @@ class Measurements:
     receiver : Receiver
     shared_tables : BlockTables, optional
         Tables of these statistics, where they were made already for a larger block.
+    window_m : (float, float), optional
+        Lengths at which paths are looked for.
     """
 
     statistics: Statistics
     receiver: Receiver
     shared_tables: BlockTables | None = None
+    window_m: tuple[float, float] | None = None
 
     @cached_property
     def tables(self) -> BlockTables | None:
         """Tables of the block in the path length; None where the receiver has none."""
         if self.shared_tables is not None:
             return self.shared_tables
-        return BlockTables.of(self.statistics.symbol_gram, self.statistics.cross_correlation, self.receiver)
+        statistics = self.statistics
+        return BlockTables.of(
+            statistics.symbol_gram, statistics.cross_correlation, self.receiver, self.window_m
+        )
 
     @cached_property
     def length_periods_m(self) -> RealArray:
@@ -214,7 +220,7 @@ class Measurements:
     def of_user(self, user: int) -> Measurements:
         """Measurements of one user, for users that decouple; the block's tables are shared."""
         tables = None if self.tables is None else self.tables.of_user(user)
-        return Measurements(self.statistics.of_user(user), self.receiver, tables)
+        return Measurements(self.statistics.of_user(user), self.receiver, tables, self.window_m)
 
     def completed(self, channel: ComplexArray) -> Measurements:
         """The same with missing samples as a channel (K, N, M) predicts them; all the same where none is."""
@@ -224,7 +230,7 @@ class Measurements:
         tables = self.tables
         if tables is not None:
             tables = tables.with_correlation(statistics.cross_correlation)
-        return Measurements(statistics, self.receiver, tables)
+        return Measurements(statistics, self.receiver, tables, self.window_m)
 
 
 class PathAtoms(Protocol):

@@ -111,11 +111,11 @@ def _array_sums(half, slope, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
-def _table_place(difference, step, n_centres):  # type: ignore[no-untyped-def]
-    """Nearest centre of the Taylor table, and how far from it in half steps."""
+def _table_place(difference, step, first, n_centres):  # type: ignore[no-untyped-def]
+    """Row of the nearest centre of a Taylor table from the first one on, and how far from it in half steps."""
     x = difference / step
     centre = np.rint(x)
-    return int(centre) % n_centres, 2 * (x - centre)
+    return (int(centre) - first) % n_centres, 2 * (x - centre)
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
@@ -134,12 +134,12 @@ def path_gram(length, cosines, user, tables, lattice, holes, gram):  # type: ign
     """Fill in the Gram (L, L) of the path atoms.
 
     ``G_ij = F_{k_i k_j}(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``; ``F`` from its Taylor ``tables``,
-    rows of pairs of users and coefficients (pairs, centres, terms). ``lattice`` is the step of their centres,
+    rows of pairs of users, coefficients (pairs, centres, terms), and the first centre. ``lattice`` is the step of their centres,
     the reference wavenumber, and numbers of elements and phase slopes along columns and rows. Elements left
     out, of phase slopes ``holes`` (H, 2), are subtracted from ``D_h D_v``; None where there are none, so that
     nothing is compiled for them.
     """
-    pair, table = tables
+    pair, table, first = tables
     step, reference, shape, slopes = lattice
     waves = _path_waves(length, cosines, reference, slopes)
     for i in range(user.size):
@@ -148,7 +148,7 @@ def path_gram(length, cosines, user, tables, lattice, holes, gram):  # type: ign
             p = pair[user[a], user[b]]
             value = 0j
             if p >= 0:
-                centre, t = _table_place(length[a] - length[b], step, table.shape[1])
+                centre, t = _table_place(length[a] - length[b], step, first, table.shape[1])
                 for term in range(table.shape[2] - 1, -1, -1):
                     value = value * t + table[p, centre, term]
                 h, _, _ = _array_sums(np.conj(waves[0, a]) * waves[0, b], slopes[0], shape[0])
@@ -164,10 +164,11 @@ def path_gram(length, cosines, user, tables, lattice, holes, gram):  # type: ign
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
-def path_correlations(length, cosines, user, grid, kernel, lattice, out):  # type: ignore[no-untyped-def]
+def path_correlations(length, cosines, user, grid, first, kernel, lattice, out):  # type: ignore[no-untyped-def]
     """Fill in inner products of path, length, ``u_h`` and ``u_v`` atoms with ``Z``, (4, L).
 
-    ``grid`` (K, G, 2 M) holds real and imaginary parts of ``Z`` transformed to lengths; the kernel
+    ``grid`` (K, G, 2 M) holds real and imaginary parts of ``Z`` transformed to lengths from the place
+    ``first`` on; the kernel
     ``exp(sharpness (sqrt(1 - z^2) - 1))`` over (taps, sharpness) interpolates it and its derivative
     (docs/theory.md, section 2.4).
     """
@@ -178,12 +179,12 @@ def path_correlations(length, cosines, user, grid, kernel, lattice, out):  # typ
     waves = _path_waves(length, cosines, reference, slopes)
     for i in range(user.size):
         position = length[i] / step
-        first = int(np.floor(position)) - n_taps // 2 + 1
+        before = int(np.floor(position)) - n_taps // 2 + 1
         plain[:] = 0.0
         sloped[:] = 0.0
         for tap in range(n_taps):
-            row = grid[user[i], (first + tap) % n_lengths]
-            z = (position - first - tap) / (0.5 * n_taps)
+            row = grid[user[i], (before + tap - first) % n_lengths]
+            z = (position - before - tap) / (0.5 * n_taps)
             root = np.sqrt(max(1 - z * z, 1e-4))
             w = np.exp(sharpness * (root - 1))
             v = -w * sharpness * z / (root * 0.5 * n_taps * step)
@@ -230,7 +231,7 @@ def normal_blocks(length, cosines, user, tables, lattice, holes, gains, jacobian
     (docs/theory.md, sections 2.2 and 6.1), with tables, lattice and holes as in :func:`path_gram`; the
     Jacobian is entries (L, 3, 7) and their columns (L, 7).
     """
-    pair, table = tables
+    pair, table, first = tables
     step, reference, shape, slopes = lattice
     entries, columns = jacobian
     gain_scene, scene_scene, fitted = out
@@ -244,7 +245,7 @@ def normal_blocks(length, cosines, user, tables, lattice, holes, gains, jacobian
             p = pair[user[a], user[b]]
             if p < 0:
                 continue
-            centre, t = _table_place(length[a] - length[b], step, table.shape[1])
+            centre, t = _table_place(length[a] - length[b], step, first, table.shape[1])
             f0, f1, f2 = 0j, 0j, 0j
             for term in range(table.shape[2] - 1, -1, -1):
                 f2 = f2 * t + f1

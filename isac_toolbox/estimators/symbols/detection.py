@@ -349,12 +349,10 @@ def _error_after_matching(
             return np.zeros_like(gram)
         return gram * np.sum(channel.white_variance[users])
     through = channel.atoms.match(channel.gains, users)
-    error = np.zeros_like(gram)
+    weighted = np.zeros_like(through)
     for j in users:
         index = np.flatnonzero(channel.atoms.user == j)
-        if not index.size:
-            continue
-        part = np.ascontiguousarray(through[:, :, index])
-        flat = part.reshape(-1, index.size) @ channel.covariance[index[:, None], index]
-        error += np.matmul(flat.reshape(part.shape), part.conj().transpose(0, 2, 1))
-    return error
+        flat = through[:, :, index].reshape(-1, index.size) @ channel.covariance[index[:, None], index]
+        weighted[:, :, index] = flat.reshape(*through.shape[:2], index.size)
+    np.conj(through, out=through)
+    return np.asarray(np.matmul(weighted, through.transpose(0, 2, 1)))
