@@ -161,8 +161,7 @@ class LengthWindow:
         """Power of the highest sidelobe in length of weighted tones (N,), relative to the main lobe."""
         lengths = self.lengths_m - self.lengths_m[0]
         heard = np.flatnonzero(power)
-        phases = np.multiply.outer(lengths, self.receiver.wavenumbers_per_m[heard])
-        response = np.abs(np.exp(1j * phases) @ power[heard])
+        response = np.abs(power[heard] @ self.receiver.delay_factors(lengths)[heard])
         rising = np.flatnonzero(np.diff(response) > 0)  # the main lobe ends where it rises again
         if not rising.size:
             return 0.0

@@ -337,9 +337,13 @@ def _response(sums: _Sums, fitted: FittedBlock, search: PathSearch) -> _Factors:
     if diffuse is not None:
         own = np.where(fitted.elements, diffuse.mean, 0)
         channel, correlation = channel - own, correlation + through(sums.grams, own)
-    sent = through(sums.grams, channel)
-    matched = np.sum(channel.conj() * correlation, axis=(0, 1))
-    information = np.real(np.sum(channel.conj() * sent, axis=(0, 1)))
+    matched, information = np.zeros(channel.shape[2], complex), np.zeros(channel.shape[2])
+    step = max(_MOST_SAMPLES // max(channel.shape[0] * channel.shape[2], 1), 1)
+    for part in (slice(first, first + step) for first in range(0, channel.shape[1], step)):
+        some = channel[:, part]
+        sent = through(sums.grams[part], some)
+        matched += np.einsum("knm,knm->m", some.conj(), correlation[:, part])
+        information += np.einsum("knm,knm->m", some.conj(), sent).real
     variance = information.copy()
     if diffuse is not None:
         for profile, signal in zip(diffuse.profile, sums.energies[..., None] * channel, strict=True):
