@@ -190,7 +190,9 @@ class ReceiverLoop(StartedLoop):
     def _pilots_are_known(self) -> bool:
         """Whether the symbols that all users know are those of OFDM symbols that hold pilots alone."""
         block = self.block
-        if self.settings.dtype != "complex128" or (block.masks is not None and block.masks.samples is not None):
+        if self.settings.dtype != "complex128" or (
+            block.masks is not None and block.masks.samples is not None
+        ):
             return False
         return not np.any(np.all(block.known, axis=0)[:, block.has_data])
 

@@ -101,7 +101,7 @@ class PathSearch(LengthWindow):
 
     @cached_property
     def _waves(self) -> tuple[ComplexArray, ComplexArray]:
-        """Conjugate responses of columns (G_h, M_h) and rows (M_v, G_v) towards the bins, single precision."""
+        """Conjugate responses of columns (G_h, M_h) and rows (M_v, G_v) towards the bins."""
         array = self.receiver.array
         assert isinstance(array, UniformPlanarArray)
         columns, rows = (

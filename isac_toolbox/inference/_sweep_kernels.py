@@ -1,4 +1,4 @@
-"""Kernel of a sweep over paths: lines of sight, points seen by users, unlocated paths (docs/theory.md, 3 and 4)."""
+"""Kernel of a sweep over lines of sight, points and unlocated paths (docs/theory.md, sections 3 and 4)."""
 
 from __future__ import annotations
 

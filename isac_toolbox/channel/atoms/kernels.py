@@ -112,7 +112,7 @@ def _array_sums(half, slope, n):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, fastmath=True, error_model="numpy")
 def _table_place(difference, step, first, n_centres):  # type: ignore[no-untyped-def]
-    """Row of the nearest centre of a Taylor table from the first one on, and how far from it in half steps."""
+    """Row of a Taylor table from its first centre on, and how far from its centre in half steps."""
     x = difference / step
     centre = np.rint(x)
     return (int(centre) - first) % n_centres, 2 * (x - centre)
@@ -134,10 +134,10 @@ def path_gram(length, cosines, user, tables, lattice, holes, gram):  # type: ign
     """Fill in the Gram (L, L) of the path atoms.
 
     ``G_ij = F_{k_i k_j}(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``; ``F`` from its Taylor ``tables``,
-    rows of pairs of users, coefficients (pairs, centres, terms), and the first centre. ``lattice`` is the step of their centres,
-    the reference wavenumber, and numbers of elements and phase slopes along columns and rows. Elements left
-    out, of phase slopes ``holes`` (H, 2), are subtracted from ``D_h D_v``; None where there are none, so that
-    nothing is compiled for them.
+    rows of pairs of users, coefficients (pairs, centres, terms), and the first centre. ``lattice`` is the
+    step of their centres, the reference wavenumber, and numbers of elements and phase slopes along columns
+    and rows. Elements left out, of phase slopes ``holes`` (H, 2), are subtracted from ``D_h D_v``; None where
+    there are none, so that nothing is compiled for them.
     """
     pair, table, first = tables
     step, reference, shape, slopes = lattice

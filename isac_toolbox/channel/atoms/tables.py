@@ -166,10 +166,8 @@ class BlockTables:
             return np.asarray(whole)
         return np.asarray(whole.take(np.arange(first, first + count), axis=1, mode="wrap"))
 
-    def _gram_table(
-        self, window: tuple[float, float] | None
-    ) -> tuple[NDArray[np.int64], ComplexArray, int]:
-        """Row of every pair of users k <= j (-1 where they do not interfere), Taylor coefficients, first centre.
+    def _gram_table(self, window: tuple[float, float] | None) -> tuple[NDArray[np.int64], ComplexArray, int]:
+        """Row of every pair of users k <= j (-1: they do not interfere), Taylor coefficients, first centre.
 
         Coefficient p at a grid length: ``sum_n R_n[k, j] (j (w_n - w_ref) step / 2)^p / p! exp(...)``.
         """
@@ -178,9 +176,7 @@ class BlockTables:
             made = vars(self)["_gram"] = self._made_gram(window)
         return made
 
-    def _made_gram(
-        self, window: tuple[float, float] | None
-    ) -> tuple[NDArray[np.int64], ComplexArray, int]:
+    def _made_gram(self, window: tuple[float, float] | None) -> tuple[NDArray[np.int64], ComplexArray, int]:
         n_users = self.symbol_gram.shape[1]
         sent = np.any(self.symbol_gram, axis=0)
         k, j = np.nonzero(np.triu(sent))

@@ -46,21 +46,19 @@ class ChannelEstimate:
     noise_variance: float
 
     @classmethod
-    def of_fit(
-        cls, fit: Fit, n_users: int, scale: float, diffuse: Diffuse | Clusters | None = None
-    ) -> ChannelEstimate:
-        """Return the channel of a fit's paths and of a diffuse part.
+    def of_fit(cls, fit: Fit, n_users: int, diffuse: Diffuse | Clusters | None = None) -> ChannelEstimate:
+        """Return the channel of a fit's paths and of a diffuse part, in the units of the scaled block.
 
-        ``scale`` undoes the normalisation of amplitudes. The diffuse part takes up the error that the paths
-        have because of it, so that of the paths is the noise's alone; that of clusters contains it.
+        The diffuse part takes up the error that the paths have because of it, so that of the paths is the
+        noise's alone; that of clusters contains it.
         """
         receiver = fit.problem.receiver
-        mean, power = receiver.stated(fit.atoms.synthesise(fit.posterior.mean, n_users)), scale**2
+        mean, power = receiver.stated(fit.atoms.synthesise(fit.posterior.mean, n_users)), 1.0
         if receiver.whitening is not None:
             power *= receiver.whitening.power(receiver.element_mask)
         if diffuse is None:
             variance = channel_variance(fit, scene_covariance(fit), n_users)
-            return cls(mean * scale, variance * scale**2, power / fit.problem.noise_precision)
+            return cls(mean, variance, power / fit.problem.noise_precision)
         quiet = replace(fit.problem, noise_precision=1 / diffuse.noise_variance)
         variance = np.zeros(mean.shape)
         if isinstance(diffuse, Diffuse):
@@ -76,9 +74,13 @@ class ChannelEstimate:
             for k, doubt in enumerate(diffuse.entry_variance / np.maximum(diffuse.power, 1e-300)):
                 known = receiver.whitening.share_of_white(min(float(doubt), 1.0))
                 own[k] *= np.real(np.diag(covariance @ known))
-        return cls(
-            (mean + receiver.stated(diffuse.mean)) * scale, (variance + own) * scale**2, noise_variance
-        )
+        return cls(mean + receiver.stated(diffuse.mean), variance + own, noise_variance)
+
+    def in_units(self, scale: float) -> ChannelEstimate:
+        """Return the channel with amplitudes so many times as large; its arrays are changed."""
+        np.multiply(self.mean, scale, out=self.mean)
+        np.multiply(self.variance, scale**2, out=self.variance)
+        return ChannelEstimate(self.mean, self.variance, self.noise_variance * scale**2)
 
     def behind(self, fit: Fit) -> ChannelEstimate:
         """Return the channel with the error that what elements hear of each other has, if anything.

@@ -143,7 +143,7 @@ class Fit:
 def reduced_hessian(
     gain_scene: ComplexArray, scene_scene: RealArray, posterior: GaussianPosterior, gamma: float
 ) -> RealArray:
-    """Return ``gamma S - gamma^2 Re(B^H Sigma B)``, half the Hessian of the data with the gains eliminated."""
+    """Return half the Hessian of the data without the gains, ``gamma S - gamma^2 Re(B^H Sigma B)``."""
     whitened = np.ascontiguousarray(posterior.whiten(gain_scene).T).view(np.float64)
     hessian = whitened @ whitened.T
     hessian *= -(gamma**2)

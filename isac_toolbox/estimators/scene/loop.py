@@ -324,12 +324,13 @@ class SceneLoop(TurboLoop):
             energy = point_energies(fit)[shown]
             scene, ambiguities = join_bodies(scene, ambiguities, energy, fit.problem.length_cell_m)
         scene = scene.of_block(self.obs)
-        channel = ChannelEstimate.of_fit(fit, working.n_users, scale, diffuse)
+        detection = self._final_detection()  # before the channel, which large blocks hold once
+        channel = ChannelEstimate.of_fit(fit, working.n_users, diffuse)
         warnings = (*self.warnings, *contradictions(fit, covariance), *body_warnings(scene))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
         found = None if diffuse is None else DiffuseEstimate.of(diffuse, scale)
-        detection = self._final_detection()
-        misfit = self._judged(fit, channel.mean / scale, detection, diffuse) if self.judges_fit else None
+        misfit = self._judged(fit, channel.mean, detection, diffuse) if self.judges_fit else None
+        channel = channel.in_units(scale)
         motion = self._motion(fit, covariance)
         told = None
         if self.judges_fit and self.obs.hardware is None:

@@ -6,13 +6,10 @@ needs many refinements (docs/theory.md, section 6).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.atoms.paths import PathJacobian
-from isac_toolbox.channel.atoms.scene import PathParameters, Scene, StillPrior, trace_still
+from isac_toolbox.channel.atoms.scene import PathParameters, StillPrior, trace_still
 from isac_toolbox.channel.atoms.tables import BlockTables
 from isac_toolbox.estimators.scene.fit import Fit, reduced_hessian
 from isac_toolbox.inference.posterior import GaussianPosterior, unchecked_posterior
@@ -113,7 +110,7 @@ class StillFit:
         return hessian, gradient
 
     def moved(self, step: RealArray, cap_m: float, caps: RealArray) -> StillFit:
-        """Return the fit after a step (P,), of points of at most ``cap_m``, of unlocated paths ``caps`` (3,)."""
+        """Return the fit after a step (P,) of points by at most ``cap_m``, of paths by ``caps`` (3,)."""
         start = self.start
         vector = self.vector + step
         points, _, _, unlocated = start.scene.blocks()

@@ -32,7 +32,7 @@ _UNCERTAIN = 0.05
 # Cost cap: snapshots of the array, per element; more make a common direction little clearer.
 _SNAPSHOTS_PER_ELEMENT = 4
 # Cost cap: samples whose residual is held at once, so that a cache holds it.
-_MOST_SAMPLES = 2**14
+_MOST_SAMPLES = 2**16
 # Guard: residual relative to the samples' power (-70 dB) below which any fit is good.
 _NEGLIGIBLE = 1e-7
 # Mathematics: eigenvalues of a Gram matrix relative to its largest below which signals are dependent.
@@ -79,11 +79,10 @@ class FittedBlock:
         certain = (doubt < _UNCERTAIN) | np.all(self.block.known, axis=0)
         return np.asarray(certain & self.block.has_samples)
 
-    @cached_property
-    def symbol_errors(self) -> ComplexArray:
-        """``E[conj(e_k) e_j]`` of the symbols' errors in used cells, shape (N, T, K, K)."""
-        errors, masks = error_moments(self.moments, self.used), self.block.masks
-        return errors if masks is None else errors * masks.share()[..., None, None]
+    def symbol_errors(self, part: slice) -> ComplexArray:
+        """``E[conj(e_k) e_j]`` of the symbols' errors in used cells of subcarriers, shape (N', T, K, K)."""
+        errors, masks = error_moments(self.moments.on_subcarriers(part), self.used[part]), self.block.masks
+        return errors if masks is None else errors * masks.share()[part, :, None, None]
 
     @cached_property
     def counts(self) -> tuple[RealArray, RealArray]:
@@ -264,12 +263,15 @@ class _Sums:
     def of(cls, fitted: FittedBlock) -> _Sums:
         """Add up the residual of a fitted block, in single precision, whose rounding is far below noise."""
         used, there = fitted.used, fitted.elements
-        channel = np.where(there, fitted.channel, 0).astype(np.complex64).transpose(1, 0, 2)
+        channel = fitted.channel.astype(np.complex64).transpose(1, 0, 2)
+        channel[..., ~there] = 0
         mean = (fitted.moments.mean * used).astype(np.complex64).transpose(1, 0, 2)
-        errors = fitted.symbol_errors
+        n_users, n_symbols = mean.shape[1:]
         stride = max(int(np.count_nonzero(used)) // (_SNAPSHOTS_PER_ELEMENT * there.size), 1)
         of_symbols, of_elements = np.zeros(used.shape[1]), np.zeros(there.size)
         in_time, correlation = np.zeros(mean.shape[1:], complex), np.empty(channel.shape, np.complex64)
+        lost = np.zeros((n_symbols, n_users, n_users), complex)
+        gram_in_time, grams = np.zeros_like(lost), np.empty((len(mean), n_users, n_users), complex)
         snapshots = []
         for part, residual in fitted.residuals(channel, mean):
             power = residual.real**2 + residual.imag**2
@@ -280,30 +282,30 @@ class _Sums:
             by_cell = residual.transpose(0, 2, 1)
             correlation[part] = np.matmul(mean[part].conj(), by_cell)
             snapshots.append(_snapshots(by_cell, used[part], stride)[:, there])
-        # what is uncertain of the symbols
-        over_elements = np.matmul(channel.conj(), channel.transpose(0, 2, 1))
-        over_symbols = errors.sum(axis=1)
-        lost = np.einsum("nkj,ntkj->tkj", over_elements, errors)
-        uncertain = np.matmul(over_symbols, channel)
+            # what is uncertain of the symbols
+            errors, heard = fitted.symbol_errors(part), channel[part]
+            over_elements = np.matmul(heard.conj(), heard.transpose(0, 2, 1))
+            over_symbols = errors.sum(axis=1)
+            lost += np.einsum("nkj,ntkj->tkj", over_elements, errors)
+            uncertain = np.matmul(over_symbols, heard)
+            of_elements += np.real(np.sum(heard.conj() * uncertain, axis=(0, 1)))
+            correlation[part] -= uncertain
+            # what was sent
+            by_symbol = mean[part].transpose(2, 0, 1)
+            pairs = by_symbol.conj()[..., :, None] * by_symbol[..., None, :]
+            gram_in_time += np.einsum("tnkj,nkj->tkj", pairs, over_elements, dtype=complex)
+            grams[part] = np.sum(pairs, axis=0, dtype=complex) + over_symbols
         of_symbols += np.real(lost.sum(axis=(1, 2)))
-        of_elements += np.real(np.sum(channel.conj() * uncertain, axis=(0, 1)))
-        correlation -= uncertain
-        # what was sent
-        in_time = in_time.T - lost.sum(axis=2)
-        by_symbol = mean.transpose(2, 0, 1)
-        pairs = by_symbol.conj()[..., :, None] * by_symbol[..., None, :]
-        gram_in_time = np.einsum("tnkj,nkj->tkj", pairs, over_elements, dtype=complex) + lost
-        grams = np.sum(pairs, axis=0, dtype=complex) + over_symbols
-        n_symbols, n_elements = fitted.counts
+        counts = fitted.counts
         return cls(
             of_symbols,
-            n_symbols,
+            counts[0],
             of_elements,
-            n_elements,
-            np.ascontiguousarray(correlation.transpose(1, 0, 2)),
+            counts[1],
+            correlation.transpose(1, 0, 2),
             grams,
-            in_time,
-            gram_in_time,
+            in_time.T - lost.sum(axis=2),
+            gram_in_time + lost,
             np.concatenate(snapshots),
             fitted.n_fitted,
         )
@@ -331,7 +333,7 @@ def _response(sums: _Sums, fitted: FittedBlock, search: PathSearch) -> _Factors:
     A diffuse part is noise here, of the variance that its profile gives it on the signal: it would take up
     what differs from element to element, but not alike on all paths.
     """
-    channel = np.where(fitted.elements, fitted.channel, 0)
+    channel = fitted.channel if fitted.elements.all() else np.where(fitted.elements, fitted.channel, 0)
     correlation: ComplexArray | NDArray[np.complex64] = sums.correlation
     diffuse = fitted.diffuse
     if diffuse is not None:

@@ -40,7 +40,7 @@ _LINE_OF_SIGHT_PROBABILITY = 0.9
 _START_VISIBILITY = 0.5
 # Tuned: spike precision relative to that of a path at the noise level; an inactive path is 40 dB below it.
 _SPIKE_TO_NOISE = 1e4
-# Guard and prior of a sweep, as in the hierarchy: floor of a message, largest ratio, weight and range of a slab.
+# Guard: of a sweep, as in the hierarchy: floor of a message, largest ratio, weight and range of a slab.
 _LIMITS = (PRECISION_FLOOR, LOG_RATIO_LIMIT, SLAB_PRIOR_COUNT, *SLAB_RANGE)
 # Tuned: support probability of the paths of an adopted trial scene; the next sweep renews it.
 _SURE = 0.99

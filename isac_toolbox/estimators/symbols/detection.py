@@ -249,7 +249,7 @@ def _decide(
     shape = block.pilots.shape
     mean, variance = block.pilots.copy(), np.zeros(shape)
     log_probability = np.zeros((*shape, block.constellation.size))
-    error_correlation = np.zeros((*shape[1:], block.n_users, block.n_users), complex)
+    error_correlation: ComplexArray | None = None
     log_prior = None if prior_llr is None else log_prior_of(prior_llr)
     if block.masks is not None:
         unseen = data & ~block.masks.cells
@@ -265,12 +265,17 @@ def _decide(
         where, inside = (users[:, None], *np.nonzero(cells)), cells[:, symbols]
         mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
         log_probability[where] = posterior.log_probability[:, inside]
-        at_cells = error_correlation[cells]
         correlation = posterior.error_correlation
+        if correlation.shape[1] == 1 and np.array_equal(data.any(axis=0), cells) and users.size == len(mean):
+            error_correlation = correlation  # there is no other set, and symbols that are known have no error
+            continue
+        if error_correlation is None:
+            error_correlation = np.zeros((*shape[1:], block.n_users, block.n_users), complex)
+        at_cells = error_correlation[cells]
         correlation = np.broadcast_to(correlation, (*inside.shape, *correlation.shape[2:]))
         at_cells[:, users[:, None], users] = correlation[inside]
         error_correlation[cells] = at_cells
-    moments = SymbolMoments(mean, variance, error_correlation if data.any() else None)
+    moments = SymbolMoments(mean, variance, error_correlation)
     return Detection(moments, log_probability, block.known, prior_llr)
 
 
