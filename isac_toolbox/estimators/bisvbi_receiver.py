@@ -30,7 +30,7 @@ def statistics_of(block: ReceivedBlock, moments: SymbolMoments) -> Statistics:
     """Return the statistics of a block with symbols of these moments, as it is turned back."""
     energies = None
     if block.derotation is None and (block.masks is None or block.masks.samples is None):
-        energies = block.energies[1]
+        energies = block.cell_energies
     return data_statistics(block.received, moments, block.masks, block.derotation, energies)
 
 

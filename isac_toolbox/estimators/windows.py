@@ -370,7 +370,11 @@ class LengthWindow:
         if not self.receiver.equally_spaced:
             columns = raster.spread(columns.T).T
         powers = fft.ifft(columns, n=self._bins_per_cell * raster.size, axis=0, norm="forward")
-        return np.asarray(powers[:n_lengths] * self._carrier.astype(residual.dtype)[:, None])
+        carrier = self._carrier.astype(residual.dtype)[:, None]
+        if n_lengths == len(powers):
+            powers *= carrier
+            return np.asarray(powers)
+        return np.asarray(powers[:n_lengths] * carrier)
 
     def power_over_lengths(self, residual: ComplexArray) -> RealArray:
         """Return the power of residuals (K, N, M) on the length grid, summed over antennas, shape (K, G)."""

@@ -411,6 +411,10 @@ class DenseAtoms:
         a = self._measured[0]
         return match_separable(self.delay, self.user, a.conj() @ a.T, gains, users)
 
+    def on_subcarriers(self, part: slice) -> DenseAtoms:
+        """Return the atoms on some subcarriers."""
+        return replace(self, delay=self.delay[part], wavenumbers_per_m=self.wavenumbers_per_m[part])
+
     def over_cells(self, delay: ComplexArray) -> DenseAtoms:
         """The atoms over resource elements, subcarrier after subcarrier, of given delay factors."""
         repeats = len(delay) // len(self.delay)

@@ -235,7 +235,11 @@ def normal_blocks(length, cosines, user, tables, lattice, holes, gains, jacobian
     step, reference, shape, slopes = lattice
     entries, columns = jacobian
     gain_scene, scene_scene, fitted = out
-    n, n_columns, n_parameters = user.size, columns.shape[1], len(scene_scene)
+    n, n_parameters = user.size, len(scene_scene)
+    n_columns = np.full(n, columns.shape[1])
+    for i in range(n):
+        if entries[i, 0, columns.shape[1] - 1] == 0.0:
+            n_columns[i] = 3  # an unlocated path, which depends on its own three entries alone
     waves = _path_waves(length, cosines, reference, slopes)
     row = np.zeros((n_parameters, 3))
     for i in range(n):
@@ -273,18 +277,18 @@ def normal_blocks(length, cosines, user, tables, lattice, holes, gains, jacobian
                 fitted[0, left] -= s1
                 fitted[1, left] -= s2
                 fitted[2, left] -= s3
-                for c in range(n_columns):
+                for c in range(n_columns[right]):
                     slope = s1 * entries[right, 0, c] + s2 * entries[right, 1, c] + s3 * entries[right, 2, c]
                     gain_scene[left, columns[right, c]] += slope
             product = np.conj(gains[a]) * gains[b] * (0.5 if a == b else 1.0)
             ll, lh, lv = -(product * f2 * d00).real, (product * f1 * d10).real, (product * f1 * d01).real
             hh, hv, vv = (product * f0 * d20).real, (product * f0 * d11).real, (product * f0 * d02).real
-            for c in range(n_columns):
+            for c in range(n_columns[j]):
                 q, e0, e1, e2 = columns[j, c], entries[j, 0, c], entries[j, 1, c], entries[j, 2, c]
                 row[q, 0] += ll * e0 + lh * e1 + lv * e2
                 row[q, 1] += lh * e0 - hh * e1 - hv * e2
                 row[q, 2] += lv * e0 - hv * e1 - vv * e2
-        for c in range(n_columns):
+        for c in range(n_columns[i]):
             e0, e1, e2 = entries[i, 0, c], entries[i, 1, c], entries[i, 2, c]
             for q in range(n_parameters):
                 scene_scene[columns[i, c], q] += e0 * row[q, 0] + e1 * row[q, 1] + e2 * row[q, 2]

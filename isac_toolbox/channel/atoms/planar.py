@@ -235,6 +235,10 @@ class PlanarAtoms:
     def _kronecker(self, a_h: ComplexArray, a_v: ComplexArray) -> ComplexArray:
         return (a_h[:, :, None] * a_v[:, None, :]).reshape(len(a_h), self.array.n_elements)
 
+    def on_subcarriers(self, part: slice) -> PlanarAtoms:
+        """Return the atoms on some subcarriers."""
+        return replace(self, delay=self.delay[part], wavenumbers_per_m=self.wavenumbers_per_m[part])
+
     def over_cells(self, delay: ComplexArray) -> PlanarAtoms:
         """The atoms over resource elements, subcarrier after subcarrier, of given delay factors."""
         repeats = len(delay) // len(self.delay)

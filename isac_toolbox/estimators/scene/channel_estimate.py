@@ -23,10 +23,14 @@ __all__ = [
     "ElementEstimate",
     "ImageEstimate",
     "channel_variance",
+    "mean_channel",
 ]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
+
+# Cost cap: products of pairs of paths and subcarriers that are held at once.
+_MOST_PRODUCTS = 2**15
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +50,21 @@ class ChannelEstimate:
     noise_variance: float
 
     @classmethod
-    def of_fit(cls, fit: Fit, n_users: int, diffuse: Diffuse | Clusters | None = None) -> ChannelEstimate:
+    def of_fit(
+        cls,
+        fit: Fit,
+        n_users: int,
+        diffuse: Diffuse | Clusters | None = None,
+        mean: ComplexArray | None = None,
+    ) -> ChannelEstimate:
         """Return the channel of a fit's paths and of a diffuse part, in the units of the scaled block.
 
-        The diffuse part takes up the error that the paths have because of it, so that of the paths is the
-        noise's alone; that of clusters contains it.
+        ``mean`` (K, N, M) is what :func:`mean_channel` returns, where it is there already. The diffuse part
+        takes up the error that the paths have because of it, so that of the paths is the noise's alone; that
+        of clusters contains it.
         """
-        receiver = fit.problem.receiver
-        mean, power = receiver.stated(fit.atoms.synthesise(fit.posterior.mean, n_users)), 1.0
+        receiver, power = fit.problem.receiver, 1.0
+        mean = mean_channel(fit, n_users, diffuse) if mean is None else mean
         if receiver.whitening is not None:
             power *= receiver.whitening.power(receiver.element_mask)
         if diffuse is None:
@@ -74,7 +85,7 @@ class ChannelEstimate:
             for k, doubt in enumerate(diffuse.entry_variance / np.maximum(diffuse.power, 1e-300)):
                 known = receiver.whitening.share_of_white(min(float(doubt), 1.0))
                 own[k] *= np.real(np.diag(covariance @ known))
-        return cls(mean + receiver.stated(diffuse.mean), variance + own, noise_variance)
+        return cls(mean, variance + own, noise_variance)
 
     def in_units(self, scale: float) -> ChannelEstimate:
         """Return the channel with amplitudes so many times as large; its arrays are changed."""
@@ -174,6 +185,12 @@ class ImageEstimate:
         return cls(images.values, images.stds, images.user_values, images.user_stds)
 
 
+def mean_channel(fit: Fit, n_users: int, diffuse: Diffuse | Clusters | None = None) -> ComplexArray:
+    """Return the mean channel of a fit's paths and of a diffuse part of the scaled block, (K, N, M)."""
+    mean = fit.problem.receiver.stated(fit.atoms.synthesise(fit.posterior.mean, n_users))
+    return mean if diffuse is None else mean + fit.problem.receiver.stated(diffuse.mean)
+
+
 def channel_variance(fit: Fit, covariance: RealArray, n_users: int) -> RealArray:
     """Return the posterior variance of every channel entry, shape (K, N, M) (docs/theory.md, section 5).
 
@@ -226,8 +243,12 @@ def _summed_power(
             left[:, 1] * in_length[:, 1],
         ]
     )
-    pairs = delay[:, i] * delay[:, j].conj()
-    powers = wavenumbers_per_m[:, None] ** np.arange(3)[:, None, None] * pairs
-    of_tones = np.concatenate([powers.real, powers.imag], axis=2)
     of_elements = np.concatenate([coefficients.real, -coefficients.imag], axis=1)
-    return np.maximum(np.sum(np.matmul(of_tones, of_elements), axis=0), 0.0)
+    power = np.empty((len(delay), steering.shape[2]))
+    step = max(_MOST_PRODUCTS // max(i.size, 1), 1)
+    for part in (slice(first, first + step) for first in range(0, len(delay), step)):
+        pairs = delay[part, i] * delay[part, j].conj()
+        powers = wavenumbers_per_m[part, None] ** np.arange(3)[:, None, None] * pairs
+        of_tones = np.concatenate([powers.real, powers.imag], axis=2)
+        np.sum(np.matmul(of_tones, of_elements), axis=0, out=power[part])
+    return np.maximum(power, 0.0, out=power)

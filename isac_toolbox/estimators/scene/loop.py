@@ -36,6 +36,7 @@ from isac_toolbox.estimators.scene.channel_estimate import (
     DiffuseEstimate,
     ElementEstimate,
     ImageEstimate,
+    mean_channel,
 )
 from isac_toolbox.estimators.scene.clusters import Clusters
 from isac_toolbox.estimators.scene.colour import first_whitening, takes_colour
@@ -325,12 +326,12 @@ class SceneLoop(TurboLoop):
             scene, ambiguities = join_bodies(scene, ambiguities, energy, fit.problem.length_cell_m)
         scene = scene.of_block(self.obs)
         detection = self._final_detection()  # before the channel, which large blocks hold once
-        channel = ChannelEstimate.of_fit(fit, working.n_users, diffuse)
+        mean = mean_channel(fit, working.n_users, diffuse)
         warnings = (*self.warnings, *contradictions(fit, covariance), *body_warnings(scene))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
         found = None if diffuse is None else DiffuseEstimate.of(diffuse, scale)
-        misfit = self._judged(fit, channel.mean, detection, diffuse) if self.judges_fit else None
-        channel = channel.in_units(scale)
+        misfit = self._judged(fit, mean, detection, diffuse) if self.judges_fit else None
+        channel = ChannelEstimate.of_fit(fit, working.n_users, diffuse, mean).in_units(scale)
         motion = self._motion(fit, covariance)
         told = None
         if self.judges_fit and self.obs.hardware is None:

@@ -95,11 +95,12 @@ class FittedBlock:
         return judged.sum(axis=(0, 1), dtype=float), judged.sum(axis=(0, 2), dtype=float)
 
     def residuals(
-        self, channel: NDArray[np.complex64], mean: NDArray[np.complex64]
-    ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
-        """``y - H E[u]`` (N', M, T) of some subcarriers at a time, zero where nothing is judged.
+        self, mean: NDArray[np.complex64]
+    ) -> Iterator[tuple[slice, NDArray[np.complex64], NDArray[np.complex64]]]:
+        """Channel (N', K, M) of some subcarriers at a time, and what it leaves, ``y - H E[u]`` (N', M, T).
 
-        The channel (N, K, M) is zero on elements, the symbols (N, K, T) in cells that are left out.
+        The channel is zero on elements that are left out, the symbols (N, K, T) in such cells, and what is
+        left where nothing is judged.
         """
         n_sub, n_elements, n_symbols = self.block.received.shape
         masks, step = self.block.masks, max(_MOST_SAMPLES // (n_elements * n_symbols), 1)
@@ -108,11 +109,13 @@ class FittedBlock:
             judged = judged & (self.elements[:, None] if masks.samples is None else masks.samples)
         for first in range(0, n_sub, step):
             part = slice(first, first + step)
-            residual = self.block.received[part].astype(channel.dtype)
-            residual -= np.matmul(channel[part].transpose(0, 2, 1), mean[part])
+            channel = self.channel[:, part].astype(mean.dtype).transpose(1, 0, 2)
+            channel[..., ~self.elements] = 0
+            residual = self.block.received[part].astype(mean.dtype)
+            residual -= np.matmul(channel.transpose(0, 2, 1), mean[part])
             if not self.used.all() or masks is not None:
                 residual *= judged[part]
-            yield part, residual
+            yield part, channel, residual
 
     def times(self, found: _Factors) -> FittedBlock:
         """Return the block with its fit times factors."""
@@ -263,27 +266,28 @@ class _Sums:
     def of(cls, fitted: FittedBlock) -> _Sums:
         """Add up the residual of a fitted block, in single precision, whose rounding is far below noise."""
         used, there = fitted.used, fitted.elements
-        channel = fitted.channel.astype(np.complex64).transpose(1, 0, 2)
-        channel[..., ~there] = 0
         mean = (fitted.moments.mean * used).astype(np.complex64).transpose(1, 0, 2)
         n_users, n_symbols = mean.shape[1:]
         stride = max(int(np.count_nonzero(used)) // (_SNAPSHOTS_PER_ELEMENT * there.size), 1)
         of_symbols, of_elements = np.zeros(used.shape[1]), np.zeros(there.size)
-        in_time, correlation = np.zeros(mean.shape[1:], complex), np.empty(channel.shape, np.complex64)
+        in_time, correlation = (
+            np.zeros(mean.shape[1:], complex),
+            np.empty((len(mean), n_users, there.size), np.complex64),
+        )
         lost = np.zeros((n_symbols, n_users, n_users), complex)
         gram_in_time, grams = np.zeros_like(lost), np.empty((len(mean), n_users, n_users), complex)
         snapshots = []
-        for part, residual in fitted.residuals(channel, mean):
+        for part, heard, residual in fitted.residuals(mean):
             power = residual.real**2 + residual.imag**2
             of_symbols += power.sum(axis=(0, 1), dtype=float)
             of_elements += power.sum(axis=(0, 2), dtype=float)
-            matched = mean[part].conj() * np.matmul(channel[part].conj(), residual)
+            matched = mean[part].conj() * np.matmul(heard.conj(), residual)
             in_time += matched.sum(axis=0, dtype=complex)
             by_cell = residual.transpose(0, 2, 1)
             correlation[part] = np.matmul(mean[part].conj(), by_cell)
             snapshots.append(_snapshots(by_cell, used[part], stride)[:, there])
             # what is uncertain of the symbols
-            errors, heard = fitted.symbol_errors(part), channel[part]
+            errors = fitted.symbol_errors(part)
             over_elements = np.matmul(heard.conj(), heard.transpose(0, 2, 1))
             over_symbols = errors.sum(axis=1)
             lost += np.einsum("nkj,ntkj->tkj", over_elements, errors)
@@ -382,7 +386,7 @@ def _echoes(sums: _Sums, search: PathSearch) -> MisfitAxis:
     of_tones = sums.energies
     energies = of_tones.sum(axis=1)
     loud = energies > _DEPENDENT * energies.max()
-    power = np.array([_power(search.over_lengths(own)) for own in sums.correlation[loud]])
+    power = np.array([_power_over_lengths(search, own) for own, told in zip(sums.correlation, loud) if told])
     ratio = power / (sums.noise * n_elements * energies[loud, None])
     tones = energies[loud] ** 2 / np.sum(of_tones[loud] ** 2, axis=1) / of_tones.shape[1]
     total = np.concatenate([np.zeros((len(ratio), 1)), np.cumsum(ratio, axis=1)], axis=1)
@@ -399,9 +403,16 @@ def _echoes(sums: _Sums, search: PathSearch) -> MisfitAxis:
     return _axis("echoes", found[best][0], n_looks * chances[best])
 
 
-def _power(amplitudes: ComplexArray | NDArray[np.complex64]) -> RealArray:
-    """Sum of squared magnitudes over the last axis."""
-    return np.asarray(np.sum(amplitudes.real**2 + amplitudes.imag**2, axis=-1), dtype=float)
+def _power_over_lengths(search: PathSearch, residual: NDArray[np.complex64]) -> RealArray:
+    """Power of a residual (N, M) on the lengths of a search, of some elements after others, shape (G,)."""
+    n_lengths = search.lengths_m.size
+    total, step = np.zeros(n_lengths), max(2 * _MOST_SAMPLES // n_lengths, 1)
+    for part in (slice(first, first + step) for first in range(0, residual.shape[1], step)):
+        amplitudes = search.over_lengths(residual[:, part])
+        power = amplitudes.real**2
+        power += amplitudes.imag**2
+        total += np.sum(power, axis=1)
+    return total
 
 
 def _colour(sums: _Sums) -> MisfitAxis:

@@ -167,8 +167,12 @@ class ReceivedBlock:
         return int(self.pilots.shape[0])
 
     @cached_property
+    def cell_energies(self) -> NDArray[np.float64]:
+        """Energy over the elements, shape (N, T)."""
+        return self.energies()[1]
+
     def energies(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Energy over the symbols (N, M), and over the elements (N, T)."""
+        """Return the energy over the symbols (N, M), and over the elements (N, T)."""
         n_sub, n_elements, n_symbols = self.received.shape
         over_symbols, over_elements = np.empty((n_sub, n_elements)), np.empty((n_sub, n_symbols))
         step = max(_MOST_AT_ONCE // max(n_elements * n_symbols, 1), 1)
@@ -187,15 +191,14 @@ class ReceivedBlock:
         """Return the block of some OFDM symbols."""
         if np.array_equal(symbols, np.arange(self.known.shape[2])):
             return self
+        which: NDArray[np.int64] | slice = symbols
         if symbols.size and np.array_equal(symbols, np.arange(symbols[0], symbols[-1] + 1)):
-            received = self.received[:, :, symbols[0] : symbols[-1] + 1]  # no copy of what lies together
-        else:
-            received = self.received.take(symbols, axis=2)
+            which = slice(symbols[0], symbols[-1] + 1)  # no copy of what lies together
         return replace(
             self,
-            received=received,
-            pilots=self.pilots[..., symbols],
-            known=self.known[..., symbols],
+            received=self.received[..., which],
+            pilots=self.pilots[..., which],
+            known=self.known[..., which],
             masks=None if self.masks is None else self.masks.take(symbols),
             derotation=None if self.derotation is None else self.derotation.take(symbols),
         )

@@ -26,6 +26,8 @@ IntArray = NDArray[np.int64]
 # Guard: of the mean noise after matching; keeps silent users and users with one channel from making it
 # singular.
 _LEAST_LOADING = 1e-12
+# Cost cap: products of users, paths and subcarriers that are held at once.
+_MOST_PRODUCTS = 2**17
 # Guard: inverse variance of a symbol beyond which double precision cannot keep users apart.
 _MOST_INFORMATION = 1e12
 
@@ -90,11 +92,12 @@ class Detection:
     def llr(self) -> RealArray:
         """``ln P(bit = 0) / P(bit = 1)`` less the bit's own prior, zero at pilots, (K, N, T, bits)."""
         labels = bit_labels(self.log_probability.shape[-1])
-        llrs = [
-            _log_sum(self.log_probability[..., ~bit]) - _log_sum(self.log_probability[..., bit])
-            for bit in labels.T
-        ]
-        llr: RealArray = np.stack(llrs, axis=-1)
+        llr = np.empty((*self.log_probability.shape[:-1], labels.shape[1]))
+        step = max(_MOST_PRODUCTS // max(self.log_probability[:, :1].size, 1), 1)
+        for part in (slice(first, first + step) for first in range(0, llr.shape[1], step)):
+            some = self.log_probability[:, part]
+            for i, bit in enumerate(labels.T):
+                llr[:, part, :, i] = _log_sum(some[..., ~bit]) - _log_sum(some[..., bit])
         return llr if self.prior_llr is None else llr - self.prior_llr
 
 
@@ -353,11 +356,16 @@ def _error_after_matching(
         if channel.white_variance is None:
             return np.zeros_like(gram)
         return gram * np.sum(channel.white_variance[users])
-    through = channel.atoms.match(channel.gains, users)
-    weighted = np.zeros_like(through)
-    for j in users:
-        index = np.flatnonzero(channel.atoms.user == j)
-        flat = through[:, :, index].reshape(-1, index.size) @ channel.covariance[index[:, None], index]
-        weighted[:, :, index] = flat.reshape(*through.shape[:2], index.size)
-    np.conj(through, out=through)
-    return np.asarray(np.matmul(weighted, through.transpose(0, 2, 1)))
+    atoms, error = channel.atoms, np.empty(gram.shape, complex)
+    step = max(_MOST_PRODUCTS // max(users.size * atoms.user.size, 1), 1)
+    for part in (slice(first, first + step) for first in range(0, len(gram), step)):
+        some = atoms if step >= len(gram) else atoms.on_subcarriers(part)
+        through = some.match(channel.gains, users)
+        weighted = np.zeros_like(through)
+        for j in users:
+            index = np.flatnonzero(atoms.user == j)
+            flat = through[:, :, index].reshape(-1, index.size) @ channel.covariance[index[:, None], index]
+            weighted[:, :, index] = flat.reshape(*through.shape[:2], index.size)
+        np.conj(through, out=through)
+        np.matmul(weighted, through.transpose(0, 2, 1), out=error[part])
+    return error
