@@ -285,6 +285,10 @@ class PathAtoms(Protocol):
         """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
         ...
 
+    def on_subcarriers(self, part: slice) -> PathAtoms:
+        """The atoms on some subcarriers."""
+        ...
+
     def take(self, index: NDArray[np.int64]) -> PathAtoms:
         """The atoms of some paths."""
         ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -403,7 +404,7 @@ def _echoes(sums: _Sums, search: PathSearch) -> MisfitAxis:
     return _axis("echoes", found[best][0], n_looks * chances[best])
 
 
-def _power_over_lengths(search: PathSearch, residual: NDArray[np.complex64]) -> RealArray:
+def _power_over_lengths(search: PathSearch, residual: NDArray[Any]) -> RealArray:
     """Power of a residual (N, M) on the lengths of a search, of some elements after others, shape (G,)."""
     n_lengths = search.lengths_m.size
     total, step = np.zeros(n_lengths), max(2 * _MOST_SAMPLES // n_lengths, 1)

@@ -265,9 +265,15 @@ def _decide(
         likelihood = likelihood_of(users, symbols)
         prior = None if log_prior is None else np.ascontiguousarray(log_prior[users][:, :, symbols])
         posterior = symbol_posterior(likelihood, block.constellation, joint, prior)
-        where, inside = (users[:, None], *np.nonzero(cells)), cells[:, symbols]
-        mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
-        log_probability[where] = posterior.log_probability[:, inside]
+        inside = cells[:, symbols]
+        if inside.all():
+            whole = np.ix_(users, np.arange(shape[1]), symbols)
+            mean[whole], variance[whole] = posterior.mean, posterior.variance
+            log_probability[whole] = posterior.log_probability
+        else:
+            where = (users[:, None], *np.nonzero(cells))
+            mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
+            log_probability[where] = posterior.log_probability[:, inside]
         correlation = posterior.error_correlation
         if correlation.shape[1] == 1 and np.array_equal(data.any(axis=0), cells) and users.size == len(mean):
             error_correlation = correlation  # there is no other set, and symbols that are known have no error
