@@ -360,7 +360,9 @@ class PathSearch(LengthWindow):
     def _peak_bins(self, spectrum: RealArray, threshold: float) -> Bins:
         floor = max(threshold, self._sidelobe_free * float(spectrum.max(initial=0.0)))
         candidates = np.flatnonzero(spectrum >= max(floor, np.finfo(spectrum.dtype).tiny))
-        where = candidates[local_maxima(spectrum, candidates, OVERSAMPLING)]
+        is_peak = np.empty(candidates.size, bool)
+        local_maxima(spectrum, candidates, OVERSAMPLING, is_peak)
+        where = candidates[is_peak]
         order = np.argsort(-spectrum.ravel()[where], kind="stable")
         g, h, v = np.unravel_index(where[order], spectrum.shape)
         return g, h, v

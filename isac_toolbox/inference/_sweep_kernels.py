@@ -12,7 +12,7 @@ __all__ = ["sweep_paths"]
 
 @njit(cache=True, error_model="numpy")
 def sweep_paths(  # type: ignore[no-untyped-def]
-    posterior, rho, gamma, classes, precisions, limits, sizes, odds, counts, beliefs, learned
+    posterior, rho, gamma, classes, precisions, limits, sizes, odds, counts, beliefs, learned, room
 ):
     """Fill in beliefs (5, n) and what is learned (classes + 2 + K,) in one sweep of the extrinsic rule.
 
@@ -37,6 +37,7 @@ def sweep_paths(  # type: ignore[no-untyped-def]
         Probabilities: of an open gate, of an unlocated path, of every user's seeing a point.
     counts : (7,)
         Log-odds of a line of sight, then pseudo-counts of gate, visibility and unlocated paths.
+    room : like learned
     """
     mean, gram, covariance = posterior
     floor, most, weight, lowest, highest = limits
@@ -51,13 +52,13 @@ def sweep_paths(  # type: ignore[no-untyped-def]
             told = 0.0
             for j in range(n):
                 told += (gram[i, j] * np.conj(covariance[i, j])).real
-        told = max(gamma * max(told, 0.0), floor)
+        told = gamma * told if gamma * told > floor else floor
         magnitude, variance = abs(mean[i]) / told, variance / told
         slab, spike = 1.0 / precisions[0, classes[i]], 1.0 / precisions[1, classes[i]]
         excess, narrow = slab - spike, variance + spike
         ratio = excess * (magnitude / narrow) * (magnitude / (variance + slab)) - np.log1p(excess / narrow)
         beliefs[0, i], beliefs[1, i] = magnitude, variance
-        beliefs[3, i] = min(max(ratio, -most), most)
+        beliefs[3, i] = -most if ratio < -most else most if ratio > most else ratio
         beliefs[4, i] = counts[0] if i < n_lines else np.log(odds[1]) - np.log1p(-odds[1])
     n_open = 0.0
     shut, ajar = np.log1p(-odds[0]), np.log(odds[0])
@@ -73,8 +74,9 @@ def sweep_paths(  # type: ignore[no-untyped-def]
             others = group - beliefs[4, first + k]
             inactive = log_add(shut, np.log1p(-odds[2 + k]) + others)
             beliefs[4, first + k] = np.log(odds[2 + k]) + others - inactive
-    learned[:] = 0.0
-    power = np.zeros(n_classes)
+    for k in range(learned.size):
+        learned[k] = 0.0
+        room[k] = 0.0
     for i in range(n):
         magnitude, variance, c = beliefs[0, i], beliefs[1, i], classes[i]
         slab, spike = precisions[0, c], precisions[1, c]
@@ -85,16 +87,17 @@ def sweep_paths(  # type: ignore[no-untyped-def]
         beliefs[0, i] = (on * slab + off * spike) / (on + off)
         beliefs[1, i] = np.log(beliefs[0, i])
         learned[c] += active
-        power[c] += active * ((of_slab * magnitude / variance) ** 2 + of_slab)
+        room[c] += active * ((of_slab * magnitude / variance) ** 2 + of_slab)
         if i >= first_unlocated:
             learned[n_classes + 1] += active
         elif i >= n_lines:
             learned[n_classes + 2 + (i - n_lines) % n_users] += active
     for c in range(n_classes):
-        slab = (learned[c] + weight) / (power[c] + weight / precisions[0, c])
-        learned[c] = min(max(slab, lowest * precisions[1, c]), highest * precisions[1, c])
+        slab = (learned[c] + weight) / (room[c] + weight / precisions[0, c])
+        low, high = lowest * precisions[1, c], highest * precisions[1, c]
+        learned[c] = low if slab < low else high if slab > high else slab
     learned[n_classes] = (counts[1] + n_open) / (counts[1] + counts[2] + n_points)
     learned[n_classes + 1] = (counts[5] + learned[n_classes + 1]) / (counts[5] + counts[6] + n_unlocated)
     for k in range(n_classes + 2, learned.size):
-        off = max(n_open - learned[k], 0.0)
-        learned[k] = (counts[3] + learned[k]) / (counts[3] + counts[4] + learned[k] + off)
+        most_of = n_open if n_open > learned[k] else learned[k]
+        learned[k] = (counts[3] + learned[k]) / (counts[3] + counts[4] + most_of)

@@ -27,11 +27,11 @@ def trace_paths(scene, paths, bs, axes, spherical, out):  # type: ignore[no-unty
 
     ``scene`` is (points, users, offsets, unlocated paths), ``paths`` (user, target, unlocated), ``axes`` the
     horizontal and vertical axis of the array. The seven columns of a path in the scene's vector are those of
-    its target, its user and its clock.
+    its target, its user and its clock. At the end of ``out`` is room for two vectors.
     """
     points, users, offsets, unlocated_paths = scene
     user, target, unlocated = paths
-    length, cosines, entries, columns = out
+    length, cosines, entries, columns, to_bs, to_user = out
     first_user = 3 * len(points)
     first_offset = first_user + 3 * len(users)
     first_unlocated = first_offset + len(offsets)
@@ -53,59 +53,51 @@ def trace_paths(scene, paths, bs, axes, spherical, out):  # type: ignore[no-unty
                 if d > 0:
                     cosines[d - 1, i] = unlocated_paths[unlocated[i], d]
             continue
-        place = users[k] if q < 0 else points[q]
         distance, user_distance = 0.0, 0.0
         for x in range(n_axes):
-            distance += (place[x] - bs[x]) ** 2
-            user_distance += (place[x] - users[k, x]) ** 2
+            place = users[k, x] if q < 0 else points[q, x]
+            to_bs[x], to_user[x] = place - bs[x], place - users[k, x]
+            distance += to_bs[x] ** 2
+            user_distance += to_user[x] ** 2
         distance, user_distance = np.sqrt(distance), np.sqrt(user_distance)
         far, near = max(distance, 1e-300), max(user_distance, 1e-300)
         length[i] = distance + user_distance + offsets[k]
         entries[i, 0, 6] = 1.0
         for x in range(n_axes):
-            from_user = (place[x] - users[k, x]) / near
-            entries[i, 0, x] = (place[x] - bs[x]) / far + from_user
+            from_user = to_user[x] / near
+            entries[i, 0, x] = to_bs[x] / far + from_user
             entries[i, 0, 3 + x] = -from_user
             if spherical:
                 entries[i, 1 + x, x] = 1.0
         for a in range(2):
             along = 0.0
             for x in range(n_axes):
-                along += axes[a, x] * (place[x] - bs[x])
+                along += axes[a, x] * to_bs[x]
             cosines[a, i] = along / far
             if not spherical:
                 for x in range(n_axes):
-                    entries[i, 1 + a, x] = (axes[a, x] - along / far * (place[x] - bs[x]) / far) / far
-
-
-@njit(cache=True, fastmath=True, error_model="numpy")
-def _path_waves(length, cosines, reference, slopes):  # type: ignore[no-untyped-def]
-    """Return half the phase steps along columns and rows, and the phase at the reference, as waves (3, L)."""
-    n = length.size
-    waves = np.empty((3, n), np.complex128)
-    for entry in range(3 * n):
-        a, i = entry // n, entry % n
-        angle = reference * length[i] if a == 2 else 0.5 * slopes[a] * cosines[a, i]
-        waves[a, i] = complex(np.cos(angle), np.sin(angle))
-    return waves
+                    entries[i, 1 + a, x] = (axes[a, x] - along / far * to_bs[x] / far) / far
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
 def _array_sums(half, slope, n):  # type: ignore[no-untyped-def]
     """``sum cos(s_m x)`` over n centred elements of spacing ``slope``, and its two derivatives in x.
 
-    ``half`` is ``exp(j slope x / 2)``.
+    ``half`` is ``exp(j slope x / 2)``; in real numbers, which take half as long to compile.
     """
-    turn = half * half
-    wave, place, value = half, 0.5 * slope, 0.0
+    cosine, sine = half.real, half.imag
+    turn_c, turn_s = cosine * cosine - sine * sine, 2 * cosine * sine
+    place, value = 0.5 * slope, 0.0
     if n % 2 == 1:
-        wave, place, value = turn, slope, 0.5
+        cosine, sine, place, value = turn_c, turn_s, slope, 0.5
     one, two = 0.0, 0.0
     for _ in range(n // 2):
-        value += wave.real
-        one -= place * wave.imag
-        two -= place * place * wave.real
-        wave *= turn
+        value += cosine
+        one -= place * sine
+        two -= place * place * cosine
+        before = cosine
+        cosine = cosine * turn_c - sine * turn_s
+        sine = sine * turn_c + before * turn_s
         place += slope
     return 2 * value, 2 * one, 2 * two
 
@@ -130,18 +122,18 @@ def _holes_sum(x_h, x_v, holes, order_h, order_v):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
-def path_gram(length, cosines, user, tables, lattice, holes, gram):  # type: ignore[no-untyped-def]
+def path_gram(length, cosines, user, waves, tables, lattice, holes, gram):  # type: ignore[no-untyped-def]
     """Fill in the Gram (L, L) of the path atoms.
 
-    ``G_ij = F_{k_i k_j}(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``; ``F`` from its Taylor ``tables``,
+    ``G_ij = F_{k_i k_j}(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``. ``waves`` (3, L) are half the phase
+    steps of paths along columns and rows, and their phases at the reference; ``F`` is from its ``tables``,
     rows of pairs of users, coefficients (pairs, centres, terms), and the first centre. ``lattice`` is the
     step of their centres, the reference wavenumber, and numbers of elements and phase slopes along columns
     and rows. Elements left out, of phase slopes ``holes`` (H, 2), are subtracted from ``D_h D_v``; None where
     there are none, so that nothing is compiled for them.
     """
     pair, table, first = tables
-    step, reference, shape, slopes = lattice
-    waves = _path_waves(length, cosines, reference, slopes)
+    step, _, shape, slopes = lattice
     for i in range(user.size):
         for j in range(i + 1):
             a, b = (i, j) if user[i] <= user[j] else (j, i)
@@ -164,24 +156,24 @@ def path_gram(length, cosines, user, tables, lattice, holes, gram):  # type: ign
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
-def path_correlations(length, cosines, user, grid, first, kernel, lattice, out):  # type: ignore[no-untyped-def]
+def path_correlations(length, user, waves, grid, first, kernel, lattice, near, out):  # type: ignore[no-untyped-def]
     """Fill in inner products of path, length, ``u_h`` and ``u_v`` atoms with ``Z``, (4, L).
 
     ``grid`` (K, G, 2 M) holds real and imaginary parts of ``Z`` transformed to lengths from the place
     ``first`` on; the kernel
     ``exp(sharpness (sqrt(1 - z^2) - 1))`` over (taps, sharpness) interpolates it and its derivative
-    (docs/theory.md, section 2.4).
+    (docs/theory.md, section 2.4). ``waves`` and ``lattice`` are those of :func:`path_gram`, ``near`` (2, 2 M)
+    is room.
     """
     n_taps, sharpness = kernel
     step, reference, shape, slopes = lattice
     n_lengths, n_real = grid.shape[1], grid.shape[2]
-    plain, sloped = np.empty(n_real), np.empty(n_real)
-    waves = _path_waves(length, cosines, reference, slopes)
     for i in range(user.size):
         position = length[i] / step
         before = int(np.floor(position)) - n_taps // 2 + 1
-        plain[:] = 0.0
-        sloped[:] = 0.0
+        for m in range(n_real):
+            near[0, m] = 0.0
+            near[1, m] = 0.0
         for tap in range(n_taps):
             row = grid[user[i], (before + tap - first) % n_lengths]
             z = (position - before - tap) / (0.5 * n_taps)
@@ -189,8 +181,8 @@ def path_correlations(length, cosines, user, grid, first, kernel, lattice, out):
             w = np.exp(sharpness * (root - 1))
             v = -w * sharpness * z / (root * 0.5 * n_taps * step)
             for m in range(n_real):
-                plain[m] += w * row[m]
-                sloped[m] += v * row[m]
+                near[0, m] += w * row[m]
+                near[1, m] += v * row[m]
         turn_h, turn_v = np.conj(waves[0, i]) ** 2, np.conj(waves[1, i]) ** 2
         wave_h, first_v = 1 + 0j, 1 + 0j
         for _ in range(shape[0] - 1):
@@ -204,10 +196,10 @@ def path_correlations(length, cosines, user, grid, first, kernel, lattice, out):
             wave_v, s_v = first_v, -0.5 * slopes[1] * (shape[1] - 1)
             over, over_length, over_v = 0j, 0j, 0j
             for _ in range(shape[1]):
-                value = wave_v * complex(plain[m], plain[m + 1])
+                value = wave_v * complex(near[0, m], near[0, m + 1])
                 over += value
                 over_v += s_v * value
-                over_length += wave_v * complex(sloped[m], sloped[m + 1])
+                over_length += wave_v * complex(near[1, m], near[1, m + 1])
                 wave_v *= turn_v
                 s_v += slopes[1]
                 m += 2
@@ -223,27 +215,28 @@ def path_correlations(length, cosines, user, grid, first, kernel, lattice, out):
         out[3, i] = -1j * waves[2, i] * in_v
 
 
+@njit(cache=True, error_model="numpy")
+def _n_columns(entries, i):  # type: ignore[no-untyped-def]
+    """Columns that a path depends on: an unlocated one, without a clock, on its own three alone."""
+    return 3 if entries[i, 0, 6] == 0.0 else 7
+
+
 @njit(cache=True, fastmath=True, error_model="numpy")
-def normal_blocks(length, cosines, user, tables, lattice, holes, gains, jacobian, out):  # type: ignore[no-untyped-def]
+def normal_blocks(length, cosines, user, waves, tables, lattice, holes, gains, jacobian, row, out):  # type: ignore[no-untyped-def]
     """Fill in ``B`` (L, P), ``S`` (P, P) and the fitted slopes ``G^(d,0) x`` (3, L), from zeros.
 
     The block of a pair is ``g_st = d/ds_i d/dt_j F(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``
     (docs/theory.md, sections 2.2 and 6.1), with tables, lattice and holes as in :func:`path_gram`; the
-    Jacobian is entries (L, 3, 7) and their columns (L, 7).
+    Jacobian is entries (L, 3, 7) and their columns (L, 7), ``row`` (P, 3) is room.
     """
     pair, table, first = tables
     step, reference, shape, slopes = lattice
     entries, columns = jacobian
     gain_scene, scene_scene, fitted = out
     n, n_parameters = user.size, len(scene_scene)
-    n_columns = np.full(n, columns.shape[1])
     for i in range(n):
-        if entries[i, 0, columns.shape[1] - 1] == 0.0:
-            n_columns[i] = 3  # an unlocated path, which depends on its own three entries alone
-    waves = _path_waves(length, cosines, reference, slopes)
-    row = np.zeros((n_parameters, 3))
-    for i in range(n):
-        row[:] = 0.0
+        for q in range(n_parameters):
+            row[q, 0], row[q, 1], row[q, 2] = 0.0, 0.0, 0.0
         for j in range(i, n):
             a, b = (i, j) if user[i] <= user[j] else (j, i)
             p = pair[user[a], user[b]]
@@ -277,18 +270,18 @@ def normal_blocks(length, cosines, user, tables, lattice, holes, gains, jacobian
                 fitted[0, left] -= s1
                 fitted[1, left] -= s2
                 fitted[2, left] -= s3
-                for c in range(n_columns[right]):
+                for c in range(_n_columns(entries, right)):
                     slope = s1 * entries[right, 0, c] + s2 * entries[right, 1, c] + s3 * entries[right, 2, c]
                     gain_scene[left, columns[right, c]] += slope
             product = np.conj(gains[a]) * gains[b] * (0.5 if a == b else 1.0)
             ll, lh, lv = -(product * f2 * d00).real, (product * f1 * d10).real, (product * f1 * d01).real
             hh, hv, vv = (product * f0 * d20).real, (product * f0 * d11).real, (product * f0 * d02).real
-            for c in range(n_columns[j]):
+            for c in range(_n_columns(entries, j)):
                 q, e0, e1, e2 = columns[j, c], entries[j, 0, c], entries[j, 1, c], entries[j, 2, c]
                 row[q, 0] += ll * e0 + lh * e1 + lv * e2
                 row[q, 1] += lh * e0 - hh * e1 - hv * e2
                 row[q, 2] += lv * e0 - hv * e1 - vv * e2
-        for c in range(n_columns[i]):
+        for c in range(_n_columns(entries, i)):
             e0, e1, e2 = entries[i, 0, c], entries[i, 1, c], entries[i, 2, c]
             for q in range(n_parameters):
                 scene_scene[columns[i, c], q] += e0 * row[q, 0] + e1 * row[q, 1] + e2 * row[q, 2]

@@ -393,7 +393,7 @@ def _traced(
         receiver.bs_position_m,
         receiver.cross_axes,
         spherical,
-        (length, cosines, entries, columns),
+        (length, cosines, entries, columns, np.empty(3), np.empty(3)),
     )
     return length, cosines, PathJacobian(entries, columns, n_parameters)
 

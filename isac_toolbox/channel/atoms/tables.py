@@ -234,15 +234,28 @@ class BlockTables:
 
     def _pairwise(self, parameters: PathParameters, paths: Paths) -> tuple[Any, ...]:
         holes = self.holes if self.holes.size else None
-        at = parameters.length_m, parameters.cosines, paths.user
+        at = parameters.length_m, parameters.cosines, paths.user, self._waves(parameters)
         return (*at, self._gram_table(self._asked(parameters)), self._lattice, holes)
+
+    def _waves(self, parameters: PathParameters) -> ComplexArray:
+        """Half the phase steps along columns and rows, and the phase at the reference, as waves (3, L)."""
+        made: ComplexArray | None = vars(parameters).get("_waves")
+        if made is None:
+            _, reference, _, (slope_h, slope_v) = self._lattice
+            angles = np.empty((3, parameters.length_m.size))
+            np.multiply(parameters.cosines[0], 0.5 * slope_h, out=angles[0])
+            np.multiply(parameters.cosines[1], 0.5 * slope_v, out=angles[1])
+            np.multiply(parameters.length_m, reference, out=angles[2])
+            made = vars(parameters)["_waves"] = np.exp(1j * angles)
+        return made
 
     def correlations(self, parameters: PathParameters, paths: Paths) -> ComplexArray:
         """Return the inner products of path, length and cosine atoms with ``Z``, shape (4, L)."""
         out = np.empty((4, len(paths)), complex)
-        at = parameters.length_m, parameters.cosines, paths.user
         grid, first = self._correlation_grid(self._asked(parameters))
-        path_correlations(*at, grid, first, (_TAPS, _SHARPNESS), self._lattice, out)
+        near, kernel = np.empty((2, grid.shape[2])), (_TAPS, _SHARPNESS)
+        at = parameters.length_m, paths.user, self._waves(parameters)
+        path_correlations(*at, grid, first, kernel, self._lattice, near, out)
         return out
 
     def normal_blocks(
@@ -258,7 +271,7 @@ class BlockTables:
             np.zeros((3, n_paths), complex),
         )
         within = jacobian.entries, jacobian.columns
-        arguments = (*self._pairwise(parameters, paths), gains, within, out)
+        arguments = (*self._pairwise(parameters, paths), gains, within, np.empty((n_parameters, 3)), out)
         normal_blocks(*arguments)
         return out
 

@@ -357,6 +357,7 @@ class WorkingSet:
                 counts,
                 beliefs,
                 learned,
+                np.empty_like(learned),
             )
             slab, odds = learned[:n_classes], learned[n_classes:]
             precision = beliefs[0].copy()
