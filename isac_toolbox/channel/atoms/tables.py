@@ -22,7 +22,7 @@ from isac_toolbox.channel.atoms.kernels import normal_blocks, path_correlations,
 from isac_toolbox.channel.atoms.receiver import Raster, Receiver
 from isac_toolbox.channel.atoms.scene import PathJacobian, PathParameters, Paths
 
-__all__ = ["BlockTables"]
+__all__ = ["LARGE_GRID", "BlockTables"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -32,7 +32,7 @@ _TERMS = 15
 _TAPS = 14
 _SHARPNESS = 2.30 * _TAPS
 # Entries of a whole grid of lengths from which on it is kept for the lengths of paths alone.
-_LARGE = 2**19
+LARGE_GRID = 2**19
 # Steps by which such lengths may be exceeded, as paths are refined.
 _MARGIN = 16
 
@@ -107,7 +107,7 @@ class BlockTables:
     def _window(self) -> tuple[float, float] | None:
         """Lengths that tables are made for, None for a whole period."""
         n_users, _, n_antennas = self.cross_correlation.shape
-        if self.window_m is None or n_users * n_antennas * self._size < _LARGE:
+        if self.window_m is None or n_users * n_antennas * self._size < LARGE_GRID:
             return None
         low, high = self.window_m
         margin = _MARGIN * self._step

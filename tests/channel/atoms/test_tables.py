@@ -189,7 +189,7 @@ def test_elements_left_out_are_taken_out_of_every_inner_product(n_sub, shape):
 
 
 def test_tables_of_a_window_are_those_of_a_whole_period(monkeypatch):
-    monkeypatch.setattr(tables_module, "_LARGE", 0)
+    monkeypatch.setattr(tables_module, "LARGE_GRID", 0)
     case = Case(9, 64, (8, 8))
     low, high = case.parameters.length_m.min(), case.parameters.length_m.max()
     period = 2 * np.pi / np.diff(case.receiver.wavenumbers_per_m).mean()
