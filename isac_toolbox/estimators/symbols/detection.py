@@ -362,16 +362,17 @@ def _error_after_matching(
         if channel.white_variance is None:
             return np.zeros_like(gram)
         return gram * np.sum(channel.white_variance[users])
-    atoms, error = channel.atoms, np.empty(gram.shape, complex)
-    step = max(_MOST_PRODUCTS // max(users.size * atoms.user.size, 1), 1)
+    order = np.argsort(channel.atoms.user, kind="stable")
+    atoms, gains = channel.atoms.take(order), channel.gains[order]
+    covariance, error = channel.covariance[order[:, None], order], np.empty(gram.shape, complex)
+    own = [slice(*np.searchsorted(atoms.user, (j, j + 1))) for j in users]
+    step = max(_MOST_PRODUCTS // max(users.size * order.size, 1), 1)
     for part in (slice(first, first + step) for first in range(0, len(gram), step)):
         some = atoms if step >= len(gram) else atoms.on_subcarriers(part)
-        through = some.match(channel.gains, users)
-        weighted = np.zeros_like(through)
-        for j in users:
-            index = np.flatnonzero(atoms.user == j)
-            flat = through[:, :, index].reshape(-1, index.size) @ channel.covariance[index[:, None], index]
-            weighted[:, :, index] = flat.reshape(*through.shape[:2], index.size)
+        through = some.match(gains, users)
+        weighted, flat = np.zeros_like(through), through.reshape(-1, order.size)
+        for paths in own:
+            weighted.reshape(flat.shape)[:, paths] = flat[:, paths] @ covariance[paths, paths]
         np.conj(through, out=through)
         np.matmul(weighted, through.transpose(0, 2, 1), out=error[part])
     return error
