@@ -370,9 +370,10 @@ def _error_after_matching(
     for part in (slice(first, first + step) for first in range(0, len(gram), step)):
         some = atoms if step >= len(gram) else atoms.on_subcarriers(part)
         through = some.match(gains, users)
-        weighted, flat = np.zeros_like(through), through.reshape(-1, order.size)
+        flat = through.reshape(len(through) * users.size, order.size)
+        weighted = np.zeros_like(flat)
         for paths in own:
-            weighted.reshape(flat.shape)[:, paths] = flat[:, paths] @ covariance[paths, paths]
+            weighted[:, paths] = flat[:, paths] @ covariance[paths, paths]
         np.conj(through, out=through)
-        np.matmul(weighted, through.transpose(0, 2, 1), out=error[part])
+        np.matmul(weighted.reshape(through.shape), through.transpose(0, 2, 1), out=error[part])
     return error
