@@ -329,7 +329,7 @@ class WorkingSet:
 
     def e_step(self, n_sweeps: int) -> WorkingSet:
         """Sweep message, support graph, precision and Gaussian posterior (sections 3 to 5)."""
-        if self.prior.is_matched and len(self.fit.paths):
+        if n_sweeps and self.prior.is_matched and len(self.fit.paths):
             return self._swept(n_sweeps)
         current = self
         for _ in range(n_sweeps):
