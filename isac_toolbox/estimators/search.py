@@ -35,8 +35,8 @@ _MOST_DIRECTIONS = 2**14
 # Cost cap: bins that a median is taken of, at least, where there are more; its standard error is then one per
 # cent.
 _MEDIAN_SAMPLES = 8192
-# Cost cap: elements beyond which a transform over the array costs less than two products.
-_LARGEST_PRODUCT = 1024
+# Cost cap: by how much products are faster, an operation, than transforms in single precision.
+_FASTER_PRODUCTS = 5.0
 # Guard: resolution cells whose median may stand for a level; of fewer a peak's main lobe fills too many.
 _LEAST_CELLS = 32
 # Guard: resolution cells in length over which diffuse power extends at least.
@@ -109,6 +109,16 @@ class PathSearch(LengthWindow):
         )
         return columns, np.ascontiguousarray(rows.T)
 
+    @cached_property
+    def _products_pay(self) -> bool:
+        """Whether products over rows and columns cost less than a transform over the array."""
+        array = self.receiver.array
+        assert isinstance(array, UniformPlanarArray)
+        (n_h, n_v), (bins_h, bins_v) = array.shape, self._transform_shape(array)
+        products = 8 * (n_h * n_v * bins_v + bins_h * n_h * bins_v)
+        transform = 5 * bins_h * bins_v * np.log2(max(bins_h * bins_v, 2))
+        return bool(products < _FASTER_PRODUCTS * transform)
+
     @property
     def tells_directions(self) -> bool:
         """Whether directions are so many that a path in one of them hardly changes their mean power."""
@@ -161,7 +171,7 @@ class PathSearch(LengthWindow):
         array = self.receiver.array
         columns = self.receiver.matched(columns).astype(columns.dtype, copy=False)
         if isinstance(array, UniformPlanarArray):
-            if columns.dtype == np.complex128 or array.n_elements > _LARGEST_PRODUCT:
+            if columns.dtype == np.complex128 or not self._products_pay:
                 cube = columns.reshape(-1, *array.shape)
                 return np.asarray(fft.fft2(cube, s=self._transform_shape(array), axes=(1, 2)))
             of_columns, of_rows = self._waves

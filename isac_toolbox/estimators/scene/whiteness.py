@@ -6,6 +6,7 @@ docs/theory.md, section 7.9.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -34,6 +35,10 @@ _UNCERTAIN = 0.05
 _SNAPSHOTS_PER_ELEMENT = 4
 # Cost cap: samples whose residual is held at once, so that a cache holds it.
 _MOST_SAMPLES = 2**16
+# Cost cap: elements from which on the largest eigenvalue of a covariance is sought alone.
+_MANY_ELEMENTS = 128
+# Guard: its relative error, far below what chance makes of it.
+_EIGENVALUE_ERROR = 1e-6
 # Guard: residual relative to the samples' power (-70 dB) below which any fit is good.
 _NEGLIGIBLE = 1e-7
 # Mathematics: eigenvalues of a Gram matrix relative to its largest below which signals are dependent.
@@ -421,12 +426,24 @@ def _colour(sums: _Sums) -> MisfitAxis:
     n, m = sums.snapshots.shape
     if m < 2 or n < 2:
         return _untold("colour")
-    largest = n * float(np.linalg.eigvalsh(sums.covariance)[-1])
+    largest = n * _largest_eigenvalue(sums.covariance)
     edge = (np.sqrt(n) + np.sqrt(m)) ** 2
     width = (np.sqrt(n) + np.sqrt(m)) * (1 / np.sqrt(n) + 1 / np.sqrt(m)) ** (1 / 3)
     shape, unit, shift = _TRACY_WIDOM
     above = max((largest - edge) / width + shift, 0.0)
     return _axis("colour", largest / edge, gdtrc(1 / unit, shape, above))
+
+
+def _largest_eigenvalue(covariance: NDArray[np.complex64]) -> float:
+    """Largest eigenvalue of a Hermitian matrix (M, M), of a large one by Lanczos' iteration."""
+    if len(covariance) > _MANY_ELEMENTS:
+        from scipy.sparse.linalg import ArpackError, eigsh  # its import takes a tenth of a second
+
+        start = np.ones(len(covariance), covariance.dtype)
+        with suppress(ArpackError):
+            options = {"k": 1, "which": "LA", "v0": start, "tol": _EIGENVALUE_ERROR}
+            return float(eigsh(covariance, return_eigenvectors=False, **options)[0])
+    return float(np.linalg.eigvalsh(covariance)[-1])
 
 
 def _loudest(energy: RealArray, count: RealArray, share: float) -> MisfitAxis:
