@@ -13,6 +13,9 @@ NEGLIGIBLE_NATS = 45.0
 # Guard: least squared pivot of a root, beside the trace of the matrix and a nat.
 _LEAST_PIVOT = 1e-13
 
+# Guard: a point of the constellation less likely than the best by more nats changes no moment.
+_NEGLIGIBLE = -85.0
+
 
 @njit(cache=True, error_model="numpy")
 def linear_log_probability(symbol, variance, constellation):  # type: ignore[no-untyped-def]
