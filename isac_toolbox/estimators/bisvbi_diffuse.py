@@ -38,7 +38,7 @@ class DiffuseLoop(ReceiverLoop):
         possible &= problem.noise_precision * NEGLIGIBLE_NOISE < 1
         if possible and self._keeps_clusters(residual):
             pass
-        elif possible and self.search.shows_diffuse(residual.spectra):
+        elif possible and residual.shows_diffuse:
             if not isinstance(self.diffuse, Diffuse):
                 noise = self._noise_between_paths(residual)
                 self._under_diffuse(Diffuse.start(self.working.fit, self._statistics, self.search, noise))
@@ -56,7 +56,7 @@ class DiffuseLoop(ReceiverLoop):
         fit, _, _ = self.working.active_fit()
         if isinstance(self.diffuse, Clusters):
             return self.diffuse.stays(fit, self._statistics)
-        if self.diffuse is not None or self.search.shows_diffuse(residual.spectra):
+        if self.diffuse is not None or residual.shows_diffuse:
             return False
         noise = self._noise_between_paths(residual)
         clusters = Clusters.shown(fit, self._statistics, self._cluster_shape, noise)

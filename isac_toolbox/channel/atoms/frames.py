@@ -188,6 +188,7 @@ class StillAtoms(Protocol):
     def respond(self, rows: ComplexArray) -> ComplexArray: ...
     def match(self, gains: ComplexArray, users: IntArray) -> ComplexArray: ...
     def take(self, index: IntArray) -> StillAtoms: ...
+    def on_subcarriers(self, part: slice) -> StillAtoms: ...
     def over_cells(self, delay: ComplexArray) -> StillAtoms: ...
 
 
@@ -312,6 +313,10 @@ class MovingAtoms:
     def match(self, gains: ComplexArray, users: IntArray) -> ComplexArray:
         """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
         return self.still.match(gains, users)
+
+    def on_subcarriers(self, part: slice) -> MovingAtoms:
+        """Return the atoms on some subcarriers."""
+        return MovingAtoms(self.still.on_subcarriers(part), self.doppler_hz)
 
     def take(self, index: IntArray) -> MovingAtoms:
         """The atoms of some paths."""

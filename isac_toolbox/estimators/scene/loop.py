@@ -36,6 +36,7 @@ from isac_toolbox.estimators.scene.channel_estimate import (
     DiffuseEstimate,
     ElementEstimate,
     ImageEstimate,
+    mean_channel,
 )
 from isac_toolbox.estimators.scene.clusters import Clusters
 from isac_toolbox.estimators.scene.colour import first_whitening, takes_colour
@@ -272,8 +273,9 @@ class SceneLoop(TurboLoop):
         """Drop what the posterior rejects, remembering dropped points as candidates."""
         working = self.working
         self.working, dropped = remove_rejected(working)
-        visibility = working.visibility_probability
+        visibility = working.visibility_probability if dropped.size else None
         for index in dropped:
+            assert visibility is not None
             self._dropped.append(
                 (
                     working.fit.scene.points_m[index],
@@ -340,12 +342,13 @@ class SceneLoop(TurboLoop):
             energy = point_energies(fit)[shown]
             scene, ambiguities = join_bodies(scene, ambiguities, energy, fit.problem.length_cell_m)
         scene = scene.of_block(self.obs)
-        channel = ChannelEstimate.of_fit(fit, working.n_users, scale, diffuse)
+        detection = self._final_detection()  # before the channel, which large blocks hold once
+        mean = mean_channel(fit, working.n_users, diffuse)
         warnings = (*self.warnings, *contradictions(fit, covariance), *body_warnings(scene))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
         found = None if diffuse is None else DiffuseEstimate.of(diffuse, scale)
-        detection = self._final_detection()
-        misfit = self._judged(fit, channel.mean / scale, detection, diffuse) if self.judges_fit else None
+        misfit = self._judged(fit, mean, detection, diffuse) if self.judges_fit else None
+        channel = ChannelEstimate.of_fit(fit, working.n_users, diffuse, mean).in_units(scale)
         motion = self._motion(fit, covariance)
         told = None
         if self.judges_fit and self.obs.hardware is None:

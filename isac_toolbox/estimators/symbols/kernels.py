@@ -13,6 +13,9 @@ NEGLIGIBLE_NATS = 45.0
 # Guard: least squared pivot of a root, beside the trace of the matrix and a nat.
 _LEAST_PIVOT = 1e-13
 
+# Guard: a point of the constellation less likely than the best by more nats changes no moment.
+_NEGLIGIBLE = -85.0
+
 
 @njit(cache=True, error_model="numpy")
 def linear_log_probability(symbol, variance, constellation):  # type: ignore[no-untyped-def]
@@ -43,6 +46,8 @@ def normalised_moments(log_probability, constellation):  # type: ignore[no-untyp
                     largest = max(largest, cell[q])
                 total, first, second = 0.0, 0j, 0.0
                 for q in range(n_points):
+                    if cell[q] - largest < _NEGLIGIBLE:
+                        continue
                     weight, point = np.exp(cell[q] - largest), constellation[q]
                     total += weight
                     first += weight * point
