@@ -59,7 +59,7 @@ class MovingClusters:
         if n_entries > _MOST_ENTRIES or crowding(fit)[0] < _CLUSTERED:
             return None
         cells = _Cells.of(fit, statistics)
-        clusters = cells.learned(shape)
+        clusters = cells.clusters(shape)
         if cells.explained_by(clusters) < _WORTH * clusters.n_determined:
             return None
         return cls(cells.at_rest(clusters), cells.bundles(clusters))
@@ -108,7 +108,7 @@ class _Cells:
         """Largest of the times, by which slopes are scaled."""
         return float(np.abs(self.times_s).max()) or 1.0
 
-    def learned(self, shape: ClusterShape) -> Clusters:
+    def clusters(self, shape: ClusterShape) -> Clusters:
         """Clusters with slopes: the paths once more, growing from the reference time on."""
         fit = self.over_cells
         alone = Clusters.begun(fit, self.statistics, shape, 1 / fit.problem.noise_precision)
