@@ -26,6 +26,10 @@ _HELD_BACK = 0.15
 _FEWEST = 40
 #: Examples of a part over which the scatter of a difference is taken.
 _PART = 32
+#: Guard: largest loss of a network that has not settled, where that is more than what is allowed.
+_MOST_SLACK = 0.25
+#: Cost cap: held-back examples on which many networks are compared with each other.
+_FEW = 1000
 #: Guard: fewest parts that tell a scatter.
 _FEWEST_PARTS = 4
 #: Guard: part of the loss by which true targets must beat exchanged ones for a network to count as trained.
@@ -99,18 +103,23 @@ class Watch:
 
     Attributes
     ----------
+    few : list
+        The first of the held-back batches.
     reference : tuple of Quality
-        Of the reference network on both sets.
+        Of the reference network on both sets, and on the first of the held-back batches.
     """
 
     def __init__(self, objective: Objective, held_back: Any, seen: list[Any], max_loss_drop: float) -> None:
         self.objective, self.max_loss_drop = objective, max_loss_drop
         self.held_back, self.seen = held_back, seen
-        self.reference: tuple[Quality, Quality] | None = None
+        self.few: list[Any] = []
+        self.reference: tuple[Quality, Quality, Quality] | None = None
 
     def refer_to(self, model: nn.Module) -> None:
         """Make a network the reference."""
-        self.reference = self.measure(model), self.measure(model, self.seen)
+        if not self.few:
+            self.few = some_of(self.held_back, model, _FEW, 0, "val_loader")
+        self.reference = self.measure(model), self.measure(model, self.seen), self.measure(model, self.few)
 
     def measure(self, model: nn.Module, loader: Any = None) -> Quality:
         """Return loss and metric of a network in evaluation mode, on the held-back examples by default."""
@@ -123,25 +132,41 @@ class Watch:
         losses, metrics, sizes = np.array(rows, dtype=np.float64).T
         return Quality(losses, metrics, sizes)
 
+    def times(self, factor: float) -> float:
+        """Return a few times the allowed loss, but not so much that anything would do."""
+        return max(self.max_loss_drop, min(factor * self.max_loss_drop, _MOST_SLACK))
+
     def holds(self, model: nn.Module, slack: float = 1.0) -> bool:
         """Return whether a network loses at most what is allowed, times ``slack``.
 
-        The mean loss plus two standard errors decides on the held-back examples or, if the mean alone is
-        small enough there, the mean plus one on these and the training examples.
+        See ``bound``.
+        """
+        return self.bound(model) <= self.times(slack)
+
+    def bound(self, model: nn.Module, n_errors: float = 2.0) -> float:
+        """Return the smallest allowed loss for which a network passes.
+
+        It passes if the mean loss plus ``n_errors`` standard errors on the held-back examples is allowed or,
+        if the mean alone is, where the mean plus one error less on these and the training examples is.
         """
         assert self.reference is not None
-        allowed = slack * self.max_loss_drop
         quality = self.measure(model)
         mean, error = quality.lost(self.reference[0])
-        if mean + 2.0 * error <= allowed or mean > allowed:
-            return mean <= allowed
+        if mean + n_errors * error <= self.max_loss_drop or not math.isfinite(mean):
+            return mean + n_errors * error
         all_of = quality.joined(self.measure(model, self.seen))
-        return sum(all_of.lost(self.reference[0].joined(self.reference[1]))) <= allowed
+        joint, joint_error = all_of.lost(self.reference[0].joined(self.reference[1]))
+        return min(mean + n_errors * error, max(mean, joint + (n_errors - 1.0) * joint_error))
 
     def lost(self, model: nn.Module) -> float:
         """Return the mean loss on the held-back examples."""
         assert self.reference is not None
         return self.measure(model).lost(self.reference[0])[0]
+
+    def lost_on_few(self, model: nn.Module) -> float:
+        """Return the mean loss on the first of the held-back examples."""
+        assert self.reference is not None
+        return self.measure(model, self.few).lost(self.reference[2])[0]
 
 
 def _parts(loader: Any, model: nn.Module) -> Iterator[Batch]:
@@ -151,11 +176,13 @@ def _parts(loader: Any, model: nn.Module) -> Iterator[Batch]:
             yield batch.part(start, start + _PART)
 
 
-def some_of(loader: Any, model: nn.Module, n_examples: int, seed: int) -> list[Any]:
+def some_of(
+    loader: Any, model: nn.Module, n_examples: int, seed: int, name: str = "train_loader"
+) -> list[Any]:
     """Return copies of the first batches of a loader, whose state and epoch stay."""
     found, n = [], 0
     with undisturbed(loader, seed):
-        for batch in batches(loader, model, "train_loader"):
+        for batch in batches(loader, model, name):
             found.append(batch.copied())
             n += batch.size
             if n >= n_examples:
