@@ -31,7 +31,7 @@ from isac_toolbox.nn.turbo_vbi.masking import dead_norm_channels
 from isac_toolbox.nn.turbo_vbi.records import EpochRecord, Schedule
 from isac_toolbox.nn.turbo_vbi.temperature import TemperatureSearch
 from isac_toolbox.nn.turbo_vbi.trials import Trials
-from isac_toolbox.nn.turbo_vbi.watch import Quality, Watch, is_trained
+from isac_toolbox.nn.turbo_vbi.watch import Quality, Verdict, Watch, is_trained
 
 __all__ = ["GuardedFit"]
 
@@ -187,8 +187,8 @@ class GuardedFit:
 
     def _cut(self) -> None:
         """Drop more weights where the network has recovered from the last cut."""
-        self._keep_if_better(_LUCKY)
-        support = self.cuts.next_support(self.watch.bound(self.compressor.model))
+        verdict = self._keep_if_better(_LUCKY)
+        support = self.cuts.next_support(verdict.bound())
         if support is not None and any(bool(mask.any()) for mask in support.values()):
             self.compressor._keep(support)
             self._recalibrate()
@@ -214,14 +214,16 @@ class GuardedFit:
         else:
             self._fall_back()
 
-    def _keep_if_better(self, n_errors: float = 2.0) -> None:
+    def _keep_if_better(self, n_errors: float = 2.0) -> Verdict:
         """Keep the masked network if it holds and is the sparsest so far, or loses least at that size."""
-        model = self.compressor.model
-        rank = (self.trials.n_kept, self.watch.lost(model))
-        if rank[1] <= self.watch.max_loss_drop and (self.near is None or self.trials.n_kept <= self.n_near):
-            self.near, self.n_near = self.compressor.network_state(), self.trials.n_kept
-        if rank <= self.rank and self.watch.bound(model, n_errors) <= self.watch.max_loss_drop:
+        model, n = self.compressor.model, self.trials.n_kept
+        verdict = self.watch.verdict(model)
+        rank = (n, verdict.mean)
+        if verdict.mean <= self.watch.max_loss_drop and (self.near is None or n <= self.n_near):
+            self.near, self.n_near = self.compressor.network_state(), n
+        if rank <= self.rank and verdict.bound(n_errors) <= self.watch.max_loss_drop:
             self.settled, self.rank = self.compressor.network_state(), rank
+        return verdict
 
     def _plain_epoch(
         self,

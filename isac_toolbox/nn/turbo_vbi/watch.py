@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subset
 
 from isac_toolbox.nn._batches import Batch, batches, undisturbed
@@ -18,7 +18,7 @@ from isac_toolbox.nn.data import TensorLoader
 from isac_toolbox.nn.objective import Objective
 from isac_toolbox.nn.training import epoch_seed, evaluating
 
-__all__ = ["Quality", "Watch", "hold_back", "is_trained", "some_of"]
+__all__ = ["Quality", "Verdict", "Watch", "hold_back", "is_trained", "some_of"]
 
 #: Guard: part of the training examples that is held back where no validation set is given.
 _HELD_BACK = 0.15
@@ -28,6 +28,8 @@ _FEWEST = 40
 _PART = 32
 #: Guard: largest loss of a network that has not settled, where that is more than what is allowed.
 _MOST_SLACK = 0.25
+#: Guard: most standard errors by which a network must hold.
+_MOST_ERRORS = 3.0
 #: Cost cap: held-back examples on which many networks are compared with each other.
 _FEW = 1000
 #: Guard: fewest parts that tell a scatter.
@@ -84,6 +86,33 @@ class Quality:
         return mean, math.sqrt(variance)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a network has lost on the held-back examples, and on these and the training examples together.
+
+    Attributes
+    ----------
+    mean, error : float
+        Mean and standard error on the held-back examples.
+    joint, joint_error : float
+        The same together, infinite where that was not measured.
+    """
+
+    mean: float
+    error: float
+    joint: float = math.inf
+    joint_error: float = 0.0
+
+    def bound(self, n_errors: float = 2.0) -> float:
+        """Return the smallest allowed loss for which the network passes.
+
+        It passes if the mean plus ``n_errors`` standard errors on the held-back examples is allowed or, if
+        the mean alone is, where the mean plus one error less together with the training examples is.
+        """
+        together = max(self.mean, self.joint + (n_errors - 1.0) * self.joint_error)
+        return min(self.mean + n_errors * self.error, together)
+
+
 class Watch:
     """Sets on which networks are compared with a reference.
 
@@ -125,8 +154,7 @@ class Watch:
         """Return loss and metric of a network in evaluation mode, on the held-back examples by default."""
         rows = []
         with evaluating(model), torch.no_grad():
-            for part in _parts(self.held_back if loader is None else loader, model):
-                output = part.run(model)
+            for output, part in _parts(self.held_back if loader is None else loader, model):
                 loss = float(self.objective.value(output, part.target))
                 rows.append((loss, self.objective.judge(output, part.target), part.size))
         losses, metrics, sizes = np.array(rows, dtype=np.float64).T
@@ -144,24 +172,18 @@ class Watch:
         return self.bound(model) <= self.times(slack)
 
     def bound(self, model: nn.Module, n_errors: float = 2.0) -> float:
-        """Return the smallest allowed loss for which a network passes.
+        """Return the smallest allowed loss for which a network passes."""
+        return self.verdict(model).bound(n_errors)
 
-        It passes if the mean loss plus ``n_errors`` standard errors on the held-back examples is allowed or,
-        if the mean alone is, where the mean plus one error less on these and the training examples is.
-        """
+    def verdict(self, model: nn.Module) -> Verdict:
+        """Return what a network has lost; on the training examples only where that can decide."""
         assert self.reference is not None
         quality = self.measure(model)
-        mean, error = quality.lost(self.reference[0])
-        if mean + n_errors * error <= self.max_loss_drop or not math.isfinite(mean):
-            return mean + n_errors * error
+        verdict = Verdict(*quality.lost(self.reference[0]))
+        if verdict.bound(_MOST_ERRORS) <= self.max_loss_drop or verdict.mean > self.times(math.inf):
+            return verdict
         all_of = quality.joined(self.measure(model, self.seen))
-        joint, joint_error = all_of.lost(self.reference[0].joined(self.reference[1]))
-        return min(mean + n_errors * error, max(mean, joint + (n_errors - 1.0) * joint_error))
-
-    def lost(self, model: nn.Module) -> float:
-        """Return the mean loss on the held-back examples."""
-        assert self.reference is not None
-        return self.measure(model).lost(self.reference[0])[0]
+        return Verdict(verdict.mean, verdict.error, *all_of.lost(self.reference[0].joined(self.reference[1])))
 
     def lost_on_few(self, model: nn.Module) -> float:
         """Return the mean loss on the first of the held-back examples."""
@@ -169,11 +191,14 @@ class Watch:
         return self.measure(model, self.few).lost(self.reference[2])[0]
 
 
-def _parts(loader: Any, model: nn.Module) -> Iterator[Batch]:
-    """Yield small parts of all batches."""
+def _parts(loader: Any, model: nn.Module) -> Iterator[tuple[Any, Batch]]:
+    """Yield outputs and examples of small parts of all batches."""
     for batch in batches(loader, model, "val_loader"):
+        output = batch.run(model)
+        whole = isinstance(output, Tensor) and output.ndim > 0 and len(output) == batch.size
         for start in range(0, batch.size, _PART):
-            yield batch.part(start, start + _PART)
+            part = batch.part(start, start + _PART)
+            yield (output[start : start + _PART] if whole else part.run(model)), part
 
 
 def some_of(
