@@ -44,7 +44,7 @@ __all__ = ["EpochRecord", "TurboVBICompressor"]
 
 #: Cost cap: training examples on which a guarded fit is judged beside the held-back ones.
 _SEEN_EXAMPLES = 2000
-_CHECKPOINT_FORMAT = "isac-toolbox compression checkpoint 5"
+_CHECKPOINT_FORMAT = "isac-toolbox compression checkpoint 6"
 
 
 class TurboVBICompressor(OwnLoop, SavedFit):

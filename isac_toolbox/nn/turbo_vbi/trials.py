@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 from torch import Tensor
@@ -15,8 +16,8 @@ from isac_toolbox.nn.turbo_vbi.watch import Watch, some_of
 
 __all__ = ["Trials"]
 
-#: Cost cap: examples for the moments of normalisations where a network is measured.
-_NORM_EXAMPLES = 1000
+#: Cost cap: examples for the moments of normalisations where one network is judged, and many are.
+_NORM_EXAMPLES, _FEW_NORM_EXAMPLES = 1000, 300
 
 
 class Trials:
@@ -33,8 +34,8 @@ class Trials:
 
     Attributes
     ----------
-    norm_batches : list
-        Those batches, so that a measurement leaves the loader alone.
+    norm_batches, few_norm_batches : list
+        Those batches, so that a measurement leaves the loader alone, and the first of them.
     """
 
     def __init__(self, compressor: SupportBudgets, watch: Watch, loader: Any) -> None:
@@ -42,6 +43,9 @@ class Trials:
         self.norm_batches: list[Batch] = []
         if batch_norms(compressor.model, compressor.frozen):
             self.norm_batches = some_of(loader, compressor.model, _NORM_EXAMPLES, compressor.seed)
+        enough = _FEW_NORM_EXAMPLES
+        sizes = accumulate((batch.size for batch in self.norm_batches), initial=0)
+        self.few_norm_batches = [b for b, before in zip(self.norm_batches, sizes) if before < enough]
 
     @property
     def n_weights(self) -> int:
@@ -57,19 +61,18 @@ class Trials:
         """Return a bound on what the network under a mask has lost, infinite where nothing is left."""
         if not any(bool(mask.any()) for mask in support.values()):
             return float("inf")
-        with self._under(support):
+        with self._under(support, self.norm_batches):
             return self.watch.bound(self.compressor.model)
 
     def lost(self, support: dict[str, Tensor]) -> float:
         """Return the mean loss under a mask on a few of the held-back examples."""
-        with self._under(support):
+        with self._under(support, self.few_norm_batches):
             return self.watch.lost_on_few(self.compressor.model)
 
     @contextmanager
-    def _under(self, support: dict[str, Tensor]) -> Iterator[None]:
+    def _under(self, support: dict[str, Tensor], norm_batches: list[Batch]) -> Iterator[None]:
         """Use the means under a mask for a while."""
-        compressor = self.compressor
-        with compressor._without_noise(), compressor._masked(support, self.norm_batches):
+        with self.compressor._without_noise(), self.compressor._masked(support, norm_batches):
             yield
 
     def first_of(self, order: Tensor, n: int) -> dict[str, Tensor]:

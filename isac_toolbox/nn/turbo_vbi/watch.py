@@ -31,7 +31,7 @@ _MOST_SLACK = 0.25
 #: Guard: most standard errors by which a network must hold.
 _MOST_ERRORS = 3.0
 #: Cost cap: held-back examples on which many networks are compared with each other.
-_FEW = 1000
+_FEW = 300
 #: Guard: fewest parts that tell a scatter.
 _FEWEST_PARTS = 4
 #: Guard: part of the loss by which true targets must beat exchanged ones for a network to count as trained.
