@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ from torch import Tensor
 from isac_toolbox.nn.turbo_vbi.masking import by_parameter
 from isac_toolbox.nn.turbo_vbi.trials import Trials
 
-__all__ = ["Cuts"]
+__all__ = ["Cuts", "Rung"]
 
-#: Guard: how many times the allowed loss a network may show before another cut, and after the first one.
-_SLACK, _FIRST_LIMIT = 2.0, 5.0
+#: Guard: how many times the allowed loss a network may show just after the first cut.
+_FIRST_LIMIT = 5.0
 #: Guard: factors on what a cut may lose: after one that was recovered from at once, and one that was not.
 _BOLDER, _MEEKER = 2.0, 0.25
 #: Cost cap: factor between the numbers of weights of networks that are kept.
@@ -27,6 +27,13 @@ _LEAST_CONNECTED = 0.4
 _WIDE = 4.0
 #: Precision of the logarithm of a threshold.
 _PRECISION = 0.01
+
+
+class Rung(NamedTuple):
+    """A network before a cut: its number of weights and its state."""
+
+    n: int
+    state: dict[str, Tensor]
 
 
 class Cuts:
@@ -45,14 +52,14 @@ class Cuts:
 
     Attributes
     ----------
-    rungs : list of (int, dict)
-        Numbers of weights and states from which a cut was made, or could have been, the sparsest last.
+    rungs : list of Rung
+        Networks from which a cut was made, the sparsest last.
     """
 
     def __init__(self, trials: Trials, patience: int) -> None:
         self.trials, self.compressor, self.watch = trials, trials.compressor, trials.watch
         self.patience = patience
-        self.rungs: list[tuple[int, dict[str, Tensor]]] = []
+        self.rungs: list[Rung] = []
         self.limit, self.n_waits = self.watch.times(_FIRST_LIMIT), 0
 
     def next_support(self, bound: float) -> dict[str, Tensor] | None:
@@ -65,7 +72,7 @@ class Cuts:
         """
         if not self.trials.n_kept:
             return None
-        if bound <= self.watch.times(_SLACK):
+        if self.has_recovered(bound):
             if self.rungs and not self.n_waits:
                 self.limit = max(self.limit, min(_BOLDER * self.limit, self.watch.times(math.inf)))
             self._climb()
@@ -73,24 +80,31 @@ class Cuts:
             self.n_waits += 1
             if not self.rungs or self.n_waits < self.patience:
                 return None
-            self.compressor.load_masked(self.rungs[-1][1])
+            self.compressor.load_masked(self.rungs[-1].state)
             self.limit *= _MEEKER
             self.patience *= 2
         self.n_waits = 0
         return self._deepest()
 
+    def has_recovered(self, bound: float) -> bool:
+        """Return whether a network has lost so little that another cut may be made."""
+        return bound <= self.watch.max_loss_drop
+
     def _climb(self) -> None:
         """Keep the network, in place of the last one if that is about as large."""
         n = self.trials.n_kept
-        if len(self.rungs) > 1 and self.rungs[-2][0] <= _NEXT_RUNG * n:
+        if len(self.rungs) > 1 and self.rungs[-2].n <= _NEXT_RUNG * n:
             self.rungs.pop()
-        self.rungs.append((n, self.compressor.network_state()))
+        self.rungs.append(Rung(n, self.compressor.network_state()))
 
-    def between(self, n_low: float, n_high: float) -> dict[str, Tensor] | None:
-        """Return the state in the middle, in logarithms, of those of more and fewer weights, if any."""
+    def denser_than(self, n_low: float, n_high: float) -> Rung | None:
+        """Return a network of more weights, and of fewer than ``n_high``, None if there is none.
+
+        It is the one in the middle, in logarithms.
+        """
+        inside = [rung for rung in self.rungs if n_low < rung.n < n_high]
         middle = 0.5 * (math.log(n_low) + math.log(n_high))
-        inside = [rung for rung in self.rungs if n_low < rung[0] < n_high]
-        return min(inside, key=lambda rung: abs(math.log(rung[0]) - middle))[1] if inside else None
+        return min(inside, key=lambda rung: abs(math.log(rung.n) - middle), default=None)
 
     def _deepest(self) -> dict[str, Tensor]:
         """Return the smallest support that loses at most what a cut may."""
@@ -137,12 +151,14 @@ class Cuts:
 
     def state(self) -> dict[str, Any]:
         """Return everything that changes."""
-        return {name: getattr(self, name) for name in ("rungs", "limit", "n_waits", "patience")}
+        values = {name: getattr(self, name) for name in ("limit", "n_waits", "patience")}
+        return values | {"rungs": [tuple(rung) for rung in self.rungs]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore what ``state`` returned."""
         for name, value in state.items():
             setattr(self, name, value)
+        self.rungs = [Rung(*rung) for rung in state["rungs"]]
 
 
 def _n(support: dict[str, Tensor]) -> int:

@@ -36,13 +36,11 @@ from isac_toolbox.nn.turbo_vbi.watch import Quality, Verdict, Watch, is_trained
 __all__ = ["GuardedFit"]
 
 #: Guard: part of the epochs in which the result settles, and part of these in which it still loses weights.
-_SETTLING_PART, _CUTTING_PART = 0.5, 0.6
+_SETTLING_PART, _CUTTING_PART = 0.5, 0.5
 #: Guard: part of the posterior's epochs before the engine is called, at most.
 _WARMUP_PART = 0.25
 #: Guard: part of the posterior's epochs after which it ends if it keeps more than a part of the weights.
 _PATIENCE, _HARDLY = 0.5, 0.9
-#: Guard: how many times the allowed loss a network may show when it starts to settle.
-_SLACK = 5.0
 #: Guard: standard errors by which a network must hold that is one of many, of which some are lucky.
 _LUCKY = 3.0
 #: Precision of the number of weights that a bisection finds.
@@ -188,7 +186,7 @@ class GuardedFit:
     def _cut(self) -> None:
         """Drop more weights where the network has recovered from the last cut."""
         verdict = self._keep_if_better(_LUCKY)
-        support = self.cuts.next_support(verdict.bound())
+        support = self.cuts.next_support(verdict.bound(1.0))
         if support is not None and any(bool(mask.any()) for mask in support.values()):
             self.compressor._keep(support)
             self._recalibrate()
@@ -198,15 +196,15 @@ class GuardedFit:
         recalibrate(compressor.model, self.trials.norm_batches, compressor.seed, frozen=compressor.frozen)
 
     def _settle_on(self) -> None:
-        """Choose the support of the quiet part: the sparsest from which the network can recover."""
-        if self.cuts.rungs and not self.watch.holds(self.compressor.model, _SLACK):
-            self.compressor.load_masked(self.cuts.rungs[-1][1])
+        """Choose the support of the quiet part: the sparsest that has recovered."""
+        if self.cuts.rungs and not self.cuts.has_recovered(self.watch.bound(self.compressor.model, 1.0)):
+            self.compressor.load_masked(self.cuts.rungs[-1].state)
 
     def _settle_on_less(self) -> None:
-        """Choose a denser support: one that has recovered before, has nearly held, or holds."""
-        rung = self.cuts.between(max(self.trials.n_kept, 1), min(self.rank[0], self.trials.n_weights))
+        """Choose a denser support: one that had recovered before, has nearly held, or holds."""
+        rung = self.cuts.denser_than(max(self.trials.n_kept, 1), min(self.rank[0], self.trials.n_weights))
         if rung is not None:
-            self.compressor.load_masked(rung)
+            self.compressor.load_masked(rung.state)
         elif self.near is not None and self.n_near < self.rank[0]:
             self.compressor.load_masked(self.near)
         elif self.settled is not None:
@@ -323,7 +321,8 @@ class GuardedFit:
         low, high = 0, order.numel()
         while high - low > max(_PRECISION * high, 1):
             middle = (low + high) // 2
-            held = self.trials.bound(self.trials.first_of(order, middle)) <= self.watch.max_loss_drop
+            verdict = self.trials.verdict(self.trials.first_of(order, middle))
+            held = verdict.bound() <= self.watch.max_loss_drop
             low, high = (low, middle) if held else (middle, high)
         for name, mask in self.trials.first_of(order, high).items():
             layers[name].mask.copy_(mask)

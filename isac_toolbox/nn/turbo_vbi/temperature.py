@@ -110,11 +110,11 @@ class TemperatureSearch:
             compressor.load_priors(before)
         compressor._update_priors(temperature, size)
         support = compressor.support()
-        bound = self.trials.bound(support)
-        if bound > self.watch.times(_SLACK):
+        verdict = self.trials.verdict(support)
+        if verdict.bound(1.0) > self.watch.times(_SLACK):
             return False
         self.good = compressor.posterior_state()
-        self.strict = self.good if bound <= self.watch.max_loss_drop else self.strict
+        self.strict = self.good if verdict.bound() <= self.watch.max_loss_drop else self.strict
         self.part_kept = sum(int(mask.sum()) for mask in support.values()) / self.trials.n_weights
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
@@ -12,7 +13,7 @@ from torch import Tensor
 from isac_toolbox.nn._batches import Batch
 from isac_toolbox.nn.training import batch_norms
 from isac_toolbox.nn.turbo_vbi.budgets import SupportBudgets
-from isac_toolbox.nn.turbo_vbi.watch import Watch, some_of
+from isac_toolbox.nn.turbo_vbi.watch import Verdict, Watch, some_of
 
 __all__ = ["Trials"]
 
@@ -57,12 +58,12 @@ class Trials:
         """Return the number of weights that the masks keep."""
         return sum(int(layer.mask.sum()) for layer in self.compressor.layers.values())
 
-    def bound(self, support: dict[str, Tensor]) -> float:
-        """Return a bound on what the network under a mask has lost, infinite where nothing is left."""
+    def verdict(self, support: dict[str, Tensor]) -> Verdict:
+        """Return what the network under a mask has lost, infinite where nothing is left."""
         if not any(bool(mask.any()) for mask in support.values()):
-            return float("inf")
+            return Verdict(math.inf, 0.0)
         with self._under(support, self.norm_batches):
-            return self.watch.bound(self.compressor.model)
+            return self.watch.verdict(self.compressor.model)
 
     def lost(self, support: dict[str, Tensor]) -> float:
         """Return the mean loss under a mask on a few of the held-back examples."""

@@ -107,9 +107,10 @@ class Verdict:
         """Return the smallest allowed loss for which the network passes.
 
         It passes if the mean plus ``n_errors`` standard errors on the held-back examples is allowed or, if
-        the mean alone is, where the mean plus one error less together with the training examples is.
+        that is so with one error less, where the same together with the training examples is.
         """
-        together = max(self.mean, self.joint + (n_errors - 1.0) * self.joint_error)
+        fewer = n_errors - 1.0
+        together = max(self.mean + fewer * self.error, self.joint + fewer * self.joint_error)
         return min(self.mean + n_errors * self.error, together)
 
 

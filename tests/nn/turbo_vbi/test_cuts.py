@@ -6,7 +6,7 @@ import torch
 from isac_toolbox.nn import TurboVBICompressor
 from isac_toolbox.nn._batches import first_batch
 from isac_toolbox.nn.objective import Objective
-from isac_toolbox.nn.turbo_vbi.cuts import Cuts
+from isac_toolbox.nn.turbo_vbi.cuts import Cuts, Rung
 from isac_toolbox.nn.turbo_vbi.order import layer_adaptive_scores
 from isac_toolbox.nn.turbo_vbi.trials import Trials
 from isac_toolbox.nn.turbo_vbi.watch import Watch
@@ -61,7 +61,7 @@ def test_a_trial_leaves_masks_switches_and_modes_as_they_were(trials):
     generators = [layer.generator for layer in compressor.layers.values()]
     less = {name: mask & (torch.arange(mask.shape[1]) % 2 == 0) for name, mask in masks.items()}
     assert trials.lost(less) > trials.lost(masks)
-    assert trials.bound({name: torch.zeros_like(mask) for name, mask in masks.items()}) == float("inf")
+    assert trials.verdict({name: torch.zeros_like(m) for name, m in masks.items()}).bound() == float("inf")
     assert all(torch.equal(layer.mask, masks[name]) for name, layer in compressor.layers.items())
     assert all(layer.masked and layer.sampling for layer in compressor.layers.values())
     assert [layer.generator for layer in compressor.layers.values()] == generators
@@ -88,7 +88,7 @@ def test_the_limit_grows_with_every_cut_that_was_recovered_from_at_once(trials):
     for expected in (0.05, 0.1, 0.2, 0.25):
         trials.compressor._keep(cuts.next_support(0.0))
         assert cuts.limit == pytest.approx(expected)
-    counts = [n for n, _ in cuts.rungs]
+    counts = [rung.n for rung in cuts.rungs]
     assert counts == sorted(counts, reverse=True)
 
 
@@ -106,9 +106,9 @@ def test_a_cut_that_the_network_does_not_recover_from_is_taken_back_and_a_smalle
         torch.testing.assert_close(parameter, weights[name])
 
 
-def test_a_network_between_two_sizes_is_the_one_in_the_middle(trials):
+def test_a_denser_network_is_the_one_in_the_middle(trials):
     cuts = Cuts(trials, patience=2)
-    cuts.rungs = [(n, {"n": n}) for n in (1000, 500, 250, 50)]
-    assert cuts.between(50, 1000)["n"] == 250
-    assert cuts.between(250, 1000)["n"] == 500
-    assert cuts.between(500, 1000) is None
+    cuts.rungs = [Rung(n, {}) for n in (1000, 500, 250, 50)]
+    assert cuts.denser_than(50, 1000).n == 250
+    assert cuts.denser_than(250, 1000).n == 500
+    assert cuts.denser_than(500, 1000) is None

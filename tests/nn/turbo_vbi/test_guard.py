@@ -156,8 +156,9 @@ def test_a_network_passes_on_held_back_examples_or_together_with_those_seen():
     alone = Verdict(mean=0.002, error=0.003)
     assert alone.bound() == pytest.approx(0.008)
     assert alone.bound(3.0) == pytest.approx(0.011)
-    assert Verdict(0.002, 0.01, joint=-0.01, joint_error=0.005).bound() == pytest.approx(0.002)
-    assert Verdict(0.002, 0.01, joint=0.001, joint_error=0.005).bound(3.0) == pytest.approx(0.011)
+    assert Verdict(0.002, 0.01, joint=-0.01, joint_error=0.005).bound() == pytest.approx(0.012)
+    assert Verdict(0.002, 0.01, joint=0.02, joint_error=0.005).bound() == pytest.approx(0.022)
+    assert Verdict(0.002, 0.01, joint=0.001, joint_error=0.005).bound(1.0) == pytest.approx(0.002)
 
 
 @pytest.mark.parametrize(("allowed", "expected"), [(0.01, 0.05), (0.1, 0.25), (0.4, 0.4)])

@@ -7,7 +7,7 @@ import torch
 
 from isac_toolbox.nn.objective import Objective
 from isac_toolbox.nn.turbo_vbi.temperature import TemperatureSearch
-from isac_toolbox.nn.turbo_vbi.watch import Watch
+from isac_toolbox.nn.turbo_vbi.watch import Verdict, Watch
 
 
 class Layers:
@@ -49,8 +49,8 @@ class Trials:
     def __init__(self, highest):
         self.compressor, self.highest = Layers(), highest
 
-    def bound(self, support):
-        return 0.05 * self.compressor.called_at / self.highest
+    def verdict(self, support):
+        return Verdict(0.05 * self.compressor.called_at / self.highest, 0.0)
 
 
 def search_with(highest, n_updates=20):
