@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from isac_toolbox.estimators.bisvbi_receiver import ReceiverLoop
 from isac_toolbox.estimators.scene.clusters import Clusters, ClusterShape
 from isac_toolbox.estimators.scene.diffuse import Diffuse
+from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.scene.misfit import Residual
+from isac_toolbox.estimators.scene.moving_clusters import MovingClusters
 
 __all__ = ["NEGLIGIBLE_NOISE", "DiffuseLoop"]
 
@@ -61,6 +63,15 @@ class DiffuseLoop(ReceiverLoop):
         if clusters is not None:
             self._under_diffuse(clusters)
         return clusters is not None
+
+    def moving_clusters(self, fit: Fit) -> MovingClusters | None:
+        """Return the clusters around the paths of a block that moves, where there are any."""
+        receiver, statistics = fit.problem.receiver, self._statistics
+        if not self.settings.diffuse or receiver.beam_squint or receiver.whitening is not None:
+            return None
+        if statistics.missing is not None or fit.problem.noise_precision * NEGLIGIBLE_NOISE >= 1:
+            return None
+        return MovingClusters.shown(fit, statistics, self._cluster_shape)
 
     def _noise_between_paths(self, residual: Residual) -> float:
         """Noise variance that a diffuse part begins with."""

@@ -373,17 +373,39 @@ class LengthWindow:
         powers = fft.ifft(columns, n=self._bins_per_cell * raster.size, axis=-1, norm="forward")
         return np.asarray((powers[:, :n_lengths] * self._carrier.astype(residual.dtype)).T)
 
+    def at_tones(self, amplitudes: ComplexArray) -> ComplexArray:
+        """Return ``sum_g b_ng a_g`` of amplitudes (G, M) on the length grid, shape (N, M)."""
+        raster = self.receiver.raster
+        if raster is None:
+            return np.asarray(self._to_delay.conj().T @ amplitudes)
+        columns = (amplitudes * self._carrier.conj()[:, None]).T
+        tones = fft.fft(columns, n=self._bins_per_cell * raster.size, axis=-1)[:, raster.place]
+        return np.asarray(tones.T * self._at_first_length.conj()[:, None])
+
     def power_over_lengths(self, residual: ComplexArray) -> RealArray:
         """Return the power of residuals (K, N, M) on the length grid, summed over antennas, shape (K, G)."""
         return np.array([np.sum(np.abs(self.over_lengths(e)) ** 2, axis=1) for e in residual])
 
     def overlap(self, energy: RealArray) -> ComplexArray:
-        """Return ``sum_n conj(b_ng) R_n b_nh`` between all lengths of the grid, shape (G, G)."""
-        lag = np.arange(self.lengths_m.size)
-        along = np.multiply.outer(lag * self.length_step_m, self.receiver.wavenumbers_per_m)
-        column = np.exp(1j * along) @ energy
-        both = np.concatenate([column[:0:-1].conj(), column])
-        return np.asarray(both[lag[:, None] - lag + lag.size - 1])
+        """Return ``sum_n conj(b_ng) R_n b_nh`` of lengths by their distance ``g - h`` in bins, shape (G,)."""
+        return self.over_lengths((energy * self._at_first_length.conj())[:, None])[:, 0]
+
+    def power_at_tones(self, covariance: ComplexArray, bins: NDArray[np.int64]) -> RealArray:
+        """Return ``diag(B C B^H)`` of the covariance (B, B) of amplitudes at some bins of the grid, (N,).
+
+        A sum over the distances of the bins: ``sum_d c_d b_n(d)`` with ``c_d`` that of ``C`` over the pairs
+        at distance d.
+        """
+        n_lengths = self.lengths_m.size
+        distance = (bins[:, None] - bins + n_lengths - 1).ravel()
+        real, imag = (
+            np.bincount(distance, part.ravel(), 2 * n_lengths - 1)[n_lengths - 1 :]
+            for part in (covariance.real, covariance.imag)
+        )
+        at_distance = 2 * (real + 1j * imag)
+        at_distance[0] /= 2
+        at_tones = self.at_tones(at_distance[:, None])[:, 0]
+        return np.maximum(np.real(at_tones * self._at_first_length), 0.0)
 
     @cached_property
     def _at_first_length(self) -> ComplexArray:

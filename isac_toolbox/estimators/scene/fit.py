@@ -20,6 +20,7 @@ from isac_toolbox.estimators.symbols.elements import ElementErrors
 from isac_toolbox.inference.posterior import GaussianPosterior, unchecked_posterior
 
 __all__ = [
+    "Bundles",
     "Fit",
     "channel_parts",
     "completed",
@@ -38,6 +39,26 @@ ComplexArray = NDArray[np.complex128]
 
 # Guard: smallest eigenvalue of the scaled Gauss-Newton matrix, near the rounding of its entries.
 _FLATTEST = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Bundles:
+    """What the paths of a block that moves are with the rays around them: the channel over time.
+
+    Attributes
+    ----------
+    over_array, slopes_hz : ndarray of complex, shape (L, M)
+        ``a + 2 j pi t s`` in the place of a path's gain times its response.
+    entry_variance : ndarray, shape (K,)
+        Of a channel entry.
+    noise_variance : float
+        Of a scaled sample.
+    """
+
+    over_array: ComplexArray
+    slopes_hz: ComplexArray
+    entry_variance: RealArray
+    noise_variance: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +84,8 @@ class Fit:
         By which gains change over a block, ``x (1 + 2 j pi t s)``, where they do.
     n_slopes : float
         Complex parameters of these that the samples determine.
+    bundles : Bundles, optional
+        Of a block that moves, where rays surround its paths.
     loss : ndarray, shape (P, P), optional
         Information on the scene that is lost as what elements hear of each other is not known.
     """
@@ -78,6 +101,7 @@ class Fit:
     excess: RealArray | None = None
     slopes_hz: ComplexArray | None = None
     n_slopes: float = 0.0
+    bundles: Bundles | None = None
     loss: RealArray | None = None
 
     @cached_property
