@@ -136,7 +136,8 @@ class TurboVBICompressor(OwnLoop, SavedFit):
         train_loader : iterable of (x, y)
             Batches, iterated once per epoch; ``TensorLoader`` is the fastest loader.
         val_loader : iterable of (x, y), optional
-            Batches for the accuracy per epoch, which has no effect on training.
+            Batches for the accuracy per epoch, which has no effect on training, and for ``max_loss_drop``;
+            without it, 15 % of the training examples are held back for that.
         epochs : int
             Number of epochs, more than ``warmup_epochs``.
         dataset_size : int, optional
