@@ -128,6 +128,17 @@ def test_networks_made_smaller_in_one_call_are_the_stored_ones():
     assert len(stored) == 3 and written == stored
 
 
+def test_networks_of_many_kinds_keep_what_the_page_says():
+    said = (ROOT / "docs" / "results-networks.md").read_text(encoding="utf-8")
+    stored = STORED["any_network.txt"].read_text(encoding="utf-8")
+    means = re.search(r"of (\d+) networks and states: kept (\d+); three times fewer weights: (\d+)", stored)
+    runs = re.search(r"of (\d+) runs: kept (\d+); three times fewer weights: (\d+)", stored)
+    n, kept, few = means.groups()
+    assert f"{kept} of {n} lose at most a point, and {few} have at least three times fewer weights" in said
+    n, kept, few = runs.groups()
+    assert f"Of the {n} runs {kept} lose at most a point and {few} have so few weights" in said
+
+
 def test_misfits_are_the_stored_ones():
     effects, fits, learned = [], [], []
     for title, row in rows_of(ACCURACY / "misfit.txt"):
