@@ -118,6 +118,27 @@ def test_calibration_is_the_stored_one():
     assert f"{kinds[2]} of the clocks" in said and said.endswith(f"off by {float(row['support ECE']):.3f}")
 
 
+def test_networks_made_smaller_in_one_call_are_the_stored_ones():
+    text = (ROOT / "docs" / "results-networks.md").read_text(encoding="utf-8")
+    written = [
+        row[1:] for table in tables(text) for row in table[2:] if "digits" in row[0] or "BERT" in row[0]
+    ]
+    lines = STORED["your_own_model.txt"].read_text(encoding="utf-8").splitlines()
+    stored = [cells[1:7] for line in lines if len(cells := line.split()) == 8 and cells[3].startswith("1/")]
+    assert len(stored) == 3 and written == stored
+
+
+def test_networks_of_many_kinds_keep_what_the_page_says():
+    said = (ROOT / "docs" / "results-networks.md").read_text(encoding="utf-8")
+    stored = STORED["any_network.txt"].read_text(encoding="utf-8")
+    means = re.search(r"of (\d+) networks and states: kept (\d+); three times fewer weights: (\d+)", stored)
+    runs = re.search(r"of (\d+) runs: kept (\d+); three times fewer weights: (\d+)", stored)
+    n, kept, few = means.groups()
+    assert f"{kept} of {n} lose at most a point, and {few} have at least three times fewer weights" in said
+    n, kept, few = runs.groups()
+    assert f"Of the {n} runs {kept} lose at most a point and {few} have so few weights" in said
+
+
 def test_misfits_are_the_stored_ones():
     effects, fits, learned = [], [], []
     for title, row in rows_of(ACCURACY / "misfit.txt"):

@@ -1,6 +1,6 @@
 """Random masks on networks of many kinds: how far smaller and simplified networks are from the masked ones.
 
-Run: python benchmarks/nn/fuzz_export.py [cases] > benchmarks/nn/fuzz_export.txt (the stored table: 15 cases)
+Run: python benchmarks/nn/fuzz_export.py [cases] > benchmarks/nn/fuzz_export.txt
 """
 
 import sys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -207,6 +207,9 @@ def variational_layers(model: nn.Module) -> dict[str, VariationalLinear | Variat
 def convert(model: nn.Module, exclude: Iterable[str] = ()) -> nn.Module:
     """Return a copy of the model in which every Linear and Conv2d that learns has a Gaussian posterior.
 
+    A layer that is called several times has one posterior; layers of which several have one weight tensor
+    stay whole.
+
     Parameters
     ----------
     model : nn.Module
@@ -223,13 +226,14 @@ def convert(model: nn.Module, exclude: Iterable[str] = ()) -> nn.Module:
     TypeError
         If ``model`` is no module.
     ValueError
-        If layers share weights, a name in ``exclude`` does not exist, a lazy layer has no weights yet, or
-        there is no layer to convert.
+        If a name in ``exclude`` does not exist, a lazy layer has no weights yet, or there is no layer to
+        convert.
 
     Warns
     -----
     UserWarning
-        If layers that ``exclude`` does not name keep all their weights: other kinds, and frozen ones.
+        If layers that ``exclude`` does not name keep all their weights: other kinds, frozen ones, and those
+        that share their weights.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -241,7 +245,6 @@ def convert(model: nn.Module, exclude: Iterable[str] = ()) -> nn.Module:
     kept = {n: "frozen" for n, m in candidates.items() if not m.weight.requires_grad}
     kept |= dict.fromkeys(_tied_elsewhere(model, candidates), "weight shared")
     chosen = set(candidates) - skipped - set(kept)
-    _refuse_shared_weights(model, chosen)
     if not chosen:
         text = f"; {sorted(kept)} are frozen or share their weights" if kept else ""
         raise ValueError(
@@ -284,52 +287,27 @@ def to_plain(model: nn.Module) -> nn.Module:
 
 
 def replace_modules(model: nn.Module, names: set[str], make: Any) -> nn.Module:
-    """Replace the named modules of ``model`` by ``make(module)`` and return it; the root's name is ``""``."""
+    """Replace the named modules of ``model`` by ``make(module)`` and return it; the root's name is ``""``.
+
+    A module that the model has under several names is replaced by one under all of them.
+    """
     if "" in names:
         return make(model)
-    for name in names:
-        parent, _, child = name.rpartition(".")
-        owner = model.get_submodule(parent)
-        setattr(owner, child, make(getattr(owner, child)))
+    old = {id(module): module for module in (model.get_submodule(name) for name in names)}
+    new: dict[int, nn.Module] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if id(module) in old:
+            if id(module) not in new:
+                new[id(module)] = make(module)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, new[id(module)])
     return model
 
 
 def _tied_elsewhere(model: nn.Module, candidates: Collection[str]) -> set[str]:
-    """Return the candidates whose weight is also a parameter of a module of another kind."""
-    others = {
-        id(p)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if name not in candidates
-        for p in module.parameters(recurse=False)
-    }
-    return {name for name in candidates if id(model.get_submodule(name).weight) in others}
-
-
-def _refuse_shared_weights(model: nn.Module, candidates: Collection[str]) -> None:
-    """Raise an error where two layers have the same weight tensor, or one layer is called twice."""
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            owners.setdefault(id(module.weight), []).append(name)
-    shared = [names for names in owners.values() if len(names) > 1]
-    shared += [[name, name] for name in _called_twice(model)]
-    shared = [names for names in shared if set(names) & set(candidates)]
-    if shared:
-        text = "; ".join(" and ".join(repr(name) for name in names) for names in shared)
-        raise ValueError(
-            f"model must not share weights between layers, but these do: {text}. Give each use its layer, or "
-            "exclude them"
-        )
-
-
-def _called_twice(model: nn.Module) -> Iterator[str]:
-    """Yield the names of Linear and Conv2d layers that are called more than once."""
-    try:
-        graph = torch.fx.Tracer().trace(model)
-    except Exception:  # fx raises whatever the model raises; then the calls are not known
-        return
-    calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-    for name in dict.fromkeys(calls):
-        module = model.get_submodule(name)
-        if calls.count(name) > 1 and isinstance(module, (nn.Linear, nn.Conv2d)):
-            yield name
+    """Return the candidates whose weight is also a parameter of another module."""
+    owners: dict[int, set[int]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), set()).add(id(module))
+    return {name for name in candidates if len(owners[id(model.get_submodule(name).weight)]) > 1}

@@ -98,7 +98,8 @@ def compress(
     density : float, optional
         Budget of weights as a part of them, in (0, 1].
     val_loader : iterable of (x, y), optional
-        Where the loss is measured; without it, a part of the training examples is held back.
+        Where the loss is measured; without it, 15 % of the training examples are held back. Neither the fit
+        nor the reference of an untrained network sees them, which on a small set costs accuracy of its own.
     loss : callable
         Mean negative log-likelihood of (output, target).
     metric : callable, optional

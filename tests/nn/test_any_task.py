@@ -512,3 +512,30 @@ def test_default_draws_of_ssvi_differ(digits):
         ssvi = SSVI(mlp(64, (32,), 10), 0.2).fit(digits[0], epochs=20, progress=False)
     spread = ssvi.predict_proba(digits[2].x).sub(ssvi.predict_draws(digits[2].x, 5)).abs().mean()
     assert float(spread) > 3e-3
+
+
+class Siamese(nn.Module):
+    """Two inputs through one tower."""
+
+    def __init__(self):
+        super().__init__()
+        self.tower, self.head = net(out=3), nn.Linear(3, 1)
+
+    def forward(self, first, second):
+        return self.head((self.tower(first) - self.tower(second)).abs()).squeeze(1)
+
+
+def test_one_tower_for_two_inputs_is_compressed_and_exported():
+    x, y = data()
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(x), generator=generator)
+    pairs = [(a, b, c) for a, b, c in zip(x.split(20), x[order].split(20), (y == y[order]).float().split(20))]
+    binary = F.binary_cross_entropy_with_logits
+    compressor = TurboVBICompressor(Siamese(), loss=binary, **RAW)
+    compressor.fit(pairs, epochs=2, dataset_size=len(x), progress=False)
+    assert {"head"} < set(compressor.layers)
+    given = (x[:7], x[order][:7])
+    torch.testing.assert_close(compressor.export()(*given), compressor.masked_model()(*given))
+    ssvi = SSVI(Siamese(), loss=binary, density=0.5)
+    ssvi.fit(pairs, epochs=2, dataset_size=len(x), progress=False)
+    torch.testing.assert_close(ssvi.predict(given)[0], ssvi.mean_model()(*given).detach())

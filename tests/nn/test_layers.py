@@ -90,13 +90,34 @@ def tied():
     return model
 
 
-@pytest.mark.parametrize(
-    ("make", "named"), [(tied, ["'fc1'", "'fc2'"]), (Twice, ["'inner'"])], ids=["tensor", "module"]
-)
-def test_shared_weights_are_refused_by_name(make, named):
-    with pytest.raises(ValueError, match="share weights") as error:
-        convert(make())
-    assert all(name in str(error.value) for name in named)
+def test_layers_with_one_weight_tensor_stay_whole_by_name():
+    with pytest.warns(UserWarning, match=r"fc1 \(weight shared, 64\), fc2 \(weight shared, 64\)"):
+        assert set(variational_layers(convert(tied()))) == {"fc3"}
+
+
+def test_a_layer_that_is_called_twice_has_one_posterior():
+    model, x = Twice(), torch.randn(3, 4)
+    converted = convert(model)
+    torch.testing.assert_close(converted(x), model(x))
+    layer = variational_layers(converted)["inner"]
+    layer.track_variance(True)
+    layer.sampling = True
+    converted(x).square().sum().backward()
+    assert layer.mean.grad is not None and layer.variance.grad.abs().max() > 0.0
+    layer.mask[0] = False
+    layer.sampling, layer.masked = False, True
+    torch.testing.assert_close(to_plain(converted)(x), converted(x))
+
+
+def test_a_module_with_two_names_is_one_module_afterwards():
+    model = nn.ModuleDict({"left": nn.Sequential(nn.Linear(4, 4), nn.ReLU())})
+    model["right"] = model["left"]
+    model["again"] = model["left"][0]
+    converted = convert(model)
+    assert set(variational_layers(converted)) == {"left.0"}
+    assert converted["right"][0] is converted["left"][0] is converted["again"]
+    plain = to_plain(converted)
+    assert type(plain["again"]) is nn.Linear and plain["right"][0] is plain["left"][0] is plain["again"]
 
 
 def test_what_cannot_be_converted_is_refused():

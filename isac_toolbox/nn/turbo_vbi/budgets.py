@@ -11,7 +11,12 @@ from torch import Tensor
 from isac_toolbox._validation import check_integer
 from isac_toolbox.inference import IndependentSupport
 from isac_toolbox.nn.turbo_vbi.masking import by_parameter
-from isac_toolbox.nn.turbo_vbi.order import drop_until, least_certain_first, least_evidence_per_mac_first
+from isac_toolbox.nn.turbo_vbi.order import (
+    drop_until,
+    layer_adaptive_scores,
+    least_certain_first,
+    least_evidence_per_mac_first,
+)
 from isac_toolbox.nn.turbo_vbi.structure import AtMostSupport, BlockSupport, allowed, is_kept, levelled
 from isac_toolbox.nn.turbo_vbi.trainer import PosteriorTraining
 from isac_toolbox.nn.turbo_vbi.watch import Watch
@@ -63,9 +68,9 @@ class SupportBudgets(PosteriorTraining):
 
         A temperature sets the number of weights only roughly; this method meets a budget. The least certain
         weights of all layers are dropped first, together with weights that are then disconnected; after a fit
-        with ``max_loss_drop``, which ends without noise, those of the smallest ``mu^2 h``. After
-        ``finetune`` the support is chosen by the fine-tuned weights; for a tight budget, two or three steps,
-        each followed by fine-tuning, give a better support than one.
+        with ``max_loss_drop``, which ends without noise, those of the smallest magnitude relative to their
+        layer. After ``finetune`` the support is chosen by the fine-tuned weights; for a tight budget, two or
+        three steps, each followed by fine-tuning, give a better support than one.
 
         Parameters
         ----------
@@ -86,9 +91,9 @@ class SupportBudgets(PosteriorTraining):
         """
         check_integer("n_weights", n_weights, 1)
         self._require_fit("keep_at_most")
-        if self._tuned_epochs:
+        if self._watch is None and self._tuned_epochs:
             return self._keep(self._chosen_again(n_weights))
-        order = self._by_odds() if self._watch is None else self._by_saliency()
+        order = self._by_odds() if self._watch is None else self._by_score()
         return self._keep(drop_until(self.support(), order, lambda s: self._n_connected(s) <= n_weights))
 
     def keep_macs_at_most(self, macs: int) -> Self:
@@ -134,9 +139,9 @@ class SupportBudgets(PosteriorTraining):
         power = {n: self._levelled(n, layer.mean.detach().square() / layer.variance) for n, layer in layers}
         return least_certain_first(self.support(), self._log_odds(), power)
 
-    def _by_saliency(self) -> Tensor:
-        """Return the kept positions, those of the smallest ``mu^2 h`` first."""
-        order = self._most_salient_first(self._saliency()).flip(0)
+    def _by_score(self) -> Tensor:
+        """Return the kept positions, those of the smallest score first."""
+        order = self._most_salient_first(self._scores()).flip(0)
         kept = torch.cat([mask.flatten() for mask in self.support().values()])
         return order[kept[order]]
 
@@ -168,6 +173,11 @@ class SupportBudgets(PosteriorTraining):
             )
             for name, layer in self.layers.items()
         }
+
+    def _scores(self) -> dict[str, Tensor]:
+        """Return the layer-adaptive scores of the kept weights, the mean of its block for each."""
+        power = {n: (layer.mean.detach() * layer.mask).square() for n, layer in self.layers.items()}
+        return {n: self._levelled(n, layer_adaptive_scores(self._levelled(n, p))) for n, p in power.items()}
 
     def _levelled(self, name: str, values: Tensor) -> Tensor:
         """Return the mean of its block for each weight of a layer."""

@@ -114,6 +114,7 @@ class Masking(Fit):
     @contextmanager
     def _masked(self, support: dict[str, Tensor], loader: Any) -> Iterator[None]:
         """Apply a mask for a while, with moments of the normalisations of that network."""
+        own = {name: (layer.mask.clone(), layer.masked) for name, layer in self.layers.items()}
         for name, layer in self.layers.items():
             layer.mask.copy_(support[name])
         norms = batch_norms(self.model, self.frozen)
@@ -123,7 +124,9 @@ class Masking(Fit):
         try:
             yield
         finally:
-            self._set_masked(False)
+            for name, (mask, masked) in own.items():
+                self.layers[name].mask.copy_(mask)
+                self.layers[name].masked = masked
             for norm, state in zip(norms, kept):
                 norm.load_state_dict(state)
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-__all__ = ["drop_until", "least_certain_first", "least_evidence_per_mac_first"]
+__all__ = ["drop_until", "layer_adaptive_scores", "least_certain_first", "least_evidence_per_mac_first"]
 
 
 def least_certain_first(
@@ -73,3 +73,26 @@ def _without(support: Mapping[str, Tensor], dropped: Tensor) -> dict[str, Tensor
     flat[dropped] = False
     parts = flat.split([mask.numel() for mask in support.values()])
     return {name: part.reshape(mask.shape) for (name, mask), part in zip(support.items(), parts)}
+
+
+def layer_adaptive_scores(power: Tensor) -> Tensor:
+    """Return each squared weight over the sum of those of its layer that are not smaller, in (0, 1].
+
+    Layers of different scale can be compared by it, and the largest weight of a layer has 1, so that no
+    layer loses all its weights before another has lost all but one.
+
+    Parameters
+    ----------
+    power : Tensor
+        Squared weights of a layer, zero where a weight is dropped.
+
+    Notes
+    -----
+    Source: Lee, Park, Mo, Ahn, Shin, "Layer-adaptive sparsity for the magnitude-based pruning", ICLR 2021,
+    arXiv:2010.07611.
+    """
+    flat = power.flatten().double()
+    order = flat.argsort(descending=True, stable=True)
+    scores = torch.empty_like(flat)
+    scores[order] = flat[order] / flat[order].cumsum(0).clamp(min=torch.finfo(flat.dtype).tiny)
+    return scores.reshape(power.shape)

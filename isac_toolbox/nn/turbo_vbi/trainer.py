@@ -83,7 +83,7 @@ class PosteriorTraining(Masking):
         epoch: int,
         schedule: Schedule,
         size: int,
-        on_update: Callable[[], None] | None = None,
+        update: Callable[[float, int], None] | None = None,
     ) -> EpochRecord:
         """Train for one epoch and return its record."""
         start = time.perf_counter()
@@ -106,9 +106,7 @@ class PosteriorTraining(Masking):
                     steps = i % _VARIANCE_EVERY or _VARIANCE_EVERY
                     self._update_variances(temperature / size, steps / n)
                 if epoch >= schedule.first_update and i in updates:
-                    self._update_priors(temperature, size)
-                    if on_update is not None:
-                        on_update()
+                    (update or self._update_priors)(temperature, size)
         self._set_sampling(None)
         self.model.eval()
         self._name_unused()
@@ -226,6 +224,22 @@ class PosteriorTraining(Masking):
             }
         )
 
+    def prior_state(self) -> dict[str, Any]:
+        """Return a copy of what a call of the engine changes."""
+        return _copied(
+            {
+                "priors": {name: prior.state_dict() for name, prior in self.priors.items()},
+                "variances": {name: layer.variance for name, layer in self.layers.items()},
+            }
+        )
+
+    def load_priors(self, state: dict[str, Any]) -> None:
+        """Restore what ``prior_state`` returned."""
+        for name, layer in self.layers.items():
+            self.priors[name].load_state_dict(state["priors"][name])
+            layer.variance.copy_(state["variances"][name])
+        self.load_precisions()
+
     def load_posterior(self, state: dict[str, Any]) -> None:
         """Restore what ``posterior_state`` returned.
 
@@ -234,18 +248,32 @@ class PosteriorTraining(Masking):
         RuntimeError
             If it belongs to another model.
         """
-        for name, layer in self.layers.items():  # a fit may have added a bias
-            given = state["model"].get(f"{name}.bias" if name else "bias")
-            if (layer.bias is None) != (given is None):
-                layer.register_parameter("bias", None if given is None else nn.Parameter(given.clone()))
-                self._new_optimiser()
-        self.model.load_state_dict(state["model"])
+        self._load_network(state["model"])
         self.optimiser.load_state_dict(_copied(state["optimiser"]))
         for name, prior in self.priors.items():
             prior.load_state_dict(state["priors"][name])
         for name, average in self.curvatures.items():
             average.load_state_dict(state["curvatures"][name])
         self.load_precisions()
+
+    def network_state(self) -> dict[str, Tensor]:
+        """Return a copy of parameters, variances, masks and moments of the network."""
+        return dict(_copied(self.model.state_dict()))
+
+    def load_masked(self, state: dict[str, Tensor]) -> None:
+        """Restore a network whose support is the mask, with empty momenta."""
+        self._load_network(state)
+        self._set_masked(True)
+        self._new_optimiser()
+
+    def _load_network(self, state: dict[str, Tensor]) -> None:
+        """Restore what ``network_state`` returned."""
+        for name, layer in self.layers.items():  # a fit may have added a bias
+            given = state.get(f"{name}.bias" if name else "bias")
+            if (layer.bias is None) != (given is None):
+                layer.register_parameter("bias", None if given is None else nn.Parameter(given.clone()))
+                self._new_optimiser()
+        self.model.load_state_dict(state)
 
     def _new_optimiser(self) -> None:
         """Start Adam with empty momenta."""

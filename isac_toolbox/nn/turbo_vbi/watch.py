@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subset
 
 from isac_toolbox.nn._batches import Batch, batches, undisturbed
@@ -18,7 +18,7 @@ from isac_toolbox.nn.data import TensorLoader
 from isac_toolbox.nn.objective import Objective
 from isac_toolbox.nn.training import epoch_seed, evaluating
 
-__all__ = ["Quality", "Watch", "hold_back", "is_trained", "some_of"]
+__all__ = ["Quality", "Verdict", "Watch", "hold_back", "is_trained", "some_of"]
 
 #: Guard: part of the training examples that is held back where no validation set is given.
 _HELD_BACK = 0.15
@@ -26,6 +26,12 @@ _HELD_BACK = 0.15
 _FEWEST = 40
 #: Examples of a part over which the scatter of a difference is taken.
 _PART = 32
+#: Guard: largest loss of a network that has not settled, where that is more than what is allowed.
+_MOST_SLACK = 0.25
+#: Guard: most standard errors by which a network must hold.
+_MOST_ERRORS = 3.0
+#: Cost cap: held-back examples on which many networks are compared with each other.
+_FEW = 300
 #: Guard: fewest parts that tell a scatter.
 _FEWEST_PARTS = 4
 #: Guard: part of the loss by which true targets must beat exchanged ones for a network to count as trained.
@@ -80,6 +86,34 @@ class Quality:
         return mean, math.sqrt(variance)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a network has lost on the held-back examples, and on these and the training examples together.
+
+    Attributes
+    ----------
+    mean, error : float
+        Mean and standard error on the held-back examples.
+    joint, joint_error : float
+        The same together, infinite where that was not measured.
+    """
+
+    mean: float
+    error: float
+    joint: float = math.inf
+    joint_error: float = 0.0
+
+    def bound(self, n_errors: float = 2.0) -> float:
+        """Return the smallest allowed loss for which the network passes.
+
+        It passes if the mean plus ``n_errors`` standard errors on the held-back examples is allowed or, if
+        that is so with one error less, where the same together with the training examples is.
+        """
+        fewer = n_errors - 1.0
+        together = max(self.mean + fewer * self.error, self.joint + fewer * self.joint_error)
+        return min(self.mean + n_errors * self.error, together)
+
+
 class Watch:
     """Sets on which networks are compared with a reference.
 
@@ -99,63 +133,82 @@ class Watch:
 
     Attributes
     ----------
+    few : list
+        The first of the held-back batches.
     reference : tuple of Quality
-        Of the reference network on both sets.
+        Of the reference network on both sets, and on the first of the held-back batches.
     """
 
     def __init__(self, objective: Objective, held_back: Any, seen: list[Any], max_loss_drop: float) -> None:
         self.objective, self.max_loss_drop = objective, max_loss_drop
         self.held_back, self.seen = held_back, seen
-        self.reference: tuple[Quality, Quality] | None = None
+        self.few: list[Any] = []
+        self.reference: tuple[Quality, Quality, Quality] | None = None
 
     def refer_to(self, model: nn.Module) -> None:
         """Make a network the reference."""
-        self.reference = self.measure(model), self.measure(model, self.seen)
+        if not self.few:
+            self.few = some_of(self.held_back, model, _FEW, 0, "val_loader")
+        self.reference = self.measure(model), self.measure(model, self.seen), self.measure(model, self.few)
 
     def measure(self, model: nn.Module, loader: Any = None) -> Quality:
         """Return loss and metric of a network in evaluation mode, on the held-back examples by default."""
         rows = []
         with evaluating(model), torch.no_grad():
-            for part in _parts(self.held_back if loader is None else loader, model):
-                output = part.run(model)
+            for output, part in _parts(self.held_back if loader is None else loader, model):
                 loss = float(self.objective.value(output, part.target))
                 rows.append((loss, self.objective.judge(output, part.target), part.size))
         losses, metrics, sizes = np.array(rows, dtype=np.float64).T
         return Quality(losses, metrics, sizes)
 
+    def times(self, factor: float) -> float:
+        """Return a few times the allowed loss, but not so much that anything would do."""
+        return max(self.max_loss_drop, min(factor * self.max_loss_drop, _MOST_SLACK))
+
     def holds(self, model: nn.Module, slack: float = 1.0) -> bool:
         """Return whether a network loses at most what is allowed, times ``slack``.
 
-        The mean loss plus two standard errors decides on the held-back examples or, if the mean alone is
-        small enough there, the mean plus one on these and the training examples.
+        See ``bound``.
         """
+        return self.bound(model) <= self.times(slack)
+
+    def bound(self, model: nn.Module, n_errors: float = 2.0) -> float:
+        """Return the smallest allowed loss for which a network passes."""
+        return self.verdict(model).bound(n_errors)
+
+    def verdict(self, model: nn.Module) -> Verdict:
+        """Return what a network has lost; on the training examples only where that can decide."""
         assert self.reference is not None
-        allowed = slack * self.max_loss_drop
         quality = self.measure(model)
-        mean, error = quality.lost(self.reference[0])
-        if mean + 2.0 * error <= allowed or mean > allowed:
-            return mean <= allowed
+        verdict = Verdict(*quality.lost(self.reference[0]))
+        if verdict.bound(_MOST_ERRORS) <= self.max_loss_drop or verdict.mean > self.times(math.inf):
+            return verdict
         all_of = quality.joined(self.measure(model, self.seen))
-        return sum(all_of.lost(self.reference[0].joined(self.reference[1]))) <= allowed
+        return Verdict(verdict.mean, verdict.error, *all_of.lost(self.reference[0].joined(self.reference[1])))
 
-    def lost(self, model: nn.Module) -> float:
-        """Return the mean loss on the held-back examples."""
+    def lost_on_few(self, model: nn.Module) -> float:
+        """Return the mean loss on the first of the held-back examples."""
         assert self.reference is not None
-        return self.measure(model).lost(self.reference[0])[0]
+        return self.measure(model, self.few).lost(self.reference[2])[0]
 
 
-def _parts(loader: Any, model: nn.Module) -> Iterator[Batch]:
-    """Yield small parts of all batches."""
+def _parts(loader: Any, model: nn.Module) -> Iterator[tuple[Any, Batch]]:
+    """Yield outputs and examples of small parts of all batches."""
     for batch in batches(loader, model, "val_loader"):
+        output = batch.run(model)
+        whole = isinstance(output, Tensor) and output.ndim > 0 and len(output) == batch.size
         for start in range(0, batch.size, _PART):
-            yield batch.part(start, start + _PART)
+            part = batch.part(start, start + _PART)
+            yield (output[start : start + _PART] if whole else part.run(model)), part
 
 
-def some_of(loader: Any, model: nn.Module, n_examples: int, seed: int) -> list[Any]:
+def some_of(
+    loader: Any, model: nn.Module, n_examples: int, seed: int, name: str = "train_loader"
+) -> list[Any]:
     """Return copies of the first batches of a loader, whose state and epoch stay."""
     found, n = [], 0
     with undisturbed(loader, seed):
-        for batch in batches(loader, model, "train_loader"):
+        for batch in batches(loader, model, name):
             found.append(batch.copied())
             n += batch.size
             if n >= n_examples:

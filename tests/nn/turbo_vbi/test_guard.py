@@ -13,7 +13,7 @@ from isac_toolbox.nn import CompressionSettings, TensorLoader, TurboVBICompresso
 from isac_toolbox.nn.models import mlp
 from isac_toolbox.nn.objective import Objective
 from isac_toolbox.nn.training import accuracy, train
-from isac_toolbox.nn.turbo_vbi.watch import Quality, Watch, hold_back, is_trained
+from isac_toolbox.nn.turbo_vbi.watch import Quality, Verdict, Watch, hold_back, is_trained
 
 
 def fresh(seed=0):
@@ -120,7 +120,50 @@ def test_resuming_a_guarded_fit_gives_the_same_network(stop, digits, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(states(whole), states(again), strict=True))
 
 
+class Patches(nn.Module):
+    """A transformer over patches of 4 x 4 pixels, with normalisations before each part."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.head = nn.Linear(16, 16), nn.Linear(16, 10)
+        layer = nn.TransformerEncoderLayer(16, 2, 64, 0.0, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.place = nn.Parameter(torch.zeros(4, 16))
+
+    def forward(self, x):
+        x = x.reshape(-1, 8, 8).unfold(1, 4, 4).unfold(2, 4, 4).flatten(1, 2).flatten(2)
+        return self.head(self.encoder(self.enter(x) + self.place).mean(1))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:these layers keep all")
+def test_a_transformer_loses_most_weights_of_its_layers_and_little_accuracy(digits):
+    """The noise of the start was too much for it, and no update of the engine was good from there on."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        net = Patches()
+    train(net, digits[0], epochs=20, learning_rate=3e-3)
+    compressor = TurboVBICompressor(net).fit(digits[0], digits[1], epochs=20, progress=False)
+    reference, small = compressor.quality()
+    assert small.metric >= reference.metric - 0.01
+    assert compressor.report().density < 0.5
+
+
 # ---- watched data --------------------------------------------------------------------------------------
+
+
+def test_a_network_passes_on_held_back_examples_or_together_with_those_seen():
+    alone = Verdict(mean=0.002, error=0.003)
+    assert alone.bound() == pytest.approx(0.008)
+    assert alone.bound(3.0) == pytest.approx(0.011)
+    assert Verdict(0.002, 0.01, joint=-0.01, joint_error=0.005).bound() == pytest.approx(0.012)
+    assert Verdict(0.002, 0.01, joint=0.02, joint_error=0.005).bound() == pytest.approx(0.022)
+    assert Verdict(0.002, 0.01, joint=0.001, joint_error=0.005).bound(1.0) == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [(0.01, 0.05), (0.1, 0.25), (0.4, 0.4)])
+def test_a_few_times_a_large_loss_is_not_any_loss(allowed, expected):
+    assert Watch(Objective(), [], [], allowed).times(5.0) == pytest.approx(expected)
 
 
 def test_what_is_lost_is_the_mean_over_examples_with_its_standard_error():
