@@ -331,3 +331,14 @@ def test_rays_alone_have_no_bound():
         hybrid_crb(TINY.replace(cdl="CDL-A").simulate(0))
     bound = hybrid_crb(TINY.replace(cdl="CDL-D").simulate(0))
     assert bound.position_rmse_m.shape == (0,) and 0.05 < bound.unlisted_share < 0.25
+
+
+def test_a_block_that_does_not_tell_its_parameters_has_no_bound(monkeypatch):
+    def singular(matrix):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(np.linalg, "inv", singular)
+    with pytest.raises(
+        ValueError, match=r"simulation: neither samples nor priors tell its .* parameters apart"
+    ):
+        isac.bounds.hybrid_crb(TINY.simulate(0))
