@@ -4,8 +4,8 @@
 
 Mutants are drawn per module with a seed from all that the operators below can change; constants of a
 module (caps, guards, tuned numbers), texts, annotations and assertions are left alone. Each is run in a copy
-of the repository: first against the tests named after its module, then against those of its room, until one fails.
-Modules with compiled kernels are compiled anew for every mutant, callers in other files included.
+of the repository: first against the tests named after its module, then against those of its room, until one
+fails. Modules with compiled kernels are compiled anew for every mutant, callers in other files included.
 Every outcome is a line of ``mutation.jsonl`` as soon as it is known, and what is there is not run again; at
 the end the table is written to ``mutation.txt``.
 """

@@ -188,6 +188,10 @@ def _connect(path: Path | None) -> sqlite3.Connection:
     return connection
 
 
+#: What values of a wrong kind raise.
+_DAMAGES = (LookupError, TypeError, AttributeError)
+
+
 @contextmanager
 def _readable_errors(name: str, kind: type[OSError]) -> Iterator[None]:
     """Turn errors of SQLite into ones that name the file and say what they mean."""
@@ -198,7 +202,7 @@ def _readable_errors(name: str, kind: type[OSError]) -> Iterator[None]:
         raise kind(f"{name}: {error}{kept}") from error
     except sqlite3.DatabaseError as error:
         raise ValueError(f"{name} is not the store of a sweep: {error}") from None
-    except (LookupError, TypeError, AttributeError, json.JSONDecodeError, ValidationError) as error:
+    except (*_DAMAGES, json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise ValueError(f"{name} is damaged: {error!r}") from None
 
 

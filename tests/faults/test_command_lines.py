@@ -88,7 +88,7 @@ FLAGS = ("--json", "--pilots-only", "--retry-failed", "--quick", "--list", "--he
 STARTS = {
     "simulate": [],
     "bound": [],
-    "estimate": ["--max-seconds", "5"],
+    "estimate": ["--max-seconds", "1"],
     "sweep": ["--trials", "1", "--estimators", "ls"],
     "figure": [],
 }

@@ -1,4 +1,4 @@
-"""Whatever is typed after ``isac nn``, whatever data it reads: success, or one line that says what is wrong."""
+"""Whatever is typed after ``isac nn``, whatever data it reads: success, or a line that says what is wrong."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def ended(row: str, words: list[str]) -> None:
 
 @given(lines())
 @example(["nn", "ssvi", *STARTS, "--checkpoint", "data.npz", "--resume"])
-@examples(12)
+@examples(8)
 def test_a_command_with_any_options(words):
     ended("isac nn with any options", words)
 
