@@ -8,9 +8,13 @@ CORE_TESTS := tests/test_imports.py tests/test_doctests.py tests/test_bad_input.
   tests/estimators/test_moving_blocks.py tests/sweeps tests/faults tests/interop tests/cli tests/plotting tests/nn
 
 # What `make nightly` tries thousands of times; the table goes to benchmarks/nightly.
-NIGHTLY_TESTS := tests/faults tests/nn/test_damaged_files.py tests/test_invariances.py
+NIGHTLY_TESTS := tests/faults tests/nn/test_damaged_files.py tests/nn/test_command_lines.py \
+  tests/nn/test_strange_files.py tests/test_invariances.py
 
-.PHONY: demo test nightly fuzz mutation test-oldest test-bare wheel audit check docs clean
+# The whole suite in pieces, so that one that is stopped is not lost; compiled functions are left out.
+ROOMS := $(filter-out tests/helpers/,$(wildcard tests/*/)) $(wildcard tests/test_*.py)
+
+.PHONY: demo test nightly fuzz mutation coverage test-oldest test-bare wheel audit check docs clean
 
 $(VENV)/.base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,8 +42,14 @@ check: $(VENV)/.installed         ## formatting, lint and types
 test: check                       ## everything that must hold before a commit
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-nightly: $(VENV)/.installed       ## thousands of examples and faults, their table for the manual; about an hour
+nightly: $(VENV)/.installed       ## thousands of examples and faults, their table for the manual; about two hours
 	$(BIN)/python -m pytest --hypothesis-profile=nightly -m "slow or not slow" $(NIGHTLY_TESTS)
+
+coverage: $(VENV)/.installed      ## lines that the tests run, room by room; children of tests are not seen
+	$(BIN)/coverage erase
+	for room in $(ROOMS); do $(BIN)/coverage run -m pytest $$room || exit 1; done
+	$(BIN)/coverage combine
+	$(BIN)/coverage report --skip-covered --sort=cover
 
 mutation: $(VENV)/.installed      ## do tests see a wrong formula? a sample of changes, an hour; resumes
 	$(BIN)/python benchmarks/nightly/mutation.py --minutes 60
@@ -86,7 +96,7 @@ audit: $(VENV)/.installed         ## known weaknesses, in this code and in what 
 	$(VENV)-audit/bin/bandit --quiet --configfile pyproject.toml --recursive isac_toolbox figures
 	$(VENV)-audit/bin/pip-audit --path $(wildcard $(VENV)/lib/python3*/site-packages) --skip-editable
 
-# Targets without end in sight; fuzz/record.txt says what earlier runs came to.
+# Targets without end in sight; benchmarks/nightly/fuzz.txt says what earlier runs came to.
 fuzz: $(VENV)/.installed          ## readers of files under random bytes, a minute each, guided by coverage
 	$(PYTHON) -m venv $(VENV)-fuzz
 	$(VENV)-fuzz/bin/python -m pip install --quiet --upgrade pip atheris

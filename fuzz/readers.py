@@ -5,7 +5,7 @@
 Each target writes the bytes to a file and reads it. What may come of it is a value, or one of the documented
 errors with the file's name; any other exception, a crash, more than 2 GiB or 20 seconds are a finding, whose
 bytes stay in ``fuzz/findings``. Members of archives are changed inside, with right checksums, as a stranger
-would. A line of every run goes to ``fuzz/record.txt``.
+would. A line of every run goes to ``benchmarks/nightly/fuzz.txt``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD, FINDINGS = ROOT / "fuzz" / "record.txt", ROOT / "fuzz" / "findings"
+RECORD, FINDINGS = ROOT / "benchmarks" / "nightly" / "fuzz.txt", ROOT / "fuzz" / "findings"
 DOCUMENTED = (ValueError, TypeError, OSError, MemoryError)
 #: What is instrumented: what reads. Kernels are compiled from bytecode as it is written.
 INSTRUMENTED = [

@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +26,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import hypothesis  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import numba
+import pytest
+import scipy.fft
+import scipy.linalg
+import scipy.optimize
+import scipy.sparse
+import scipy.special
+import scipy.stats  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
@@ -38,7 +49,9 @@ ROOMS = {
     "estimators/scene": [
         "tests/estimators/scene",
         "tests/estimators/coarse",
-        "tests/estimators/test_bisvbi.py",
+        *(f"tests/estimators/test_{name}.py" for name in ("bisvbi", "moving_blocks", "coloured_noise")),
+        *(f"tests/estimators/test_{name}.py" for name in ("imperfect_arrays", "coupled_arrays", "masks")),
+        *(f"tests/estimators/test_{name}.py" for name in ("without_places", "arbitrary_array", "extremes")),
     ],
     "bounds.py": ["tests/test_bounds.py", "tests/test_moving_bounds.py", "tests/test_imperfect_scenarios.py"],
 }
@@ -101,11 +114,11 @@ class Mutant:
 # ---- what is changed -----------------------------------------------------------------------------------
 
 
-def mutants_of(module: str) -> list[Mutant]:
-    """All mutants of a module."""
+def mutants_of(module: str, count: int, chance: random.Random) -> list[Mutant]:
+    """So many mutants of a module, drawn among all; fewer where there are not as many."""
     tree = ast.parse((ROOT / PACKAGE / module).read_text(encoding="utf-8"))
-    found = []
-    for line, change, apply, undo in _changes(tree):
+    changes, found = list(_changes(tree)), []
+    for line, change, apply, undo in chance.sample(changes, min(count, len(changes))):
         apply()
         found.append(Mutant(module, line, change, ast.unparse(ast.fix_missing_locations(tree))))
         undo()
@@ -237,17 +250,31 @@ def is_seen(mutant: Mutant, copy: Path, caches: Path) -> str:
 
 
 def passes(copy: Path, tests: list[str], kernels: Path) -> bool:
-    """Whether tests pass in a copy; too long is a failure."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    settings = {"PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(kernels), "OMP_NUM_THREADS": "1"}
-    settings["PYTHONDONTWRITEBYTECODE"] = "1"
-    try:
-        done = subprocess.run(
-            command, cwd=copy, env=os.environ | settings, capture_output=True, timeout=LONGEST_S
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+    """Whether tests pass in a copy; too long is a failure.
+
+    In a fork of this process, which has loaded what all tests need but nothing of the toolbox.
+    """
+    child = multiprocessing.get_context("fork").Process(target=_run, args=(copy, tests, kernels))
+    child.start()
+    child.join(LONGEST_S)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    return child.exitcode == 0
+
+
+def _run(copy: Path, tests: list[str], kernels: Path) -> None:
+    """Run tests in this process and leave with pytest's exit code."""
+    os.setsid()
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    sys.dont_write_bytecode = True
+    os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(kernels)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+    os._exit(int(code))
 
 
 # ---- what is kept --------------------------------------------------------------------------------------
@@ -319,9 +346,7 @@ def sample(per_module: int, seed: int, only: list[str]) -> list[Mutant]:
     chance, drawn = random.Random(seed), []
     paths = sorted(p.relative_to(ROOT / PACKAGE).as_posix() for p in (ROOT / PACKAGE).rglob("*.py"))
     for module in (m for m in paths if m.startswith(tuple(ROOMS))):
-        mutants = mutants_of(module)
-        count = per_module * (10 if module == "bounds.py" else 1)
-        chosen = chance.sample(mutants, min(count, len(mutants)))
+        chosen = mutants_of(module, per_module * (10 if module == "bounds.py" else 1), chance)
         drawn += [m for m in chosen if not only or any(part in module for part in only)]
     chance.shuffle(drawn)
     return drawn
