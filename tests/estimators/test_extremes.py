@@ -83,7 +83,7 @@ def test_scenes_of_no_and_of_one_scatterer_are_told(n_scatterers):
 def test_scatterers_in_one_place_are_one(apart_m):
     """Closer than any resolution, they are a point, or a body, between them."""
     place = np.array([45.0, 20.0, 8.0])
-    simulation = SMALL.simulate(0, environment=scene_of([place, [*place, 0, apart_m, 0]]))
+    simulation = SMALL.simulate(0, environment=scene_of([place, place + np.array([0, apart_m, 0])]))
     result = BISVBI.estimate(simulation.observation)
     assert_no_nan(result)
     near = np.linalg.norm(result.scatterer_positions_m - place, axis=1) < 2.0
@@ -95,11 +95,11 @@ def test_scatterers_in_one_place_are_one(apart_m):
 def test_scatterers_on_a_user_on_the_station_and_on_the_border(where):
     """What cannot be told from a line of sight is not told; the channel is right all the same."""
     place = {
-        "user": USERS_M[0] + [0, 0, 1e-6],
-        "station": [*BS_M, 0.001, 0, -0.005],
-        "behind the station": BS_M - [30.0, 0.0, 10.0],
+        "user": USERS_M[0] + np.array([0, 0, 1e-6]),
+        "station": BS_M + np.array([1e-3, 0, -5e-3]),
+        "behind the station": BS_M - np.array([30.0, 0.0, 10.0]),
         "border": np.array([20.0, 0.0, 7.0]),
-        "corner": REGION_M[1] - [1.0, 1.0, 0.5],
+        "corner": REGION_M[1] - np.array([1.0, 1.0, 0.5]),
     }[where]
     simulation = SMALL.simulate(0, environment=scene_of([place]))
     result = BISVBI.estimate(simulation.observation)
