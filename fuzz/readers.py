@@ -5,14 +5,13 @@
 Each target writes the bytes to a file and reads it. What may come of it is a value, or one of the documented
 errors with the file's name; any other exception, a crash, more than 2 GiB or 20 seconds are a finding, whose
 bytes stay in ``fuzz/findings``. Members of archives are changed inside, with right checksums, as a stranger
-would. A line of every run goes to ``benchmarks/nightly/fuzz.txt``.
+would. A run of all of them is kept in ``benchmarks/nightly/fuzz.txt``.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import inspect
 import io
 import re
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+HEADS = ("reader", "seconds", "files tried", "branches reached", "findings")
 RECORD, FINDINGS = ROOT / "benchmarks" / "nightly" / "fuzz.txt", ROOT / "fuzz" / "findings"
 DOCUMENTED = (ValueError, TypeError, OSError, MemoryError)
 #: What is instrumented: what reads. Kernels are compiled from bytecode as it is written.
@@ -272,8 +272,8 @@ def _inside_of_archive(content: bytes, most: int, seed: int, mutate: Callable[[b
 # ---- a run and its record ------------------------------------------------------------------------------
 
 
-def run(name: str, seconds: int) -> str:
-    """Fuzz one target in a process of its own, and return what came of it as a line."""
+def run(name: str, seconds: int) -> tuple[str, ...]:
+    """Fuzz one target in a process of its own, and return what came of it as a row."""
     FINDINGS.mkdir(exist_ok=True)
     limits = [f"-max_total_time={seconds}", "-rss_limit_mb=2048", "-timeout=20", "-max_len=65536"]
     command = [sys.executable, __file__, name, "--inside", *limits, f"-artifact_prefix={FINDINGS / name}-"]
@@ -282,14 +282,12 @@ def run(name: str, seconds: int) -> str:
             command, capture_output=True, text=True, errors="replace", timeout=seconds + _STARTS_IN_S
         )
     except subprocess.TimeoutExpired:
-        return f"{datetime.date.today().isoformat()}  {name:12} {seconds:5} s  FINDING: it reads without end"
+        return (name, str(seconds), "", "", "it reads without end")
     said = done.stdout + done.stderr
     tried = re.findall(r"^#(\d+)\s", said, re.MULTILINE)
     edges = re.findall(r"\bcov: (\d+)", said)
-    outcome = "no finding" if done.returncode == 0 else f"FINDING: {_last_words(said)}"
-    date = datetime.date.today().isoformat()
-    counts = f"{tried[-1] if tried else 0:>9} files  {edges[-1] if edges else 0:>6} edges"
-    return f"{date}  {name:12} {seconds:5} s  {counts}  {outcome}"
+    outcome = "none" if done.returncode == 0 else _last_words(said)
+    return (name, str(seconds), *(found[-1] if found else "0" for found in (tried, edges)), outcome)
 
 
 def _last_words(said: str) -> str:
@@ -298,8 +296,16 @@ def _last_words(said: str) -> str:
     return words[0][:120] if words else said[-120:].replace("\n", " ")
 
 
+def write(path: Path, *table: Any) -> None:
+    """Keep a table as the benchmarks do."""
+    sys.path.insert(0, str(ROOT / "benchmarks" / "nightly"))
+    from tables import write as write_table
+
+    write_table(path, *table)
+
+
 def main() -> None:
-    """Fuzz one target or all of them, and add a line of each to the record."""
+    """Fuzz one target, or all of them for the record."""
     if "--inside" in sys.argv:
         at = sys.argv.index("--inside")
         fuzz(sys.argv[at - 1], sys.argv[at + 1 :])
@@ -311,10 +317,10 @@ def main() -> None:
     lines = []
     for name in targets() if given.name == "all" else [given.name]:
         lines.append(run(name, given.seconds))
-        print(lines[-1], flush=True)
-        with RECORD.open("a", encoding="utf-8") as file:
-            file.write(lines[-1] + "\n")
-    if any("FINDING" in line for line in lines):
+        print(*lines[-1], flush=True)
+    if given.name == "all":
+        write(RECORD, "Readers of files under random bytes", HEADS, lines)
+    if any(line[-1] != "none" for line in lines):
         sys.exit(1)
 
 

@@ -7,7 +7,7 @@ module (caps, guards, tuned numbers), texts, annotations and assertions are left
 of the repository: first against the tests named after its module, then against those of its room, until one
 fails. Modules with compiled kernels are compiled anew for every mutant, callers in other files included.
 Every outcome is a line of ``mutation.jsonl`` as soon as it is known, and what is there is not run again; at
-the end the table is written to ``mutation.txt``.
+the end the tables are written to ``mutation.txt`` and ``mutation_left.txt``.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ import scipy.optimize
 import scipy.sparse
 import scipy.special
 import scipy.stats  # noqa: F401
+from tables import write
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
-RECORDS, TABLE = FOLDER / "mutation.jsonl", FOLDER / "mutation.txt"
+RECORDS, TABLE, LEFT = (FOLDER / name for name in ("mutation.jsonl", "mutation.txt", "mutation_left.txt"))
 PACKAGE = "isac_toolbox"
 #: Rooms whose formulas are tested, and the tests of each beside those named after the module.
 ROOMS = {
@@ -294,22 +295,22 @@ def keep(mutant: Mutant, seen_by: str) -> None:
         file.write(json.dumps(entry) + "\n")
 
 
-def table() -> str:
-    """By room: mutants, those that tests see, and the others one by one."""
+def write_tables() -> None:
+    """By room mutants and those that tests see, and one by one those that they do not."""
     found = records()
     tried, seen = Counter(), Counter()
     for entry in found:
-        room = room_of(entry["module"])
-        tried[room] += 1
-        seen[room] += bool(entry["seen_by"])
-    lines = [f"{'room':20} {'mutants':>8} {'seen':>6} {'share':>7}"]
-    for room in [*ROOMS, "all"]:
-        n = sum(tried.values()) if room == "all" else tried[room]
-        k = sum(seen.values()) if room == "all" else seen[room]
-        lines.append(f"{room:20} {n:8} {k:6} {k / max(n, 1):7.1%}")
-    lines += ["", "not seen:"]
-    lines += [f"{e['module']}:{e['line']}  {e['change']}" for e in found if not e["seen_by"]]
-    return "\n".join(lines) + "\n"
+        for room in (room_of(entry["module"]), "all"):
+            tried[room] += 1
+            seen[room] += bool(entry["seen_by"])
+    rows = [
+        (room, tried[room], seen[room], f"{seen[room] / tried[room]:.0%}")
+        for room in [*ROOMS, "all"]
+        if tried[room]
+    ]
+    write(TABLE, "Changes of the source that tests see", ("room", "changes", "seen", "share"), rows)
+    left = [(e["module"], e["line"], e["change"]) for e in found if not e["seen_by"]]
+    write(LEFT, "Changes that they do not see", ("module", "line", "change"), left)
 
 
 def main() -> None:
@@ -338,7 +339,7 @@ def main() -> None:
                 f"{'seen    ' if seen_by else 'NOT SEEN'} {mutant.module}:{mutant.line} {mutant.change}",
                 flush=True,
             )
-    TABLE.write_text(table(), encoding="utf-8")
+    write_tables()
 
 
 def sample(per_module: int, seed: int, only: list[str]) -> list[Mutant]:
