@@ -46,7 +46,10 @@ PACKAGE = "isac_toolbox"
 #: Rooms whose formulas are tested, and the tests of each beside those named after the module.
 ROOMS = {
     "inference": ["tests/inference"],
-    "channel": ["tests/channel", "tests/scenario", "tests/interop"],
+    "channel": [
+        *("tests/channel", "tests/scenario", "tests/interop", "tests/test_moving_scenarios.py"),
+        *("tests/test_imperfect_scenarios.py", "tests/test_links_and_squint.py", "tests/test_succession.py"),
+    ],
     "estimators/scene": [
         "tests/estimators/scene",
         "tests/estimators/coarse",
