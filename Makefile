@@ -50,7 +50,7 @@ coverage: $(VENV)/.installed      ## lines that the tests run, room by room; chi
 	for room in $(ROOMS); do $(BIN)/coverage run -m pytest $$room || exit 1; done
 	$(BIN)/coverage combine
 	$(BIN)/coverage report --skip-covered --sort=cover
-	$(BIN)/python benchmarks/nightly/coverage.py
+	$(BIN)/python benchmarks/nightly/covered_lines.py
 
 mutation: $(VENV)/.installed      ## do tests see a wrong formula? a sample of changes, an hour; resumes
 	$(BIN)/python benchmarks/nightly/mutation.py --minutes 60
