@@ -49,7 +49,8 @@ class UplinkObservation:
     Parameters
     ----------
     received : array_like of complex, shape (N, M, T)
-        Samples per subcarrier, antenna and OFDM symbol. Of a ``numpy.ma.MaskedArray`` the mask joins
+        Samples per subcarrier, antenna and OFDM symbol; copied, but where they are mapped from a file to be
+        read (``numpy.memmap`` in mode ``"r"``). Of a ``numpy.ma.MaskedArray`` the mask joins
         ``sample_mask``. What is masked may hold any value, also NaN, and is kept as zero.
     pilots : array_like of complex, shape (K, N, T)
         Known symbols, zero where data is sent (and where a user is silent).

@@ -87,12 +87,22 @@ def checked_observation(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _frozen(value: Any) -> Any:
-    """A read-only copy of an array, anything else as it is."""
-    if not isinstance(value, np.ndarray):
+    """A read-only copy of an array, anything else as it is, a file that is mapped to be read as well."""
+    if not isinstance(value, np.ndarray) or _is_read_from_file(value):
         return value
     copy = np.array(value)
     copy.setflags(write=False)
     return copy
+
+
+def _is_read_from_file(value: NDArray[Any]) -> bool:
+    """Whether an array is a file's, mapped to be read alone."""
+    if value.flags.writeable:
+        return False
+    owner: Any = value
+    while isinstance(owner, np.ndarray) and not isinstance(owner, np.memmap):
+        owner = owner.base
+    return isinstance(owner, np.memmap) and owner.mode == "r"
 
 
 def usable_samples(

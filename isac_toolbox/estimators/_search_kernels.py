@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 __all__ = ["local_maxima", "pair_evidence"]
 
 
 @njit(cache=True, error_model="numpy")
-def local_maxima(power, candidates, reach):  # type: ignore[no-untyped-def]
-    """Return which candidates (flat indices) no bin within ``reach`` exceeds; directions wrap around."""
+def local_maxima(power, candidates, reach, is_peak):  # type: ignore[no-untyped-def]
+    """Fill in which candidates (flat indices) no bin within ``reach`` exceeds; directions wrap around."""
     n_g, n_h, n_v = power.shape
-    is_peak = np.ones(candidates.size, np.bool_)
-    width = 2 * reach + 1
     for c in range(candidates.size):
-        g, rest = divmod(candidates[c], n_h * n_v)
-        h, v = divmod(rest, n_v)
-        value = power[g, h, v]
-        for near in range(max(g - reach, 0) * width**2, min(g + reach + 1, n_g) * width**2):
-            a, rest = divmod(near, width * width)
-            b, d = divmod(rest, width)
-            if power[a, (h + b - reach) % n_h, (v + d - reach) % n_v] > value:
-                is_peak[c] = False
-                break
-    return is_peak
+        g, h, v = candidates[c] // (n_h * n_v), candidates[c] // n_v % n_h, candidates[c] % n_v
+        value, highest = power[g, h, v], power[g, h, v]
+        for a in range(g - reach, g + reach + 1):
+            if 0 <= a < n_g and highest <= value:
+                for b in range(h - reach, h + reach + 1):
+                    for d in range(v - reach, v + reach + 1):
+                        near = power[a, b % n_h, d % n_v]
+                        highest = near if near > highest else highest
+        is_peak[c] = highest <= value
 
 
 @njit(cache=True, error_model="numpy")
-def pair_evidence(mean, covariance, points, first, second):  # type: ignore[no-untyped-def]
-    """Return ``-1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` of pairs of points, ``d`` apart with covariance ``V``.
+def _pair_evidence(mean, covariance, points, first, second, v, d, evidence):  # type: ignore[no-untyped-def]
+    """Fill in ``-1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` of pairs of points, ``d`` apart with covariance ``V``.
 
-    By ``V = L D L^T`` with ``L`` of unit diagonal: ``D_11 = V_11`` and so on.
+    By ``V = L D L^T`` with ``L`` of unit diagonal: ``D_11 = V_11`` and so on; ``v`` (3, 3) and ``d`` (3,) are
+    room.
     """
-    evidence = np.empty(first.size)
-    v, d = np.empty((3, 3)), np.empty(3)
     for pair in range(first.size):
         a, b = 3 * points[first[pair]], 3 * points[second[pair]]
         for r in range(3):
@@ -52,4 +49,19 @@ def pair_evidence(mean, covariance, points, first, second):  # type: ignore[no-u
                 for c in range(r + 1, s + 1):
                     v[s, c] -= ratio * v[c, r]
         evidence[pair] = -0.5 * log_det - 0.5 * squared
+
+
+def pair_evidence(
+    mean: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    points: NDArray[np.int64],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Return the log density of coincidence of pairs of points, from their joint Gaussian.
+
+    ``-1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` of points ``d`` apart with covariance ``V``.
+    """
+    evidence = np.empty(first.size)
+    _pair_evidence(mean, covariance, points, first, second, np.empty((3, 3)), np.empty(3), evidence)
     return evidence

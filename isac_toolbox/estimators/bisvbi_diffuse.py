@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from isac_toolbox.estimators.bisvbi_receiver import ReceiverLoop
 from isac_toolbox.estimators.scene.clusters import Clusters, ClusterShape
 from isac_toolbox.estimators.scene.diffuse import Diffuse
+from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.scene.misfit import Residual
+from isac_toolbox.estimators.scene.moving_clusters import MovingClusters
 
 __all__ = ["NEGLIGIBLE_NOISE", "DiffuseLoop"]
 
@@ -36,7 +38,7 @@ class DiffuseLoop(ReceiverLoop):
         possible &= problem.noise_precision * NEGLIGIBLE_NOISE < 1
         if possible and self._keeps_clusters(residual):
             pass
-        elif possible and self.search.shows_diffuse(residual.spectra):
+        elif possible and residual.shows_diffuse:
             if not isinstance(self.diffuse, Diffuse):
                 noise = self._noise_between_paths(residual)
                 self._under_diffuse(Diffuse.start(self.working.fit, self._statistics, self.search, noise))
@@ -54,13 +56,22 @@ class DiffuseLoop(ReceiverLoop):
         fit, _, _ = self.working.active_fit()
         if isinstance(self.diffuse, Clusters):
             return self.diffuse.stays(fit, self._statistics)
-        if self.diffuse is not None or self.search.shows_diffuse(residual.spectra):
+        if self.diffuse is not None or residual.shows_diffuse:
             return False
         noise = self._noise_between_paths(residual)
         clusters = Clusters.shown(fit, self._statistics, self._cluster_shape, noise)
         if clusters is not None:
             self._under_diffuse(clusters)
         return clusters is not None
+
+    def moving_clusters(self, fit: Fit) -> MovingClusters | None:
+        """Return the clusters around the paths of a block that moves, where there are any."""
+        receiver, statistics = fit.problem.receiver, self._statistics
+        if not self.settings.diffuse or receiver.beam_squint or receiver.whitening is not None:
+            return None
+        if statistics.missing is not None or fit.problem.noise_precision * NEGLIGIBLE_NOISE >= 1:
+            return None
+        return MovingClusters.shown(fit, statistics, self._cluster_shape)
 
     def _noise_between_paths(self, residual: Residual) -> float:
         """Noise variance that a diffuse part begins with."""

@@ -306,7 +306,9 @@ class BiSVBILoop(DiffuseLoop):
                 if changed:
                     self.working = self._e_step(self.working, 1)
                 self.schedule = self.schedule.after_search(counts, changed)
-        if self._work.exhausted and not self.schedule.settled:
+        if self._work.exhausted and self.schedule.searches_all_data:
+            if self.diffuse is None:
+                self._look_for_diffuse(Residual.of(self.working, self.search))
             self.schedule = self.schedule.after_cycle()
             self.max_iter = min(self.max_iter, self.n_iter + 1 + _LAST_ITERATIONS)
         if not self.schedule.settled:

@@ -28,7 +28,10 @@ _CALIBRATIONS = 3
 
 def statistics_of(block: ReceivedBlock, moments: SymbolMoments) -> Statistics:
     """Return the statistics of a block with symbols of these moments, as it is turned back."""
-    return data_statistics(block.received, moments, block.masks, block.derotation)
+    energies = None
+    if block.derotation is None and (block.masks is None or block.masks.samples is None):
+        energies = block.cell_energies
+    return data_statistics(block.received, moments, block.masks, block.derotation, energies)
 
 
 class ReceiverLoop(StartedLoop):
@@ -177,8 +180,21 @@ class ReceiverLoop(StartedLoop):
             return
         pilots, self._with_data = self.block.divided()
         self._data_symbols = self.block.has_data
+        if self._pilots_are_known:
+            self._known = self._pilots.statistics
+            return
         certain = SymbolMoments(pilots.pilots, np.zeros(pilots.pilots.shape))
         self._known = statistics_of(pilots, certain)
+
+    @property
+    def _pilots_are_known(self) -> bool:
+        """Whether the symbols that all users know are those of OFDM symbols that hold pilots alone."""
+        block = self.block
+        if self.settings.dtype != "complex128" or (
+            block.masks is not None and block.masks.samples is not None
+        ):
+            return False
+        return not np.any(np.all(block.known, axis=0)[:, block.has_data])
 
     def _misfit_on_pilots(self) -> float:
         """Squared residual of the pilots under the present channel."""

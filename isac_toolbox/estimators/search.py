@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Self
 
 import numpy as np
@@ -35,6 +35,8 @@ _MOST_DIRECTIONS = 2**14
 # Cost cap: bins that a median is taken of, at least, where there are more; its standard error is then one per
 # cent.
 _MEDIAN_SAMPLES = 8192
+# Cost cap: by how much products are faster, an operation, than transforms in single precision.
+_FASTER_PRODUCTS = 5.0
 # Guard: resolution cells whose median may stand for a level; of fewer a peak's main lobe fills too many.
 _LEAST_CELLS = 32
 # Guard: resolution cells in length over which diffuse power extends at least.
@@ -97,6 +99,26 @@ class PathSearch(LengthWindow):
         margin = max((1 / u.size for u in (u_h, u_v) if u.size > 1), default=0.0)
         return u_h[:, None] ** 2 + u_v**2 <= (1 + margin) ** 2
 
+    @cached_property
+    def _waves(self) -> tuple[ComplexArray, ComplexArray]:
+        """Conjugate responses of columns (G_h, M_h) and rows (M_v, G_v) towards the bins."""
+        array = self.receiver.array
+        assert isinstance(array, UniformPlanarArray)
+        columns, rows = (
+            _waves(bins, n) for bins, n in zip(self._transform_shape(array), array.shape, strict=True)
+        )
+        return columns, np.ascontiguousarray(rows.T)
+
+    @cached_property
+    def _products_pay(self) -> bool:
+        """Whether products over rows and columns cost less than a transform over the array."""
+        array = self.receiver.array
+        assert isinstance(array, UniformPlanarArray)
+        (n_h, n_v), (bins_h, bins_v) = array.shape, self._transform_shape(array)
+        products = 8 * (n_h * n_v * bins_v + bins_h * n_h * bins_v)
+        transform = 5 * bins_h * bins_v * np.log2(max(bins_h * bins_v, 2))
+        return bool(products < _FASTER_PRODUCTS * transform)
+
     @property
     def tells_directions(self) -> bool:
         """Whether directions are so many that a path in one of them hardly changes their mean power."""
@@ -105,8 +127,7 @@ class PathSearch(LengthWindow):
     @cached_property
     def _visible_bins(self) -> NDArray[np.int64]:
         """Flat indices of the visible bins, in an order that leaves no pattern to a stride."""
-        bins = np.flatnonzero(self._visible)
-        return np.random.default_rng(0).permutation(bins)
+        return _shuffled(self._visible.tobytes())
 
     def spectrum(self, residual: ComplexArray, energy: float) -> RealArray:
         """Return matched-filter power ``|phi^H e|^2 / |phi|^2`` of a residual (N, M), shape (G, G_h, G_v).
@@ -116,7 +137,9 @@ class PathSearch(LengthWindow):
         filtered = self._over_directions(self.over_lengths(residual))
         power = filtered.real**2
         power += filtered.imag**2
-        power *= self._visible / power.dtype.type(energy)
+        per_bin = self._visible / power.dtype.type(energy)
+        by_length = power.reshape(len(power), -1)
+        by_length *= per_bin.ravel()
         if not self.receiver.is_plain:
             power *= self._loss.astype(power.dtype)
         return np.asarray(power)
@@ -148,8 +171,12 @@ class PathSearch(LengthWindow):
         array = self.receiver.array
         columns = self.receiver.matched(columns).astype(columns.dtype, copy=False)
         if isinstance(array, UniformPlanarArray):
-            cube = columns.reshape(-1, *array.shape)
-            return np.asarray(fft.fft2(cube, s=self._transform_shape(array), axes=(1, 2)))
+            if columns.dtype == np.complex128 or not self._products_pay:
+                cube = columns.reshape(-1, *array.shape)
+                return np.asarray(fft.fft2(cube, s=self._transform_shape(array), axes=(1, 2)))
+            of_columns, of_rows = self._waves
+            over_rows = columns.reshape(-1, array.shape[1]) @ of_rows
+            return np.matmul(of_columns, over_rows.reshape(len(columns), array.shape[0], -1))
         beams = self._beams.astype(columns.dtype, copy=False)
         return np.asarray((columns @ beams).reshape(-1, *(grid.size for grid in self.cosine_grids)))
 
@@ -160,12 +187,20 @@ class PathSearch(LengthWindow):
 
     def noise_level(self, spectrum: RealArray) -> float:
         """Return the noise power in a spectrum from its median (an exponential law)."""
-        bins = self._visible_bins
-        stride = max(bins.size * len(spectrum) // _MEDIAN_SAMPLES, 1)
-        lengths = spectrum.reshape(len(spectrum), -1)[:: min(stride, 2)]
-        inside = lengths[:, bins[:: max(stride // 2, 1)]].ravel()
+        inside = spectrum.ravel()[self._median_bins(len(spectrum))]
         middle = inside.size // 2
         return float(np.partition(inside, middle)[middle] / _EXPONENTIAL_MEDIAN)
+
+    def _median_bins(self, n_lengths: int) -> NDArray[np.int64]:
+        """Flat indices of the bins of a spectrum that its median is taken of."""
+        made = vars(self).setdefault("_of_median", {})
+        found: NDArray[np.int64] | None = made.get(n_lengths)
+        if found is None:
+            bins = self._visible_bins
+            stride = max(bins.size * n_lengths // _MEDIAN_SAMPLES, 1)
+            lengths = np.arange(0, n_lengths, min(stride, 2)) * self._visible.size
+            found = made[n_lengths] = np.add.outer(lengths, bins[:: max(stride // 2, 1)]).ravel()
+        return found
 
     @cached_property
     def _median_sidelobe(self) -> float:
@@ -335,7 +370,9 @@ class PathSearch(LengthWindow):
     def _peak_bins(self, spectrum: RealArray, threshold: float) -> Bins:
         floor = max(threshold, self._sidelobe_free * float(spectrum.max(initial=0.0)))
         candidates = np.flatnonzero(spectrum >= max(floor, np.finfo(spectrum.dtype).tiny))
-        where = candidates[local_maxima(spectrum, candidates, OVERSAMPLING)]
+        is_peak = np.empty(candidates.size, bool)
+        local_maxima(spectrum, candidates, OVERSAMPLING, is_peak)
+        where = candidates[is_peak]
         order = np.argsort(-spectrum.ravel()[where], kind="stable")
         g, h, v = np.unravel_index(where[order], spectrum.shape)
         return g, h, v
@@ -345,6 +382,18 @@ class PathSearch(LengthWindow):
         g, h, v = bins
         u_h, u_v = self.cosine_grids
         return np.column_stack([self.lengths_m[g], u_h[h], u_v[v]])
+
+
+@lru_cache(maxsize=16)
+def _waves(n_bins: int, n: int) -> ComplexArray:
+    """Conjugate responses of n elements in a row towards bins, in single precision, shape (bins, n)."""
+    return np.exp(-2j * np.pi * np.multiply.outer(np.arange(n_bins) / n_bins, np.arange(n))).astype("c8")
+
+
+@lru_cache(maxsize=16)
+def _shuffled(visible: bytes) -> NDArray[np.int64]:
+    """Flat indices of visible bins in an order that leaves no pattern to a stride."""
+    return np.random.default_rng(0).permutation(np.flatnonzero(np.frombuffer(visible, bool)))
 
 
 def _even_cosines(array: AntennaArray) -> tuple[RealArray, RealArray]:

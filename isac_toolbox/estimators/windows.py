@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Self
 
@@ -161,8 +161,7 @@ class LengthWindow:
         """Power of the highest sidelobe in length of weighted tones (N,), relative to the main lobe."""
         lengths = self.lengths_m - self.lengths_m[0]
         heard = np.flatnonzero(power)
-        phases = np.multiply.outer(lengths, self.receiver.wavenumbers_per_m[heard])
-        response = np.abs(np.exp(1j * phases) @ power[heard])
+        response = np.abs(power[heard] @ self.receiver.delay_factors(lengths)[heard])
         rising = np.flatnonzero(np.diff(response) > 0)  # the main lobe ends where it rises again
         if not rising.size:
             return 0.0
@@ -241,7 +240,7 @@ class LengthWindow:
         profile = np.empty((len(correlation), n_tones))
         for k, rows in enumerate(correlation[:, :, heard]):
             raster = np.zeros((n_tones, heard.size), complex)
-            raster[tone] = rows * np.kaiser(n_tones + 2, _TAPER)[1 + tone, None]
+            raster[tone] = rows * _taper(n_tones + 2)[1 + tone, None]
             profile[k] = np.sum(np.abs(fft.ifft(raster, axis=0)) ** 2, axis=1)
         lengths = np.arange(n_tones) * SPEED_OF_LIGHT_M_S / (n_tones * self._spacing_hz)
         one_period = lengths < self._period_m * (1 - 1e-9)
@@ -367,23 +366,49 @@ class LengthWindow:
         if raster is None:
             return np.asarray(self._to_delay.astype(residual.dtype, copy=False) @ residual)
         n_lengths = self.lengths_m.size
-        columns = (residual * self._at_first_length.astype(residual.dtype)[:, None]).T
+        columns = residual * self._at_first_length.astype(residual.dtype)[:, None]
         if not self.receiver.equally_spaced:
-            columns = raster.spread(columns)
-        powers = fft.ifft(columns, n=self._bins_per_cell * raster.size, axis=-1, norm="forward")
-        return np.asarray((powers[:, :n_lengths] * self._carrier.astype(residual.dtype)).T)
+            columns = raster.spread(columns.T).T
+        powers = fft.ifft(columns, n=self._bins_per_cell * raster.size, axis=0, norm="forward")
+        carrier = self._carrier.astype(residual.dtype)[:, None]
+        if n_lengths == len(powers):
+            powers *= carrier
+            return np.asarray(powers)
+        return np.asarray(powers[:n_lengths] * carrier)
+
+    def at_tones(self, amplitudes: ComplexArray) -> ComplexArray:
+        """Return ``sum_g b_ng a_g`` of amplitudes (G, M) on the length grid, shape (N, M)."""
+        raster = self.receiver.raster
+        if raster is None:
+            return np.asarray(self._to_delay.conj().T @ amplitudes)
+        columns = (amplitudes * self._carrier.conj()[:, None]).T
+        tones = fft.fft(columns, n=self._bins_per_cell * raster.size, axis=-1)[:, raster.place]
+        return np.asarray(tones.T * self._at_first_length.conj()[:, None])
 
     def power_over_lengths(self, residual: ComplexArray) -> RealArray:
         """Return the power of residuals (K, N, M) on the length grid, summed over antennas, shape (K, G)."""
         return np.array([np.sum(np.abs(self.over_lengths(e)) ** 2, axis=1) for e in residual])
 
     def overlap(self, energy: RealArray) -> ComplexArray:
-        """Return ``sum_n conj(b_ng) R_n b_nh`` between all lengths of the grid, shape (G, G)."""
-        lag = np.arange(self.lengths_m.size)
-        along = np.multiply.outer(lag * self.length_step_m, self.receiver.wavenumbers_per_m)
-        column = np.exp(1j * along) @ energy
-        both = np.concatenate([column[:0:-1].conj(), column])
-        return np.asarray(both[lag[:, None] - lag + lag.size - 1])
+        """Return ``sum_n conj(b_ng) R_n b_nh`` of lengths by their distance ``g - h`` in bins, shape (G,)."""
+        return self.over_lengths((energy * self._at_first_length.conj())[:, None])[:, 0]
+
+    def power_at_tones(self, covariance: ComplexArray, bins: NDArray[np.int64]) -> RealArray:
+        """Return ``diag(B C B^H)`` of the covariance (B, B) of amplitudes at some bins of the grid, (N,).
+
+        A sum over the distances of the bins: ``sum_d c_d b_n(d)`` with ``c_d`` that of ``C`` over the pairs
+        at distance d.
+        """
+        n_lengths = self.lengths_m.size
+        distance = (bins[:, None] - bins + n_lengths - 1).ravel()
+        real, imag = (
+            np.bincount(distance, part.ravel(), 2 * n_lengths - 1)[n_lengths - 1 :]
+            for part in (covariance.real, covariance.imag)
+        )
+        at_distance = 2 * (real + 1j * imag)
+        at_distance[0] /= 2
+        at_tones = self.at_tones(at_distance[:, None])[:, 0]
+        return np.maximum(np.real(at_tones * self._at_first_length), 0.0)
 
     @cached_property
     def _at_first_length(self) -> ComplexArray:
@@ -395,6 +420,14 @@ class LengthWindow:
         """Phase of the lowest subcarrier along the grid, relative to the first length, shape (G,)."""
         along = self.lengths_m - self.lengths_m[0]
         return np.exp(1j * along * self.receiver.wavenumbers_per_m.min())
+
+
+@lru_cache(maxsize=16)
+def _taper(n: int) -> RealArray:
+    """Kaiser window of so many samples."""
+    window = np.kaiser(n, _TAPER)
+    window.flags.writeable = False
+    return window
 
 
 def usable_pilots(obs: UplinkObservation) -> ComplexArray:

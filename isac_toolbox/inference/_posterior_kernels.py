@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["hermitian_inverse", "mean_and_log_det", "scaled_precision"]
+__all__ = ["hermitian_inverse", "scaled_precision"]
 
 
 @njit(cache=True, error_model="numpy")
@@ -30,24 +30,12 @@ def scaled_precision(gram, gamma, rho, transposed, scale):  # type: ignore[no-un
 
 
 @njit(cache=True, error_model="numpy")
-def mean_and_log_det(transposed, scale, solution):  # type: ignore[no-untyped-def]
-    """Scale the solution to the mean, in place, and return ``ln det Sigma``, by the transposed factor."""
-    log_det = 0.0
-    for i in range(scale.size):
-        solution[i] *= scale[i]
-        log_det += np.log(scale[i] / transposed[i, i].real)
-    return 2.0 * log_det
-
-
-@njit(cache=True, error_model="numpy")
-def hermitian_inverse(transposed, scale):  # type: ignore[no-untyped-def]
-    """Return ``diag(scale) A diag(scale)``, exactly Hermitian, of ``A`` by its lower triangle, transposed."""
+def hermitian_inverse(transposed, scale, full):  # type: ignore[no-untyped-def]
+    """Fill in ``diag(scale) A diag(scale)``, exactly Hermitian, ``A`` by its lower triangle, transposed."""
     n = scale.size
-    full = np.empty((n, n), transposed.dtype)
     for i in range(n):
         for j in range(i):
             value = transposed[j, i] * (scale[i] * scale[j])
             full[i, j] = value
             full[j, i] = np.conj(value)
         full[i, i] = transposed[i, i].real * (scale[i] * scale[i])
-    return full

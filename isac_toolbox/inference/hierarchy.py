@@ -97,6 +97,11 @@ class ThreeLayerPrior:
             raise ValueError(f"spike_precision must exceed slab_precision, got {spike!r}")
 
     @property
+    def is_matched(self) -> bool:
+        """Whether it is the extrinsic rule with matched moments, of complex coefficients."""
+        return self.rule == "extrinsic" and self.moment_matching and self.is_complex
+
+    @property
     def _half(self) -> float:
         """Exponent of the precision in the likelihood: 1 for complex, 1/2 for real coefficients."""
         return 1.0 if self.is_complex else 0.5

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, lapack
 
 from isac_toolbox._validation import check_positive
-from isac_toolbox.inference._posterior_kernels import hermitian_inverse, mean_and_log_det, scaled_precision
+from isac_toolbox.inference._posterior_kernels import hermitian_inverse, scaled_precision
 from isac_toolbox.inference.messages import PRECISION_FLOOR, GaussianMessage
 
 #: Guard: smallest expected residual and smallest projected energy, as fractions of the energy.
@@ -38,8 +38,6 @@ class GaussianPosterior:
         ``gamma``.
     prior_precision : ndarray, shape (n,)
         ``rho``.
-    log_det : float
-        ``ln det Sigma``.
     scale, factor : ndarray, shape (n,), (n, n)
         ``Sigma = diag(scale) (factor factor^H)^-1 diag(scale)``, ``factor`` lower triangular.
     """
@@ -48,9 +46,13 @@ class GaussianPosterior:
     gram: np.ndarray
     noise_precision: float
     prior_precision: np.ndarray
-    log_det: float
     scale: np.ndarray
     factor: np.ndarray
+
+    @cached_property
+    def log_det(self) -> float:
+        """``ln det Sigma``."""
+        return 2.0 * float(np.sum(np.log(self.scale / self.factor.diagonal().real)))
 
     @cached_property
     def covariance(self) -> np.ndarray:
@@ -58,7 +60,9 @@ class GaussianPosterior:
         if not self.factor.size:
             return self.factor
         lower, _ = _lapack("potri", self.factor)(self.factor, lower=True)
-        return np.asarray(hermitian_inverse(lower.T, self.scale))
+        full = np.empty(lower.shape, lower.dtype)
+        hermitian_inverse(lower.T, self.scale, full)
+        return full
 
     def whiten(self, columns: np.ndarray) -> np.ndarray:
         """Return ``W B`` with ``W^H W = Sigma``, for ``B`` (n, p): ``B^H Sigma B = (W B)^H W B``."""
@@ -162,18 +166,22 @@ def unchecked_posterior(
         raise LinAlgError("the precision matrix has a diagonal entry that is not positive and finite")
     factor = _cholesky(transposed.T)
     mean = _solve(factor, (scale * gamma) * correlation)
-    log_det = mean_and_log_det(factor.T, scale, mean)
-    if not np.isfinite(log_det):
+    mean *= scale
+    if not np.isfinite(factor.diagonal().real.sum()):
         raise LinAlgError("the precision matrix has NaN or infinite entries")
-    return GaussianPosterior(mean, gram, gamma, rho, log_det, scale, factor)
+    return GaussianPosterior(mean, gram, gamma, rho, scale, factor)
+
+
+_ROUTINES: dict[tuple[str, str], Callable[..., tuple[np.ndarray, int]]] = {
+    (name, kind): getattr(lapack, prefix + name)
+    for name in ("potrf", "potri", "potrs", "trtrs")
+    for prefix, kind in (("d", "f"), ("d", "i"), ("z", "c"))
+}
 
 
 def _lapack(name: str, matrix: np.ndarray) -> Callable[..., tuple[np.ndarray, int]]:
     """LAPACK routine for a matrix in double precision, real or complex."""
-    routine: Callable[..., tuple[np.ndarray, int]] = getattr(
-        lapack, ("z" if matrix.dtype.kind == "c" else "d") + name
-    )
-    return routine
+    return _ROUTINES[name, matrix.dtype.kind]
 
 
 def _cholesky(matrix: np.ndarray) -> np.ndarray:

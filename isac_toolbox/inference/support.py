@@ -366,6 +366,14 @@ class GatedChain:
             changes["gate"] = float(gate)
         return self._with(**changes)
 
+    def with_independent_members(self, gate: float, member: np.ndarray) -> GatedChain:
+        """Return the graph of independent members with another gate and probabilities (n_members,) of these.
+
+        They were made here and are not checked.
+        """
+        tiled = np.concatenate([member] * self.n_groups)
+        return self._with(gate=gate, p_first=tiled, p01=tiled, p11=tiled)
+
     def _with(self, **changes: Any) -> GatedChain:
         """A copy with other parameters."""
         new = _copied(self)

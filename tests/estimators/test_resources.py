@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,32 @@ def test_memory_usage_predicts_the_peak(changes, dtype):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 0.5 * peak < estimator.memory_usage(observation) < 2 * peak
+
+
+def test_large_blocks_are_held_once():
+    """Beside a scaled copy of the samples only what depends on users and paths, not on OFDM symbols."""
+    changes = {"n_subcarriers": 512, "subcarrier_spacing_hz": 200e3, "n_data_symbols": 40}
+    observation = SMALL.replace(array_shape=(8, 8), **changes).simulate(seed=0).observation
+    estimator = isac.EMTurboBiSVBI()
+    tracemalloc.start()
+    estimator.estimate(observation)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * observation.received.nbytes
+    assert 0.5 * peak < estimator.memory_usage(observation) < 2 * peak
+
+
+def test_samples_may_be_mapped_from_a_file(tmp_path):
+    """They are read where they are, and not written to."""
+    observation = SMALL.simulate(seed=0).observation
+    path, shape = tmp_path / "samples", observation.received.shape
+    np.asarray(observation.received).tofile(path)
+    mapped = np.memmap(path, complex, "r", shape=shape)
+    of_file = replace(observation, received=mapped)
+    assert np.shares_memory(of_file.received, mapped)
+    found, expected = (isac.EMTurboBiSVBI().estimate(obs) for obs in (of_file, observation))
+    assert np.array_equal(found.channel, expected.channel)
+    assert np.array_equal(mapped, observation.received)
 
 
 def test_memory_usage_grows_with_the_full_grid():

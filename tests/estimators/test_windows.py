@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import isac_toolbox as isac
 from helpers.scenes import complex_normal, on_subcarriers
@@ -144,6 +145,30 @@ def test_the_transform_over_a_raster_is_the_sum_over_its_subcarriers(index):
     expected = np.exp(1j * search.lengths_m[:, None] * search.receiver.wavenumbers_per_m) @ residual
     found = search.over_lengths(residual)
     assert np.max(np.abs(found - expected)) < 1e-9 * np.max(np.abs(expected))
+
+
+@pytest.mark.parametrize("index", [*HOLES.values(), None], ids=[*HOLES, "no raster"])
+def test_transforms_between_lengths_and_subcarriers_are_their_sums(index):
+    observation = NARROW.simulate(0).observation
+    if index is None:
+        shaken = observation.subcarrier_frequencies_hz + np.random.default_rng(2).uniform(-1e3, 1e3, 264)
+        observation = replace(observation, subcarrier_frequencies_hz=shaken)
+    else:
+        observation = on_subcarriers(observation, index)
+    search, rng = PathSearch.for_observation(observation), np.random.default_rng(1)
+    assert (search.receiver.raster is None) == (index is None)
+    n_tones, n_lengths = search.receiver.frequencies_hz.size, search.lengths_m.size
+    responses = search.responses(np.arange(n_lengths))
+    amplitudes = complex_normal(rng, (n_lengths, 3))
+    assert_allclose(search.at_tones(amplitudes), responses @ amplitudes, atol=1e-9)
+    energy = rng.uniform(size=n_tones)
+    between = (responses.conj().T * energy) @ responses
+    assert_allclose(search.overlap(energy), between[:, 0], atol=1e-9)
+    bins = np.sort(rng.choice(n_lengths, 7, replace=False))
+    root = complex_normal(rng, (7, 7))
+    covariance = root @ root.conj().T
+    expected = np.real(np.einsum("nb,bc,nc->n", responses[:, bins], covariance, responses[:, bins].conj()))
+    assert_allclose(search.power_at_tones(covariance, bins), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("index", HOLES.values(), ids=HOLES)

@@ -1,6 +1,7 @@
 """Message, slab, support graph and precision meet in one function, and every user of the engine calls it.
 
-For many real coefficients there is a second one in single precision; ``test_compact`` compares the two.
+For many real coefficients there is a second one in single precision, and for the paths of a scene one kernel;
+``test_compact`` and ``test_working_set`` compare them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 import isac_toolbox as isac
+from isac_toolbox.estimators.scene import working_set
 from isac_toolbox.inference import GatedChain, ThreeLayerPrior, compact_sweep, sparse_recover
+from isac_toolbox.inference._sweep_kernels import sweep_paths
 
 PACKAGE = Path(isac.__file__).parent
 GRAPHS = {"BlockSupport", "IndependentSupport", "GatedChain", "Lattice", "ScenePriorGraph"}
@@ -52,7 +55,12 @@ def sweeps(monkeypatch):
         calls.append(1)
         return original(self, *arguments, **options)
 
+    def counted_kernel(*arguments):
+        calls.append(1)
+        return sweep_paths(*arguments)
+
     monkeypatch.setattr(ThreeLayerPrior, "sweep", counted)
+    monkeypatch.setattr(working_set, "sweep_paths", counted_kernel)
     return calls
 
 

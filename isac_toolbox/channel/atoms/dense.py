@@ -189,18 +189,24 @@ class Measurements:
     receiver : Receiver
     shared_tables : BlockTables, optional
         Tables of these statistics, where they were made already for a larger block.
+    window_m : (float, float), optional
+        Lengths at which paths are looked for.
     """
 
     statistics: Statistics
     receiver: Receiver
     shared_tables: BlockTables | None = None
+    window_m: tuple[float, float] | None = None
 
     @cached_property
     def tables(self) -> BlockTables | None:
         """Tables of the block in the path length; None where the receiver has none."""
         if self.shared_tables is not None:
             return self.shared_tables
-        return BlockTables.of(self.statistics.symbol_gram, self.statistics.cross_correlation, self.receiver)
+        statistics = self.statistics
+        return BlockTables.of(
+            statistics.symbol_gram, statistics.cross_correlation, self.receiver, self.window_m
+        )
 
     @cached_property
     def length_periods_m(self) -> RealArray:
@@ -214,7 +220,7 @@ class Measurements:
     def of_user(self, user: int) -> Measurements:
         """Measurements of one user, for users that decouple; the block's tables are shared."""
         tables = None if self.tables is None else self.tables.of_user(user)
-        return Measurements(self.statistics.of_user(user), self.receiver, tables)
+        return Measurements(self.statistics.of_user(user), self.receiver, tables, self.window_m)
 
     def completed(self, channel: ComplexArray) -> Measurements:
         """The same with missing samples as a channel (K, N, M) predicts them; all the same where none is."""
@@ -224,7 +230,7 @@ class Measurements:
         tables = self.tables
         if tables is not None:
             tables = tables.with_correlation(statistics.cross_correlation)
-        return Measurements(statistics, self.receiver, tables)
+        return Measurements(statistics, self.receiver, tables, self.window_m)
 
 
 class PathAtoms(Protocol):
@@ -277,6 +283,10 @@ class PathAtoms(Protocol):
 
     def match(self, gains: ComplexArray, users: NDArray[np.int64]) -> ComplexArray:
         """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
+        ...
+
+    def on_subcarriers(self, part: slice) -> PathAtoms:
+        """The atoms on some subcarriers."""
         ...
 
     def take(self, index: NDArray[np.int64]) -> PathAtoms:
@@ -405,6 +415,10 @@ class DenseAtoms:
         a = self._measured[0]
         return match_separable(self.delay, self.user, a.conj() @ a.T, gains, users)
 
+    def on_subcarriers(self, part: slice) -> DenseAtoms:
+        """Return the atoms on some subcarriers."""
+        return replace(self, delay=self.delay[part], wavenumbers_per_m=self.wavenumbers_per_m[part])
+
     def over_cells(self, delay: ComplexArray) -> DenseAtoms:
         """The atoms over resource elements, subcarrier after subcarrier, of given delay factors."""
         repeats = len(delay) // len(self.delay)
@@ -429,7 +443,7 @@ def make_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> 
 
 def _still_atoms(parameters: PathParameters, paths: Paths, receiver: Receiver) -> PlanarAtoms | DenseAtoms:
     wavenumbers = receiver.wavenumbers_per_m
-    delay = np.exp(-1j * wavenumbers[:, None] * parameters.length_m)
+    delay = receiver.delay_factors(parameters.length_m)
     array, cosines, response = receiver.array, parameters.cosines, parameters.steering
     if response is None and isinstance(array, UniformPlanarArray):
         planar = PlanarAtoms(paths.user, delay, wavenumbers, cosines, array, receiver.squint_m)

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 __all__ = ["Frames", "MovingAtoms", "StillAtoms", "chebyshev_times", "interpolation"]
@@ -21,6 +20,32 @@ IntArray = NDArray[np.int64]
 _FURTHER_NODES, _GROWTH = 12.0, 4.0
 # Entries of a correlation over time that are worked on at once; bounds memory beside the statistics.
 _MOST_ENTRIES = 2**18
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two users that send together, or one with itself, where they do.
+
+    Attributes
+    ----------
+    first, second : int
+        Users.
+    times, tones : ndarray of int, shapes (q,) and (n,)
+    gram : ndarray of complex, shape (q, n)
+        Their entry of the symbol Gram.
+    """
+
+    first: int
+    second: int
+    times: IntArray
+    tones: IntArray
+    gram: ComplexArray
+
+    @classmethod
+    def of(cls, gram: ComplexArray, first: int, second: int) -> Pair:
+        """Return the pair of entries (Q, N) without empty times and tones."""
+        times, tones = (np.flatnonzero(gram.any(axis=axis)) for axis in (1, 0))
+        return cls(first, second, times, tones, gram[np.ix_(times, tones)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +123,10 @@ class Frames:
         )
 
     @cached_property
-    def by_pair(self) -> ComplexArray:
-        """Symbol Grams in the order of the kernel, shape (K, K, N, Q)."""
-        return np.ascontiguousarray(self.symbol_gram.transpose(2, 3, 1, 0))
+    def pairs(self) -> list[Pair]:
+        """Pairs of users that send together, every user with itself among them."""
+        together = np.argwhere(np.triu(np.any(self.symbol_gram, axis=(0, 1))))
+        return [Pair.of(self.symbol_gram[:, :, k, j], int(k), int(j)) for k, j in together]
 
     def turns(self, doppler_hz: RealArray, user: IntArray) -> ComplexArray:
         """Factors by which paths turn beside their users' means, shape (Q, L)."""
@@ -162,6 +188,7 @@ class StillAtoms(Protocol):
     def respond(self, rows: ComplexArray) -> ComplexArray: ...
     def match(self, gains: ComplexArray, users: IntArray) -> ComplexArray: ...
     def take(self, index: IntArray) -> StillAtoms: ...
+    def on_subcarriers(self, part: slice) -> StillAtoms: ...
     def over_cells(self, delay: ComplexArray) -> StillAtoms: ...
 
 
@@ -224,17 +251,13 @@ class MovingAtoms:
 
     def _moments(self, frames: Frames, n_types: int) -> ComplexArray:
         """``sum t_q^r w_n^a conj(b_ni v_qi) R_qn b_nj v_qj`` with the turns ``v``, shape (3, A, L, L)."""
-        turns = frames.turns(self.doppler_hz, self.user)
-        return np.asarray(
-            moving_moments(
-                np.ascontiguousarray(self.delay.T),
-                np.ascontiguousarray(turns.T),
-                self.user,
-                self.wavenumbers_per_m,
-                frames.times_s,
-                frames.by_pair,
-                self.still.delay_orders(n_types),
-            )
+        return moving_moments(
+            self.delay,
+            frames.turns(self.doppler_hz, self.user),
+            self.user,
+            self.wavenumbers_per_m,
+            frames,
+            self.still.delay_orders(n_types),
         )
 
     def correlate_over_time(self, frames: Frames, derivatives: bool = False) -> ComplexArray:
@@ -291,43 +314,49 @@ class MovingAtoms:
         """``sum_m conj(h_unm) b_ni a_mi`` of users' channels with every path, shape (N, U, L)."""
         return self.still.match(gains, users)
 
+    def on_subcarriers(self, part: slice) -> MovingAtoms:
+        """Return the atoms on some subcarriers."""
+        return MovingAtoms(self.still.on_subcarriers(part), self.doppler_hz)
+
     def take(self, index: IntArray) -> MovingAtoms:
         """The atoms of some paths."""
         return MovingAtoms(self.still.take(index), self.doppler_hz[index])
 
 
-@njit(cache=True, fastmath=True)
-def moving_moments(delay, turns, user, wavenumbers, times, by_pair, n_orders):  # type: ignore[no-untyped-def]
+def moving_moments(
+    delay: ComplexArray,
+    turns: ComplexArray,
+    user: IntArray,
+    wavenumbers_per_m: RealArray,
+    frames: Frames,
+    n_orders: int,
+) -> ComplexArray:
     """Return ``sum t_q^r w_n^a conj(b_ni v_qi) R_qn[k_i, k_j] b_nj v_qj`` for r < 3, a < A, (3, A, L, L).
 
-    ``delay`` (L, N), ``turns`` (L, Q), ``by_pair`` (K, K, N, Q).
+    ``delay`` (N, L), ``turns`` (Q, L). Matrix products for every pair of users that send together, on the
+    tones and at the times that they share.
     """
-    n_paths, n_sub = delay.shape
-    n_times = times.size
-    out = np.zeros((3, n_orders, n_paths, n_paths), np.complex128)
-    weight = np.empty((3, n_times), np.complex128)
-    total = np.empty((3, n_orders), np.complex128)
-    for i in range(n_paths):
-        for j in range(i, n_paths):
-            for q in range(n_times):
-                w = np.conj(turns[i, q]) * turns[j, q]
-                weight[0, q], weight[1, q], weight[2, q] = w, times[q] * w, times[q] ** 2 * w
-            total[:] = 0
-            pair = by_pair[user[i], user[j]]
-            for n in range(n_sub):
-                product = np.conj(delay[i, n]) * delay[j, n]
-                zeroth, first, second = 0j, 0j, 0j
-                for q in range(n_times):
-                    zeroth += weight[0, q] * pair[n, q]
-                    first += weight[1, q] * pair[n, q]
-                    second += weight[2, q] * pair[n, q]
-                for a in range(n_orders):
-                    total[0, a] += product * zeroth
-                    total[1, a] += product * first
-                    total[2, a] += product * second
-                    product = product * wavenumbers[n]
-            for r in range(3):
-                for a in range(n_orders):
-                    out[r, a, i, j] = total[r, a]
-                    out[r, a, j, i] = np.conj(total[r, a])
+    out = np.zeros((3, n_orders, user.size, user.size), complex)
+    powers = frames.times_s ** np.arange(3)[:, None]
+    for pair in frames.pairs:
+        first, second = np.flatnonzero(user == pair.first), np.flatnonzero(user == pair.second)
+        if not (first.size and second.size):
+            continue
+        before, after = delay[np.ix_(pair.tones, first)].conj(), delay[np.ix_(pair.tones, second)]
+        back, forth = turns[np.ix_(pair.times, first)].conj(), turns[np.ix_(pair.times, second)]
+        total = np.zeros((n_orders, 3, first.size, second.size), complex)
+        step = max(_MOST_ENTRIES // max(before.size, first.size * second.size), 1)
+        for a in range(n_orders):
+            for some in (slice(at, at + step) for at in range(0, pair.times.size, step)):
+                weighted = pair.gram[some, None, :] * before.T
+                over_tones = (weighted.reshape(-1, before.shape[0]) @ after).reshape(
+                    -1, first.size, second.size
+                )
+                over_tones *= back[some, :, None]
+                over_tones *= forth[some, None, :]
+                total[a] += np.tensordot(powers[:, pair.times[some]], over_tones, 1)
+            before *= wavenumbers_per_m[pair.tones, None]
+        out[:, :, first[:, None], second] = total.swapaxes(0, 1)
+        if pair.first != pair.second:
+            out[:, :, second[:, None], first] = total.conj().transpose(1, 0, 3, 2)
     return out

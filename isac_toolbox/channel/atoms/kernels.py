@@ -15,7 +15,6 @@ __all__ = [
     "normal_blocks",
     "path_correlations",
     "path_gram",
-    "pull_slopes",
     "trace_paths",
 ]
 
@@ -23,327 +22,273 @@ _LINE_OF_SIGHT = -1
 
 
 @njit(cache=True, error_model="numpy")
-def trace_paths(scene, paths, bs, axes, spherical, out, columns):  # type: ignore[no-untyped-def]
-    """Fill in length (L,), cosines (2, L), and derivatives in target (L, 1 + D, 3) and user (L, 4).
+def trace_paths(scene, paths, bs, axes, spherical, out):  # type: ignore[no-untyped-def]
+    """Fill in length (L,), cosines (2, L), derivatives (L, 1 + D, 7) from zeros, and their columns (L, 7).
 
     ``scene`` is (points, users, offsets, unlocated paths), ``paths`` (user, target, unlocated), ``axes`` the
-    horizontal and vertical axis of the array. ``columns`` of target, user and offset in the scene's vector
-    are filled in as well.
+    horizontal and vertical axis of the array. The seven columns of a path in the scene's vector are those of
+    its target, its user and its clock. At the end of ``out`` is room for two vectors.
     """
     points, users, offsets, unlocated_paths = scene
     user, target, unlocated = paths
-    length, cosines, in_target, in_user = out
-    target_column, user_column, offset_column = columns
+    length, cosines, entries, columns, to_bs, to_user = out
     first_user = 3 * len(points)
     first_offset = first_user + 3 * len(users)
     first_unlocated = first_offset + len(offsets)
-    to_bs, to_user = np.empty(3), np.empty(3)
+    n_axes = bs.size
     for i in range(user.size):
         k, q = user[i], target[i]
-        user_column[i], offset_column[i] = first_user + 3 * k, first_offset + k
+        first = 3 * q
+        if q == _LINE_OF_SIGHT:
+            first = first_user + 3 * k
+        elif q < _LINE_OF_SIGHT:
+            first = first_unlocated + 3 * unlocated[i]
+        for x in range(n_axes):
+            columns[i, x], columns[i, 3 + x] = first + x, first_user + 3 * k + x
+        columns[i, 6] = first_offset + k
         if q < _LINE_OF_SIGHT:
-            target_column[i] = first_unlocated + 3 * unlocated[i]
             length[i] = unlocated_paths[unlocated[i], 0]
-            cosines[0, i], cosines[1, i] = unlocated_paths[unlocated[i], 1], unlocated_paths[unlocated[i], 2]
-            for d in range(3):
-                in_target[i, d, d] = 1.0
+            for d in range(n_axes):
+                entries[i, d, d] = 1.0
+                if d > 0:
+                    cosines[d - 1, i] = unlocated_paths[unlocated[i], d]
             continue
-        target_column[i] = user_column[i] if q < 0 else 3 * q
         distance, user_distance = 0.0, 0.0
-        for x in range(3):
+        for x in range(n_axes):
             place = users[k, x] if q < 0 else points[q, x]
             to_bs[x], to_user[x] = place - bs[x], place - users[k, x]
             distance += to_bs[x] ** 2
             user_distance += to_user[x] ** 2
         distance, user_distance = np.sqrt(distance), np.sqrt(user_distance)
+        far, near = max(distance, 1e-300), max(user_distance, 1e-300)
         length[i] = distance + user_distance + offsets[k]
-        near, far = max(user_distance, 1e-300), max(distance, 1e-300)
-        for a in range(2):
-            cosines[a, i] = (axes[a, 0] * to_bs[0] + axes[a, 1] * to_bs[1] + axes[a, 2] * to_bs[2]) / far
-        for x in range(3):
-            e_b, e_k = to_bs[x] / far, to_user[x] / near
-            in_target[i, 0, x] = e_b + e_k
-            in_user[i, x] = -e_k
+        entries[i, 0, 6] = 1.0
+        for x in range(n_axes):
+            from_user = to_user[x] / near
+            entries[i, 0, x] = to_bs[x] / far + from_user
+            entries[i, 0, 3 + x] = -from_user
             if spherical:
-                in_target[i, 1 + x, x] = 1.0
-            else:
-                for a in range(2):
-                    in_target[i, 1 + a, x] = (axes[a, x] - cosines[a, i] * e_b) / far
-        in_user[i, 3] = 1.0
-
-
-@njit(cache=True, error_model="numpy")
-def pull_slopes(slopes, in_target, target_column, in_user, user_column, offset_column, pulled):  # type: ignore[no-untyped-def]
-    """Add ``sum_di slopes_di J_dip`` of slopes (1 + D, L) to (P,)."""
-    for i in range(slopes.shape[1]):
-        for x in range(3):
-            for d in range(slopes.shape[0]):
-                pulled[target_column[i] + x] += slopes[d, i] * in_target[i, d, x]
-            pulled[user_column[i] + x] += slopes[0, i] * in_user[i, x]
-        pulled[offset_column[i]] += slopes[0, i] * in_user[i, 3]
-
-
-@njit(cache=True, fastmath=True, error_model="numpy", inline="always")
-def _array_sums(x, slope, n):  # type: ignore[no-untyped-def]
-    """``sum cos(s_m x)`` over n centred elements of spacing ``slope``, and its two derivatives in x."""
-    step, first = slope * x, 0.5 * slope * x if n % 2 == 0 else 0.0
-    double = 2 * np.cos(step)
-    cosine, sine = np.cos(first), np.sin(first)
-    before_c = np.cos(first - step) if n % 2 == 0 else double / 2
-    before_s = np.sin(first - step) if n % 2 == 0 else -np.sin(step)
-    s = 0.5 * slope if n % 2 == 0 else 0.0
-    value, one, two = 0.0, 0.0, 0.0
-    for _ in range((n + 1) // 2):
-        weight = 1.0 if s == 0.0 else 2.0
-        value += weight * cosine
-        one -= weight * s * sine
-        two -= weight * s * s * cosine
-        cosine, before_c = double * cosine - before_c, cosine
-        sine, before_s = double * sine - before_s, sine
-        s += slope
-    return value, one, two
-
-
-@njit(cache=True, fastmath=True, error_model="numpy", inline="always")
-def _array_sum(x, slope, n):  # type: ignore[no-untyped-def]
-    """``sum cos(s_m x)`` over n centred elements of spacing ``slope``."""
-    step, first = slope * x, 0.5 * slope * x if n % 2 == 0 else 0.0
-    double = 2 * np.cos(step)
-    cosine = np.cos(first)
-    before = np.cos(first - step) if n % 2 == 0 else double / 2
-    value = 0.0 if n % 2 == 0 else -1.0
-    for _ in range((n + 1) // 2):
-        value += 2 * cosine
-        cosine, before = double * cosine - before, cosine
-    return value
+                entries[i, 1 + x, x] = 1.0
+        for a in range(2):
+            along = 0.0
+            for x in range(n_axes):
+                along += axes[a, x] * to_bs[x]
+            cosines[a, i] = along / far
+            if not spherical:
+                for x in range(n_axes):
+                    entries[i, 1 + a, x] = (axes[a, x] - along / far * to_bs[x] / far) / far
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
-def _holes_sum(x_h, x_v, holes):  # type: ignore[no-untyped-def]
-    """``sum exp(j (s_h x_h + s_v x_v))`` over the elements left out, whose phase slopes are ``holes``."""
+def _array_sums(half, slope, n):  # type: ignore[no-untyped-def]
+    """``sum cos(s_m x)`` over n centred elements of spacing ``slope``, and its two derivatives in x.
+
+    ``half`` is ``exp(j slope x / 2)``; in real numbers, which take half as long to compile.
+    """
+    cosine, sine = half.real, half.imag
+    turn_c, turn_s = cosine * cosine - sine * sine, 2 * cosine * sine
+    place, value = 0.5 * slope, 0.0
+    if n % 2 == 1:
+        cosine, sine, place, value = turn_c, turn_s, slope, 0.5
+    one, two = 0.0, 0.0
+    for _ in range(n // 2):
+        value += cosine
+        one -= place * sine
+        two -= place * place * cosine
+        before = cosine
+        cosine = cosine * turn_c - sine * turn_s
+        sine = sine * turn_c + before * turn_s
+        place += slope
+    return 2 * value, 2 * one, 2 * two
+
+
+@njit(cache=True, fastmath=True, error_model="numpy")
+def _table_place(difference, step, first, n_centres):  # type: ignore[no-untyped-def]
+    """Row of a Taylor table from its first centre on, and how far from its centre in half steps."""
+    x = difference / step
+    centre = np.rint(x)
+    return (int(centre) - first) % n_centres, 2 * (x - centre)
+
+
+@njit(cache=True, fastmath=True, error_model="numpy")
+def _holes_sum(x_h, x_v, holes, order_h, order_v):  # type: ignore[no-untyped-def]
+    """``sum exp(j (s_h x_h + s_v x_v))`` over elements of phase slopes ``holes``, or a derivative of it."""
     value = 0j
     for q in range(len(holes)):
         angle = holes[q, 0] * x_h + holes[q, 1] * x_v
-        value += complex(np.cos(angle), np.sin(angle))
+        wave = complex(np.cos(angle), np.sin(angle))
+        value += (1j * holes[q, 0]) ** order_h * (1j * holes[q, 1]) ** order_v * wave
     return value
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
-def path_gram(length, cosines, user, pair, table, step, reference, shape, slopes, holes):  # type: ignore[no-untyped-def]
-    """Return the Gram (L, L) of the path atoms.
+def path_gram(length, cosines, user, waves, tables, lattice, holes, gram):  # type: ignore[no-untyped-def]
+    """Fill in the Gram (L, L) of the path atoms.
 
-    ``G_ij = F_{k_i k_j}(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``; ``F`` from its Taylor table
-    (pairs, centres, terms) of grid step ``step``, at the reference wavenumber ``reference``. Elements left
-    out, of phase slopes ``holes`` (H, 2), are subtracted from ``D_h D_v``; None where there are none, so that
-    nothing is compiled for them.
+    ``G_ij = F_{k_i k_j}(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``. ``waves`` (3, L) are half the phase
+    steps of paths along columns and rows, and their phases at the reference; ``F`` is from its ``tables``,
+    rows of pairs of users, coefficients (pairs, centres, terms), and the first centre. ``lattice`` is the
+    step of their centres, the reference wavenumber, and numbers of elements and phase slopes along columns
+    and rows. Elements left out, of phase slopes ``holes`` (H, 2), are subtracted from ``D_h D_v``; None where
+    there are none, so that nothing is compiled for them.
     """
-    n, n_centres, n_terms = user.size, table.shape[1], table.shape[2]
-    gram = np.zeros((n, n), np.complex128)
-    for i in range(n):
-        for j in range(i, n):
+    pair, table, first = tables
+    step, _, shape, slopes = lattice
+    for i in range(user.size):
+        for j in range(i + 1):
             a, b = (i, j) if user[i] <= user[j] else (j, i)
             p = pair[user[a], user[b]]
-            if p < 0:
-                continue
-            x = (length[a] - length[b]) / step
-            centre = int(np.rint(x))
-            t = 2 * (x - centre)
-            centre %= n_centres
-            value = table[p, centre, n_terms - 1]
-            for term in range(n_terms - 2, -1, -1):
-                value = value * t + table[p, centre, term]
-            turn = reference * (length[a] - length[b])
-            value *= complex(np.cos(turn), np.sin(turn))
-            x_h, x_v = cosines[0, b] - cosines[0, a], cosines[1, b] - cosines[1, a]
-            over_array = _array_sum(x_h, slopes[0], shape[0]) * _array_sum(x_v, slopes[1], shape[1])
-            if holes is not None:
-                over_array = over_array - _holes_sum(x_h, x_v, holes)
-            value *= over_array
+            value = 0j
+            if p >= 0:
+                centre, t = _table_place(length[a] - length[b], step, first, table.shape[1])
+                for term in range(table.shape[2] - 1, -1, -1):
+                    value = value * t + table[p, centre, term]
+                h, _, _ = _array_sums(np.conj(waves[0, a]) * waves[0, b], slopes[0], shape[0])
+                v, _, _ = _array_sums(np.conj(waves[1, a]) * waves[1, b], slopes[1], shape[1])
+                over_array = h * v
+                if holes is not None:
+                    x_h, x_v = cosines[0, b] - cosines[0, a], cosines[1, b] - cosines[1, a]
+                    over_array = over_array - _holes_sum(x_h, x_v, holes, 0, 0)
+                value *= over_array * (waves[2, a] * np.conj(waves[2, b]))
             gram[a, b] = value
             gram[b, a] = np.conj(value)
         gram[i, i] = gram[i, i].real
-    return gram
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
-def path_correlations(  # type: ignore[no-untyped-def]
-    length, cosines, user, grid, kernel, step, reference, shape, slopes, out
-):
+def path_correlations(length, user, waves, grid, first, kernel, lattice, near, out):  # type: ignore[no-untyped-def]
     """Fill in inner products of path, length, ``u_h`` and ``u_v`` atoms with ``Z``, (4, L).
 
-    ``grid`` (K, G, 2 M) holds real and imaginary parts of ``Z`` transformed to lengths; the kernel
+    ``grid`` (K, G, 2 M) holds real and imaginary parts of ``Z`` transformed to lengths from the place
+    ``first`` on; the kernel
     ``exp(sharpness (sqrt(1 - z^2) - 1))`` over (taps, sharpness) interpolates it and its derivative
-    (docs/theory.md, section 2.4).
+    (docs/theory.md, section 2.4). ``waves`` and ``lattice`` are those of :func:`path_gram`, ``near`` (2, 2 M)
+    is room.
     """
     n_taps, sharpness = kernel
+    step, reference, shape, slopes = lattice
     n_lengths, n_real = grid.shape[1], grid.shape[2]
-    plain, sloped = np.empty(n_real), np.empty(n_real)
     for i in range(user.size):
-        k = user[i]
         position = length[i] / step
-        first = int(np.floor(position)) - n_taps // 2 + 1
-        plain[:] = 0.0
-        sloped[:] = 0.0
+        before = int(np.floor(position)) - n_taps // 2 + 1
+        for m in range(n_real):
+            near[0, m] = 0.0
+            near[1, m] = 0.0
         for tap in range(n_taps):
-            row = grid[k, (first + tap) % n_lengths]
-            z = (position - first - tap) / (0.5 * n_taps)
+            row = grid[user[i], (before + tap - first) % n_lengths]
+            z = (position - before - tap) / (0.5 * n_taps)
             root = np.sqrt(max(1 - z * z, 1e-4))
             w = np.exp(sharpness * (root - 1))
             v = -w * sharpness * z / (root * 0.5 * n_taps * step)
             for m in range(n_real):
-                plain[m] += w * row[m]
-                sloped[m] += v * row[m]
+                near[0, m] += w * row[m]
+                near[1, m] += v * row[m]
+        turn_h, turn_v = np.conj(waves[0, i]) ** 2, np.conj(waves[1, i]) ** 2
+        wave_h, first_v = 1 + 0j, 1 + 0j
+        for _ in range(shape[0] - 1):
+            wave_h *= waves[0, i]
+        for _ in range(shape[1] - 1):
+            first_v *= waves[1, i]
         path, in_length, in_h, in_v = 0j, 0j, 0j, 0j
-        turn_h = complex(np.cos(cosines[0, i] * slopes[0]), -np.sin(cosines[0, i] * slopes[0]))
-        turn_v = complex(np.cos(cosines[1, i] * slopes[1]), -np.sin(cosines[1, i] * slopes[1]))
         s_h = -0.5 * slopes[0] * (shape[0] - 1)
-        a_h = complex(np.cos(cosines[0, i] * s_h), -np.sin(cosines[0, i] * s_h))
         m = 0
         for _ in range(shape[0]):
-            s_v = -0.5 * slopes[1] * (shape[1] - 1)
-            a_v = complex(np.cos(cosines[1, i] * s_v), -np.sin(cosines[1, i] * s_v))
+            wave_v, s_v = first_v, -0.5 * slopes[1] * (shape[1] - 1)
             over, over_length, over_v = 0j, 0j, 0j
             for _ in range(shape[1]):
-                value = a_v * complex(plain[m], plain[m + 1])
+                value = wave_v * complex(near[0, m], near[0, m + 1])
                 over += value
                 over_v += s_v * value
-                over_length += a_v * complex(sloped[m], sloped[m + 1])
-                a_v *= turn_v
+                over_length += wave_v * complex(near[1, m], near[1, m + 1])
+                wave_v *= turn_v
                 s_v += slopes[1]
                 m += 2
-            path += a_h * over
-            in_length += a_h * over_length
-            in_h += s_h * a_h * over
-            in_v += a_h * over_v
-            a_h *= turn_h
+            path += wave_h * over
+            in_length += wave_h * over_length
+            in_h += s_h * wave_h * over
+            in_v += wave_h * over_v
+            wave_h *= turn_h
             s_h += slopes[0]
-        turn = complex(np.cos(reference * length[i]), np.sin(reference * length[i]))
-        out[0, i] = turn * path
-        out[1, i] = turn * (in_length + 1j * reference * path)
-        out[2, i] = -1j * turn * in_h
-        out[3, i] = -1j * turn * in_v
+        out[0, i] = waves[2, i] * path
+        out[1, i] = waves[2, i] * (in_length + 1j * reference * path)
+        out[2, i] = -1j * waves[2, i] * in_h
+        out[3, i] = -1j * waves[2, i] * in_v
+
+
+@njit(cache=True, error_model="numpy")
+def _n_columns(entries, i):  # type: ignore[no-untyped-def]
+    """Columns that a path depends on: an unlocated one, without a clock, on its own three alone."""
+    return 3 if entries[i, 0, 6] == 0.0 else 7
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
-def _subtract_element(g, f0, f1, f2, s_h, s_v, x_h, x_v):  # type: ignore[no-untyped-def]
-    """Take one element of phase slopes ``s_h``, ``s_v`` out of the block (4, 4) of a pair of paths."""
-    angle = s_h * x_h + s_v * x_v
-    a = complex(np.cos(angle), np.sin(angle))
-    g[0, 0] -= f0 * a
-    g[1, 0] -= f1 * a
-    g[0, 1] += f1 * a
-    g[1, 1] += f2 * a
-    slopes = (s_h, s_v)
-    for c in range(2):
-        g[0, 2 + c] -= 1j * slopes[c] * f0 * a
-        g[2 + c, 0] += 1j * slopes[c] * f0 * a
-        g[1, 2 + c] -= 1j * slopes[c] * f1 * a
-        g[2 + c, 1] -= 1j * slopes[c] * f1 * a
-        for d in range(2):
-            g[2 + c, 2 + d] -= slopes[c] * slopes[d] * f0 * a
-
-
-@njit(cache=True, fastmath=True, error_model="numpy")
-def normal_blocks(  # type: ignore[no-untyped-def]
-    length, cosines, user, pair, table, step, reference, shape, slopes, holes, gains, jacobian, out
-):
+def normal_blocks(length, cosines, user, waves, tables, lattice, holes, gains, jacobian, row, out):  # type: ignore[no-untyped-def]
     """Fill in ``B`` (L, P), ``S`` (P, P) and the fitted slopes ``G^(d,0) x`` (3, L), from zeros.
 
     The block of a pair is ``g_st = d/ds_i d/dt_j F(l_i - l_j) D_h(u_hj - u_hi) D_v(u_vj - u_vi)``
-    (docs/theory.md, sections 2.2 and 6.1); elements left out, of phase slopes ``holes`` (H, 2), are
-    subtracted; None where there are none.
+    (docs/theory.md, sections 2.2 and 6.1), with tables, lattice and holes as in :func:`path_gram`; the
+    Jacobian is entries (L, 3, 7) and their columns (L, 7), ``row`` (P, 3) is room.
     """
+    pair, table, first = tables
+    step, reference, shape, slopes = lattice
+    entries, columns = jacobian
     gain_scene, scene_scene, fitted = out
-    in_target, target_column, in_user, user_column, offset_column = jacobian
-    n, n_centres, n_terms = user.size, table.shape[1], table.shape[2]
-    n_parameters = scene_scene.shape[0]
-    g = np.empty((4, 4), np.complex128)
-    d = np.empty((3, 3))
-    row = np.empty((3, n_parameters))
+    n, n_parameters = user.size, len(scene_scene)
     for i in range(n):
-        row[:] = 0.0
+        for q in range(n_parameters):
+            row[q, 0], row[q, 1], row[q, 2] = 0.0, 0.0, 0.0
         for j in range(i, n):
             a, b = (i, j) if user[i] <= user[j] else (j, i)
             p = pair[user[a], user[b]]
             if p < 0:
                 continue
-            x = (length[a] - length[b]) / step
-            centre = int(np.rint(x))
-            t = 2 * (x - centre)
-            centre %= n_centres
-            f0, f1, f2 = table[p, centre, n_terms - 1], 0j, 0j
-            for term in range(n_terms - 2, -1, -1):
+            centre, t = _table_place(length[a] - length[b], step, first, table.shape[1])
+            f0, f1, f2 = 0j, 0j, 0j
+            for term in range(table.shape[2] - 1, -1, -1):
                 f2 = f2 * t + f1
                 f1 = f1 * t + f0
                 f0 = f0 * t + table[p, centre, term]
-            f1, f2 = f1 * (2 / step), f2 * (8 / step**2)
-            turn = reference * (length[a] - length[b])
-            phase = complex(np.cos(turn), np.sin(turn))
-            f2 = phase * (f2 + 2j * reference * f1 - reference**2 * f0)
-            f1 = phase * (f1 + 1j * reference * f0)
-            f0 = phase * f0
-            x_h, x_v = cosines[0, b] - cosines[0, a], cosines[1, b] - cosines[1, a]
-            h0, h1, h2 = _array_sums(x_h, slopes[0], shape[0])
-            v0, v1, v2 = _array_sums(x_v, slopes[1], shape[1])
-            g[0, 0] = f0 * (h0 * v0)
-            g[0, 1] = -f1 * (h0 * v0)
-            g[0, 2] = f0 * (h1 * v0)
-            g[0, 3] = f0 * (h0 * v1)
-            g[1, 1] = -f2 * (h0 * v0)
-            g[1, 2] = f1 * (h1 * v0)
-            g[1, 3] = f1 * (h0 * v1)
-            g[2, 2] = -f0 * (h2 * v0)
-            g[2, 3] = -f0 * (h1 * v1)
-            g[3, 3] = -f0 * (h0 * v2)
-            for s in range(1, 4):
-                g[s, 0] = -g[0, s]
-                for r in range(1, s):
-                    g[s, r] = g[r, s]
+            turn = waves[2, a] * np.conj(waves[2, b])
+            f1 = f1 * (2 / step) + 1j * reference * f0
+            f2 = turn * (f2 * (8 / step**2) + 2j * reference * f1 + reference**2 * f0)
+            f1, f0 = turn * f1, turn * f0
+            h0, h1, h2 = _array_sums(np.conj(waves[0, a]) * waves[0, b], slopes[0], shape[0])
+            v0, v1, v2 = _array_sums(np.conj(waves[1, a]) * waves[1, b], slopes[1], shape[1])
+            d00, d10, d01, d20, d11, d02 = h0 * v0, h1 * v0, h0 * v1, h2 * v0, h1 * v1, h0 * v2
             if holes is not None:
-                for q in range(len(holes)):
-                    _subtract_element(g, f0, f1, f2, holes[q, 0], holes[q, 1], x_h, x_v)
+                x_h, x_v = cosines[0, b] - cosines[0, a], cosines[1, b] - cosines[1, a]
+                d00 = d00 - _holes_sum(x_h, x_v, holes, 0, 0)
+                d10, d01 = d10 - _holes_sum(x_h, x_v, holes, 1, 0), d01 - _holes_sum(x_h, x_v, holes, 0, 1)
+                d20, d02 = d20 - _holes_sum(x_h, x_v, holes, 2, 0), d02 - _holes_sum(x_h, x_v, holes, 0, 2)
+                d11 = d11 - _holes_sum(x_h, x_v, holes, 1, 1)
+            g1, g2, g3 = -f1 * d00, f0 * d10, f0 * d01
             for way in range(1 if a == b else 2):
-                left, right = (a, b) if way == 0 else (b, a)
-                for s in range(3):
-                    fitted[s, left] += (g[1 + s, 0] if way == 0 else np.conj(g[0, 1 + s])) * gains[right]
-                    slope = (g[0, 1 + s] if way == 0 else np.conj(g[1 + s, 0])) * gains[right]
-                    for c in range(3):
-                        gain_scene[left, target_column[right] + c] += slope * in_target[right, s, c]
-                        if s == 0:
-                            gain_scene[left, user_column[right] + c] += slope * in_user[right, c]
-                    if s == 0:
-                        gain_scene[left, offset_column[right]] += slope * in_user[right, 3]
-            product = np.conj(gains[a]) * gains[b]
-            for s in range(3):
-                for r in range(3):
-                    value = (product * g[1 + s, 1 + r]).real
-                    if i == j:
-                        value *= 0.5
-                    if a == i:
-                        d[s, r] = value
-                    else:
-                        d[r, s] = value
-            for s in range(3):
-                for c in range(3):
-                    for r in range(3):
-                        row[s, target_column[j] + c] += d[s, r] * in_target[j, r, c]
-                    row[s, user_column[j] + c] += d[s, 0] * in_user[j, c]
-                row[s, offset_column[j]] += d[s, 0] * in_user[j, 3]
-        for s in range(3):
-            for c in range(4):
-                into = target_column[i] + c if c < 3 else offset_column[i]
-                x = in_target[i, s, c] if c < 3 else in_user[i, 3]
-                if c < 3 or s == 0:
-                    for q in range(n_parameters):
-                        scene_scene[into, q] += x * row[s, q]
-                if c < 3 and s == 0:
-                    for q in range(n_parameters):
-                        scene_scene[user_column[i] + c, q] += in_user[i, c] * row[0, q]
+                left, right = a, b
+                if way == 1:
+                    left, right, g1, g2, g3 = b, a, -np.conj(g1), -np.conj(g2), -np.conj(g3)
+                s1, s2, s3 = g1 * gains[right], g2 * gains[right], g3 * gains[right]
+                fitted[0, left] -= s1
+                fitted[1, left] -= s2
+                fitted[2, left] -= s3
+                for c in range(_n_columns(entries, right)):
+                    slope = s1 * entries[right, 0, c] + s2 * entries[right, 1, c] + s3 * entries[right, 2, c]
+                    gain_scene[left, columns[right, c]] += slope
+            product = np.conj(gains[a]) * gains[b] * (0.5 if a == b else 1.0)
+            ll, lh, lv = -(product * f2 * d00).real, (product * f1 * d10).real, (product * f1 * d01).real
+            hh, hv, vv = (product * f0 * d20).real, (product * f0 * d11).real, (product * f0 * d02).real
+            for c in range(_n_columns(entries, j)):
+                q, e0, e1, e2 = columns[j, c], entries[j, 0, c], entries[j, 1, c], entries[j, 2, c]
+                row[q, 0] += ll * e0 + lh * e1 + lv * e2
+                row[q, 1] += lh * e0 - hh * e1 - hv * e2
+                row[q, 2] += lv * e0 - hv * e1 - vv * e2
+        for c in range(_n_columns(entries, i)):
+            e0, e1, e2 = entries[i, 0, c], entries[i, 1, c], entries[i, 2, c]
+            for q in range(n_parameters):
+                scene_scene[columns[i, c], q] += e0 * row[q, 0] + e1 * row[q, 1] + e2 * row[q, 2]
     for q in range(n_parameters):
         for r in range(q + 1):
-            total = scene_scene[q, r] + scene_scene[r, q]
-            scene_scene[q, r] = total
-            scene_scene[r, q] = total
+            scene_scene[q, r] += scene_scene[r, q]
+            scene_scene[r, q] = scene_scene[q, r]
 
 
 @njit(cache=True, error_model="numpy")

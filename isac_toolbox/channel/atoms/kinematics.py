@@ -279,7 +279,7 @@ def doppler_shifts(
 
     placed = np.flatnonzero(~paths.is_unlocated)
     user, sight = paths.user[placed], paths.is_line_of_sight[placed]
-    in_user = np.where(sight[:, None], still.in_target[placed, 0], still.in_user[placed, :3])
+    in_user = np.where(sight[:, None], still.in_target[placed, 0], still.of_length_in_user[placed])
     velocity, scale = motion.user_velocities_m_s[user], motion.hz_per_m_s
     shifts[placed] -= scale * np.sum(in_user * velocity, axis=1)
     xyz = np.arange(3)
@@ -304,18 +304,18 @@ def _add_slopes_in_places(
     bs_position_m: RealArray,
 ) -> None:
     """Add the derivatives of Doppler shifts in the places of points and users, as unit vectors turn."""
-    scale, xyz = motion.hz_per_m_s, np.arange(3)
+    scale = motion.hz_per_m_s
     sight = np.flatnonzero(paths.is_line_of_sight)
     user = paths.user[sight]
     turned = _across(users_m[user] - bs_position_m, motion.user_velocities_m_s[user])
-    slopes[sight[:, None], still.user_column[sight][:, None] + xyz] -= scale * turned
+    slopes[sight[:, None], still.user_columns[sight]] -= scale * turned
     over = np.flatnonzero(paths.is_point)
     user, target = paths.user[over], paths.target[over]
     speed = motion.point_velocities_m_s[target]
     beside = _across(points_m[target] - users_m[user], motion.user_velocities_m_s[user] - speed)
     towards = _across(points_m[target] - bs_position_m, speed)
-    slopes[over[:, None], still.user_column[over][:, None] + xyz] -= scale * beside
-    slopes[over[:, None], still.target_column[over][:, None] + xyz] += scale * (beside - towards)
+    slopes[over[:, None], still.user_columns[over]] -= scale * beside
+    slopes[over[:, None], still.target_columns[over]] += scale * (beside - towards)
 
 
 def _across(displacement_m: RealArray, velocity_m_s: RealArray) -> RealArray:

@@ -8,8 +8,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox.channel.atoms.kernels import pull_slopes
-
 __all__ = ["LINE_OF_SIGHT", "UNLOCATED", "PathJacobian", "Paths"]
 
 RealArray = NDArray[np.float64]
@@ -93,53 +91,53 @@ class PathJacobian:
 
     Attributes
     ----------
-    in_target : ndarray, shape (L, 1 + D, 3)
-    target_column : ndarray of int, shape (L,)
-        First of the target's three columns in the scene's vector.
-    in_user : ndarray, shape (L, 4)
-        Of the length, in the user's position (zero where the user is the target) and clock.
-    user_column, offset_column : ndarray of int, shape (L,)
-        First of the user's three columns, and the column of its clock.
+    entries : ndarray, shape (L, 1 + D, 7)
+        In the coordinates of the target, those of the user (zero where it is the target), and its clock.
+    columns : ndarray of int, shape (L, 7)
+        Where these are in the scene's vector.
     n_parameters : int
     """
 
-    in_target: RealArray
-    target_column: NDArray[np.int64]
-    in_user: RealArray
-    user_column: NDArray[np.int64]
-    offset_column: NDArray[np.int64]
+    entries: RealArray
+    columns: NDArray[np.int64]
     n_parameters: int
 
     @classmethod
     def none(cls, n_paths: int) -> PathJacobian:
         """Return no derivatives at all."""
-        column = np.zeros(n_paths, np.int64)
-        return cls(np.zeros((n_paths, 0, 3)), column, np.zeros((n_paths, 4)), column, column, 0)
+        return cls(np.zeros((n_paths, 0, 7)), np.zeros((n_paths, 7), np.int64), 0)
+
+    @property
+    def in_target(self) -> RealArray:
+        """Derivatives in the coordinates of the target, shape (L, 1 + D, 3)."""
+        return self.entries[:, :, :3]
+
+    @property
+    def of_length_in_user(self) -> RealArray:
+        """Derivatives of the length in the coordinates of the user, shape (L, 3)."""
+        return self.entries[:, 0, 3:6]
+
+    @property
+    def target_columns(self) -> NDArray[np.int64]:
+        """Columns of the target's coordinates, shape (L, 3)."""
+        return self.columns[:, :3]
+
+    @property
+    def user_columns(self) -> NDArray[np.int64]:
+        """Columns of the user's coordinates, shape (L, 3)."""
+        return self.columns[:, 3:6]
 
     def pull(self, slopes: RealArray) -> RealArray:
         """Return ``sum_di slopes_di J_dip`` of slopes (1 + D, L), shape (P,)."""
-        pulled = np.zeros(self.n_parameters)
-        pull_slopes(
-            slopes,
-            self.in_target,
-            self.target_column,
-            self.in_user,
-            self.user_column,
-            self.offset_column,
-            pulled,
-        )
-        return pulled
+        pulled = np.matmul(slopes.T[:, None], self.entries)
+        return np.asarray(np.bincount(self.columns.ravel(), pulled.ravel(), self.n_parameters), np.float64)
 
     def dense(self) -> RealArray:
         """Return the whole Jacobian, shape (1 + D, L, P)."""
-        n_paths, n_types, _ = self.in_target.shape
+        n_paths, n_types, n_columns = self.entries.shape
         jacobian = np.zeros((n_types, n_paths, self.n_parameters))
         if not (n_types and n_paths):
             return jacobian
-        rows, xyz = np.arange(n_paths)[:, None], np.arange(3)
-        jacobian[0, rows, self.user_column[:, None] + xyz] = self.in_user[:, :3]
-        jacobian[0, rows[:, 0], self.offset_column] = self.in_user[:, 3]
-        columns = self.target_column[:, None] + xyz
-        for d in range(n_types):
-            jacobian[d, rows, columns] += self.in_target[:, d]
+        for c in range(n_columns):
+            jacobian[:, np.arange(n_paths), self.columns[:, c]] += self.entries[:, :, c].T
         return jacobian

@@ -57,6 +57,8 @@ class PlanarAtoms:
     @cached_property
     def n_orders(self) -> int:
         """Terms of the squint's series, 1 without squint."""
+        if not self.squint:
+            return 1
         return squint_orders(self.array, self.squint * self.wavenumbers_per_m)
 
     @cached_property
@@ -187,8 +189,14 @@ class PlanarAtoms:
         weighted = self.delay * gains
         channel = np.zeros((n_users, self.delay.shape[0], self.array.n_elements), complex)
         powers = self.wavenumbers_per_m[:, None] * self.squint
-        for k in np.unique(self.user):
+        a_h, a_v = self.factors
+        for k in range(n_users):
             index = np.flatnonzero(self.user == k)
+            if not index.size:
+                continue
+            if self.n_orders == 1:
+                np.matmul(weighted[:, index], self._kronecker(a_h[index], a_v[index]), out=channel[k])
+                continue
             left = [weighted[:, index]]
             for _ in range(1, self.n_orders):
                 left.append(left[-1] * powers)
@@ -226,6 +234,10 @@ class PlanarAtoms:
 
     def _kronecker(self, a_h: ComplexArray, a_v: ComplexArray) -> ComplexArray:
         return (a_h[:, :, None] * a_v[:, None, :]).reshape(len(a_h), self.array.n_elements)
+
+    def on_subcarriers(self, part: slice) -> PlanarAtoms:
+        """Return the atoms on some subcarriers."""
+        return replace(self, delay=self.delay[part], wavenumbers_per_m=self.wavenumbers_per_m[part])
 
     def over_cells(self, delay: ComplexArray) -> PlanarAtoms:
         """The atoms over resource elements, subcarrier after subcarrier, of given delay factors."""

@@ -22,6 +22,10 @@ ComplexArray = NDArray[np.complex128]
 _PLACES_PER_TONE = 4
 # Guard: distance of a subcarrier from its place on the raster, in steps.
 _OFF_RASTER = 1e-8
+# Cost cap: fine factors of delays below which a product of factors costs as much as all exponentials.
+_FEWEST_FACTORS = 4
+# Guard: distance from even wavenumbers that rounding explains, relative to the largest.
+_ROUNDING = 1e-14
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +163,29 @@ class Receiver:
     def wavenumbers_per_m(self) -> RealArray:
         """Phase per metre of path length on every subcarrier, ``2 pi f_n / c``, shape (N,)."""
         return 2 * np.pi * self.frequencies_hz / SPEED_OF_LIGHT_M_S
+
+    def delay_factors(self, lengths_m: RealArray) -> ComplexArray:
+        """Return ``exp(-j w_n l)`` of lengths (L,), shape (N, L).
+
+        Where subcarriers are equally spaced as a product of few coarse and few fine factors.
+        """
+        wavenumbers, step = self.wavenumbers_per_m, self._even_step_per_m
+        n_fine = int(np.sqrt(wavenumbers.size))
+        if step is None or n_fine < _FEWEST_FACTORS:
+            return np.asarray(np.exp(-1j * wavenumbers[:, None] * lengths_m))
+        coarse = np.exp(-1j * wavenumbers[::n_fine, None] * lengths_m)
+        fine = np.exp(-1j * (step * np.arange(n_fine))[:, None] * lengths_m)
+        both = (coarse[:, None] * fine).reshape(len(coarse) * n_fine, len(lengths_m))
+        return both[: wavenumbers.size]
+
+    @cached_property
+    def _even_step_per_m(self) -> float | None:
+        """Step of wavenumbers that are even to rounding, None where they are not."""
+        wavenumbers = self.wavenumbers_per_m
+        even = np.linspace(wavenumbers[0], wavenumbers[-1], wavenumbers.size)
+        if np.max(np.abs(wavenumbers - even)) > _ROUNDING * np.max(np.abs(wavenumbers)):
+            return None
+        return float(wavenumbers[-1] - wavenumbers[0]) / max(wavenumbers.size - 1, 1)
 
     @cached_property
     def raster(self) -> Raster | None:

@@ -31,7 +31,9 @@ __all__ = [
     "Receiver",
     "Scene",
     "ScenePrior",
+    "StillPrior",
     "path_parameters",
+    "trace_still",
 ]
 
 RealArray = NDArray[np.float64]
@@ -219,6 +221,14 @@ class ScenePrior:
             points += float(away @ self.turn.coupling @ away)
         return 0.5 * float(users + points + of_offsets @ scene.offsets_m**2)
 
+    def at_rest(self, n_points: int, n_unlocated: int) -> StillPrior:
+        """Return the prior of the vectors of still scenes of a size; made once, as refinement asks often."""
+        made = vars(self).setdefault("_at_rest", {})
+        found: StillPrior | None = made.get((n_points, n_unlocated))
+        if found is None:
+            found = made[n_points, n_unlocated] = StillPrior.of(self, n_points, n_unlocated)
+        return found
+
     def of_user(self, user: int) -> ScenePrior:
         """Return the prior of one user."""
         alone = slice(user, user + 1)
@@ -284,6 +294,36 @@ class ScenePrior:
         return deviation
 
 
+@dataclass(frozen=True, eq=False)
+class StillPrior:
+    """Prior of the vector of a still scene whose array neither turns nor points elsewhere.
+
+    Attributes
+    ----------
+    known : ndarray of bool, shape (P,)
+    precision, mean : ndarray, shape (P,)
+        Zero where there is no prior.
+    all_unknown : bool
+        Whether nothing is known.
+    """
+
+    known: NDArray[np.bool_]
+    precision: RealArray
+    mean: RealArray
+    all_unknown: bool
+
+    @classmethod
+    def of(cls, prior: ScenePrior, n_points: int, n_unlocated: int) -> StillPrior:
+        """Return the prior of scenes of so many points and unlocated paths."""
+        n_users = len(prior.users_m)
+        nowhere = np.zeros((n_points, 3)), np.zeros((n_users, 3))
+        scene = Scene(*nowhere, np.zeros(n_users), np.zeros((n_unlocated, 3)))
+        known, precision, mean = prior.known(scene), prior.precision(scene), -prior.deviation(scene)
+        for array in (known, precision, mean):
+            array.flags.writeable = False
+        return cls(known, precision, mean, not known.any())
+
+
 def _inverse_squares(stds: RealArray | None) -> RealArray:
     """``1 / std^2``, zero where the deviation is zero or none is given, shape (2,)."""
     if stds is None:
@@ -333,6 +373,31 @@ class PathParameters:
         return self.derivatives.dense()
 
 
+def trace_still(scene: Scene, paths: Paths, receiver: Receiver) -> PathParameters:
+    """Return what :func:`path_parameters` does, of planar waves in a scene without motion and pointing."""
+    length, cosines, derivatives = _traced(scene, paths, receiver, sum(scene._sizes()))
+    return PathParameters(length, cosines, None, derivatives)
+
+
+def _traced(
+    scene: Scene, paths: Paths, receiver: Receiver, n_parameters: int
+) -> tuple[RealArray, RealArray, PathJacobian]:
+    """Lengths (L,), cosines (2, L) and their derivatives in the places of a scene."""
+    n_paths, spherical = len(paths), receiver.wavefront == "spherical"
+    length, cosines = np.empty(n_paths), np.empty((2, n_paths))
+    entries = np.zeros((n_paths, 4 if spherical else 3, 7))
+    columns = np.empty((n_paths, 7), np.int64)
+    trace_paths(
+        (scene.points_m, scene.users_m, scene.offsets_m, scene.unlocated_m),
+        (paths.user, paths.target, paths.unlocated),
+        receiver.bs_position_m,
+        receiver.cross_axes,
+        spherical,
+        (length, cosines, entries, columns, np.empty(3), np.empty(3)),
+    )
+    return length, cosines, PathJacobian(entries, columns, n_parameters)
+
+
 def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParameters:
     """Return the lengths, responses and Jacobian of every path (docs/theory.md, sections 1 and 6).
 
@@ -340,24 +405,8 @@ def path_parameters(scene: Scene, paths: Paths, receiver: Receiver) -> PathParam
     vectors towards the path's target; angles through ``u_h, u_v`` (planar), or the response's own
     derivative in the target's coordinates (spherical).
     """
-    bs, n_paths = receiver.bs_position_m, len(paths)
-    spherical = receiver.wavefront == "spherical"
-    n_types = 4 if spherical else 3
-    length, cosines = np.empty(n_paths), np.empty((2, n_paths))
-    in_target, in_user = np.zeros((n_paths, n_types, 3)), np.zeros((n_paths, 4))
-    target_column, user_column, offset_column = np.empty((3, n_paths), np.int64)
-    trace_paths(
-        (scene.points_m, scene.users_m, scene.offsets_m, scene.unlocated_m),
-        (paths.user, paths.target, paths.unlocated),
-        bs,
-        receiver.cross_axes,
-        spherical,
-        (length, cosines, in_target, in_user),
-        (target_column, user_column, offset_column),
-    )
-    derivatives = PathJacobian(
-        in_target, target_column, in_user, user_column, offset_column, scene.n_parameters
-    )
+    bs, spherical = receiver.bs_position_m, receiver.wavefront == "spherical"
+    length, cosines, derivatives = _traced(scene, paths, receiver, scene.n_parameters)
     turned: PathJacobian | PointingJacobian = derivatives
     if scene.pointing is not None and not spherical:
         located = np.flatnonzero(~paths.is_unlocated)

@@ -22,7 +22,7 @@ from isac_toolbox.channel.atoms.kernels import normal_blocks, path_correlations,
 from isac_toolbox.channel.atoms.receiver import Raster, Receiver
 from isac_toolbox.channel.atoms.scene import PathJacobian, PathParameters, Paths
 
-__all__ = ["BlockTables"]
+__all__ = ["LARGE_GRID", "BlockTables"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -31,6 +31,10 @@ ComplexArray = NDArray[np.complex128]
 _TERMS = 15
 _TAPS = 14
 _SHARPNESS = 2.30 * _TAPS
+# Entries of a whole grid of lengths from which on it is kept for the lengths of paths alone.
+LARGE_GRID = 2**19
+# Steps by which such lengths may be exceeded, as paths are refined.
+_MARGIN = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +51,9 @@ class BlockTables:
     array : UniformPlanarArray
     holes : ndarray, shape (H, 2)
         Horizontal and vertical phase slopes of the elements left out, where the correlation is zero.
-    gram_table : tuple of ndarray, optional
-        Row of every pair of users and Taylor coefficients, where they were made for a larger block.
-    correlation_grid : ndarray, optional
-        Transformed correlations, likewise.
+    window_m : (float, float), optional
+        Lengths at which paths are looked for; tables of large blocks hold these alone, until others are asked
+        for.
     """
 
     symbol_gram: ComplexArray
@@ -59,12 +62,15 @@ class BlockTables:
     raster: Raster
     array: UniformPlanarArray
     holes: RealArray
-    gram_table: tuple[NDArray[np.int64], ComplexArray] | None = None
-    correlation_grid: RealArray | None = None
+    window_m: tuple[float, float] | None = None
 
     @classmethod
     def of(
-        cls, symbol_gram: ComplexArray, cross_correlation: ComplexArray, receiver: Receiver
+        cls,
+        symbol_gram: ComplexArray,
+        cross_correlation: ComplexArray,
+        receiver: Receiver,
+        window_m: tuple[float, float] | None = None,
     ) -> BlockTables | None:
         """Return the tables of a block, None where its receiver's atoms have no such tables."""
         array = receiver.array
@@ -73,32 +79,52 @@ class BlockTables:
         if not isinstance(array, UniformPlanarArray) or not receiver.is_plain:
             return None
         wavenumbers, raster = receiver.wavenumbers_per_m, receiver.raster
-        return cls(symbol_gram, cross_correlation, wavenumbers, raster, array, receiver.hole_slopes)
+        holes = receiver.hole_slopes
+        return cls(symbol_gram, cross_correlation, wavenumbers, raster, array, holes, window_m)
 
     def with_correlation(self, cross_correlation: ComplexArray) -> BlockTables:
         """Return the tables of another correlation (K, N, M); those of the symbol Gram are shared."""
-        return replace(
-            self,
-            cross_correlation=cross_correlation,
-            gram_table=self._gram_table,
-            correlation_grid=None,
-        )
+        other = replace(self, cross_correlation=cross_correlation)
+        vars(other)["_gram"] = self._gram_table(self._window)
+        return other
 
     def of_user(self, user: int) -> BlockTables:
         """Return the tables of one user alone; the transforms are shared."""
         alone = slice(user, user + 1)
-        pair, table = self._gram_table
-        row = pair[user, user]
-        return BlockTables(
-            self.symbol_gram[:, alone, alone],
-            self.cross_correlation[alone],
-            self.wavenumbers_per_m,
-            self.raster,
-            self.array,
-            self.holes,
-            gram_table=(np.zeros((1, 1), np.int64), table[row : row + 1]),
-            correlation_grid=self._correlation_grid[alone],
+        other = replace(
+            self,
+            symbol_gram=self.symbol_gram[:, alone, alone],
+            cross_correlation=self.cross_correlation[alone],
         )
+        pair, table, first = self._gram_table(self._window)
+        grid, start = self._correlation_grid(self._window)
+        row = pair[user, user]
+        vars(other)["_gram"] = np.zeros((1, 1), np.int64), table[row : row + 1], first
+        vars(other)["_grid"] = grid[alone], start
+        return other
+
+    @cached_property
+    def _window(self) -> tuple[float, float] | None:
+        """Lengths that tables are made for, None for a whole period."""
+        n_users, _, n_antennas = self.cross_correlation.shape
+        if self.window_m is None or n_users * n_antennas * self._size < LARGE_GRID:
+            return None
+        low, high = self.window_m
+        margin = _MARGIN * self._step
+        return None if high - low > self._period_m / 2 - 2 * margin else (low - margin, high + margin)
+
+    @property
+    def _period_m(self) -> float:
+        """Length after which everything repeats."""
+        return self._size * self._step
+
+    def _asked(self, parameters: PathParameters) -> tuple[float, float] | None:
+        """The window, None where paths have lengths outside."""
+        if self._window is None or not parameters.length_m.size:
+            return self._window
+        low, high = self._window
+        inside = low <= parameters.length_m.min() and parameters.length_m.max() <= high
+        return self._window if inside else None
 
     @cached_property
     def _size(self) -> int:
@@ -131,87 +157,105 @@ class BlockTables:
         spacing_h, spacing_v = self.array.spacings
         return self.array.shape, (2 * np.pi * spacing_h, 2 * np.pi * spacing_v)
 
-    def _to_lengths(self, sequences: ComplexArray) -> ComplexArray:
-        """``sum_n g_n exp(j (w_n - w_ref) l)`` on the grid, along the last axis."""
-        padded = np.zeros((*sequences.shape[:-1], self._size), complex)
-        padded[..., self.raster.place - self._reference[0]] = sequences
-        return np.asarray(fft.ifft(padded, axis=-1, norm="forward", overwrite_x=True))
+    def _to_lengths(self, sequences: ComplexArray, first: int, count: int) -> ComplexArray:
+        """``sum_n g_n exp(j (w_n - w_ref) l)`` of (n, N) at some lengths of the grid, (n, count)."""
+        padded = np.zeros((len(sequences), self._size), complex)
+        padded[:, self.raster.place - self._reference[0]] = sequences
+        whole = fft.ifft(padded, axis=-1, norm="forward", overwrite_x=True)
+        if count == self._size:
+            return np.asarray(whole)
+        return np.asarray(whole.take(np.arange(first, first + count), axis=1, mode="wrap"))
 
-    @cached_property
-    def _gram_table(self) -> tuple[NDArray[np.int64], ComplexArray]:
-        """Row of every pair of users k <= j (-1 where they do not interfere), and the Taylor coefficients.
+    def _gram_table(self, window: tuple[float, float] | None) -> tuple[NDArray[np.int64], ComplexArray, int]:
+        """Row of every pair of users k <= j (-1: they do not interfere), Taylor coefficients, first centre.
 
         Coefficient p at a grid length: ``sum_n R_n[k, j] (j (w_n - w_ref) step / 2)^p / p! exp(...)``.
         """
-        if self.gram_table is not None:
-            return self.gram_table
+        made: tuple[NDArray[np.int64], ComplexArray, int] | None = vars(self).get("_gram")
+        if made is None or (window is None and made[1].shape[1] < self._size):
+            made = vars(self)["_gram"] = self._made_gram(window)
+        return made
+
+    def _made_gram(self, window: tuple[float, float] | None) -> tuple[NDArray[np.int64], ComplexArray, int]:
         n_users = self.symbol_gram.shape[1]
         sent = np.any(self.symbol_gram, axis=0)
         k, j = np.nonzero(np.triu(sent))
         pair = np.full((n_users, n_users), -1)
         pair[k, j] = np.arange(k.size)
         relative = self.wavenumbers_per_m - self._reference[1]
-        argument = 0.5j * self._step * relative
-        powers = np.stack([argument**p / factorial(p) for p in range(_TERMS)])
-        sequences = self.symbol_gram[:, k, j].T[:, None, :] * powers
-        return pair, np.ascontiguousarray(self._to_lengths(sequences).transpose(0, 2, 1))
+        powers = _taylor_powers((0.5 * self._step * relative).tobytes())
+        reach = self._size if window is None else int((window[1] - window[0]) / self._step) + 2
+        first, count = (-reach, 2 * reach + 1) if 2 * reach + 1 < self._size else (0, self._size)
+        table = np.empty((k.size, count, _TERMS), complex)
+        for row, (a, b) in enumerate(zip(k, j, strict=True)):
+            table[row] = self._to_lengths(self.symbol_gram[:, a, b] * powers, first, count).T
+        return pair, table, first
 
-    @cached_property
-    def _correlation_grid(self) -> RealArray:
-        """``Z`` on grid lengths with the kernel's response divided out, as (K, G, 2 M) reals.
+    def _correlation_grid(self, window: tuple[float, float] | None) -> tuple[RealArray, int]:
+        """``Z`` on grid lengths with the kernel's response divided out, as (K, G, 2 M) reals, and the first.
 
         Stored in the precision of ``Z``.
         """
-        if self.correlation_grid is not None:
-            return self.correlation_grid
+        made: tuple[RealArray, int] | None = vars(self).get("_grid")
+        if made is None or (window is None and made[0].shape[1] < self._size):
+            made = vars(self)["_grid"] = self._made_grid(window)
+        return made
+
+    def _made_grid(self, window: tuple[float, float] | None) -> tuple[RealArray, int]:
         n_users, _, n_antennas = self.cross_correlation.shape
         middle, _ = self._reference
         correction = _kernel_response(self.raster.size, middle, self._size)[self.raster.place]
-        grid = np.empty((n_users, self._size, n_antennas), self.cross_correlation.dtype)
+        first, count = 0, self._size
+        if window is not None:
+            first = int(np.floor(window[0] / self._step)) - _TAPS
+            count = int(np.ceil(window[1] / self._step)) + _TAPS - first
+        rows = np.arange(first, first + count) % self._size
+        grid = np.empty((n_users, count, n_antennas), self.cross_correlation.dtype)
+        padded = np.empty((self._size, n_antennas), complex)
         for k, z in enumerate(self.cross_correlation):
             # along the columns as they lie in memory: a transposed copy would cost as much as the transform
-            padded = np.zeros((self._size, n_antennas), complex)
+            padded[:] = 0
             padded[self.raster.place - middle] = z * correction[:, None]
-            grid[k] = fft.ifft(padded, axis=0, norm="forward", overwrite_x=True)
-        return grid.view(grid.real.dtype)
+            whole = fft.ifft(padded, axis=0, norm="forward", overwrite_x=True)
+            grid[k] = whole if window is None else whole[rows]
+        return grid.view(grid.real.dtype), first
+
+    @cached_property
+    def _lattice(self) -> tuple[Any, ...]:
+        """Step of the tables, their reference, and the array's lattice."""
+        return (self._step, self._reference[1], *self._array_shape)
 
     def gram(self, parameters: PathParameters, paths: Paths) -> ComplexArray:
         """Return the Gram of the path atoms, shape (L, L)."""
-        return np.asarray(path_gram(*self._pairwise(parameters, paths)))
+        gram = np.empty((len(paths), len(paths)), complex)
+        arguments = (*self._pairwise(parameters, paths), gram)
+        path_gram(*arguments)
+        return gram
 
     def _pairwise(self, parameters: PathParameters, paths: Paths) -> tuple[Any, ...]:
-        pair, table = self._gram_table
-        shape, slopes = self._array_shape
-        reference = self._reference[1]
-        return (
-            parameters.length_m,
-            parameters.cosines,
-            paths.user,
-            pair,
-            table,
-            self._step,
-            reference,
-            shape,
-            slopes,
-            self.holes if self.holes.size else None,
-        )
+        holes = self.holes if self.holes.size else None
+        at = parameters.length_m, parameters.cosines, paths.user, self._waves(parameters)
+        return (*at, self._gram_table(self._asked(parameters)), self._lattice, holes)
+
+    def _waves(self, parameters: PathParameters) -> ComplexArray:
+        """Half the phase steps along columns and rows, and the phase at the reference, as waves (3, L)."""
+        made: ComplexArray | None = vars(parameters).get("_waves")
+        if made is None:
+            _, reference, _, (slope_h, slope_v) = self._lattice
+            angles = np.empty((3, parameters.length_m.size))
+            np.multiply(parameters.cosines[0], 0.5 * slope_h, out=angles[0])
+            np.multiply(parameters.cosines[1], 0.5 * slope_v, out=angles[1])
+            np.multiply(parameters.length_m, reference, out=angles[2])
+            made = vars(parameters)["_waves"] = np.exp(1j * angles)
+        return made
 
     def correlations(self, parameters: PathParameters, paths: Paths) -> ComplexArray:
         """Return the inner products of path, length and cosine atoms with ``Z``, shape (4, L)."""
-        shape, slopes = self._array_shape
         out = np.empty((4, len(paths)), complex)
-        path_correlations(
-            parameters.length_m,
-            parameters.cosines,
-            paths.user,
-            self._correlation_grid,
-            (_TAPS, _SHARPNESS),
-            self._step,
-            self._reference[1],
-            shape,
-            slopes,
-            out,
-        )
+        grid, first = self._correlation_grid(self._asked(parameters))
+        near, kernel = np.empty((2, grid.shape[2])), (_TAPS, _SHARPNESS)
+        at = parameters.length_m, paths.user, self._waves(parameters)
+        path_correlations(*at, grid, first, kernel, self._lattice, near, out)
         return out
 
     def normal_blocks(
@@ -226,16 +270,17 @@ class BlockTables:
             np.zeros((n_parameters, n_parameters)),
             np.zeros((3, n_paths), complex),
         )
-        columns = (
-            jacobian.in_target,
-            jacobian.target_column,
-            jacobian.in_user,
-            jacobian.user_column,
-            jacobian.offset_column,
-        )
-        arguments = (*self._pairwise(parameters, paths), gains, columns, out)
+        within = jacobian.entries, jacobian.columns
+        arguments = (*self._pairwise(parameters, paths), gains, within, np.empty((n_parameters, 3)), out)
         normal_blocks(*arguments)
         return out
+
+
+@lru_cache(maxsize=16)
+def _taylor_powers(argument: bytes) -> ComplexArray:
+    """``(j x)^p / p!`` of all terms, shape (terms, N)."""
+    x = 1j * np.frombuffer(argument, np.float64)
+    return np.stack([x**p / factorial(p) for p in range(_TERMS)])
 
 
 @lru_cache(maxsize=16)

@@ -93,7 +93,7 @@ class NOMP(ManyBlocks):
             path_fit.atoms, path_fit.posterior.mean, path_fit.posterior.covariance, obs.n_users
         )
         detection = detect(block, channel, 1 / problem.noise_precision, joint=False)
-        estimate = ChannelEstimate.of_fit(path_fit, obs.n_users, block.scale)
+        estimate = ChannelEstimate.of_fit(path_fit, obs.n_users).in_units(block.scale)
         located = SceneEstimate.certain(fit, block.scale, sight, seen, share, doubt_m2).of_block(obs)
         said = [*warnings, *unseen_cosines(obs.array), *without_places(obs), *taken_as_static(obs)]
         seconds = perf_counter() - start

@@ -120,7 +120,7 @@ class OMP(ManyBlocks):
         )
         detection = detect(block, channel, 1 / problem.noise_precision, joint=False)
         sight, seen, _ = fit.paths.membership(obs.n_users, len(fit.scene.points_m))
-        estimate = ChannelEstimate.of_fit(fit, obs.n_users, block.scale)
+        estimate = ChannelEstimate.of_fit(fit, obs.n_users).in_units(block.scale)
         scene = SceneEstimate.certain(fit, block.scale, sight, seen)
         within_cell = np.diag(grid.step_m**2 / 12)
         scene = replace(scene, scatterer_covariance_m2=scene.scatterer_covariance_m2 + within_cell)

@@ -72,6 +72,7 @@ def newtonised_omp(
         Unlocated paths only.
     """
     deadline = Deadline() if deadline is None else deadline
+    problem = problem.searched_over((search.min_length_m, search.max_length_m))
     n_users = problem.statistics.symbol_gram.shape[1]
     groups = _groups(problem)
     spectra: list[Spectrum] = []

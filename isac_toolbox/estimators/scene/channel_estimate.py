@@ -23,10 +23,14 @@ __all__ = [
     "ElementEstimate",
     "ImageEstimate",
     "channel_variance",
+    "mean_channel",
 ]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
+
+# Cost cap: products of pairs of paths and subcarriers that are held at once.
+_MOST_PRODUCTS = 2**15
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,20 +51,25 @@ class ChannelEstimate:
 
     @classmethod
     def of_fit(
-        cls, fit: Fit, n_users: int, scale: float, diffuse: Diffuse | Clusters | None = None
+        cls,
+        fit: Fit,
+        n_users: int,
+        diffuse: Diffuse | Clusters | None = None,
+        mean: ComplexArray | None = None,
     ) -> ChannelEstimate:
-        """Return the channel of a fit's paths and of a diffuse part.
+        """Return the channel of a fit's paths and of a diffuse part, in the units of the scaled block.
 
-        ``scale`` undoes the normalisation of amplitudes. The diffuse part takes up the error that the paths
-        have because of it, so that of the paths is the noise's alone; that of clusters contains it.
+        ``mean`` (K, N, M) is what :func:`mean_channel` returns, where it is there already. The diffuse part
+        takes up the error that the paths have because of it, so that of the paths is the noise's alone; that
+        of clusters contains it.
         """
-        receiver = fit.problem.receiver
-        mean, power = receiver.stated(fit.atoms.synthesise(fit.posterior.mean, n_users)), scale**2
+        receiver, power = fit.problem.receiver, 1.0
+        mean = mean_channel(fit, n_users, diffuse) if mean is None else mean
         if receiver.whitening is not None:
             power *= receiver.whitening.power(receiver.element_mask)
         if diffuse is None:
             variance = channel_variance(fit, scene_covariance(fit), n_users)
-            return cls(mean * scale, variance * scale**2, power / fit.problem.noise_precision)
+            return cls(mean, variance, power / fit.problem.noise_precision)
         quiet = replace(fit.problem, noise_precision=1 / diffuse.noise_variance)
         variance = np.zeros(mean.shape)
         if isinstance(diffuse, Diffuse):
@@ -76,9 +85,13 @@ class ChannelEstimate:
             for k, doubt in enumerate(diffuse.entry_variance / np.maximum(diffuse.power, 1e-300)):
                 known = receiver.whitening.share_of_white(min(float(doubt), 1.0))
                 own[k] *= np.real(np.diag(covariance @ known))
-        return cls(
-            (mean + receiver.stated(diffuse.mean)) * scale, (variance + own) * scale**2, noise_variance
-        )
+        return cls(mean, variance + own, noise_variance)
+
+    def in_units(self, scale: float) -> ChannelEstimate:
+        """Return the channel with amplitudes so many times as large; its arrays are changed."""
+        np.multiply(self.mean, scale, out=self.mean)
+        np.multiply(self.variance, scale**2, out=self.variance)
+        return ChannelEstimate(self.mean, self.variance, self.noise_variance * scale**2)
 
     def behind(self, fit: Fit) -> ChannelEstimate:
         """Return the channel with the error that what elements hear of each other has, if anything.
@@ -172,6 +185,12 @@ class ImageEstimate:
         return cls(images.values, images.stds, images.user_values, images.user_stds)
 
 
+def mean_channel(fit: Fit, n_users: int, diffuse: Diffuse | Clusters | None = None) -> ComplexArray:
+    """Return the mean channel of a fit's paths and of a diffuse part of the scaled block, (K, N, M)."""
+    mean = fit.problem.receiver.stated(fit.atoms.synthesise(fit.posterior.mean, n_users))
+    return mean if diffuse is None else mean + fit.problem.receiver.stated(diffuse.mean)
+
+
 def channel_variance(fit: Fit, covariance: RealArray, n_users: int) -> RealArray:
     """Return the posterior variance of every channel entry, shape (K, N, M) (docs/theory.md, section 5).
 
@@ -213,13 +232,23 @@ def _summed_power(
     phase = np.where(np.arange(n_types) == 1, -1j, 1)
     weights = joint[:, i, :, j] * np.multiply.outer(phase, phase.conj())
     weights[i != j] *= 2
-    coefficients = np.zeros((3, i.size, steering.shape[2]), complex)
-    for s in range(n_types):
-        for t in range(n_types):
-            term = weights[:, s, t, None] * (arrays[s, i] * arrays[t, j].conj())
-            coefficients[int(s == 1) + int(t == 1)] += term
-    pairs = delay[:, i] * delay[:, j].conj()
-    powers = wavenumbers_per_m[:, None] ** np.arange(3)[:, None, None] * pairs
-    left = np.concatenate([powers.real, powers.imag], axis=2)
-    right = np.concatenate([coefficients.real, -coefficients.imag], axis=1)
-    return np.maximum(np.sum(np.matmul(left, right), axis=0), 0.0)
+    left, right = arrays[:, i].transpose(1, 0, 2), arrays[:, j].conj().transpose(1, 0, 2)
+    plain = np.arange(n_types) != 1
+    over_plain = np.matmul(weights[:, :, plain], right[:, plain])
+    in_length = weights[:, :, 1, None] * right[:, 1, None]
+    coefficients = np.stack(
+        [
+            np.sum(left[:, plain] * over_plain[:, plain], axis=1),
+            left[:, 1] * over_plain[:, 1] + np.sum(left[:, plain] * in_length[:, plain], axis=1),
+            left[:, 1] * in_length[:, 1],
+        ]
+    )
+    of_elements = np.concatenate([coefficients.real, -coefficients.imag], axis=1)
+    power = np.empty((len(delay), steering.shape[2]))
+    step = max(_MOST_PRODUCTS // max(i.size, 1), 1)
+    for part in (slice(first, first + step) for first in range(0, len(delay), step)):
+        pairs = delay[part, i] * delay[part, j].conj()
+        powers = wavenumbers_per_m[part, None] ** np.arange(3)[:, None, None] * pairs
+        of_tones = np.concatenate([powers.real, powers.imag], axis=2)
+        np.sum(np.matmul(of_tones, of_elements), axis=0, out=power[part])
+    return np.maximum(power, 0.0, out=power)

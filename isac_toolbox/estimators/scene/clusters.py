@@ -119,6 +119,8 @@ class Clusters:
     cosines : ndarray, shape (2, L)
     delay : ndarray of complex, shape (N, L)
     steering : ndarray of complex, shape (L, M)
+    over_array : ndarray of complex, shape (L, M)
+        What paths and clusters together are over the array; zero before the first round.
     path_power, cluster_power : ndarray, shape (L,)
         Mean powers of a channel entry from paths and from their clusters.
     mean : ndarray of complex, shape (K, N, M)
@@ -140,6 +142,7 @@ class Clusters:
     cosines: RealArray
     delay: ComplexArray
     steering: ComplexArray
+    over_array: ComplexArray
     path_power: RealArray
     cluster_power: RealArray
     mean: ComplexArray
@@ -153,9 +156,26 @@ class Clusters:
     @classmethod
     def start(cls, fit: Fit, statistics: Statistics, shape: ClusterShape, noise_variance: float) -> Clusters:
         """Learn the clusters around the paths of a fit from the statistics."""
+        return cls.begun(fit, statistics, shape, noise_variance).settled(fit, statistics)
+
+    @classmethod
+    def begun(cls, fit: Fit, statistics: Statistics, shape: ClusterShape, noise_variance: float) -> Clusters:
+        """Return clusters around the paths of a fit before anything is learned of them."""
         power = np.abs(fit.posterior.mean) ** 2
-        begun = cls._around(fit, statistics, shape, power, _START_SHARE * power, noise_variance)
-        return begun._settled(fit, statistics, _FIRST_ROUNDS)
+        return cls._around(fit, statistics, shape, power, _START_SHARE * power, noise_variance)
+
+    def settled(self, fit: Fit, statistics: Statistics) -> Clusters:
+        """Learn clusters that were begun from the statistics."""
+        return self._settled(fit, statistics, _FIRST_ROUNDS)
+
+    @property
+    def whole(self) -> ComplexArray:
+        """The channel of paths and clusters together, shape (K, N, M)."""
+        whole = np.zeros((len(self.mean), len(self.delay), self.mean.shape[2]), complex)
+        for k in range(len(whole)):
+            own = np.flatnonzero(self.user == k)
+            whole[k] = self.delay[:, own] @ self.over_array[own]
+        return whole
 
     @classmethod
     def _around(
@@ -174,6 +194,7 @@ class Clusters:
             fit.parameters.cosines,
             fit.atoms.delay,
             fit.atoms.steering[0],
+            np.zeros_like(fit.atoms.steering[0]),
             path,
             cluster,
             np.zeros_like(statistics.cross_correlation),
@@ -265,6 +286,7 @@ class Clusters:
         channel = np.where(heard, channel, 0)
         whole, variance = np.zeros_like(channel), np.zeros_like(self.variance)
         path, cluster = self.path_power.copy(), self.cluster_power.copy()
+        over_array = np.zeros_like(self.over_array)
         determined = spread = cost = 0.0
         for k, energy in enumerate(self.symbol_energies):
             others = channel.copy()
@@ -273,8 +295,9 @@ class Clusters:
             index = np.flatnonzero(self.user == k)
             found = self._filter(index, energy, own, heard)
             path[index], cluster[index] = found.path_power, found.cluster_power
-            whole[k], variance[k] = found.channel, found.variance
-            channel[k] = found.channel * heard
+            over_array[index], variance[k] = found.over_array, found.variance
+            whole[k] = self.delay[:, index] @ found.over_array
+            channel[k] = whole[k] * heard
             determined += found.determined
             spread += found.spread
             cost += found.cost
@@ -283,6 +306,7 @@ class Clusters:
         least = _LEAST_POWER * noise / max(float(self.symbol_energies.sum(axis=1).max()), 1e-300)
         again = replace(
             self,
+            over_array=over_array,
             path_power=np.maximum(path, least),
             cluster_power=np.maximum(cluster, least),
             variance=variance,
@@ -315,7 +339,7 @@ class Clusters:
         return _Filtered(
             path_power=second[:, 0],
             cluster_power=second[:, 1:].mean(axis=1) if n_atoms > 1 else self.cluster_power[index],
-            channel=delay @ np.einsum("lr,lrm->lm", amplitudes, atoms),
+            over_array=np.einsum("lr,lrm->lm", amplitudes, atoms),
             variance=np.real(np.sum((delay @ between) * delay.conj(), axis=1)) / n_heard,
             determined=float(np.sum(1 - variance / power)),
             spread=float(np.real(np.vdot(information, covariance))),
@@ -376,7 +400,7 @@ class Clusters:
 
 @dataclass(frozen=True, eq=False)
 class _Filtered:
-    """What the filter finds of a user: powers (l,), channel (N, M) and its variance (N,), and their sums.
+    """What the filter finds of a user: powers (l,), paths over the array (l, M), variance (N,), and sums.
 
     Complex parameters determined, expected energy of what is uncertain, and nats that the posterior of the
     amplitudes is from their prior.
@@ -384,7 +408,7 @@ class _Filtered:
 
     path_power: RealArray
     cluster_power: RealArray
-    channel: ComplexArray
+    over_array: ComplexArray
     variance: RealArray
     determined: float
     spread: float

@@ -15,7 +15,7 @@ from isac_toolbox.channel.atoms.frames import MovingAtoms, StillAtoms, chebyshev
 from isac_toolbox.channel.atoms.kinematics import KinematicPrior
 from isac_toolbox.channel.evolution import ChannelEvolution
 from isac_toolbox.channel.motion import Motion
-from isac_toolbox.estimators.scene.fit import Fit
+from isac_toolbox.estimators.scene.fit import Bundles, Fit
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.derotation import Derotation
 from isac_toolbox.estimators.symbols.detection import ChannelKnowledge
@@ -70,9 +70,25 @@ def channel_at(fit: Fit, derotation: Derotation) -> ChannelKnowledge:
     factors hold how they turn.
     """
     posterior, n_users = fit.posterior, derotation.doppler_hz.size
+    if fit.bundles is not None:
+        times = np.tile(derotation.times_s, len(fit.atoms.delay))
+        mean = _of_bundles(fit, fit.bundles, _turned(fit, derotation).delay, times, n_users)
+        return ChannelKnowledge(mean, white_variance=fit.bundles.entry_variance)
     return ChannelKnowledge.from_paths(
         _turned(fit, derotation), posterior.mean, posterior.covariance, n_users
     )
+
+
+def _of_bundles(
+    fit: Fit, bundles: Bundles, turned: ComplexArray, times_s: RealArray, n_users: int
+) -> ComplexArray:
+    """Channel (K, C, M) of paths and rays around them in cells of some times (C,) and path factors (C, L)."""
+    channel = np.empty((n_users, len(turned), bundles.over_array.shape[1]), complex)
+    for k in range(n_users):
+        own = np.flatnonzero(fit.paths.user == k)
+        slopes = turned[:, own] @ bundles.slopes_hz[own]
+        channel[k] = turned[:, own] @ bundles.over_array[own] + 2j * np.pi * times_s[:, None] * slopes
+    return channel
 
 
 def _breath(fit: Fit, times_s: RealArray) -> ComplexArray:
@@ -103,6 +119,9 @@ def at_rest(block: ReceivedBlock, fit: Fit, moments: SymbolMoments) -> tuple[Rec
     assert derotation is not None
     turned = moments.derotated(derotation.factors)
     still = fit.atoms.synthesise(fit.posterior.mean, block.n_users)
+    if fit.bundles is not None:
+        at_reference = np.zeros(len(fit.atoms.delay))
+        still = _of_bundles(fit, fit.bundles, fit.atoms.delay, at_reference, block.n_users)
     received = block.received.astype("c8")
     for symbols, channel in channels_of(fit, derotation):
         received[..., symbols] += np.einsum("knm,knt->nmt", still, turned.mean[..., symbols], optimize=True)
@@ -132,6 +151,11 @@ def evolution_of(fit: Fit, derotation: Derotation, scale: float, whitened: bool 
     times, n_users = derotation.times_s, derotation.doppler_hz.size
     nodes = chebyshev_times(times, float(np.abs(beside).max(initial=0.0)), _EVOLUTION_NODES)
     turns = np.exp(2j * np.pi * nodes[:, None] * beside) * _breath(fit, nodes)
-    parts = np.stack([atoms.still.synthesise(gains * turn, n_users) for turn in turns])
+    if fit.bundles is None:
+        parts = np.stack([atoms.still.synthesise(gains * turn, n_users) for turn in turns])
+    else:
+        at = [np.full(len(atoms.delay), t) for t in nodes]
+        turned = [atoms.delay * turn for turn in turns]
+        parts = scale * np.stack([_of_bundles(fit, fit.bundles, d, t, n_users) for d, t in zip(turned, at)])
     parts = parts if whitened else fit.problem.receiver.stated(parts)
     return ChannelEvolution(parts, derotation.factors[:, None, :] * interpolation(nodes, times))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import matmul_toeplitz
 from scipy.linalg.lapack import zpotrf, zpotri
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
@@ -141,24 +142,26 @@ class Diffuse:
         for k, (energy, overlap) in enumerate(zip(energies, overlaps, strict=True)):
             own = remains[k] + energy[:, None] * mean[k]
             bins = _occupied(self.profile[k], _EMPTY * self.noise_variance / energy.sum())
+            between = np.concatenate([overlap[:0:-1].conj(), overlap])  # by distance, from the most negative
             amplitudes, covariance, _ = posterior_of(
-                overlap[bins[:, None], bins] / self.noise_variance,
+                between[bins[:, None] - bins + overlap.size - 1] / self.noise_variance,
                 search.over_lengths(own)[bins] / self.noise_variance,
                 self.profile[k, bins],
             )
             if left.whitening is not None and self.profile[k].any():
                 doubt = float(self.variance[k].mean() / self.profile[k].sum())
                 amplitudes = amplitudes @ left.whitening.share_of_white(min(doubt, 1.0)).T
-            response = search.responses(bins)
-            change = response @ amplitudes - mean[k]
+            on_grid = np.zeros((overlap.size, amplitudes.shape[1]), complex)
+            on_grid[bins] = amplitudes
+            change = search.at_tones(on_grid) - mean[k]
             mean[k] += change
             remains -= gram[:, :, k].T[:, :, None] * change
-            variance[k] = np.real(np.sum((response @ covariance) * response.conj(), axis=1))
+            variance[k] = search.power_at_tones(covariance, bins)
             share = 1 - np.real(np.diagonal(covariance)) / self.profile[k, bins]
             determined += left.n_elements * float(np.sum(share))
             power = np.sum(np.abs(amplitudes) ** 2, axis=1) / left.n_elements
             profile[k, bins] = power / np.maximum(share, _LEAST_SHARE)
-            floor[k] = (np.abs(overlap[:, bins]) ** 2 @ profile[k, bins]) / energy.sum()
+            floor[k] = matmul_toeplitz(np.abs(overlap) ** 2, profile[k]) / energy.sum()
         spread = left.n_elements * float(np.sum(energies * variance))
         noise = left.noise_variance(self.noise_variance, mean, remains, spread)
         return replace(

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dpotri
 
 from isac_toolbox.channel.atoms.dense import PathAtoms, fisher_blocks, make_atoms, through
 from isac_toolbox.channel.atoms.frames import MovingAtoms
@@ -20,6 +21,7 @@ from isac_toolbox.estimators.symbols.elements import ElementErrors
 from isac_toolbox.inference.posterior import GaussianPosterior, unchecked_posterior
 
 __all__ = [
+    "Bundles",
     "Fit",
     "channel_parts",
     "completed",
@@ -27,6 +29,7 @@ __all__ = [
     "element_errors_left",
     "evaluate",
     "learned_elements",
+    "reduced_hessian",
     "residual_correlation",
     "residual_over_time",
     "scene_blocks",
@@ -38,6 +41,26 @@ ComplexArray = NDArray[np.complex128]
 
 # Guard: smallest eigenvalue of the scaled Gauss-Newton matrix, near the rounding of its entries.
 _FLATTEST = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Bundles:
+    """What the paths of a block that moves are with the rays around them: the channel over time.
+
+    Attributes
+    ----------
+    over_array, slopes_hz : ndarray of complex, shape (L, M)
+        ``a + 2 j pi t s`` in the place of a path's gain times its response.
+    entry_variance : ndarray, shape (K,)
+        Of a channel entry.
+    noise_variance : float
+        Of a scaled sample.
+    """
+
+    over_array: ComplexArray
+    slopes_hz: ComplexArray
+    entry_variance: RealArray
+    noise_variance: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +86,8 @@ class Fit:
         By which gains change over a block, ``x (1 + 2 j pi t s)``, where they do.
     n_slopes : float
         Complex parameters of these that the samples determine.
+    bundles : Bundles, optional
+        Of a block that moves, where rays surround its paths.
     loss : ndarray, shape (P, P), optional
         Information on the scene that is lost as what elements hear of each other is not known.
     """
@@ -78,6 +103,7 @@ class Fit:
     excess: RealArray | None = None
     slopes_hz: ComplexArray | None = None
     n_slopes: float = 0.0
+    bundles: Bundles | None = None
     loss: RealArray | None = None
 
     @cached_property
@@ -106,8 +132,7 @@ class Fit:
         """Half Hessian (P, P) with the gains eliminated, and half gradient (P,), of the objective."""
         gamma, gains, prior = self.problem.noise_precision, self.posterior.mean, self.problem.prior
         gain_scene, scene_scene, fitted = scene_blocks(self)
-        whitened = np.ascontiguousarray(self.posterior.whiten(gain_scene).T).view(np.float64)
-        hessian = gamma * scene_scene - gamma**2 * (whitened @ whitened.T)
+        hessian = reduced_hessian(gain_scene, scene_scene, self.posterior, gamma)
         precision = prior.precision(self.scene)
         hessian.flat[:: len(hessian) + 1] += precision / 2
         slopes = self.slopes
@@ -137,6 +162,17 @@ class Fit:
             None if self.slopes is None else self.slopes[:, index],
             unchecked_posterior(gram, correlation, self.problem.noise_precision, precision),
         )
+
+
+def reduced_hessian(
+    gain_scene: ComplexArray, scene_scene: RealArray, posterior: GaussianPosterior, gamma: float
+) -> RealArray:
+    """Return half the Hessian of the data without the gains, ``gamma S - gamma^2 Re(B^H Sigma B)``."""
+    whitened = np.ascontiguousarray(posterior.whiten(gain_scene).T).view(np.float64)
+    hessian = whitened @ whitened.T
+    hessian *= -(gamma**2)
+    hessian += gamma * scene_scene
+    return hessian
 
 
 def evaluate(problem: Problem, scene: Scene, paths: Paths, precision: RealArray) -> Fit:
@@ -244,8 +280,16 @@ def scene_blocks(fit: Fit) -> tuple[ComplexArray, RealArray, ComplexArray]:
 def scene_covariance(fit: Fit) -> RealArray:
     """Return the covariance of the scene's vector from the inverse Gauss-Newton matrix, (P, P).
 
-    Directions in which the scaled matrix is flatter than ``_FLATTEST`` are taken to be that flat.
+    Directions in which the scaled matrix is flatter than ``_FLATTEST`` are taken to be that flat. It is made
+    once a fit.
     """
+    made: RealArray | None = vars(fit).get("_scene_covariance")
+    if made is None:
+        made = vars(fit)["_scene_covariance"] = _scene_covariance(fit)
+    return made
+
+
+def _scene_covariance(fit: Fit) -> RealArray:
     hessian, _ = fit.normal_equations
     unknown = ~fit.problem.prior.known(fit.scene)
     covariance = np.zeros_like(hessian)
@@ -253,12 +297,25 @@ def scene_covariance(fit: Fit) -> RealArray:
         hessian = hessian - fit.loss / 2
     inner = 2 * hessian[np.ix_(unknown, unknown)]
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), 1e-12))
-    values, vectors = np.linalg.eigh(inner * scale[:, None] * scale)
-    inverse = (vectors / np.maximum(values, _FLATTEST)) @ vectors.T
+    inverse = _inverse(inner * scale[:, None] * scale)
     covariance[np.ix_(unknown, unknown)] = inverse * scale[:, None] * scale
     if fit.excess is not None:
         covariance = covariance @ _score_covariance(fit, fit.excess) @ covariance
     return covariance
+
+
+def _inverse(scaled: RealArray) -> RealArray:
+    """Inverse of a symmetric matrix of unit diagonal, its eigenvalues not below ``_FLATTEST``.
+
+    By Cholesky factors where that bounds them: the trace of the inverse is not below its largest eigenvalue.
+    """
+    factor, failed = dpotrf(scaled, lower=True, clean=True)
+    if not failed:
+        lower, _ = dpotri(factor, lower=True)
+        if np.trace(lower) * _FLATTEST < 1:
+            return np.asarray(np.tril(lower) + np.tril(lower, -1).T)
+    values, vectors = np.linalg.eigh(scaled)
+    return np.asarray((vectors / np.maximum(values, _FLATTEST)) @ vectors.T)
 
 
 def _score_covariance(fit: Fit, excess: RealArray) -> RealArray:

@@ -36,6 +36,7 @@ from isac_toolbox.estimators.scene.channel_estimate import (
     DiffuseEstimate,
     ElementEstimate,
     ImageEstimate,
+    mean_channel,
 )
 from isac_toolbox.estimators.scene.clusters import Clusters
 from isac_toolbox.estimators.scene.colour import first_whitening, takes_colour
@@ -57,6 +58,7 @@ from isac_toolbox.estimators.scene.interferers import NoiseEstimate
 from isac_toolbox.estimators.scene.mixers import Mixers
 from isac_toolbox.estimators.scene.motion_estimate import MotionEstimate
 from isac_toolbox.estimators.scene.moving import movers_of
+from isac_toolbox.estimators.scene.moving_clusters import MovingClusters
 from isac_toolbox.estimators.scene.plausibility import single_bounce_probability
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.scene_estimate import SceneEstimate
@@ -105,6 +107,8 @@ class SceneLoop(TurboLoop):
         What the result has to say beside its numbers.
     diffuse : Diffuse or Clusters, optional
         Diffuse part of the channel, where there is one.
+    bundled : Fit, optional
+        The last fit of a block that moves, where rays surround its paths.
     mixers : Mixers, optional
         Images of opposite subcarriers, where mixers may add some.
     judges_fit : bool
@@ -141,6 +145,7 @@ class SceneLoop(TurboLoop):
             self.warnings.append(_FAR_BLOCKS)
         self.doubts_data = False
         self.diffuse: Diffuse | Clusters | None = None
+        self.bundled: Fit | None = None
         self.mixers: Mixers | None = None
         self.prior_llr: RealArray | None = None
         self._statistics: Statistics
@@ -158,7 +163,7 @@ class SceneLoop(TurboLoop):
 
     def setup(self) -> None:
         """Forget what an earlier run dropped; a subclass makes the first working set."""
-        self._dropped = []
+        self._dropped, self.bundled = [], None
 
     def start(self, coarse: Callable[[Problem, SilenceWatch | None], WorkingSet]) -> None:
         """Make the first working set from the pilots, without the parts of the block that carry no signal.
@@ -211,11 +216,20 @@ class SceneLoop(TurboLoop):
 
     def _breathing(self, fit: Fit) -> Fit:
         """The fit with gains that change over a block that moves, where they do."""
+        if self.bundled is not None:
+            return self.bundled
         return breathing(fit, self._statistics) if self.follows_breath else fit
+
+    def moving_clusters(self, fit: Fit) -> MovingClusters | None:
+        """Return the clusters around the paths of a block that moves; none here."""
+        del fit
+        return None
 
     @property
     def _white_noise(self) -> float:
         """Noise variance of a scaled sample, without any diffuse part."""
+        if self.bundled is not None and self.bundled.bundles is not None:
+            return self.bundled.bundles.noise_variance
         if self.diffuse is None:
             return 1 / self.working.problem.noise_precision
         return self.diffuse.noise_variance
@@ -259,8 +273,9 @@ class SceneLoop(TurboLoop):
         """Drop what the posterior rejects, remembering dropped points as candidates."""
         working = self.working
         self.working, dropped = remove_rejected(working)
-        visibility = working.visibility_probability
+        visibility = working.visibility_probability if dropped.size else None
         for index in dropped:
+            assert visibility is not None
             self._dropped.append(
                 (
                     working.fit.scene.points_m[index],
@@ -289,11 +304,15 @@ class SceneLoop(TurboLoop):
         working, scale = self.working, self.block.scale
         fit, points, _ = working.active_fit()
         self.follows_breath = self.block.derotation is not None
-        diffuse = None if self.diffuse is None else self.diffuse.filtered(fit, self._statistics, self.search)
+        moving = self.moving_clusters(fit) if self.follows_breath else None
+        diffuse = self._diffuse_beside(fit) if moving is None else moving.at_rest
         if diffuse is not None:
             fit = replace(fit, excess=diffuse.noise_at(fit) * fit.problem.noise_precision)
         fit, share, doubt_m2 = best_places(fit)
-        fit = self._breathing(with_loss(fit))
+        fit = with_loss(fit)
+        if moving is not None:
+            fit = self.bundled = replace(fit, bundles=moving.bundles)
+        fit = self._breathing(fit)
         places_m, probability = working.fit.scene.points_m.copy(), working.point_probability.copy()
         places_m[points] = fit.scene.points_m
         covariance = scene_covariance(fit)
@@ -323,12 +342,13 @@ class SceneLoop(TurboLoop):
             energy = point_energies(fit)[shown]
             scene, ambiguities = join_bodies(scene, ambiguities, energy, fit.problem.length_cell_m)
         scene = scene.of_block(self.obs)
-        channel = ChannelEstimate.of_fit(fit, working.n_users, scale, diffuse)
+        detection = self._final_detection()  # before the channel, which large blocks hold once
+        mean = mean_channel(fit, working.n_users, diffuse)
         warnings = (*self.warnings, *contradictions(fit, covariance), *body_warnings(scene))
         outcome = Outcome(self.history, self.status, self.converged, warnings, ambiguities)
         found = None if diffuse is None else DiffuseEstimate.of(diffuse, scale)
-        detection = self._final_detection()
-        misfit = self._judged(fit, channel.mean / scale, detection, diffuse) if self.judges_fit else None
+        misfit = self._judged(fit, mean, detection, diffuse) if self.judges_fit else None
+        channel = ChannelEstimate.of_fit(fit, working.n_users, diffuse, mean).in_units(scale)
         motion = self._motion(fit, covariance)
         told = None
         if self.judges_fit and self.obs.hardware is None:
@@ -361,6 +381,10 @@ class SceneLoop(TurboLoop):
             None if self.mixers is None else ImageEstimate.of(self.mixers.images),
             None if coupling is None else CouplingEstimate.of(coupling),
         )
+
+    def _diffuse_beside(self, fit: Fit) -> Diffuse | Clusters | None:
+        """The diffuse part of what a fit leaves, under its present powers."""
+        return None if self.diffuse is None else self.diffuse.filtered(fit, self._statistics, self.search)
 
     def _judged(
         self, fit: Fit, mean: NDArray[np.complex128], detection: Detection, diffuse: Diffuse | Clusters | None

@@ -38,10 +38,15 @@ _BIRTHS_PER_USER = 8
 
 def spectra_of(fit: Fit, search: PathSearch) -> list[Spectrum]:
     """Return the spectra of what the paths of a fit leave, over Doppler shifts where the search is."""
+    return _spectra(fit, search, None)
+
+
+def _spectra(fit: Fit, search: PathSearch, correlation: ComplexArray | None) -> list[Spectrum]:
+    """Spectra of what is left, of the residual correlation (K, N, M) where it is there already."""
     energies, frames = fit.problem.user_energies, fit.problem.statistics.frames
     if isinstance(search, DopplerSearch) and frames is not None:
         return [*search.spectra_over_time(residual_over_time(fit), frames, energies)]
-    return search.spectra(residual_correlation(fit), energies)
+    return search.spectra(residual_correlation(fit) if correlation is None else correlation, energies)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +76,14 @@ class Residual:
         """Return what the mean channel of a working set leaves."""
         problem = working.problem
         correlation = residual_correlation(working.fit)
-        spectra = spectra_of(working.fit, search)
+        spectra = _spectra(working.fit, search, correlation)
         median = float(np.median([spectrum.noise_level for spectrum in spectra]))
         return cls(search, correlation, spectra, max(median, 1 / problem.noise_precision))
+
+    @cached_property
+    def shows_diffuse(self) -> bool:
+        """Whether power over all directions at some lengths rises above the noise."""
+        return self.search.shows_diffuse(self.spectra)
 
     def beside(self, diffuse: Diffuse | Clusters) -> Residual:
         """Return the same where a diffuse part counts as noise: paths have to exceed both together."""

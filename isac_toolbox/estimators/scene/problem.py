@@ -97,7 +97,8 @@ class Problem:
     def coupled(self, coupling: Coupling) -> Problem:
         """Return the same problem with elements that hear each other otherwise."""
         receiver = replace(self.receiver, coupling=coupling.matrix)
-        return replace(self, data=Measurements(self.statistics, receiver), coupling=coupling)
+        data = Measurements(self.statistics, receiver, window_m=self.data.window_m)
+        return replace(self, data=data, coupling=coupling)
 
     def empty_scene(self) -> Scene:
         """Return the scene before anything is found: users as expected, no point, no path."""
@@ -131,7 +132,11 @@ class Problem:
 
     def with_statistics(self, statistics: Statistics) -> Problem:
         """Return the same problem on other data of the same receiver."""
-        return replace(self, data=Measurements(statistics, self.receiver))
+        return replace(self, data=Measurements(statistics, self.receiver, window_m=self.data.window_m))
+
+    def searched_over(self, window_m: tuple[float, float]) -> Problem:
+        """Return the same problem with the lengths at which paths are looked for."""
+        return replace(self, data=Measurements(self.statistics, self.receiver, window_m=window_m))
 
     def completed(self, channel: ComplexArray) -> Problem:
         """Return the same problem with missing samples as a channel (K, N, M) predicts them."""

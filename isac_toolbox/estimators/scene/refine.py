@@ -13,6 +13,7 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
+from isac_toolbox.estimators.scene.still import StillFit, moved_paths, moved_points
 
 __all__ = ["gradient_steps", "refine"]
 
@@ -43,39 +44,44 @@ def refine(fit: Fit, n_steps: int, tol: float = 1e-6, goal: float = np.inf) -> F
     goal : float
         Stop when the steps left, each worth ten times the last, would not reach this objective.
     """
-    damping, unknown = 1e-6, ~fit.problem.prior.known(fit.scene)
-    if not unknown.any():
+    damping, unknown = 1e-6, _unknown(fit)
+    if unknown is not None and not unknown.any():
         return fit
+    current: Fit | StillFit = StillFit.of(fit) or fit
     for steps_left in reversed(range(n_steps)):
-        hessian, gradient = fit.normal_equations
-        if not unknown.all():
-            hessian, gradient = hessian[np.ix_(unknown, unknown)], gradient[unknown]
-        trial, damping = _damped_step(fit, hessian, gradient, unknown, damping, _WORTHWHILE * tol)
+        trial, damping = _damped_step(current, unknown, damping, _WORTHWHILE * tol)
         if trial is None:
             break
-        gain, fit = fit.objective - trial.objective, trial
-        if gain < tol or fit.objective - _HOPE * steps_left * gain > goal:
+        gain, current = current.objective - trial.objective, trial
+        if gain < tol or current.objective - _HOPE * steps_left * gain > goal:
             break
-    return fit
+    return current if isinstance(current, Fit) else current.fit()
+
+
+def _unknown(fit: Fit) -> NDArray[np.bool_] | None:
+    """Entries of the scene's vector that are unknown, None where all are."""
+    unknown = ~fit.problem.prior.known(fit.scene)
+    return None if unknown.all() else unknown
 
 
 def _damped_step(
-    fit: Fit,
-    hessian: RealArray,
-    gradient: RealArray,
-    unknown: NDArray[np.bool_],
-    damping: float,
-    least: float,
-) -> tuple[Fit | None, float]:
+    fit: Fit | StillFit, unknown: NDArray[np.bool_] | None, damping: float, least: float
+) -> tuple[Fit | StillFit | None, float]:
     """First step of rising damping that lowers the objective, and the next damping.
 
     None where no step does, or where its quadratic model promises a fall of less than ``least``.
     """
-    scale = 1 / np.sqrt(np.maximum(np.diag(hessian), 1e-12))
-    scaled, scaled_gradient = hessian * scale[:, None] * scale, scale * gradient
-    diagonal = np.diag(scaled).copy()
+    hessian, gradient = fit.normal_equations
+    if unknown is not None:
+        hessian, gradient = hessian[np.ix_(unknown, unknown)], gradient[unknown]
+    scale = 1 / np.sqrt(np.maximum(hessian.diagonal(), 1e-12))
+    scaled = hessian * scale
+    scaled *= scale[:, None]
+    scaled_gradient = scale * gradient
+    on_diagonal = scaled.ravel()[:: len(scaled) + 1]
+    diagonal = on_diagonal.copy()
     for _ in range(_MAX_DAMPING_TRIES):
-        scaled.flat[:: len(scaled) + 1] = diagonal + damping
+        on_diagonal[:] = diagonal + damping
         factor, failed = dpotrf(scaled, lower=True, clean=False)
         if failed:
             damping *= 10
@@ -83,13 +89,24 @@ def _damped_step(
         solution = dpotrs(factor, scaled_gradient, lower=True)[0]
         if scaled_gradient @ solution < least:
             break
-        step = np.zeros(unknown.size)
-        step[unknown] = -scale * solution
-        trial = evaluate(fit.problem, _moved(fit, step), fit.paths, fit.posterior.prior_precision)
+        step = -scale * solution
+        if unknown is not None:
+            whole = np.zeros(unknown.size)
+            whole[unknown] = step
+            step = whole
+        trial = _after(fit, step)
         if trial.objective < fit.objective:
             return trial, max(damping / 10, 1e-9)
         damping = damping * 10
     return None, damping
+
+
+def _after(fit: Fit | StillFit, step: RealArray) -> Fit | StillFit:
+    """The fit of the scene after a step (P,), capped to a fraction of the resolution cell."""
+    if isinstance(fit, StillFit):
+        problem = fit.start.problem
+        return fit.moved(step, _STEP_CAP_CELLS * problem.length_cell_m, _STEP_CAP_CELLS * problem.path_cells)
+    return evaluate(fit.problem, _moved(fit, step), fit.paths, fit.posterior.prior_precision)
 
 
 def _moved(fit: Fit, step: RealArray) -> Scene:
@@ -98,10 +115,10 @@ def _moved(fit: Fit, step: RealArray) -> Scene:
     cap = _STEP_CAP_CELLS * problem.length_cell_m
     points, users, offsets, paths = (step[block] for block in scene.blocks())
     moved = Scene(
-        _moved_points(scene.points_m, points.reshape(-1, 3), cap, problem.region_m),
+        moved_points(scene.points_m, points.reshape(-1, 3), cap, problem.region_m),
         scene.users_m + users.reshape(-1, 3),
         scene.offsets_m + offsets,
-        _moved_paths(scene.unlocated_m, paths.reshape(-1, 3), _STEP_CAP_CELLS * problem.path_cells),
+        moved_paths(scene.unlocated_m, paths.reshape(-1, 3), _STEP_CAP_CELLS * problem.path_cells),
     )
     motion = scene.motion
     if scene.pointing is not None:
@@ -109,24 +126,6 @@ def _moved(fit: Fit, step: RealArray) -> Scene:
     if motion is None:
         return moved
     return replace(moved, motion=motion.with_vector(motion.vector() + step[-motion.size :]))
-
-
-def _moved_points(points_m: RealArray, moves_m: RealArray, cap_m: float, region_m: RealArray) -> RealArray:
-    """Points (S, 3) after moves of at most ``cap_m`` each, inside the region (2, 3)."""
-    if not len(points_m):
-        return points_m
-    length = np.sqrt(np.einsum("sx,sx->s", moves_m, moves_m))
-    share = np.minimum(1.0, cap_m / np.maximum(length, 1e-300))
-    moved = points_m + share[:, None] * moves_m
-    return np.asarray(np.minimum(np.maximum(moved, region_m[0]), region_m[1]))
-
-
-def _moved_paths(unlocated_m: RealArray, moves: RealArray, caps: RealArray) -> RealArray:
-    """Unlocated paths (F, 3) after moves of at most ``caps`` (3,), all three parameters scaled alike."""
-    if not len(unlocated_m):
-        return unlocated_m
-    excess = np.maximum(1.0, np.max(np.abs(moves) / caps, axis=1))
-    return np.asarray(unlocated_m + moves / excess[:, None])
 
 
 def gradient_steps(fit: Fit, n_steps: int) -> Fit:

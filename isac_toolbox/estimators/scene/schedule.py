@@ -53,6 +53,11 @@ class StructureSchedule:
         """Whether the structure is final."""
         return self.stage is Stage.SETTLED
 
+    @property
+    def searches_all_data(self) -> bool:
+        """Whether all data are in use and the structure on them is not final."""
+        return self.stage is Stage.SEARCHING
+
     def is_due(self, iteration: int) -> bool:
         """Return whether an iteration, counted from 0, searches."""
         return not self.settled and iteration % self.every == self.every - 1
@@ -63,7 +68,7 @@ class StructureSchedule:
 
     def completes_cycle(self, counts: Counts) -> bool:
         """Return whether a search would start where the last one on all data started."""
-        return self.stage is Stage.SEARCHING and counts == self.searched
+        return self.searches_all_data and counts == self.searched
 
     def after_cycle(self) -> StructureSchedule:
         """Return the state in which searches go round in a cycle."""
@@ -71,7 +76,7 @@ class StructureSchedule:
 
     def after_search(self, counts: Counts, changed: bool) -> StructureSchedule:
         """Return the state after a search that started from these counts."""
-        if self.stage is not Stage.SEARCHING:
+        if not self.searches_all_data:
             return self
         stage = Stage.SEARCHING if changed else Stage.SETTLED
         return replace(self, stage=stage, searched=counts)

@@ -107,7 +107,7 @@ def without_zeros(obs: UplinkObservation) -> tuple[UplinkObservation, ReceivedBl
     hold anything.
     """
     block = ReceivedBlock.of(obs)
-    over_symbols, over_antennas = block.energies
+    over_symbols, over_antennas = block.energies()
     sent = np.any((obs.pilots != 0) | ~obs.known, axis=0)
     elements = ~over_symbols.any(axis=0) & obs.usable_elements
     cells = (over_antennas == 0) & sent & obs.usable_cells
@@ -175,7 +175,7 @@ class SilenceWatch:
     @classmethod
     def of(cls, block: ReceivedBlock) -> SilenceWatch | None:
         """Return the watch of the suspects in a block; None where there are none."""
-        over_symbols, over_antennas = block.energies
+        over_symbols, over_antennas = block.energies()
         sent = np.any((block.pilots != 0) | ~block.known, axis=0) & block.has_samples
         of_elements, of_subcarriers = _sample_counts(block, sent)
         elements = _low(over_symbols.sum(axis=0), of_elements)

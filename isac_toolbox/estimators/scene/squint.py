@@ -16,6 +16,8 @@ __all__ = ["SQUINT_NATS", "shows_squint"]
 
 # Guard: nats by which beam squint must explain the samples better.
 SQUINT_NATS = 30.0
+# Cost cap: steps of the scene with squint, and of that without it where the former is better.
+_STEPS = 3
 # Cost cap: nats by which squint may explain the samples worse before the scene moves.
 _HOPELESS_NATS = 100.0
 # Guard: phase at the array's corner and the band's edge below which squint is none.
@@ -38,7 +40,10 @@ def shows_squint(fit: Fit) -> bool:
     if start.objective > fit.objective + _HOPELESS_NATS:
         return False
     goal = fit.objective - SQUINT_NATS
-    return refine(start, n_steps=3, goal=goal).objective < goal
+    squinted = refine(start, n_steps=_STEPS, goal=goal).objective
+    if squinted >= goal:
+        return False
+    return squinted < refine(fit, n_steps=_STEPS).objective - SQUINT_NATS
 
 
 def _largest_squint_rad(receiver: Receiver) -> float:

@@ -6,8 +6,10 @@ docs/theory.md, section 7.9.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +34,11 @@ _UNCERTAIN = 0.05
 # Cost cap: snapshots of the array, per element; more make a common direction little clearer.
 _SNAPSHOTS_PER_ELEMENT = 4
 # Cost cap: samples whose residual is held at once, so that a cache holds it.
-_MOST_SAMPLES = 2**14
+_MOST_SAMPLES = 2**16
+# Cost cap: elements from which on the largest eigenvalue of a covariance is sought alone.
+_MANY_ELEMENTS = 128
+# Guard: its relative error, far below what chance makes of it.
+_EIGENVALUE_ERROR = 1e-6
 # Guard: residual relative to the samples' power (-70 dB) below which any fit is good.
 _NEGLIGIBLE = 1e-7
 # Mathematics: eigenvalues of a Gram matrix relative to its largest below which signals are dependent.
@@ -79,11 +85,10 @@ class FittedBlock:
         certain = (doubt < _UNCERTAIN) | np.all(self.block.known, axis=0)
         return np.asarray(certain & self.block.has_samples)
 
-    @cached_property
-    def symbol_errors(self) -> ComplexArray:
-        """``E[conj(e_k) e_j]`` of the symbols' errors in used cells, shape (N, T, K, K)."""
-        errors, masks = error_moments(self.moments, self.used), self.block.masks
-        return errors if masks is None else errors * masks.share()[..., None, None]
+    def symbol_errors(self, part: slice) -> ComplexArray:
+        """``E[conj(e_k) e_j]`` of the symbols' errors in used cells of subcarriers, shape (N', T, K, K)."""
+        errors, masks = error_moments(self.moments.on_subcarriers(part), self.used[part]), self.block.masks
+        return errors if masks is None else errors * masks.share()[part, :, None, None]
 
     @cached_property
     def counts(self) -> tuple[RealArray, RealArray]:
@@ -96,11 +101,12 @@ class FittedBlock:
         return judged.sum(axis=(0, 1), dtype=float), judged.sum(axis=(0, 2), dtype=float)
 
     def residuals(
-        self, channel: NDArray[np.complex64], mean: NDArray[np.complex64]
-    ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
-        """``y - H E[u]`` (N', M, T) of some subcarriers at a time, zero where nothing is judged.
+        self, mean: NDArray[np.complex64]
+    ) -> Iterator[tuple[slice, NDArray[np.complex64], NDArray[np.complex64]]]:
+        """Channel (N', K, M) of some subcarriers at a time, and what it leaves, ``y - H E[u]`` (N', M, T).
 
-        The channel (N, K, M) is zero on elements, the symbols (N, K, T) in cells that are left out.
+        The channel is zero on elements that are left out, the symbols (N, K, T) in such cells, and what is
+        left where nothing is judged.
         """
         n_sub, n_elements, n_symbols = self.block.received.shape
         masks, step = self.block.masks, max(_MOST_SAMPLES // (n_elements * n_symbols), 1)
@@ -109,11 +115,13 @@ class FittedBlock:
             judged = judged & (self.elements[:, None] if masks.samples is None else masks.samples)
         for first in range(0, n_sub, step):
             part = slice(first, first + step)
-            residual = self.block.received[part].astype(channel.dtype)
-            residual -= np.matmul(channel[part].transpose(0, 2, 1), mean[part])
+            channel = self.channel[:, part].astype(mean.dtype).transpose(1, 0, 2)
+            channel[..., ~self.elements] = 0
+            residual = self.block.received[part].astype(mean.dtype)
+            residual -= np.matmul(channel.transpose(0, 2, 1), mean[part])
             if not self.used.all() or masks is not None:
                 residual *= judged[part]
-            yield part, residual
+            yield part, channel, residual
 
     def times(self, found: _Factors) -> FittedBlock:
         """Return the block with its fit times factors."""
@@ -264,46 +272,50 @@ class _Sums:
     def of(cls, fitted: FittedBlock) -> _Sums:
         """Add up the residual of a fitted block, in single precision, whose rounding is far below noise."""
         used, there = fitted.used, fitted.elements
-        channel = np.where(there, fitted.channel, 0).astype(np.complex64).transpose(1, 0, 2)
         mean = (fitted.moments.mean * used).astype(np.complex64).transpose(1, 0, 2)
-        errors = fitted.symbol_errors
+        n_users, n_symbols = mean.shape[1:]
         stride = max(int(np.count_nonzero(used)) // (_SNAPSHOTS_PER_ELEMENT * there.size), 1)
         of_symbols, of_elements = np.zeros(used.shape[1]), np.zeros(there.size)
-        in_time, correlation = np.zeros(mean.shape[1:], complex), np.empty(channel.shape, np.complex64)
+        in_time, correlation = (
+            np.zeros(mean.shape[1:], complex),
+            np.empty((len(mean), n_users, there.size), np.complex64),
+        )
+        lost = np.zeros((n_symbols, n_users, n_users), complex)
+        gram_in_time, grams = np.zeros_like(lost), np.empty((len(mean), n_users, n_users), complex)
         snapshots = []
-        for part, residual in fitted.residuals(channel, mean):
+        for part, heard, residual in fitted.residuals(mean):
             power = residual.real**2 + residual.imag**2
             of_symbols += power.sum(axis=(0, 1), dtype=float)
             of_elements += power.sum(axis=(0, 2), dtype=float)
-            matched = mean[part].conj() * np.matmul(channel[part].conj(), residual)
+            matched = mean[part].conj() * np.matmul(heard.conj(), residual)
             in_time += matched.sum(axis=0, dtype=complex)
             by_cell = residual.transpose(0, 2, 1)
             correlation[part] = np.matmul(mean[part].conj(), by_cell)
             snapshots.append(_snapshots(by_cell, used[part], stride)[:, there])
-        # what is uncertain of the symbols
-        over_elements = np.matmul(channel.conj(), channel.transpose(0, 2, 1))
-        over_symbols = errors.sum(axis=1)
-        lost = np.einsum("nkj,ntkj->tkj", over_elements, errors)
-        uncertain = np.matmul(over_symbols, channel)
+            # what is uncertain of the symbols
+            errors = fitted.symbol_errors(part)
+            over_elements = np.matmul(heard.conj(), heard.transpose(0, 2, 1))
+            over_symbols = errors.sum(axis=1)
+            lost += np.einsum("nkj,ntkj->tkj", over_elements, errors)
+            uncertain = np.matmul(over_symbols, heard)
+            of_elements += np.real(np.sum(heard.conj() * uncertain, axis=(0, 1)))
+            correlation[part] -= uncertain
+            # what was sent
+            by_symbol = mean[part].transpose(2, 0, 1)
+            pairs = by_symbol.conj()[..., :, None] * by_symbol[..., None, :]
+            gram_in_time += np.einsum("tnkj,nkj->tkj", pairs, over_elements, dtype=complex)
+            grams[part] = np.sum(pairs, axis=0, dtype=complex) + over_symbols
         of_symbols += np.real(lost.sum(axis=(1, 2)))
-        of_elements += np.real(np.sum(channel.conj() * uncertain, axis=(0, 1)))
-        correlation -= uncertain
-        # what was sent
-        in_time = in_time.T - lost.sum(axis=2)
-        by_symbol = mean.transpose(2, 0, 1)
-        pairs = by_symbol.conj()[..., :, None] * by_symbol[..., None, :]
-        gram_in_time = np.einsum("tnkj,nkj->tkj", pairs, over_elements, dtype=complex) + lost
-        grams = np.sum(pairs, axis=0, dtype=complex) + over_symbols
-        n_symbols, n_elements = fitted.counts
+        counts = fitted.counts
         return cls(
             of_symbols,
-            n_symbols,
+            counts[0],
             of_elements,
-            n_elements,
-            np.ascontiguousarray(correlation.transpose(1, 0, 2)),
+            counts[1],
+            correlation.transpose(1, 0, 2),
             grams,
-            in_time,
-            gram_in_time,
+            in_time.T - lost.sum(axis=2),
+            gram_in_time + lost,
             np.concatenate(snapshots),
             fitted.n_fitted,
         )
@@ -331,15 +343,19 @@ def _response(sums: _Sums, fitted: FittedBlock, search: PathSearch) -> _Factors:
     A diffuse part is noise here, of the variance that its profile gives it on the signal: it would take up
     what differs from element to element, but not alike on all paths.
     """
-    channel = np.where(fitted.elements, fitted.channel, 0)
+    channel = fitted.channel if fitted.elements.all() else np.where(fitted.elements, fitted.channel, 0)
     correlation: ComplexArray | NDArray[np.complex64] = sums.correlation
     diffuse = fitted.diffuse
     if diffuse is not None:
         own = np.where(fitted.elements, diffuse.mean, 0)
         channel, correlation = channel - own, correlation + through(sums.grams, own)
-    sent = through(sums.grams, channel)
-    matched = np.sum(channel.conj() * correlation, axis=(0, 1))
-    information = np.real(np.sum(channel.conj() * sent, axis=(0, 1)))
+    matched, information = np.zeros(channel.shape[2], complex), np.zeros(channel.shape[2])
+    step = max(_MOST_SAMPLES // max(channel.shape[0] * channel.shape[2], 1), 1)
+    for part in (slice(first, first + step) for first in range(0, channel.shape[1], step)):
+        some = channel[:, part]
+        sent = through(sums.grams[part], some)
+        matched += np.einsum("knm,knm->m", some.conj(), correlation[:, part])
+        information += np.einsum("knm,knm->m", some.conj(), sent).real
     variance = information.copy()
     if diffuse is not None:
         for profile, signal in zip(diffuse.profile, sums.energies[..., None] * channel, strict=True):
@@ -376,7 +392,7 @@ def _echoes(sums: _Sums, search: PathSearch) -> MisfitAxis:
     of_tones = sums.energies
     energies = of_tones.sum(axis=1)
     loud = energies > _DEPENDENT * energies.max()
-    power = np.array([_power(search.over_lengths(own)) for own in sums.correlation[loud]])
+    power = np.array([_power_over_lengths(search, own) for own, told in zip(sums.correlation, loud) if told])
     ratio = power / (sums.noise * n_elements * energies[loud, None])
     tones = energies[loud] ** 2 / np.sum(of_tones[loud] ** 2, axis=1) / of_tones.shape[1]
     total = np.concatenate([np.zeros((len(ratio), 1)), np.cumsum(ratio, axis=1)], axis=1)
@@ -393,9 +409,16 @@ def _echoes(sums: _Sums, search: PathSearch) -> MisfitAxis:
     return _axis("echoes", found[best][0], n_looks * chances[best])
 
 
-def _power(amplitudes: ComplexArray | NDArray[np.complex64]) -> RealArray:
-    """Sum of squared magnitudes over the last axis."""
-    return np.asarray(np.sum(amplitudes.real**2 + amplitudes.imag**2, axis=-1), dtype=float)
+def _power_over_lengths(search: PathSearch, residual: NDArray[Any]) -> RealArray:
+    """Power of a residual (N, M) on the lengths of a search, of some elements after others, shape (G,)."""
+    n_lengths = search.lengths_m.size
+    total, step = np.zeros(n_lengths), max(2 * _MOST_SAMPLES // n_lengths, 1)
+    for part in (slice(first, first + step) for first in range(0, residual.shape[1], step)):
+        amplitudes = search.over_lengths(residual[:, part])
+        power = amplitudes.real**2
+        power += amplitudes.imag**2
+        total += np.sum(power, axis=1)
+    return total
 
 
 def _colour(sums: _Sums) -> MisfitAxis:
@@ -403,12 +426,24 @@ def _colour(sums: _Sums) -> MisfitAxis:
     n, m = sums.snapshots.shape
     if m < 2 or n < 2:
         return _untold("colour")
-    largest = n * float(np.linalg.eigvalsh(sums.covariance)[-1])
+    largest = n * _largest_eigenvalue(sums.covariance)
     edge = (np.sqrt(n) + np.sqrt(m)) ** 2
     width = (np.sqrt(n) + np.sqrt(m)) * (1 / np.sqrt(n) + 1 / np.sqrt(m)) ** (1 / 3)
     shape, unit, shift = _TRACY_WIDOM
     above = max((largest - edge) / width + shift, 0.0)
     return _axis("colour", largest / edge, gdtrc(1 / unit, shape, above))
+
+
+def _largest_eigenvalue(covariance: NDArray[np.complex64]) -> float:
+    """Largest eigenvalue of a Hermitian matrix (M, M), of a large one by Lanczos' iteration."""
+    if len(covariance) > _MANY_ELEMENTS:
+        from scipy.sparse.linalg import ArpackError, eigsh  # its import takes a tenth of a second
+
+        start = np.ones(len(covariance), covariance.dtype)
+        with suppress(ArpackError):
+            options = {"k": 1, "which": "LA", "v0": start, "tol": _EIGENVALUE_ERROR}
+            return float(eigsh(covariance, return_eigenvectors=False, **options)[0])
+    return float(np.linalg.eigvalsh(covariance)[-1])
 
 
 def _loudest(energy: RealArray, count: RealArray, share: float) -> MisfitAxis:

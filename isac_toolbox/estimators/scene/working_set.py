@@ -17,7 +17,9 @@ from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.estimators.scene.fit import Fit, completed, evaluate
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.inference._chain_evidence import ChainEvidence
-from isac_toolbox.inference.hierarchy import ThreeLayerPrior
+from isac_toolbox.inference._sweep_kernels import sweep_paths
+from isac_toolbox.inference.hierarchy import LOG_RATIO_LIMIT, SLAB_PRIOR_COUNT, SLAB_RANGE, ThreeLayerPrior
+from isac_toolbox.inference.messages import PRECISION_FLOOR
 from isac_toolbox.inference.posterior import (
     expected_residual,
     unchecked_posterior,
@@ -38,6 +40,8 @@ _LINE_OF_SIGHT_PROBABILITY = 0.9
 _START_VISIBILITY = 0.5
 # Tuned: spike precision relative to that of a path at the noise level; an inactive path is 40 dB below it.
 _SPIKE_TO_NOISE = 1e4
+# Guard: of a sweep, as in the hierarchy: floor of a message, largest ratio, weight and range of a slab.
+_LIMITS = (PRECISION_FLOOR, LOG_RATIO_LIMIT, SLAB_PRIOR_COUNT, *SLAB_RANGE)
 # Tuned: support probability of the paths of an adopted trial scene; the next sweep renews it.
 _SURE = 0.99
 
@@ -152,6 +156,34 @@ class ScenePriorGraph:
             unlocated = unlocated.learned(self._split(L)[2])
         sizes = self.n_users, self.n_points, self.n_unlocated, self.n_cells
         return ScenePriorGraph(*sizes, self.lines, gated, unlocated, visibility)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Numbers of lines of sight, points, users and unlocated paths."""
+        return self.n_lines, self.n_points, self.n_users, self.n_unlocated
+
+    def parameters(self) -> tuple[RealArray, RealArray]:
+        """Return probabilities of gate, unlocated path and visibilities (2 + K,), and what is given (7,).
+
+        Given are the log-odds of a line of sight and pseudo-counts of gate, visibility and unlocated paths.
+        """
+        line = float(self.lines.log_odds[0]) if self.n_lines else 0.0
+        points, unlocated = self.points, self.unlocated
+        counts = (*points.gate_prior, *points.member_prior, *unlocated.prior_counts)
+        visibility = points.member_probability if self.n_points else self.visibility
+        odds = np.concatenate([[float(points.gate), float(unlocated.probability)], visibility])
+        return odds, np.array([line, *counts])
+
+    def with_parameters(self, odds: RealArray) -> ScenePriorGraph:
+        """Return the graph with other probabilities of gate, unlocated path and visibilities (2 + K,)."""
+        points, unlocated, visibility = self.points, self.unlocated, self.visibility
+        if self.n_points:
+            visibility = odds[2:].copy()
+            points = points.with_independent_members(float(odds[0]), visibility)
+        if self.n_unlocated:
+            unlocated = unlocated.with_parameters(probability=float(odds[1]))
+        sizes = self.n_users, self.n_points, self.n_unlocated, self.n_cells
+        return ScenePriorGraph(*sizes, self.lines, points, unlocated, visibility)
 
     def point_probability(self, L: RealArray) -> RealArray:
         """Return the probability that each point exists, shape (S,)."""
@@ -297,10 +329,42 @@ class WorkingSet:
 
     def e_step(self, n_sweeps: int) -> WorkingSet:
         """Sweep message, support graph, precision and Gaussian posterior (sections 3 to 5)."""
+        if n_sweeps and self.prior.is_matched and len(self.fit.paths):
+            return self._swept(n_sweeps)
         current = self
         for _ in range(n_sweeps):
             current = current._sweep()
         return current
+
+    def _swept(self, n_sweeps: int) -> WorkingSet:
+        """The same under the extrinsic rule with matched moments, as one kernel a sweep."""
+        fit, prior, problem, classes = self.fit, self.prior, self.problem, self.classes
+        slab, n_classes = prior.slab_precision, prior.slab_precision.size
+        odds, counts = self.graph.parameters()
+        posterior, precision = fit.posterior, fit.posterior.prior_precision.copy()
+        for _ in range(n_sweeps):
+            precisions = np.stack([slab, _spike_precision(problem, slab)])
+            beliefs, learned = np.empty((5, len(fit.paths))), np.empty(n_classes + odds.size)
+            sweep_paths(
+                (posterior.mean, fit.gram, posterior.covariance),
+                precision,
+                problem.noise_precision,
+                classes,
+                precisions,
+                _LIMITS,
+                self.graph.sizes,
+                odds,
+                counts,
+                beliefs,
+                learned,
+                np.empty_like(learned),
+            )
+            slab, odds = learned[:n_classes], learned[n_classes:]
+            precision = beliefs[0].copy()
+            posterior = unchecked_posterior(fit.gram, fit.correlation, problem.noise_precision, precision)
+        prior = prior.with_spike_precision(precisions[1]).with_slab_precision(slab)
+        graph = self.graph.with_parameters(odds)
+        return WorkingSet(replace(fit, posterior=posterior), prior, PriorState(*beliefs), graph)
 
     def _sweep(self) -> WorkingSet:
         prior = self.prior.with_spike_precision(_spike_precision(self.problem, self.prior.slab_precision))

@@ -69,6 +69,10 @@ class Masks:
 
 # Guard: peaks of samples, and of pilots in single precision, whose squares and sums of them floats hold.
 _SAMPLES, _PILOTS = (1e-160, 1e154), (1e-6, 1e12)
+# Guard: peaks of samples whose energy floats hold without a scale.
+_SQUARES = (1e-140, 1e140)
+# Cost cap: samples whose powers are held at once.
+_MOST_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +122,15 @@ class ReceivedBlock:
         ValueError
             If squares of samples or pilots would leave the range of floats.
         """
-        _check_peak("received", float(np.max(np.abs(obs.received))), _SAMPLES)
-        for peak in np.max(np.abs(obs.pilots), axis=(1, 2)):
-            _check_peak("pilots", float(peak), _PILOTS)
+        if not _far_inside(obs.received, _SAMPLES):
+            _check_peak("received", float(np.max(np.abs(obs.received))), _SAMPLES)
+        for pilots in obs.pilots:
+            if not _far_inside(pilots, _PILOTS):
+                _check_peak("pilots", float(np.max(np.abs(pilots))), _PILOTS)
         amplitude = amplitude_scale(obs) if scale is None else scale
+        samples = np.ascontiguousarray(obs.received, complex)
         return cls(
-            obs.received / amplitude,
+            (samples.view(float) / amplitude).view(complex),
             obs.pilots,
             obs.known,
             obs.constellation.copy(),
@@ -160,10 +167,20 @@ class ReceivedBlock:
         return int(self.pilots.shape[0])
 
     @cached_property
+    def cell_energies(self) -> NDArray[np.float64]:
+        """Energy over the elements, shape (N, T)."""
+        return self.energies()[1]
+
     def energies(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Energy over the symbols (N, M), and over the elements (N, T)."""
-        power = self.received.real**2 + self.received.imag**2
-        return np.einsum("nmt->nm", power), np.einsum("nmt->nt", power)
+        """Return the energy over the symbols (N, M), and over the elements (N, T)."""
+        n_sub, n_elements, n_symbols = self.received.shape
+        over_symbols, over_elements = np.empty((n_sub, n_elements)), np.empty((n_sub, n_symbols))
+        step = max(_MOST_AT_ONCE // max(n_elements * n_symbols, 1), 1)
+        for part in (slice(first, first + step) for first in range(0, n_sub, step)):
+            power = self.received[part].real ** 2 + self.received[part].imag ** 2
+            over_symbols[part] = np.einsum("nmt->nm", power)
+            over_elements[part] = np.einsum("nmt->nt", power)
+        return over_symbols, over_elements
 
     @property
     def has_samples(self) -> BoolArray:
@@ -174,11 +191,14 @@ class ReceivedBlock:
         """Return the block of some OFDM symbols."""
         if np.array_equal(symbols, np.arange(self.known.shape[2])):
             return self
+        which: NDArray[np.int64] | slice = symbols
+        if symbols.size and np.array_equal(symbols, np.arange(symbols[0], symbols[-1] + 1)):
+            which = slice(symbols[0], symbols[-1] + 1)  # no copy of what lies together
         return replace(
             self,
-            received=self.received.take(symbols, axis=2),
-            pilots=self.pilots[..., symbols],
-            known=self.known[..., symbols],
+            received=self.received[..., which],
+            pilots=self.pilots[..., which],
+            known=self.known[..., which],
             masks=None if self.masks is None else self.masks.take(symbols),
             derotation=None if self.derotation is None else self.derotation.take(symbols),
         )
@@ -208,6 +228,13 @@ class ReceivedBlock:
         return self.take(np.flatnonzero(~self.has_data)), self.take(np.flatnonzero(self.has_data))
 
 
+def _far_inside(values: ComplexArray, limits: tuple[float, float]) -> bool:
+    """Whether the largest magnitude is ten times away from its limits, by real and imaginary parts."""
+    low, high = limits
+    highest = max(float(np.max(np.abs(part))) for part in (values.real, values.imag))
+    return 10 * low < highest < high / 10
+
+
 def _check_peak(name: str, peak: float, limits: tuple[float, float]) -> None:
     low, high = limits
     if not 0.99 * low <= peak <= 1.01 * high:  # a rounding more or less
@@ -219,7 +246,9 @@ def _check_peak(name: str, peak: float, limits: tuple[float, float]) -> None:
 
 def amplitude_scale(obs: UplinkObservation) -> float:
     """Return the root mean square of the usable samples."""
+    n_samples = obs.received.size if obs.usable is None else np.count_nonzero(obs.usable)
+    if _far_inside(obs.received, _SQUARES):
+        return float(np.sqrt(np.vdot(obs.received, obs.received).real / n_samples))
     peak = float(np.max(np.abs(obs.received)))
     parts = (obs.received / peak).view(float).ravel()
-    n_samples = obs.received.size if obs.usable is None else np.count_nonzero(obs.usable)
     return peak * float(np.sqrt(parts @ parts / n_samples))

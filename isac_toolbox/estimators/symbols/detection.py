@@ -26,6 +26,8 @@ IntArray = NDArray[np.int64]
 # Guard: of the mean noise after matching; keeps silent users and users with one channel from making it
 # singular.
 _LEAST_LOADING = 1e-12
+# Cost cap: products of users, paths and subcarriers that are held at once.
+_MOST_PRODUCTS = 2**17
 # Guard: inverse variance of a symbol beyond which double precision cannot keep users apart.
 _MOST_INFORMATION = 1e12
 
@@ -90,11 +92,12 @@ class Detection:
     def llr(self) -> RealArray:
         """``ln P(bit = 0) / P(bit = 1)`` less the bit's own prior, zero at pilots, (K, N, T, bits)."""
         labels = bit_labels(self.log_probability.shape[-1])
-        llrs = [
-            _log_sum(self.log_probability[..., ~bit]) - _log_sum(self.log_probability[..., bit])
-            for bit in labels.T
-        ]
-        llr: RealArray = np.stack(llrs, axis=-1)
+        llr = np.empty((*self.log_probability.shape[:-1], labels.shape[1]))
+        step = max(_MOST_PRODUCTS // max(self.log_probability[:, :1].size, 1), 1)
+        for part in (slice(first, first + step) for first in range(0, llr.shape[1], step)):
+            some = self.log_probability[:, part]
+            for i, bit in enumerate(labels.T):
+                llr[:, part, :, i] = _log_sum(some[..., ~bit]) - _log_sum(some[..., bit])
         return llr if self.prior_llr is None else llr - self.prior_llr
 
 
@@ -249,7 +252,7 @@ def _decide(
     shape = block.pilots.shape
     mean, variance = block.pilots.copy(), np.zeros(shape)
     log_probability = np.zeros((*shape, block.constellation.size))
-    error_correlation = np.zeros((*shape[1:], block.n_users, block.n_users), complex)
+    error_correlation: ComplexArray | None = None
     log_prior = None if prior_llr is None else log_prior_of(prior_llr)
     if block.masks is not None:
         unseen = data & ~block.masks.cells
@@ -262,15 +265,26 @@ def _decide(
         likelihood = likelihood_of(users, symbols)
         prior = None if log_prior is None else np.ascontiguousarray(log_prior[users][:, :, symbols])
         posterior = symbol_posterior(likelihood, block.constellation, joint, prior)
-        where, inside = (users[:, None], *np.nonzero(cells)), cells[:, symbols]
-        mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
-        log_probability[where] = posterior.log_probability[:, inside]
-        at_cells = error_correlation[cells]
+        inside = cells[:, symbols]
+        if inside.all():
+            whole = np.ix_(users, np.arange(shape[1]), symbols)
+            mean[whole], variance[whole] = posterior.mean, posterior.variance
+            log_probability[whole] = posterior.log_probability
+        else:
+            where = (users[:, None], *np.nonzero(cells))
+            mean[where], variance[where] = posterior.mean[:, inside], posterior.variance[:, inside]
+            log_probability[where] = posterior.log_probability[:, inside]
         correlation = posterior.error_correlation
+        if correlation.shape[1] == 1 and np.array_equal(data.any(axis=0), cells) and users.size == len(mean):
+            error_correlation = correlation  # there is no other set, and symbols that are known have no error
+            continue
+        if error_correlation is None:
+            error_correlation = np.zeros((*shape[1:], block.n_users, block.n_users), complex)
+        at_cells = error_correlation[cells]
         correlation = np.broadcast_to(correlation, (*inside.shape, *correlation.shape[2:]))
         at_cells[:, users[:, None], users] = correlation[inside]
         error_correlation[cells] = at_cells
-    moments = SymbolMoments(mean, variance, error_correlation if data.any() else None)
+    moments = SymbolMoments(mean, variance, error_correlation)
     return Detection(moments, log_probability, block.known, prior_llr)
 
 
@@ -348,13 +362,18 @@ def _error_after_matching(
         if channel.white_variance is None:
             return np.zeros_like(gram)
         return gram * np.sum(channel.white_variance[users])
-    through = channel.atoms.match(channel.gains, users)
-    error = np.zeros_like(gram)
-    for j in users:
-        index = np.flatnonzero(channel.atoms.user == j)
-        if not index.size:
-            continue
-        part = np.ascontiguousarray(through[:, :, index])
-        flat = part.reshape(-1, index.size) @ channel.covariance[index[:, None], index]
-        error += np.matmul(flat.reshape(part.shape), part.conj().transpose(0, 2, 1))
+    order = np.argsort(channel.atoms.user, kind="stable")
+    atoms, gains = channel.atoms.take(order), channel.gains[order]
+    covariance, error = channel.covariance[order[:, None], order], np.empty(gram.shape, complex)
+    own = [slice(*np.searchsorted(atoms.user, (j, j + 1))) for j in users]
+    step = max(_MOST_PRODUCTS // max(users.size * order.size, 1), 1)
+    for part in (slice(first, first + step) for first in range(0, len(gram), step)):
+        some = atoms if step >= len(gram) else atoms.on_subcarriers(part)
+        through = some.match(gains, users)
+        flat = through.reshape(len(through) * users.size, order.size)
+        weighted = np.zeros_like(flat)
+        for paths in own:
+            weighted[:, paths] = flat[:, paths] @ covariance[paths, paths]
+        np.conj(through, out=through)
+        np.matmul(weighted.reshape(through.shape), through.transpose(0, 2, 1), out=error[part])
     return error

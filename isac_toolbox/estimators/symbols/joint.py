@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isac_toolbox.estimators.symbols.kernels import (
+    NEGLIGIBLE_NATS,
     enumerated_posterior,
     linear_log_probability,
     normalised_moments,
@@ -39,8 +40,10 @@ _CLEAR = 1e-5
 _MAX_COMBINATIONS = 4096
 # Guard: of a symbol's prior in the linear estimates of the others; beside one of its energy it is certain.
 _LEAST_PRIOR_VARIANCE = 1e-6
-# Guard: of a constellation point; keeps logarithms finite.
-_LEAST_PROBABILITY = 1e-30
+# Guard: of a constellation point that is left out of an enumeration; bounds how certain a symbol can be.
+_LEAST_PROBABILITY = float(np.exp(-NEGLIGIBLE_NATS))
+# Guard: of a symbol; keeps correlations finite.
+_LEAST_VARIANCE = 1e-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +254,7 @@ def _error_correlation(second: ComplexArray, mean: ComplexArray) -> ComplexArray
     """Correlation coefficients from second moments ``E[s_k conj(s_j)]`` (..., U, U) and means (..., U)."""
     covariance = second - mean[..., :, None] * mean.conj()[..., None, :]
     index = np.arange(mean.shape[-1])
-    deviation = np.sqrt(np.maximum(np.real(covariance[..., index, index]), _LEAST_PROBABILITY))
+    deviation = np.sqrt(np.maximum(np.real(covariance[..., index, index]), _LEAST_VARIANCE))
     error_correlation = covariance / (deviation[..., :, None] * deviation[..., None, :])
     size = np.abs(error_correlation)
     error_correlation = error_correlation / np.maximum(size, 1.0)

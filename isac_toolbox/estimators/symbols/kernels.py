@@ -5,10 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["enumerated_posterior", "linear_log_probability", "normalised_moments"]
+__all__ = ["NEGLIGIBLE_NATS", "enumerated_posterior", "linear_log_probability", "normalised_moments"]
 
-# Guard: combinations less likely than the best by more nats cannot lift a marginal above the least
-# probability.
+# Cost cap: combinations of symbols less likely than a good one by more nats are left out; all of them
+# together change a moment by less than rounding.
+NEGLIGIBLE_NATS = 45.0
+# Guard: least squared pivot of a root, beside the trace of the matrix and a nat.
+_LEAST_PIVOT = 1e-13
+
+# Guard: a point of the constellation less likely than the best by more nats changes no moment.
 _NEGLIGIBLE = -85.0
 
 
@@ -41,6 +46,8 @@ def normalised_moments(log_probability, constellation):  # type: ignore[no-untyp
                     largest = max(largest, cell[q])
                 total, first, second = 0.0, 0j, 0.0
                 for q in range(n_points):
+                    if cell[q] - largest < _NEGLIGIBLE:
+                        continue
                     weight, point = np.exp(cell[q] - largest), constellation[q]
                     total += weight
                     first += weight * point
@@ -55,87 +62,106 @@ def normalised_moments(log_probability, constellation):  # type: ignore[no-untyp
 
 
 @njit(cache=True, error_model="numpy")
-def _labels(n_points, n_users):  # type: ignore[no-untyped-def]
-    """Points of every combination, shape (Q^U, U), the last user's changing fastest."""
-    labels = np.empty((n_points**n_users, n_users), np.int64)
-    for c in range(len(labels)):
-        rest = c
-        for k in range(n_users - 1, -1, -1):
-            rest, labels[c, k] = divmod(rest, n_points)
-    return labels
-
-
-@njit(cache=True, error_model="numpy")
-def _quadratic_forms(information, constellation, labels, out):  # type: ignore[no-untyped-def]
-    """``s^H A s`` of every combination of points, filled in user by user.
-
-    Combinations of the first k users are extended by every point of the next one, in place from the last
-    to the first: ``A_kk |s_k|^2 + 2 Re conj(s_k) sum_j<k A_kj s_j`` is added.
-    """
-    n_users, n_points = len(information), constellation.size
-    size, stride = 1, len(labels)
-    out[0] = 0.0
+def _triangular_root(information, root):  # type: ignore[no-untyped-def]
+    """Upper triangular ``R`` with ``A = R^H R``, diagonal real and positive; ``A`` may lack rank."""
+    n_users = len(information)
+    trace = 1.0
     for k in range(n_users):
-        for c in range(size - 1, -1, -1):
-            before, cross = out[c], 0j
-            for j in range(k):
-                cross += information[k, j] * constellation[labels[c * stride, j]]
-            for q in range(n_points):
-                s = constellation[q]
-                square = information[k, k].real * (s.real**2 + s.imag**2)
-                out[c * n_points + q] = before + square + 2 * (s.real * cross.real + s.imag * cross.imag)
-        size *= n_points
-        stride //= n_points
+        trace += information[k, k].real
+    least = _LEAST_PIVOT * trace
+    for i in range(n_users):
+        pivot = information[i, i].real
+        for j in range(i):
+            pivot -= root[j, i].real ** 2 + root[j, i].imag ** 2
+        pivot = np.sqrt(max(pivot, least))
+        root[i, i] = pivot
+        for k in range(i + 1, n_users):
+            rest = information[i, k]
+            for j in range(i):
+                rest -= np.conj(root[j, i]) * root[j, k]
+            root[i, k] = rest / pivot
 
 
 @njit(cache=True, error_model="numpy")
-def _linear_forms(matched, log_prior, constellation, out):  # type: ignore[no-untyped-def]
-    """``2 Re s^H b`` and log-priors (U, Q) of every combination of points, filled in the same way."""
-    size = 1
-    out[0] = 0.0
+def _centre(root, matched, centre):  # type: ignore[no-untyped-def]
+    """``z`` with ``R^H z = b``, so that ``s^H A s - 2 Re s^H b = |R s - z|^2 - |z|^2``."""
     for k in range(matched.size):
-        b = matched[k]
-        for c in range(size - 1, -1, -1):
-            before = out[c]
-            for q in range(constellation.size):
-                s = constellation[q]
-                value = 2 * (s.real * b.real + s.imag * b.imag) + log_prior[k, q]
-                out[c * constellation.size + q] = before + value
-        size *= constellation.size
+        rest = matched[k]
+        for j in range(k):
+            rest -= np.conj(root[j, k]) * centre[j]
+        centre[k] = rest / root[k, k].real
 
 
 @njit(cache=True, error_model="numpy")
-def _fold(weight, partial, constellation, marginal, second):  # type: ignore[no-untyped-def]
-    """Marginals (U, Q) and second moments ``E[s_k conj(s_j)]`` (U, U) of weights over all combinations.
+def _decided_in_turn(root, centre, cost, constellation, labels):  # type: ignore[no-untyped-def]
+    """Cost of the combination that deciding one user after another finds; no better one costs more."""
+    total = 0.0
+    for k in range(centre.size - 1, -1, -1):
+        target = centre[k]
+        for j in range(k + 1, centre.size):
+            target -= root[k, j] * constellation[labels[j]]
+        least = np.inf
+        for q in range(constellation.size):
+            error = root[k, k].real * constellation[q] - target
+            own = error.real**2 + error.imag**2 + cost[k, q]
+            if own < least:
+                least, labels[k] = own, q
+        total += least
+    return total
 
-    The last user is summed out first. ``partial[k]`` then holds, for every combination of the users before,
-    the sum of weights times the symbol of a user k that has been summed out already.
+
+@njit(cache=True, error_model="numpy")
+def _extended(root, centre, cost, constellation, limit, k, size, label, metric):  # type: ignore[no-untyped-def]
+    """Extend ``size`` combinations of the users after k by every point of user k that stays below the limit.
+
+    Combinations of user k are ``label[k]``, shape (2, .): point, and index of the combination before. Costs
+    ``metric[k]`` only grow from user to user, so what is above the limit once stays there.
     """
-    n_users, n_points = marginal.shape
-    size = weight.size
-    for user in range(n_users - 1, -1, -1):
-        size //= n_points
-        for later in range(user + 1, n_users):
-            cross = 0j
-            for c in range(size):
-                moment = 0j
-                for q in range(n_points):
-                    value = partial[later, c * n_points + q]
-                    moment += value
-                    cross += value * np.conj(constellation[q])
-                partial[later, c] = moment
-            second[later, user] = cross
-            second[user, later] = np.conj(cross)
-        marginal[user] = 0.0
-        for c in range(size):
-            total, first = 0.0, 0j
-            for q in range(n_points):
-                value = weight[c * n_points + q]
-                marginal[user, q] += value
-                total += value
-                first += value * constellation[q]
-            weight[c], partial[user, c] = total, first
-        second[user, user] = np.sum(marginal[user] * np.abs(constellation) ** 2)
+    n_users = centre.size
+    count = 0
+    for c in range(size):
+        target, above = centre[k], c
+        for j in range(k + 1, n_users):
+            target -= root[k, j] * constellation[label[j, 0, above]]
+            above = label[j, 1, above]
+        before = metric[k + 1, c] if k + 1 < n_users else 0.0
+        for q in range(constellation.size):
+            error = root[k, k].real * constellation[q] - target
+            total = before + error.real**2 + error.imag**2 + cost[k, q]
+            if total <= limit:
+                metric[k, count] = total
+                label[k, 0, count], label[k, 1, count] = q, c
+                count += 1
+    return count
+
+
+@njit(cache=True, error_model="numpy")
+def _fold(sizes, label, weight, partial, constellation, marginal, second):  # type: ignore[no-untyped-def]
+    """Marginals (U, Q) and second moments ``E[s_k conj(s_j)]`` (U, U) of weights of combinations.
+
+    User 0 is summed out first. ``partial[j]`` then holds, for every combination of the users that are left,
+    the sum of weights times the symbol of a user j that has been summed out already.
+    """
+    n_users = len(sizes)
+    for user in range(n_users):
+        left = sizes[user + 1] if user + 1 < n_users else 1
+        weight[user + 1, :left] = 0.0
+        partial[user + 1, : user + 1, :left] = 0.0
+        marginal[user], second[user] = 0.0, 0.0
+        for c in range(sizes[user]):
+            point, above = label[user, 0, c], label[user, 1, c]
+            value, s = weight[user, c], constellation[point]
+            marginal[user, point] += value
+            weight[user + 1, above] += value
+            partial[user + 1, user, above] += value * s
+            second[user, user] += value * (s.real**2 + s.imag**2)
+            for before in range(user):
+                moment = partial[user, before, c]
+                partial[user + 1, before, above] += moment
+                second[user, before] += np.conj(moment) * s
+    for user in range(n_users):
+        for before in range(user):
+            second[before, user] = np.conj(second[user, before])
 
 
 @njit(cache=True, error_model="numpy")
@@ -143,28 +169,38 @@ def enumerated_posterior(information, matched, log_prior, constellation):  # typ
     """Return the marginals (U, N, T, Q) and second moments ``E[s_k conj(s_j)]`` (N, T, U, U) by enumeration.
 
     Of the likelihood ``exp(2 Re s^H b - s^H A s)`` with ``A`` (N, U, U) and ``b`` (N, U, T), and log-priors
-    of the points (U, N, T, Q), or (U, 1, 1, Q) where they are the same in every cell: quadratic forms
-    once a subcarrier, then per cell one sum a combination, an exponential, and the sums over one user after
-    another. Memory is that of the combinations of one cell.
+    of the points (U, N, T, Q), or (U, 1, 1, Q) where they are the same in every cell. The combinations of a
+    cell form a tree, the last user's points first, along which costs only grow (a sphere decoder's): branches
+    that are less likely than the decision user by user by :data:`NEGLIGIBLE_NATS` are left out. Memory is
+    that of the combinations of one cell.
     """
     n_sub, n_users, n_symbols = matched.shape
     n_points = constellation.size
-    labels = _labels(n_points, n_users)
-    quadratic, weight = np.empty(len(labels)), np.empty(len(labels))
-    partial = np.empty((n_users, len(labels) // n_points), np.complex128)
+    most = n_points**n_users
+    root, centre = np.zeros((n_users, n_users), np.complex128), np.empty(n_users, np.complex128)
+    cost, decided = np.empty((n_users, n_points)), np.empty(n_users, np.int64)
+    sizes, label = np.empty(n_users, np.int64), np.empty((n_users, 2, most), np.int64)
+    metric, weight = np.empty((n_users, most)), np.empty((n_users + 1, most))
+    partial = np.empty((n_users + 1, n_users, most), np.complex128)
     marginal = np.empty((n_users, n_sub, n_symbols, n_points))
     second = np.empty((n_sub, n_symbols, n_users, n_users), np.complex128)
     step_n, step_t = log_prior.shape[1] > 1, log_prior.shape[2] > 1
     for n in range(n_sub):
-        _quadratic_forms(information[n], constellation, labels, quadratic)
+        _triangular_root(information[n], root)
         for t in range(n_symbols):
-            _linear_forms(matched[n, :, t], log_prior[:, n * step_n, t * step_t], constellation, weight)
-            weight -= quadratic
-            largest, total = weight.max(), 0.0
-            for c in range(weight.size):
-                exponent = weight[c] - largest
-                weight[c] = np.exp(exponent) if exponent > _NEGLIGIBLE else 0.0
-                total += weight[c]
-            weight /= total
-            _fold(weight, partial, constellation, marginal[:, n, t], second[n, t])
+            for k in range(n_users):
+                prior = log_prior[k, n * step_n, t * step_t]
+                cost[k] = prior.max() - prior
+            _centre(root, matched[n, :, t], centre)
+            best = _decided_in_turn(root, centre, cost, constellation, decided)
+            limit, size = best + NEGLIGIBLE_NATS, 1
+            for k in range(n_users - 1, -1, -1):
+                size = _extended(root, centre, cost, constellation, limit, k, size, label, metric)
+                sizes[k] = size
+            best, total = metric[0, :size].min(), 0.0
+            for c in range(size):
+                weight[0, c] = np.exp(best - metric[0, c])
+                total += weight[0, c]
+            weight[0, :size] /= total
+            _fold(sizes, label, weight, partial, constellation, marginal[:, n, t], second[n, t])
     return marginal, second

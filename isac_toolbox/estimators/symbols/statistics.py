@@ -100,8 +100,11 @@ def data_statistics(
     moments: SymbolMoments,
     masks: Masks | None = None,
     derotation: Derotation | None = None,
+    energies: RealArray | None = None,
 ) -> Statistics:
     """Return the statistics of a block with soft symbols, cells with an uncertain symbol left out.
+
+    ``energies`` (N, T) of the cells over the elements save adding them up again.
 
     The users' symbol errors are correlated where their channels are alike; leaving that out of
     ``E[conj(u_k) u_j]`` would bias the channel towards wrong decisions (docs/theory.md, section 5).
@@ -120,7 +123,7 @@ def data_statistics(
     symbol_gram[:, users, users] += np.sum(spread**2, axis=2).T
     if moments.error_correlation is not None:
         symbol_gram += _error_gram(spread, moments.error_correlation)
-    return _statistics(received, mean, symbol_gram, used, masks)
+    return _statistics(received, mean, symbol_gram, used, masks, energies)
 
 
 def _error_gram(spread: NDArray[np.float64], correlation: ComplexArray) -> ComplexArray:
@@ -233,7 +236,9 @@ def error_moments(moments: SymbolMoments, used: BoolArray) -> ComplexArray:
         correlation += moments.error_correlation.transpose(0, 1, 3, 2)
     users = np.arange(spread.shape[2])
     correlation[..., users, users] = 1
-    return np.asarray(spread[..., :, None] * spread[..., None, :] * correlation)
+    correlation *= spread[..., :, None]
+    correlation *= spread[..., None, :]
+    return correlation
 
 
 def _symbol_gram(mean: ComplexArray) -> ComplexArray:
@@ -248,6 +253,7 @@ def _statistics(
     symbol_gram: ComplexArray,
     used: BoolArray,
     masks: Masks | None,
+    energies: RealArray | None = None,
 ) -> Statistics:
     """Statistics with ``Z_kn = sum_t y_nt E[conj(u_knt)]`` over used cells.
 
@@ -255,8 +261,11 @@ def _statistics(
     """
     samples = received.transpose(0, 2, 1)
     cross_correlation = np.matmul(mean.transpose(1, 0, 2).conj(), samples).transpose(1, 0, 2)
-    counted = received if used.all() else samples[used]
-    energy = float(np.vdot(counted, counted).real)
+    if energies is None:
+        counted = received if used.all() else samples[used]
+        energy = float(np.vdot(counted, counted).real)
+    else:
+        energy = float(energies[used].sum())
     whole = int(np.count_nonzero(used)) * received.shape[1]
     n_observations = whole if masks is None else masks.count(used)
     return Statistics(symbol_gram, np.ascontiguousarray(cross_correlation), energy, n_observations)

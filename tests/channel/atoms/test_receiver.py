@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from isac_toolbox.channel.atoms.receiver import Raster, tone_step_hz
+import isac_toolbox as isac
+from isac_toolbox.channel.atoms.receiver import Raster, Receiver, tone_step_hz
 
 PLACES = {
     "full": np.arange(12),
@@ -55,3 +56,14 @@ def test_the_step_of_used_tones_is_that_of_the_raster():
     frequencies = 30e3 * np.array([0, 2, 5, 7, 10, 12])
     assert tone_step_hz(frequencies, np.ones(6, bool)) == pytest.approx(30e3)
     assert tone_step_hz(frequencies, np.isin(np.arange(6), [0, 1, 4, 5])) == pytest.approx(60e3)
+
+
+@pytest.mark.parametrize("n_sub", [3, 31, 64])
+def test_delay_factors_are_exponentials(n_sub):
+    frequencies = 1e5 + 240e3 * np.arange(n_sub)
+    lengths = np.array([0.0, 12.5, -300.0, 4321.0])
+    for used in (frequencies, np.delete(frequencies, 1)):
+        receiver = Receiver(isac.UniformPlanarArray((2, 2)), np.zeros(3), used)
+        expected = np.exp(-1j * np.multiply.outer(receiver.wavenumbers_per_m, lengths))
+        np.testing.assert_allclose(receiver.delay_factors(lengths), expected, atol=1e-12)
+        assert receiver.delay_factors(np.zeros(0)).shape == (used.size, 0)

@@ -190,7 +190,7 @@ def test_prior_of_known_and_uncertain_unknowns():
 def test_pulled_slopes_are_those_of_the_dense_jacobian(wavefront):
     scene, paths, receiver = random_case(0, wavefront)
     derivatives = path_parameters(scene, paths, receiver).derivatives
-    slopes = np.random.default_rng(1).standard_normal((derivatives.in_target.shape[1], len(paths)))
+    slopes = np.random.default_rng(1).standard_normal((derivatives.entries.shape[1], len(paths)))
     expected = np.einsum("dl,dlp->p", slopes, derivatives.dense())
     assert_allclose(derivatives.pull(slopes), expected, atol=1e-12)
 

@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import isac_toolbox as isac
+from isac_toolbox.channel.atoms import tables as tables_module
 from isac_toolbox.channel.atoms.dense import fisher_blocks, make_atoms
 from isac_toolbox.channel.atoms.receiver import Receiver
 from isac_toolbox.channel.atoms.scene import PathParameters, Paths, Scene, path_parameters
@@ -185,3 +186,32 @@ def test_elements_left_out_are_taken_out_of_every_inner_product(n_sub, shape):
         assert_allclose(value, wanted, atol=1e-10 * np.abs(wanted).max())
     whole = left_out.synthesise(case.gains, 3)
     assert_allclose(whole, case.atoms.synthesise(case.gains, 3), atol=1e-12 * np.abs(whole).max())
+
+
+def test_tables_of_a_window_are_those_of_a_whole_period(monkeypatch):
+    monkeypatch.setattr(tables_module, "LARGE_GRID", 0)
+    case = Case(9, 64, (8, 8))
+    low, high = case.parameters.length_m.min(), case.parameters.length_m.max()
+    period = 2 * np.pi / np.diff(case.receiver.wavenumbers_per_m).mean()
+    case.parameters.length_m[:] = low + (case.parameters.length_m - low) / (high - low) * 0.2 * period
+    whole = case.tables
+
+    def part(window):
+        made = BlockTables.of(case.symbol_gram, case.correlation, case.receiver, window)
+        assert made is not None
+        return made
+
+    for window in ((low, low + 0.2 * period), (low + 0.4 * period, low + 0.5 * period)):  # one misses paths
+        tables = part(window)
+        for name in ("gram", "correlations"):
+            own, expected = (getattr(t, name)(case.parameters, case.paths) for t in (tables, whole))
+            assert_allclose(own, expected, atol=1e-11 * np.abs(expected).max())
+        for own, expected in zip(
+            tables.normal_blocks(case.parameters, case.paths, case.gains),
+            whole.normal_blocks(case.parameters, case.paths, case.gains),
+            strict=True,
+        ):
+            assert_allclose(own, expected, atol=1e-11 * np.abs(expected).max())
+    held = part((low, low + 0.2 * period))
+    held.correlations(case.parameters, case.paths)
+    assert held._correlation_grid(held._window)[0].shape[1] < 0.7 * held._size

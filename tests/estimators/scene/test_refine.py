@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -31,6 +33,7 @@ from isac_toolbox.estimators.scene.fit import (
 )
 from isac_toolbox.estimators.scene.problem import Problem, with_noise_precision
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
+from isac_toolbox.estimators.scene.still import StillFit
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 
 WAVEFRONTS = ("planar", "spherical")
@@ -289,3 +292,43 @@ def test_known_noise_is_kept():
     problem = Problem.on_pilots(observation, ReceivedBlock.of(observation, 2.0))
     assert problem.noise_known and problem.noise_precision == pytest.approx(4 / 0.04)
     assert with_noise_precision(problem, 7.0).noise_precision == problem.noise_precision
+
+
+# --- a refinement on plain arrays --------------------------------------------------------------------
+
+
+def on_a_raster(seed: int = 0, **changes) -> Case:
+    """A random case whose subcarriers are on a raster, so that there are tables."""
+    case = random_case(seed, **changes)
+    receiver = case.problem.receiver
+    even = replace(receiver, frequencies_hz=np.linspace(-40e6, 40e6, receiver.frequencies_hz.size))
+    data = replace(case.problem.data, receiver=even)
+    return replace(case, problem=replace(case.problem, data=data))
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_fit_on_plain_arrays_is_the_fit(known):
+    case = on_a_raster(1, user_stds_m=0.0 if known else 0.3)
+    fit = case.fit()
+    still = StillFit.of(fit)
+    assert still is not None and still.fit() is fit
+    assert still.objective == pytest.approx(fit.objective, rel=1e-12)
+    for own, expected in zip(still.normal_equations, fit.normal_equations, strict=True):
+        assert_allclose(own, expected, atol=1e-9 * np.abs(expected).max())
+    step = 1e-3 * np.random.default_rng(0).standard_normal(case.scene.n_parameters)
+    moved = still.moved(step, 10.0, np.full(3, 10.0)).fit()
+    expected = case.fit(case.scene.with_vector(case.scene.vector() + step))
+    assert_allclose(moved.scene.vector(), expected.scene.vector(), atol=1e-12)
+    assert_allclose(moved.gram, expected.gram, atol=1e-9)
+    assert_allclose(moved.posterior.mean, expected.posterior.mean, atol=1e-9)
+    assert moved.objective == pytest.approx(expected.objective, rel=1e-12)
+
+
+def test_plain_arrays_refine_as_fits_do(monkeypatch):
+    case = on_a_raster(2)
+    found = refine(case.fit(), n_steps=4)
+    monkeypatch.setattr(StillFit, "of", classmethod(lambda cls, fit: None))
+    expected = refine(case.fit(), n_steps=4)
+    assert_allclose(found.scene.vector(), expected.scene.vector(), atol=1e-9)
+    assert found.objective == pytest.approx(expected.objective, rel=1e-12)
+    assert found.objective < case.fit().objective

@@ -83,7 +83,7 @@ def test_hidden_points_and_free_paths_are_unlocated(case, estimate):
 
 def test_the_channel_has_the_amplitude_of_the_observation(case):
     fit = case.fit()
-    unit, scaled = (ChannelEstimate.of_fit(fit, 2, scale) for scale in (1.0, SCALE))
+    unit, scaled = (ChannelEstimate.of_fit(fit, 2).in_units(scale) for scale in (1.0, SCALE))
     channel = np.tensordot(fit.posterior.mean, dense_atoms(case.problem.receiver, case.scene, case.paths), 1)
     np.testing.assert_allclose(scaled.mean, SCALE * channel, atol=1e-9)
     np.testing.assert_allclose(scaled.variance, SCALE**2 * unit.variance)

@@ -301,3 +301,14 @@ def test_methods_without_a_model_to_judge_have_none(estimator):
 
 def test_axes_are_those_of_the_report():
     assert tuple(f.name for f in fields(isac.estimators.Misfit)) == AXES
+
+
+@pytest.mark.parametrize("n_snapshots", [100, 1000])
+def test_the_largest_eigenvalue_of_many_elements(n_snapshots):
+    """By an iteration, which stops at the error that single precision has."""
+    rng = np.random.default_rng(0)
+    samples = rng.standard_normal((2, n_snapshots, 200)) @ np.diag(np.linspace(0.8, 1.2, 200))
+    samples = (samples[0] + 1j * samples[1]).astype(np.complex64)
+    covariance = samples.conj().T @ samples / n_snapshots
+    expected = np.linalg.eigvalsh(covariance.astype(complex))[-1]
+    assert whiteness_module._largest_eigenvalue(covariance) == pytest.approx(expected, rel=1e-5)

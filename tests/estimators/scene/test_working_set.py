@@ -185,3 +185,32 @@ def test_the_active_fit_leaves_out_what_nobody_sees():
     expected = np.array([[0.9, 0.1, 0.9], [0.9, 0.1, 0.1]])
     np.testing.assert_allclose(doubted.visibility_probability, expected)
     np.testing.assert_allclose(doubted.unlocated_probability, [0.1, 0.9])
+
+
+# --- the sweep as a kernel ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_unlocated", [0, 2])
+@pytest.mark.parametrize("without_points", [False, True])
+def test_the_kernel_of_a_sweep_is_the_sweep_of_the_prior(n_unlocated, without_points):
+    working = started(n_unlocated, gain_power=0.02)
+    if without_points:
+        scene = working.fit.scene.take(points=slice(0, 0))
+        kept = np.zeros(0, np.int64), np.arange(n_unlocated)
+        working = working.restructured(scene, working.unlocated_user, *kept)
+    expected = working
+    for _ in range(3):
+        expected = expected._sweep()
+    found = working.e_step(3)
+    for name in PriorState.__dataclass_fields__:
+        np.testing.assert_allclose(getattr(found.state, name), getattr(expected.state, name), rtol=1e-9)
+    np.testing.assert_allclose(found.prior.slab_precision, expected.prior.slab_precision, rtol=1e-9)
+    np.testing.assert_allclose(found.prior.spike_precision, expected.prior.spike_precision, rtol=1e-9)
+    np.testing.assert_allclose(found.fit.posterior.mean, expected.fit.posterior.mean, rtol=1e-9)
+    np.testing.assert_allclose(found.graph.visibility, expected.graph.visibility, rtol=1e-9)
+    assert found.graph.unlocated.probability == pytest.approx(expected.graph.unlocated.probability, rel=1e-9)
+    assert found.graph.points.gate == pytest.approx(expected.graph.points.gate, rel=1e-9)
+    message = found.state.log_likelihood_ratio
+    np.testing.assert_allclose(
+        found.graph.extrinsic_log_odds(message), expected.graph.extrinsic_log_odds(message), rtol=1e-9
+    )

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 import isac_toolbox as isac
 from helpers.scenes import complex_normal
 from isac_toolbox.estimators.symbols.kernels import (
+    NEGLIGIBLE_NATS,
     enumerated_posterior,
     linear_log_probability,
     normalised_moments,
@@ -32,13 +33,14 @@ def test_enumeration_is_the_sum_over_all_combinations(n_users, points, strength)
     )
     labels = np.array(list(product(range(points.size), repeat=n_users)))
     symbols = points[labels]
+    negligible = len(labels) * np.exp(-NEGLIGIBLE_NATS)
     for n, t in np.ndindex(3, 2):
         quadratic = np.einsum("ck,kj,cj->c", symbols.conj(), information[n], symbols).real
         exponent = 2 * np.real(symbols.conj() @ matched[n, :, t]) - quadratic
         weight = np.exp(exponent - exponent.max())
         weight /= weight.sum()
         for k, q in np.ndindex(n_users, points.size):
-            assert_allclose(marginal[k, n, t, q], weight[labels[:, k] == q].sum(), rtol=1e-8, atol=1e-30)
+            assert_allclose(marginal[k, n, t, q], weight[labels[:, k] == q].sum(), rtol=1e-8, atol=negligible)
         expected = (symbols * weight[:, None]).T @ symbols.conj()
         assert_allclose(second[n, t], expected, atol=1e-12)
 
