@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY_TEXT = "Made from stored results when this manual was built; the scripts are in the repository."
+_NIGHTLY = (
+    "What the last runs of `make nightly`, `make fuzz`, `make mutation` and `make coverage` tried and found."
+)
 _MOST_ROWS = 60
 _MOST_LABELS = 2
 # heads of columns that hold results; what stands before the first of them names the case
@@ -82,9 +85,9 @@ def networks_page(folder: Path) -> list[str]:
 
 
 def nightly_page(folder: Path) -> list[str]:
-    """What the last ``make nightly`` tried, and what came of it."""
+    """What ``make nightly``, ``make fuzz`` and ``make mutation`` tried last, and what came of it."""
     lines = [line for path in sorted(folder.glob("*.txt")) for line in stored_section(path)]
-    return ["# Nightly", "", "What the last run of `make nightly` tried.", "", *lines] if lines else []
+    return ["# Nightly", "", _NIGHTLY, "", *lines] if lines else []
 
 
 def figures_page(folder: Path) -> list[str]:

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "SMALLEST_DEVIATION",
     "as_array",
     "as_indices",
     "as_scalar",
     "check_axis_couplings",
     "check_choice",
+    "check_deviations",
     "check_finite",
     "check_flag",
     "check_fraction",
@@ -23,6 +25,7 @@ __all__ = [
     "check_has",
     "check_integer",
     "check_loader",
+    "check_magnitude",
     "check_names",
     "check_non_negative",
     "check_observations",
@@ -35,6 +38,9 @@ __all__ = [
     "import_optional",
     "without_mask",
 ]
+
+#: Standard deviations below it, zero aside, are refused: variances and precisions of two of them multiply.
+SMALLEST_DEVIATION = 1e-50
 
 
 def without_mask(name: str, value: Any) -> Any:
@@ -80,6 +86,13 @@ def check_finite(name: str, value: NDArray[Any]) -> None:
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite value(s) of {np.size(value)}")
 
 
+def check_magnitude(name: str, value: NDArray[Any], largest: float) -> None:
+    """Raise if the magnitude of any entry is larger."""
+    found = float(np.max(np.abs(value), initial=0.0))
+    if found > largest:
+        raise ValueError(f"{name} must not be beyond {largest:g}, got a magnitude of {found:.4g}")
+
+
 def check_shape(name: str, value: NDArray[Any], shape: Sequence[int | None], meaning: str) -> None:
     """Raise unless ``value.shape`` equals ``shape`` (None matches any length)."""
     ok = value.ndim == len(shape) and all(s is None or s == n for s, n in zip(shape, value.shape))
@@ -92,6 +105,14 @@ def check_non_negative(name: str, value: NDArray[Any] | float) -> None:
     """Raise if any entry is negative."""
     if np.any(np.asarray(value) < 0):
         raise ValueError(f"{name} must be non-negative, got {np.min(value)}")
+
+
+def check_deviations(name: str, value: NDArray[Any] | float) -> None:
+    """Raise if any standard deviation is negative, or so near zero that its square is no number of use."""
+    check_non_negative(name, value)
+    smallest = float(np.min(value, where=np.asarray(value) > 0, initial=np.inf))
+    if smallest < SMALLEST_DEVIATION:
+        raise ValueError(f"{name} must be zero or at least {SMALLEST_DEVIATION:g}, got {smallest:.4g}")
 
 
 def check_has(name: str, value: Any, kind: str, attributes: Iterable[str]) -> None:

@@ -482,7 +482,19 @@ def _real_fisher(
 
 
 def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse of a positive semi-definite matrix, scaled to unit diagonal, with a tiny ridge."""
+    """Inverse of a positive semi-definite matrix, scaled to unit diagonal, with a tiny ridge.
+
+    Raises
+    ------
+    ValueError
+        If the block and the priors say nothing of some combination of parameters.
+    """
     scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
     scaled = matrix * scale[:, None] * scale
-    return np.linalg.inv(scaled + 1e-13 * np.eye(len(matrix))) * scale[:, None] * scale
+    try:
+        return np.linalg.inv(scaled + 1e-13 * np.eye(len(matrix))) * scale[:, None] * scale
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            f"simulation: neither samples nor priors tell its {len(matrix)} parameters apart, so that there "
+            "is no bound; fewer users or paths, or narrower priors, have one"
+        ) from None

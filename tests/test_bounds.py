@@ -331,3 +331,24 @@ def test_rays_alone_have_no_bound():
         hybrid_crb(TINY.replace(cdl="CDL-A").simulate(0))
     bound = hybrid_crb(TINY.replace(cdl="CDL-D").simulate(0))
     assert bound.position_rmse_m.shape == (0,) and 0.05 < bound.unlisted_share < 0.25
+
+
+def test_a_block_that_does_not_tell_its_parameters_has_no_bound(monkeypatch):
+    def singular(matrix):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(np.linalg, "inv", singular)
+    with pytest.raises(
+        ValueError, match=r"simulation: neither samples nor priors tell its .* parameters apart"
+    ):
+        isac.bounds.hybrid_crb(TINY.simulate(0))
+
+
+def test_element_errors_of_gains_alone_cost_less_than_with_phases():
+    """What is known of elements is taken as known, not as unknown without a prior."""
+    exact = TINY.simulate(0)
+    bounds = [
+        isac.bounds.hybrid_crb(isac.Simulation(replace(exact.observation, **stds), exact.truth)).channel_nmse
+        for stds in ({}, {"element_gain_std": 0.1}, {"element_gain_std": 0.1, "element_phase_std_rad": 0.1})
+    ]
+    assert np.all(np.isfinite(bounds)) and bounds[0] < bounds[1] < bounds[2]

@@ -86,7 +86,7 @@ class CouplingKinds:
     def sums(self, values: ComplexArray) -> ComplexArray:
         """Return the sums of values (M, M, ...) over the pairs of every kind, shape (R, ...)."""
         flat = values.reshape(values.shape[0] * values.shape[1], -1)
-        return np.asarray((self.matrices @ flat).reshape(-1, *values.shape[2:]))
+        return np.asarray((self.matrices @ flat).reshape(len(self.offsets), *values.shape[2:]))
 
     def sums_of(self, values: ComplexArray) -> ComplexArray:
         """Return the same sums of many matrices (S, M, M), shape (R, S)."""

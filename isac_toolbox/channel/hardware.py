@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox._validation import as_array, as_scalar, check_finite, check_non_negative, check_shape
+from isac_toolbox._validation import as_array, as_scalar, check_deviations, check_finite, check_shape
 from isac_toolbox.channel.array import AntennaArray, UniformPlanarArray
 from isac_toolbox.channel.front_end import mirrored_subcarriers
 from isac_toolbox.channel.panels import PanelArray
@@ -229,7 +229,7 @@ def _checked_deviation(
         where = "".join(f" with {axis} = {sizes[str(axis)]}" for axis in named)
         raise ValueError(f"{name} must be {meant}{where}, got shape {value.shape}")
     check_finite(name, value)
-    check_non_negative(name, value)
+    check_deviations(name, value)
     return value
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isac_toolbox._validation import as_array, check_finite, check_non_negative, check_shape
+from isac_toolbox._validation import as_array, check_deviations, check_finite, check_shape
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.plausibility import warn_of_implausible_times
 from isac_toolbox.channel.plausible_priors import warn_of_implausible_motion
@@ -173,7 +173,7 @@ def checked_motion(
             raise ValueError(f"{name} must be {meant} with K = {n_users}, got shape {value.shape}")
         check_finite(name, value)
         if name not in ("symbol_times_s", "user_velocities_m_s"):
-            check_non_negative(name, value)
+            check_deviations(name, value)
         values[name] = value
     _check_together(values, carrier_hz, link)
     if "symbol_times_s" in values:

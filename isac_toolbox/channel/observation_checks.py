@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from isac_toolbox._validation import (
     as_array,
     as_scalar,
+    check_deviations,
     check_finite,
     check_flag,
-    check_non_negative,
+    check_magnitude,
     check_positive,
     check_shape,
     without_mask,
@@ -33,6 +34,16 @@ LINKS = ("uplink", "monostatic")
 PLACES = ("bs_position_m", "user_positions_m", "user_position_std_m", "region_m")
 _REAL_FIELDS = ("subcarrier_frequencies_hz", *PLACES, "time_offset_std_s")
 _MIN_USER_DISTANCE_M = 1e-3
+#: Largest magnitudes; what is beyond is no number of this unit, and its square may be none at all.
+_LARGEST = {
+    "bs_position_m": 1e12,
+    "user_positions_m": 1e12,
+    "user_position_std_m": 1e12,
+    "region_m": 1e12,
+    "time_offset_std_s": 1e3,
+    "subcarrier_frequencies_hz": 1e16,
+}
+_CLOSEST_HZ = 1e-3
 _MAX_SITE_DISTANCE_M = 10.0
 
 
@@ -210,6 +221,11 @@ def _check_block(block: SimpleNamespace) -> None:
     check_finite("subcarrier_frequencies_hz", block.subcarrier_frequencies_hz)
     if np.unique(block.subcarrier_frequencies_hz).size != block.received.shape[0]:
         raise ValueError("subcarrier_frequencies_hz must be distinct, got repeated frequencies")
+    closest = float(np.diff(np.sort(block.subcarrier_frequencies_hz)).min())
+    if closest < _CLOSEST_HZ:
+        raise ValueError(
+            f"subcarrier_frequencies_hz must be {_CLOSEST_HZ:g} Hz apart or more, got {closest:.4g} Hz"
+        )
 
 
 def _check_pilots(block: SimpleNamespace) -> None:
@@ -245,13 +261,14 @@ def _check_knowledge(block: SimpleNamespace) -> None:
     for name in _REAL_FIELDS:
         if getattr(block, name) is not None:
             check_finite(name, getattr(block, name))
+            check_magnitude(name, getattr(block, name), _LARGEST[name])
     if block.bs_position_m is not None:
         check_shape("bs_position_m", block.bs_position_m, (3,), "(3,)")
     if block.time_offset_std_s.shape not in ((), (n_users,)):
         raise ValueError(
             f"time_offset_std_s must be scalar or ({n_users},), got {block.time_offset_std_s.shape}"
         )
-    check_non_negative("time_offset_std_s", block.time_offset_std_s)
+    check_deviations("time_offset_std_s", block.time_offset_std_s)
     if block.user_positions_m is not None:
         _check_users(block)
     if block.region_m is not None:
@@ -268,7 +285,7 @@ def _check_users(block: SimpleNamespace) -> None:
     check_shape("user_positions_m", positions, (n_users, 3), "(K, 3)")
     if std.shape not in ((), (3,), (n_users, 3)):
         raise ValueError(f"user_position_std_m must be scalar, (3,) or ({n_users}, 3), got {std.shape}")
-    check_non_negative("user_position_std_m", std)
+    check_deviations("user_position_std_m", std)
     distances = np.linalg.norm(positions - block.bs_position_m, axis=1)
     if block.link == "monostatic":
         if np.any(distances > _MAX_SITE_DISTANCE_M):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "Problem", "bad_input"]
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "Problem", "bad_input", "out_of_memory"]
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -18,6 +18,11 @@ class Problem(Exception):
         self.code = code
 
 
+def out_of_memory(error: MemoryError) -> str:
+    """Return what to say of sizes that do not fit into memory; some errors say nothing themselves."""
+    return f"not enough memory for these sizes; {error}".rstrip("; ")
+
+
 @contextmanager
 def bad_input(option: str = "") -> Iterator[None]:
     """Turn errors of input into a message; ``option`` names where the input came from."""
@@ -27,7 +32,7 @@ def bad_input(option: str = "") -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise Problem(f"{prefix}not a text file ({error.reason})") from None
     except MemoryError as error:
-        raise Problem(f"{prefix}not enough memory for these sizes; {error}") from None
+        raise Problem(f"{prefix}{out_of_memory(error)}") from None
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         raise Problem(f"{prefix}{text}") from None

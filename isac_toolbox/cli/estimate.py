@@ -10,7 +10,7 @@ import typer
 
 from isac_toolbox._catalogue import CATALOGUE, Entry
 from isac_toolbox._choices import COARSE_STAGES, INVERSES, M_STEPS, RULES
-from isac_toolbox.cli.errors import FAILED, Problem, bad_input
+from isac_toolbox.cli.errors import FAILED, Problem, bad_input, out_of_memory
 from isac_toolbox.cli.inputs import (
     JsonOption,
     SeedOption,
@@ -197,7 +197,9 @@ def _run_estimator(
                 progress.show(loop.n_iter, loop.max_iter, state)
 
             result = method.estimate(observation, callback=Callbacks(watch, recording))
-    except (LinAlgError, FloatingPointError, MemoryError) as error:
+    except MemoryError as error:
+        raise Problem(f"the estimation failed: {out_of_memory(error)}", FAILED) from None
+    except (LinAlgError, FloatingPointError) as error:
         raise Problem(f"the estimation failed: {error}", FAILED) from None
     except ValueError as error:
         raise Problem(str(error)) from None

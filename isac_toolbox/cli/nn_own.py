@@ -78,6 +78,10 @@ def _tensor(path: Path, array: np.ndarray, name: str) -> Any:
         raise ValueError(f"{path}: {name} must hold numbers, got {array.dtype}")
     if not np.isfinite(array).all():
         raise ValueError(f"{path}: {name} holds values that are not finite")
+    if np.abs(array).max(initial=0.0) > np.finfo(np.float32).max:
+        raise ValueError(
+            f"{path}: {name} holds values beyond single precision, {np.finfo(np.float32).max:.3g}"
+        )
     return torch.from_numpy(array.astype(np.float32))
 
 

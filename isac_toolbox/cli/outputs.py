@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,13 @@ def make_console() -> Console:
 
 
 def say(message: str) -> None:
-    """Print a line on stderr."""
-    typer.echo(message, err=True)
+    """Print a line on stderr; what is typed or read from a file cannot break it or steer the terminal."""
+    typer.echo("".join(map(_visible, message)), err=True)
+
+
+def _visible(letter: str) -> str:
+    """Return a letter, or its escape if it is a control character or half a letter."""
+    return letter if unicodedata.category(letter) not in ("Cc", "Cs", "Zl", "Zp") else ascii(letter)[1:-1]
 
 
 @contextmanager

@@ -298,7 +298,8 @@ class EMTurboBiSVBI(ManyBlocks):
         """Run with the shape of the noise learned, and keep the outcome if it fits no worse."""
         coloured = replace(loop.obs, noise_covariance=ESTIMATED_NOISE)
         try:
-            other, found = self._within(loop.deadline)._run(coloured, callback)
+            with np.errstate(over="ignore", invalid="ignore"):  # what diverges is not taken
+                other, found = self._within(loop.deadline)._run(coloured, callback)
         except np.linalg.LinAlgError:
             return loop, result
         assert result.misfit is not None

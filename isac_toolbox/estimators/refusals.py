@@ -17,6 +17,8 @@ _TURNING = 0.03
 def decided_alike(first: EstimationResult, second: EstimationResult) -> bool:
     """Return whether two estimates of one block decided its data alike."""
     data = first.symbol_decision >= 0
+    if not data.any():
+        return True
     return bool(np.mean(first.symbol_decision[data] != second.symbol_decision[data]) <= _DIFFERENT)
 
 

@@ -121,6 +121,8 @@ def read_result(path: str | Path, known: Sequence[str]) -> dict[str, Any]:
     values["ambiguities"] = _ambiguities(data.get("ambiguities", np.zeros((0, 7))))
     no_extent = np.zeros((len(values["scatterer_positions_m"]), 3, 3))
     values["scatterer_extent_m2"] = data.get("scatterer_extent_m2", no_extent)
+    if any(name in data for name in _DIFFUSE):
+        _npz.require(path, _KIND, data, _DIFFUSE)
     values.update({name: data[name] for name in (*_DIFFUSE, *_MOTION) if name in data})
     if "reference_time_s" in data:
         values["reference_time_s"] = float(data["reference_time_s"])

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize, minimize_scalar
 
+from isac_toolbox._files import check_size
 from isac_toolbox._validation import (
     as_array,
     check_choice,
@@ -46,6 +47,8 @@ ComplexArray = NDArray[np.complex128]
 
 _SPACING_HZ = 312.5e3
 # Subcarriers of a report with 30 groups (IEEE 802.11n-2009, 7.3.1.28): by two (20 MHz) and four (40 MHz).
+#: Code of a beamforming report, and bytes of it before the matrix.
+_REPORT, _REPORT_HEAD = 0xBB, 21
 _GROUPS = {
     "20 MHz": np.concatenate([np.arange(-28, -1, 2), [-1], np.arange(1, 28, 2), [28]]),
     "40 MHz": np.arange(-58, 59, 4),
@@ -147,9 +150,14 @@ def read_intel5300(path: str | Path, *, bandwidth: str = "20 MHz", transmitter: 
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"path: no such log: {path} (sought as {source.absolute()})")
+    check_size(source, source.stat().st_size)
+    _check_reports(source)
     csiread = import_optional("csiread", "csiread", "csi", "read_intel5300")
     log = csiread.Intel(str(source), nrxnum=3, ntxnum=3, if_report=False)
-    log.read()
+    try:
+        log.read()
+    except Exception as error:  # of which kind csiread's errors are is not stated
+        raise ValueError(f"{path} is no log of an Intel 5300, or damaged: {error}") from error
     if not log.count:
         raise ValueError(f"path: {path} holds no packets of an Intel 5300")
     n_rx = int(np.bincount(log.Nrx).argmax())
@@ -161,6 +169,41 @@ def read_intel5300(path: str | Path, *, bandwidth: str = "20 MHz", transmitter: 
     scaled = np.asarray(log.get_scaled_csi(), dtype=complex)[whole][:, :, :n_rx, stream]
     ticks = np.unwrap(log.timestamp_low[whole].astype(float), period=2.0**32)
     return CsiLog(scaled, _GROUPS[bandwidth] * _SPACING_HZ, (ticks - ticks[0]) * 1e-6)
+
+
+def _check_reports(source: Path) -> None:
+    """Refuse a log whose lengths do not fit: csiread follows them wherever they lead, or for ever.
+
+    Raises
+    ------
+    ValueError
+        With the file and the place in it.
+    """
+    content, at = source.read_bytes(), 0
+    while at < len(content):
+        length = int.from_bytes(content[at : at + 2], "big")
+        report = content[at + 2 : at + 2 + length]
+        if not length or len(report) < length:
+            raise ValueError(
+                f"{source} is no log of an Intel 5300, or damaged: at byte {at} it says that {length} more "
+                f"follow, but there are {len(report)}"
+            )
+        if report[0] == _REPORT and not _holds_its_matrix(report):
+            raise ValueError(
+                f"{source} is no log of an Intel 5300, or damaged: the report at byte {at} does not hold the "
+                "matrix of 1 to 3 by 1 to 3 antennas that it says"
+            )
+        at += 2 + length
+
+
+def _holds_its_matrix(report: bytes) -> bool:
+    """Whether a beamforming report is as long as the matrix whose sizes it states."""
+    if len(report) < _REPORT_HEAD:
+        return False
+    n_rx, n_tx = report[9], report[10]
+    stated = int.from_bytes(report[17:19], "little")
+    needed = (30 * (n_rx * n_tx * 16 + 3) + 7) // 8
+    return 1 <= n_rx <= 3 and 1 <= n_tx <= 3 and stated == needed and len(report) == _REPORT_HEAD + stated
 
 
 def align_packets(

@@ -96,6 +96,8 @@ class Scenario(ScenarioSettings):
         ------
         TypeError, ValueError
             For a bad seed, environment or choice of users.
+        MemoryError
+            If this machine cannot hold the block.
 
         Warns
         -----

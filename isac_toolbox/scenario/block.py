@@ -44,6 +44,7 @@ from isac_toolbox.scenario.drawing import (
     user_deviations,
 )
 from isac_toolbox.scenario.settings import ScenarioSettings
+from isac_toolbox.scenario.sizes import check_memory
 from isac_toolbox.scenario.streams import Streams
 from isac_toolbox.scenario.truth import Simulation, truth_of, with_diffuse, with_motion
 
@@ -64,6 +65,7 @@ def simulate_block(
     receiver_seed: int | np.random.SeedSequence | None = None,
 ) -> Simulation:
     """Return one block; see :meth:`isac_toolbox.Scenario.simulate`."""
+    check_memory(settings)
     streams = Streams.of(seed, receiver_seed=receiver_seed)
     scene = draw_scene(settings, environment, users, streams)
     errors = draw_user_errors(settings, scene.n_users, streams)
@@ -80,6 +82,7 @@ def simulate_blocks(
     users: Sequence[int] | None,
 ) -> list[Simulation]:
     """Return successive blocks; see :meth:`isac_toolbox.Scenario.simulate_track`."""
+    check_memory(settings)
     streams = Streams.of(seed)
     scene = draw_scene(settings, environment, users, streams)
     errors, array = draw_user_errors(settings, scene.n_users, streams), array_of(settings, scene)

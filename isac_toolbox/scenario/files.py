@@ -88,7 +88,8 @@ def readable(error: ValidationError, known: list[str]) -> str:
     """Return what is wrong with a scenario, for each problem the key, what came, what is allowed."""
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        first, *inside = problem["loc"] or ("",)
+        key = ".".join([str(first), *(str(part) for part in inside if isinstance(part, int))])
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown key {key!r}; known are {', '.join(known)}")
         elif key:

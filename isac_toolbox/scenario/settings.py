@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -16,13 +17,28 @@ from pydantic import (
     model_validator,
 )
 
+from isac_toolbox._validation import SMALLEST_DEVIATION
 from isac_toolbox.channel.movement import moves
 from isac_toolbox.channel.numerology import NUMEROLOGIES, check_raster, check_symbols, slot_times_s
 
 __all__ = ["ScenarioSettings"]
 
-Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
-Deviation = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+#: Guard: metres, beyond which squares and differences of places lose what is asked of them.
+FARTHEST_M = 1e12
+#: Guard: deviations of anything else; far beyond all that is, and their squares are numbers.
+_LARGEST_DEVIATION = 1e9
+Coordinate = Annotated[float, Field(ge=-FARTHEST_M, le=FARTHEST_M, allow_inf_nan=False)]
+Point = tuple[Coordinate, Coordinate, Coordinate]
+
+
+def _not_tiny(value: float) -> float:
+    if 0 < value < SMALLEST_DEVIATION:
+        raise ValueError(f"must be zero or at least {SMALLEST_DEVIATION:g}")
+    return value
+
+
+NotTiny = Annotated[float, AfterValidator(_not_tiny)]
+Deviation = Annotated[NotTiny, Field(ge=0, le=_LARGEST_DEVIATION, allow_inf_nan=False)]
 Speed = Deviation | tuple[Deviation, Deviation]
 
 #: Fields that make a block turn.
@@ -45,17 +61,17 @@ class ScenarioSettings(BaseModel):
     description: str = ""
     # receiver
     array_shape: tuple[int, int] = (8, 8)
-    spacing_wavelengths: float = Field(0.5, gt=0, allow_inf_nan=False)
+    spacing_wavelengths: float = Field(0.5, ge=1e-6, le=1e6, allow_inf_nan=False)
     azimuth_rad: FiniteFloat | None = None
     elevation_rad: float = Field(0.0, allow_inf_nan=False)
-    carrier_hz: float = Field(3.5e9, gt=0, allow_inf_nan=False)
+    carrier_hz: float = Field(3.5e9, gt=0, le=1e16, allow_inf_nan=False)
     wavefront: Literal["planar", "spherical"] = "planar"
     beam_squint: bool = Field(False, strict=True)
     link: Literal["uplink", "monostatic"] = "uplink"
     bs_position_m: Point = (0.0, 0.0, 20.0)
     # waveform
     n_subcarriers: int = Field(64, ge=2)
-    subcarrier_spacing_hz: float = Field(1.5e6, gt=0, allow_inf_nan=False)
+    subcarrier_spacing_hz: float = Field(1.5e6, ge=1e-3, le=1e12, allow_inf_nan=False)
     modulation: Literal["qpsk", "16qam", "64qam"] = "qpsk"
     pilot_pattern: Literal["orthogonal", "comb", "random"] = "orthogonal"
     n_pilot_symbols: int | None = Field(None, ge=1)
@@ -64,13 +80,13 @@ class ScenarioSettings(BaseModel):
     power_control: bool = Field(True, strict=True)
     pilot_positions: tuple[int, ...] | None = Field(None, min_length=1)
     numerology: Literal["15kHz", "30kHz", "60kHz", "120kHz", "240kHz"] | None = None
-    symbol_period_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    symbol_period_s: float | None = Field(None, gt=1e-15, le=1e6, allow_inf_nan=False)
     slot_symbols: tuple[int, ...] | None = None
     # users
     n_users: int = Field(3, ge=1)
     user_region_m: tuple[Point, Point] = ((40.0, -30.0, 1.5), (80.0, 30.0, 1.5))
-    user_position_std_m: float = Field(0.3, ge=0, allow_inf_nan=False)
-    time_offset_std_s: float = Field(5e-9, ge=0, allow_inf_nan=False)
+    user_position_std_m: NotTiny = Field(0.3, ge=0, le=FARTHEST_M, allow_inf_nan=False)
+    time_offset_std_s: NotTiny = Field(5e-9, ge=0, le=1e3, allow_inf_nan=False)
     line_of_sight_probability: float = Field(1.0, ge=0, le=1)
     # scatterers
     traced: str | None = None
@@ -79,12 +95,12 @@ class ScenarioSettings(BaseModel):
     min_separation_m: float = Field(5.0, ge=0, allow_inf_nan=False)
     min_excess_path_m: float = Field(3.0, ge=0, allow_inf_nan=False)
     visibility_probability: float = Field(0.65, ge=0, le=1)
-    reflection_loss_db: float = Field(6.0, ge=0, allow_inf_nan=False)
-    reflection_loss_std_db: float = Field(2.0, ge=0, allow_inf_nan=False)
+    reflection_loss_db: float = Field(6.0, ge=0, le=200, allow_inf_nan=False)
+    reflection_loss_std_db: float = Field(2.0, ge=0, le=50, allow_inf_nan=False)
     burst_size: int = Field(1, ge=1)
     burst_radius_m: float = Field(8.0, gt=0, allow_inf_nan=False)
     rays_per_scatterer: int = Field(1, ge=1)
-    scatterer_extent_m: float = Field(0.0, ge=0, allow_inf_nan=False)
+    scatterer_extent_m: float = Field(0.0, ge=0, le=FARTHEST_M, allow_inf_nan=False)
     # what has no place
     cdl: Literal["CDL-A", "CDL-B", "CDL-C", "CDL-D", "CDL-E"] | None = None
     delay_spread_s: float = Field(100e-9, gt=0, le=1, allow_inf_nan=False)
@@ -103,12 +119,12 @@ class ScenarioSettings(BaseModel):
     user_velocity_std_m_s: Deviation | tuple[Deviation, Deviation, Deviation] | None = None
     scatterer_velocity_std_m_s: Deviation | None = None
     # what is wrong with the receiver, and with the users' transmitters
-    element_gain_std: Deviation = 0.0
+    element_gain_std: NotTiny = Field(0.0, ge=0, le=5, allow_inf_nan=False)
     element_phase_std_rad: Deviation = 0.0
     element_position_std_wavelengths: Deviation = 0.0
     n_dead_elements: int = Field(0, ge=0)
     array_rotation_std_rad: Deviation | tuple[Deviation, Deviation, Deviation] = 0.0
-    coupling: float = Field(0.0, ge=0, le=1)
+    coupling: NotTiny = Field(0.0, ge=0, le=1, allow_inf_nan=False)
     coupling_decay: float = Field(2.0, ge=0, allow_inf_nan=False)
     noise_correlation: float = Field(0.0, ge=0, lt=1)
     noise_spread_db: float = Field(0.0, ge=0, le=20, allow_inf_nan=False)

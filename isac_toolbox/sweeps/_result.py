@@ -200,7 +200,7 @@ def _pool(rows: Sequence[SweepRow]) -> SweepSummary:
     wanted = {f.name for f in fields(SweepSummary)}
     counted: dict[str, Any] = {name: total[name] for name in _COUNTED if name in wanted}
     roots: dict[str, Any] = {
-        name: float(np.sqrt(_mean(getattr(m, name) ** 2 for m in good)))
+        name: float(np.sqrt(_mean(getattr(m, name) * getattr(m, name) for m in good)))  # ** may overflow
         for name in ("user_rmse_m", "user_bound_m", "clock_rmse_s", "clock_bound_s")
     }
     return SweepSummary(

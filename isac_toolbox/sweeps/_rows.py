@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FAILED", "METRIC_NAMES", "OK", "Bins", "Levels", "Metrics", "SweepRow"]
+__all__ = ["FAILED", "METRIC_NAMES", "N_BINS", "N_LEVELS", "OK", "Bins", "Levels", "Metrics", "SweepRow"]
 
 OK, FAILED = "ok", "failed"
+
+#: Bins of probability, and of levels of credible ellipsoids.
+N_BINS, N_LEVELS = 10, 20
 
 Bins = tuple[tuple[int, float, int], ...]
 """Per bin of probability: number of events, sum of their probabilities, number that came true."""

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from isac_toolbox.scenario import Scenario
 from isac_toolbox.sweeps._plan import Plan, describe_estimator
-from isac_toolbox.sweeps._rows import METRIC_NAMES, OK, Metrics, SweepRow
+from isac_toolbox.sweeps._rows import METRIC_NAMES, N_BINS, N_LEVELS, OK, Metrics, SweepRow
 
 __all__ = ["RowKey", "Store", "StoreError", "StoredSweep", "read_store"]
 
@@ -148,9 +148,10 @@ class StoredSweep:
     def __init__(self, connection: sqlite3.Connection, name: str) -> None:
         settings = _settings(connection, name)
         self.scenario = Scenario.model_validate(settings["scenario"])
-        self.fields: tuple[str, ...] = tuple(settings["description"]["vary"])
-        self.seed: int = settings["description"]["seed"]
-        self.version: str = settings["description"]["package_version"]
+        description = settings["description"]
+        self.fields: tuple[str, ...] = tuple(_as(str, field) for field in description["vary"])
+        self.seed: int = _as(int, description["seed"])
+        self.version: str = _as(str, description["package_version"])
         self.rows: dict[RowKey, SweepRow] = dict(_read_rows(connection, name))
 
 
@@ -188,6 +189,10 @@ def _connect(path: Path | None) -> sqlite3.Connection:
     return connection
 
 
+#: What values of a wrong kind raise.
+_DAMAGES = (LookupError, TypeError, AttributeError, ArithmeticError)
+
+
 @contextmanager
 def _readable_errors(name: str, kind: type[OSError]) -> Iterator[None]:
     """Turn errors of SQLite into ones that name the file and say what they mean."""
@@ -198,8 +203,12 @@ def _readable_errors(name: str, kind: type[OSError]) -> Iterator[None]:
         raise kind(f"{name}: {error}{kept}") from error
     except sqlite3.DatabaseError as error:
         raise ValueError(f"{name} is not the store of a sweep: {error}") from None
-    except (LookupError, TypeError, AttributeError, json.JSONDecodeError, ValidationError) as error:
+    except (*_DAMAGES, json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise ValueError(f"{name} is damaged: {error!r}") from None
+    except ValueError as error:
+        if name in str(error):
+            raise
+        raise ValueError(f"{name} is damaged: {error}") from None
 
 
 def _check_structure(connection: sqlite3.Connection, name: str) -> None:
@@ -387,17 +396,34 @@ def _read_rows(connection: sqlite3.Connection, store: str) -> Iterator[tuple[Row
         if status == OK:
             pairs = zip(METRIC_NAMES, values[len(_FRONT) :])
             metrics = Metrics(**{name: _from_column(_METRIC_TYPES[name], value) for name, value in pairs})
-        row = SweepRow(json.loads(key), trial, estimator, status, error, seconds, bool(cold), metrics)
-        yield (key, trial, estimator), row
+        point = _as(dict, json.loads(key))
+        seconds = _from_column("float", seconds)
+        front = (_as(int, trial), _as(str, estimator), _as(str, status), _as(str, error), seconds)
+        yield (key, trial, estimator), SweepRow(point, *front, bool(cold), metrics)
+
+
+def _so_many(values: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """Return the values; refuse another number of them."""
+    if len(values) != count:
+        raise ValueError(f"a row has {len(values)} bins, {count} are needed")
+    return values
+
+
+def _as(kind: type, value: Any) -> Any:
+    """Return a value of a kind; refuse any other."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
 
 
 def _from_column(kind: str, value: Any) -> Any:
     if kind == "Bins":
-        return tuple((n, p, t) for n, p, t in json.loads(value))
+        bins = tuple((_as(int, n), float(p), _as(int, t)) for n, p, t in json.loads(value))
+        return _so_many(bins, N_BINS)
     if kind == "Levels":
-        return tuple(json.loads(value))
+        return _so_many(tuple(_as(int, n) for n in json.loads(value)), N_LEVELS)
     if kind == "bool":
         return bool(value)
     if kind == "float":
         return float("nan") if value is None else float(value)
-    return int(value) if kind == "int" else value
+    return _as(int if kind == "int" else str, value)

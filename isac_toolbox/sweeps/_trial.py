@@ -23,13 +23,11 @@ from isac_toolbox.estimators.result import EstimationResult
 from isac_toolbox.metrics import data_decisions, localisation
 from isac_toolbox.scenario import Simulation
 from isac_toolbox.sweeps._plan import Task, describe_estimator, trial_seed
-from isac_toolbox.sweeps._rows import FAILED, OK, Bins, Levels, Metrics, SweepRow
+from isac_toolbox.sweeps._rows import FAILED, N_BINS, N_LEVELS, OK, Bins, Levels, Metrics, SweepRow
 
 __all__ = ["OBSERVABLE_M", "TaskRows", "failed_rows", "make_estimator", "run_task"]
 
 OBSERVABLE_M = 0.7
-_BINS = 10
-_LEVELS = 20
 _MAX_LLR = 50.0
 
 TaskRows = tuple[str, list[SweepRow]]
@@ -209,10 +207,10 @@ def _point_bins(result: EstimationResult, points_m: NDArray[np.float64]) -> Bins
 
 def _bins(probability: NDArray[np.float64], happened: NDArray[np.bool_]) -> Bins:
     """Count events by their probability."""
-    index = np.minimum((probability * _BINS).astype(int), _BINS - 1)
-    count = np.bincount(index, minlength=_BINS)
-    total = np.bincount(index, weights=probability, minlength=_BINS)
-    true = np.bincount(index, weights=happened.astype(float), minlength=_BINS)
+    index = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
+    count = np.bincount(index, minlength=N_BINS)
+    total = np.bincount(index, weights=probability, minlength=N_BINS)
+    true = np.bincount(index, weights=happened.astype(float), minlength=N_BINS)
     return tuple((int(n), float(p), int(t)) for n, p, t in zip(count, total, true))
 
 
@@ -225,5 +223,5 @@ def _level_bins(error_m: NDArray[np.float64], covariance_m2: NDArray[np.float64]
     regular = spread[:, 0] > 1e-12 * spread[:, -1]
     scaled = np.linalg.solve(covariance_m2[regular], error_m[regular, :, None])[..., 0]
     level = gammainc(1.5, 0.5 * np.sum(error_m[regular] * scaled, axis=1))  # chi-square, three degrees
-    index = np.minimum((level * _LEVELS).astype(int), _LEVELS - 1)
-    return tuple(np.bincount(index, minlength=_LEVELS).tolist())
+    index = np.minimum((level * N_LEVELS).astype(int), N_LEVELS - 1)
+    return tuple(np.bincount(index, minlength=N_LEVELS).tolist())

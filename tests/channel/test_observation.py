@@ -81,3 +81,28 @@ def test_single_precision_is_taken_as_what_it_holds(block):
     single = replace(block, received=block.received.astype(np.complex64))
     assert np.array_equal(single.received, block.received.astype(np.complex64).astype(complex))
     assert single.received.dtype == np.complex128
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("subcarrier_frequencies_hz", np.arange(8) * 1e-9, r"must be 0\.001 Hz apart or more, got 1e-09"),
+        (
+            "subcarrier_frequencies_hz",
+            np.arange(8) * 1e17,
+            "must not be beyond 1e.16, got a magnitude of 7e.17",
+        ),
+        ("bs_position_m", [0.0, 0.0, 1e200], "must not be beyond 1e.12"),
+        ("user_positions_m", np.full((2, 3), 1e13), "must not be beyond 1e.12"),
+        ("user_position_std_m", 1e13, "must not be beyond 1e.12"),
+        ("region_m", [[0.0, 0.0, 0.0], [1e20, 1.0, 1.0]], "must not be beyond 1e.12"),
+        ("time_offset_std_s", 2e3, "must not be beyond 1000"),
+        ("time_offset_std_s", 1e-60, "must be zero or at least 1e-50, got 1e-60"),
+        ("user_position_std_m", [0.1, 0.0, 1e-99], "must be zero or at least 1e-50"),
+        ("element_gain_std", 1e-200, "must be zero or at least 1e-50"),
+        ("coupling_std", 1e-200, "must be zero or at least 1e-50"),
+    ],
+)
+def test_numbers_whose_squares_are_none_are_refused(block, name, value, message):
+    with pytest.raises(ValueError, match=f"^{name} {message}"):
+        replace(block, **{name: value})

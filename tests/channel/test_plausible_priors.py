@@ -93,3 +93,14 @@ def test_symbols_far_apart_in_a_block_that_stands_still_are_not(block):
 def test_scenarios_in_nanoseconds_and_degrees_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
         SMALL.replace(**{field: value})
+
+
+@pytest.mark.parametrize("name", ["azimuth_rad", "elevation_rad"])
+def test_angles_are_unlikely_right_beyond_those_that_there_are(name, block):
+    """A whole turn of azimuth, a right angle of elevation, and nothing above."""
+    largest = 2 * np.pi if name == "azimuth_rad" else np.pi / 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", isac.ImplausibleValueWarning)
+        replace(block, array=isac.UniformPlanarArray((6, 4), **{name: -largest}))
+    with pytest.warns(isac.ImplausibleValueWarning, match=rf"array\.{name}"):
+        replace(block, array=isac.UniformPlanarArray((6, 4), **{name: 1.001 * largest}))

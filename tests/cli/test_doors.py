@@ -162,3 +162,18 @@ def test_a_closed_standard_output_is_no_traceback():
     process = isac_process("--version", preexec_fn=lambda: os.close(1))
     _, errors = process.communicate(timeout=120)
     assert "Traceback" not in errors
+
+
+def test_what_is_typed_does_not_break_or_steer_the_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = fails("estimate", "a\nerror: b\x1b[2J\u2028.npz")
+    assert message == "error: no such file: a\\nerror: b\\x1b[2J\\u2028.npz\n"
+
+
+def test_memory_that_is_short_is_said_also_by_an_error_without_words(block, monkeypatch):
+    def empty(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(isac.LeastSquares, "estimate", empty)
+    message = fails("estimate", block, "--estimator", "ls", code=1)
+    assert message == "error: the estimation failed: not enough memory for these sizes\n"

@@ -64,3 +64,11 @@ def test_beam_squint_is_not_found_where_there_is_none():
     observation = isac.Scenario.load("traced_munich").simulate(0).observation
     result = isac.EMTurboBiSVBI().estimate(observation)
     assert len(result.unlocated_paths) and not any("squint" in text for text in result.warnings)
+
+
+def test_without_data_nothing_is_decided_differently():
+    from isac_toolbox.estimators.refusals import decided_alike
+
+    observation = UPLINK.replace(n_data_symbols=0).simulate(0).observation
+    result = isac.LeastSquares().estimate(observation)
+    assert not np.any(result.symbol_decision >= 0) and decided_alike(result, result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import warnings
@@ -55,6 +56,25 @@ def counted(test: Callable[..., Any], name: str) -> Callable[..., Any]:
         tally(name.removeprefix("test_").replace("_", " "), "holds")
 
     return count
+
+
+@contextlib.contextmanager
+def memory_of_at_most(n_bytes: int) -> Iterator[None]:
+    """Let this process take so much more memory than it has, and no more, where the system knows limits."""
+    try:
+        import resource
+
+        with open("/proc/self/statm") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def flipped(content: bytes, count: int, seed: int = 0) -> Iterator[bytes]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 import isac_toolbox as isac
+from helpers.foreign import intel_report
 from isac_toolbox.interop import csi
 
 ARRAY = isac.UniformPlanarArray((3, 1))
@@ -74,44 +73,10 @@ def test_planar_arrays_have_an_elevation():
     assert found == (pytest.approx(0.5, abs=1e-3), pytest.approx(0.2, abs=1e-3))
 
 
-def report(rng, n_rx=3, n_tx=1, perm=(0, 1, 2)):
-    """A beamforming report as the driver of the 5300 logs it, code 0xbb, and its channel (30, Rx, Tx)."""
-    value = rng.integers(-100, 100, (30, n_rx * n_tx, 2))
-    bits = []
-    for group in value:
-        bits += [0, 0, 0]
-        for part in group.ravel():
-            bits += [(int(part) & 0xFF) >> i & 1 for i in range(8)]
-    bits += [0] * (-len(bits) % 8)
-    payload = np.packbits(np.array(bits, np.uint8), bitorder="little").tobytes()
-    length = (30 * (n_rx * n_tx * 8 * 2 + 3) + 7) // 8
-    payload = payload[:length]
-    selection = perm[0] | perm[1] << 2 | perm[2] << 4
-    head = struct.pack(
-        "<IHHBBBBBbBBHH",
-        1000 * rng.integers(1, 9),
-        1,
-        0,
-        n_rx,
-        n_tx,
-        40,
-        38,
-        36,
-        -92,
-        40,
-        selection,
-        length,
-        0x101,
-    )
-    body = b"\xbb" + head + payload
-    channel = (value[..., 0] + 1j * value[..., 1]).reshape(30, n_tx, n_rx).transpose(0, 2, 1)
-    return struct.pack(">H", len(body)) + body, channel
-
-
 def test_a_log_is_read(tmp_path):
     csiread = pytest.importorskip("csiread")
     rng = np.random.default_rng(0)
-    made = [report(rng) for _ in range(4)]
+    made = [intel_report(rng) for _ in range(4)]
     path = tmp_path / "log.dat"
     path.write_bytes(b"".join(m[0] for m in made))
     log = csi.read_intel5300(path)
@@ -205,3 +170,39 @@ def test_what_cannot_be_aligned_is_named():
         csi.align_packets(np.ones((2, 30, 3)), FREQUENCIES_HZ, jump_rad=0.0)
     with pytest.raises(ValueError, match="reference must have shape"):
         csi.align_packets(np.ones((2, 30, 3)), FREQUENCIES_HZ, reference=np.ones((30, 2)))
+
+
+def test_damaged_logs_are_refused_before_a_library_reads_them(tmp_path):
+    """It would leave the process, or read without end."""
+    pytest.importorskip("csiread")
+    rng = np.random.default_rng(0)
+    whole = b"".join(intel_report(rng)[0] for _ in range(2))
+    one, path = len(whole) // 2, tmp_path / "log.dat"
+    spoiled = {
+        "at byte 0 it says that 0 more": b"\0\0" + whole,
+        "more follow, but there are": whole[:-1],
+        "at byte 0 it says that 54715": b"\xd5\xbb@",
+        "the report at byte 0": whole[:11] + b"\x04" + whole[12:],
+        f"the report at byte {one}": whole[: one + 12] + b"\x00" + whole[one + 13 :],
+        "does not hold the matrix": whole[:19] + b"\xff" + whole[20:],
+    }
+    for message, content in spoiled.items():
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=rf"log\.dat is no log of an Intel 5300, or damaged: .*{message}"
+        ):
+            csi.read_intel5300(path)
+    path.write_bytes(b"\x00\x03\xc1ab" + whole)  # other records are passed over
+    assert len(csi.read_intel5300(path).channel) == 2
+
+
+def test_errors_of_the_library_name_the_file(tmp_path, monkeypatch):
+    csiread = pytest.importorskip("csiread")
+
+    def broken(self):
+        raise Exception("0th packet is broken!")
+
+    monkeypatch.setattr(csiread.Intel, "read", broken)
+    (tmp_path / "log.dat").write_bytes(intel_report(np.random.default_rng(0))[0])
+    with pytest.raises(ValueError, match=r"log\.dat is no log .*: 0th packet is broken!"):
+        csi.read_intel5300(tmp_path / "log.dat")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from scipy.io import savemat
 
 import isac_toolbox as isac
+from helpers.foreign import street_folder
 from helpers.rays import CARRIER_HZ, STATION_M, USERS_M, rays
 from isac_toolbox.channel.geometry import delay_response
 from isac_toolbox.channel.model import multi_user_channel
@@ -17,46 +15,6 @@ from isac_toolbox.interop import deepmimo
 
 ARRAY = isac.UniformPlanarArray((3, 2))
 FREQUENCIES_HZ = (np.arange(16) - 7.5) * 1e6
-
-
-def street_folder(folder, ending="npz", sets=((1, 0, 2),), inter_of_first=None):
-    """What DeepMIMO writes: single precision, padded by NaN, one file a quantity."""
-    n_users, shape = len(USERS_M), (len(USERS_M), 25)
-    data = {key: np.full(shape, np.nan, np.float32) for key in ("power", "phase", "delay", "inter")}
-    data |= {
-        f"{side}_{angle}": np.full(shape, np.nan, np.float32)
-        for side in ("aoa", "aod")
-        for angle in ("az", "el")
-    }
-    data["inter_pos"] = np.full((*shape, 10, 3), np.nan, np.float32)
-    data["rx_pos"], data["tx_pos"] = USERS_M.astype(np.float32), STATION_M[None].astype(np.float32)
-    for k in range(n_users - 1):  # the last user has no path
-        for p, ray in enumerate(rays(USERS_M[k])):
-            towards = (ray.points_m[0] if len(ray.points_m) else USERS_M[k]) - STATION_M
-            data["power"][k, p] = 20 * np.log10(abs(ray.gain))
-            data["phase"][k, p] = np.degrees(np.angle(ray.gain))
-            data["delay"][k, p] = ray.length_m / 299_792_458.0
-            data["aod_az"][k, p] = np.degrees(np.arctan2(towards[1], towards[0]))
-            data["aod_el"][k, p] = np.degrees(np.arccos(towards[2] / np.linalg.norm(towards)))
-            data["inter"][k, p] = int("1" * len(ray.points_m) or 0)
-            data["inter_pos"][k, p, : len(ray.points_m)] = ray.points_m
-    if inter_of_first is not None:
-        data["inter"][0, 1] = inter_of_first
-    for t, i, r in sets:
-        for key, values in data.items():
-            stem = folder / f"{key}_t{t:03}_tx{i:03}_r{r:03}"
-            if ending == "npz":
-                np.savez(stem.with_suffix(".npz"), **{key: values})
-            elif ending == "npy":
-                np.save(stem.with_suffix(".npy"), values)
-            else:
-                savemat(stem.with_suffix(".mat"), {key: values})
-    parameters = {
-        "rt_params": {"frequency": CARRIER_HZ},
-        "txrx_sets": {f"txrx_set_{s}": {"id": s} for s in (1, 2)},
-    }
-    (folder / "params.json").write_text(json.dumps(parameters))
-    return folder
 
 
 def true_channel(users):

@@ -306,3 +306,14 @@ def test_killed_and_resumed(scenario, store):
 def test_killed_five_times_with_two_workers(scenario, store):
     counts = kill_and_resume(scenario, store, trials=200, jobs=2, kills=5)
     assert counts[0] < 1200
+
+
+def test_what_sqlite_says_in_no_letters_names_the_file():
+    """Of damaged pages it quotes the bytes."""
+    from isac_toolbox.sweeps._store import _readable_errors
+
+    with (
+        pytest.raises(ValueError, match=r"^s\.db is damaged: UnicodeDecodeError"),
+        _readable_errors("s.db", OSError),
+    ):
+        b"row \x88".decode()

@@ -7,6 +7,7 @@ where a path can be, and from the other users' paths (docs/theory.md, section 7)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -32,6 +33,10 @@ _ELSEWHERE = 0.1
 _NO_PERIOD = 1e9
 # Guard: variance of a place, for blocks without noise.
 _LEAST_VARIANCE_M2 = 1e-12
+# Cost cap: shifts of one path that are tried; one that looks like more others is anywhere, and not located.
+_MOST_SHIFTS = 10_000
+# Cost cap: alternatives of all paths, whose joint covariance is held; the paths with most are not located.
+_MOST_ALTERNATIVES = 3_000
 # Mathematics: rounds of messages between paths; a coincidence of two paths needs one, of three two.
 _ROUNDS = 3
 
@@ -89,24 +94,33 @@ class Lattice:
         Returns
         -------
         path : ndarray of int, shape (A,)
-            Which path; the parameters given come first of each path, even where they cannot be.
+            Which path; the parameters given come first of each path, even where they cannot be. Paths that
+            look like too many others, which say nothing of where they are, have none.
         shifted : ndarray, shape (A, 3)
         """
         low, high = limits_m[user].T
         period = self.length_periods_m[user]
         first = np.ceil((low - parameters[:, 0]) / period).astype(int)
         last = np.floor((high - parameters[:, 0]) / period).astype(int)
-        lengths = range(int(first.min(initial=0)), int(last.max(initial=0)) + 1)
         reach = [int(np.floor(2 / p)) if p < 2 else 0 for p in self.cosine_periods]
-        steps = sorted(product(lengths, *(range(-r, r + 1) for r in reach)), key=lambda s: s != (0, 0, 0))
-        multiples = np.array(steps)
-        periods = np.column_stack([period, np.tile(self.cosine_periods, (len(user), 1))])
-        shifted = parameters[:, None] + multiples * periods[:, None]
-        possible = (multiples[:, 0] >= first[:, None]) & (multiples[:, 0] <= last[:, None])
-        possible &= np.sum(shifted[:, :, 1:] ** 2, axis=2) < 1
-        possible[:, 0] = True
-        path, which = np.nonzero(possible)
-        return path, shifted[path, which]
+        n_cosines = (2 * reach[0] + 1) * (2 * reach[1] + 1)
+        path, shifted = [np.zeros(0, np.int64)], [np.zeros((0, 3))]
+        for i, row in enumerate(parameters):
+            if n_cosines * max(int(last[i]) - int(first[i]) + 1, 1) > _MOST_SHIFTS:
+                continue
+            periods = np.array([period[i], *self.cosine_periods])
+            found = row + _multiples(range(int(first[i]), int(last[i]) + 1), reach) * periods
+            possible = np.sum(found[:, 1:] ** 2, axis=1) < 1
+            possible[0] = True
+            shifted.append(found[possible])
+            path.append(np.full(len(shifted[-1]), i))
+        return np.concatenate(path), np.concatenate(shifted)
+
+
+def _multiples(lengths: range, reach: Sequence[int]) -> IntArray:
+    """Multiples of the three periods, (S, 3): none of any first, then all others in these ranges."""
+    steps = [s for s in product(lengths, *(range(-r, r + 1) for r in reach)) if any(s)]
+    return np.array([(0, 0, 0), *steps], dtype=np.int64)
 
 
 def _cosine_periods(receiver: Receiver) -> RealArray:
@@ -146,6 +160,16 @@ class Alternatives:
     def only(self, chosen: BoolArray) -> Alternatives:
         """Return some of them."""
         return Alternatives(self.path[chosen], self.parameters[chosen], self.points_m[chosen])
+
+    def of_few_paths(self) -> Alternatives:
+        """Return those of the paths that have few, as many paths as can be weighed together."""
+        if len(self.path) <= _MOST_ALTERNATIVES:
+            return self
+        counts = np.bincount(self.path)
+        order = np.argsort(counts, kind="stable")
+        weighed = np.zeros(counts.size, bool)
+        weighed[order] = np.cumsum(counts[order]) <= _MOST_ALTERNATIVES
+        return self.only(weighed[self.path])
 
     def counts(self, n_paths: int) -> IntArray:
         """Return how many every path has, shape (P,)."""

@@ -31,6 +31,8 @@ _NEGLIGIBLE = 0.01
 _MOST_ALTERNATIVES = 6
 # Mathematics: deviations of a clock beyond which no alternative has any weight.
 _CLOCK_REACH = 8.0
+# Cost cap: periods that are weighed one by one; the prior over more of them is as good as a smooth one.
+_MOST_PERIODS = 10_000
 
 
 def clock_periods_m(pilots: Lattice, used: Lattice, constellation: NDArray[np.complex128]) -> RealArray:
@@ -73,6 +75,9 @@ def clock_ambiguities(
     found, variance = [], np.zeros(len(offsets_m))
     for k, (offset, std, period) in enumerate(zip(offsets_m, stds_m, periods_m, strict=True)):
         reach = int(_CLOCK_REACH * std / period) + 1
+        if reach > _MOST_PERIODS:  # none of them is likely by itself
+            variance[k] = std**2 + offset**2
+            continue
         steps = np.array(sorted(range(-reach, reach + 1), key=abs))
         values = offset + period * steps
         log_weight = -0.5 * (values / std) ** 2 if std > 0 else np.where(steps == 0, 0.0, -np.inf)

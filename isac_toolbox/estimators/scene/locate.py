@@ -263,7 +263,7 @@ def _points_of_region(
 ) -> Iterator[RealArray]:
     """Points (P, 3) of the region near those given: beside them, and along the ray from the base station."""
     yield np.clip(points, *region_m)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         crossings = (region_m[:, None] - bs) / directions
     entry = np.nanmax(np.min(crossings, axis=0), axis=1, initial=0.0)
     leave = np.nanmin(np.max(crossings, axis=0), axis=1, initial=np.inf)

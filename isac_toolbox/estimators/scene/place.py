@@ -161,6 +161,8 @@ def list_alternatives(
 ) -> Alternatives:
     """Return all single-bounce points in the region of paths (P,) and of those that look the same.
 
+    Paths that look like too many others have none.
+
     Arguments as of :func:`locate_paths`.
     """
     if not problem.prior.has_places:
@@ -177,7 +179,7 @@ def list_alternatives(
     observed = shifted + clock[path]
     observed = np.where((shifted == (parameters - clock)[path]), parameters[path], observed)
     points, located = locate_paths(problem, scene, observed, user[path], snr[path], spread)
-    return Alternatives(path[located], observed[located], points[located])
+    return Alternatives(path[located], observed[located], points[located]).of_few_paths()
 
 
 def weigh_alternatives(fit: Fit, alternatives: Alternatives) -> RealArray:

@@ -16,6 +16,9 @@ __all__ = ["ElementErrors", "joint_prior", "phase_slopes", "slope_stds"]
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
+# Guard: largest logarithm of a learned gain, 260 dB; a step that diverges ends there, where division is safe.
+_LARGEST_LOG_GAIN = 30.0
+
 
 @dataclass(frozen=True, eq=False)
 class ElementErrors:
@@ -91,6 +94,7 @@ class ElementErrors:
             stds.append(np.sqrt(variance))
         heard = information > 0
         gains = _without(parts[0], self.slopes[:, :1], self.gain_stds * heard)
+        gains = np.clip(gains, -_LARGEST_LOG_GAIN, _LARGEST_LOG_GAIN)
         phases = _without(parts[1], self.slopes, self.phase_stds * heard)
         return replace(self, log_response=gains + 1j * phases, log_stds=np.stack(stds))
 

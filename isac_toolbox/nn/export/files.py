@@ -169,8 +169,9 @@ def _decode(values: Tensor, stream: Tensor, about: dict[str, Any]) -> Tensor:
         int(about["n_bits"]),
     )
     mask = torch.from_numpy(decode_runs(index))
-    if int(mask.sum()) != values.numel():
-        raise ValueError(f"the index keeps {int(mask.sum())} weights, but {values.numel()} values are stored")
+    if values.shape != (int(mask.sum()),):
+        shape = tuple(values.shape)
+        raise ValueError(f"the index keeps {int(mask.sum())} weights, but values of shape {shape} are stored")
     weight = torch.zeros(index.shape, dtype=torch.promote_types(values.dtype, torch.float32))
     weight[mask] = values.to(weight.dtype)
     return weight

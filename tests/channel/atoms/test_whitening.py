@@ -111,3 +111,11 @@ def test_other_responses_are_taken_before_the_whitening():
     expected = whitening.matrix @ (block.unwhitened_samples / response[:, None])
     assert_allclose(turned.received, expected, atol=1e-12)
     assert_allclose(turned.whitened(None).received, block.unwhitened_samples / response[:, None], atol=1e-12)
+
+
+@pytest.mark.parametrize("doubt", [0.0, 0.3, 1.0])
+def test_share_of_a_white_signal_is_that_of_its_estimate(doubt):
+    """By the inverse: nothing is lost without doubt, and without data the whitened prior is all there is."""
+    whitening = Whitening.of(covariance_of(4))
+    expected = np.linalg.inv((1 - doubt) * np.eye(4) + doubt * whitening.covariance)
+    assert_allclose(whitening.share_of_white(doubt), expected, atol=1e-10)

@@ -213,3 +213,33 @@ def test_an_unseen_cosine_has_no_period():
     lattice = Lattice.on_tones(receiver, np.ones((1, receiver.frequencies_hz.size)))
     path, _ = lattice.shifts(np.array([[80.0, 0.2, 0.0]]), np.zeros(1, int), np.array([[20.0, 150.0]]))
     assert len(path) == 1
+
+
+def test_paths_that_look_like_too_many_others_have_no_shifts():
+    """Neither for cosines nor for lengths is a table of them made; the other paths keep theirs."""
+    limits = np.array([[20.0, 150.0], [20.0, 1e9]])
+    far_apart = Lattice(np.array([60.0, 60.0]), np.full(2, 1e-3))
+    assert far_apart.shifts(np.array([[80.0, 0.2, 0.0]]), np.zeros(1, int), limits)[0].size == 0
+    parameters = np.array([[80.0, 0.2, 0.0], [80.0, 0.1, 0.0]])
+    path, shifted = Lattice(np.array([60.0, 60.0]), np.full(2, 2.0)).shifts(parameters, np.arange(2), limits)
+    assert path.tolist() == [0, 0, 0] and sorted(shifted[:, 0]) == [20.0, 80.0, 140.0]
+
+
+def test_paths_with_most_alternatives_are_left_out_where_not_all_can_be_weighed():
+    counts = [900, 20, 2500, 1000]
+    path = np.repeat(np.arange(4), counts)
+    points = np.arange(3.0 * path.size).reshape(-1, 3)
+    found = Alternatives(path, points, points)
+    few = found.of_few_paths()
+    assert few.counts(4).tolist() == [900, 20, 0, 1000]
+    assert np.array_equal(few.points_m, points[path != 2])
+    assert few.of_few_paths() is few
+
+
+def test_arrays_hundreds_of_wavelengths_wide_are_estimated():
+    """Of thousands of directions that look the same none is the right one: paths stay without a place."""
+    scenario = isac.Scenario(array_shape=(2, 2), n_subcarriers=16, n_users=2, spacing_wavelengths=300.0)
+    with pytest.warns(isac.channel.ImplausibleValueWarning, match="spacing_wavelengths"):
+        observation = scenario.simulate(0).observation
+    result = isac.EMTurboBiSVBI().estimate(observation)
+    assert np.all(np.isfinite(result.channel)) and len(result.scatterer_positions_m) == 0

@@ -140,3 +140,14 @@ def test_clocks_without_lines_of_sight_come_from_shared_scatterers_or_locate_not
 def test_nothing_is_ambiguous_where_all_is_told():
     result = isac.EMTurboBiSVBI().estimate(UPLINK.simulate(0).observation)
     assert result.ambiguities == () and result.warnings == () and result.status == "converged"
+
+
+@pytest.mark.parametrize("offset_m", [0.0, 3e5])
+def test_a_clock_of_very_many_periods_varies_as_its_prior(offset_m):
+    """Weighed one by one they would take all memory; the sum over them is the integral, to all digits."""
+    period, std = 200.0, 1e6
+    found, variance = clock_ambiguities(np.array([offset_m]), np.array([std]), np.array([period]))
+    values = offset_m + period * np.arange(-50_000, 50_001)
+    weight = np.exp(-0.5 * (values / std) ** 2)
+    assert not found
+    assert variance[0] == pytest.approx(float(weight @ (values - offset_m) ** 2 / weight.sum()), rel=1e-6)

@@ -131,3 +131,18 @@ def test_bodies_are_reported_once_and_covered(extent_m):
 def test_points_have_no_extent():
     result = isac.EMTurboBiSVBI().estimate(UPLINK.simulate(0).observation)
     assert result.scatterer_extent_m2.shape == (8, 3, 3) and not result.scatterer_extent_m2.any()
+
+
+def test_a_body_moves_as_its_points_do_weighted_by_energy():
+    velocities = np.array([[3.0, 0, 0], [0, 3.0, 0], [5.0, 5.0, 5.0]])
+    scene = replace(
+        scene_of([[40, 0, 5], [41, 0, 5], [60, 0, 5]], [[1, 1, 1], [0, 0, 0]]),
+        scatterer_velocities_m_s=velocities,
+        scatterer_velocity_covariance_m2_s2=np.arange(1.0, 4.0)[:, None, None] * np.eye(3),
+        moving_probability=np.array([0.2, 0.9, 0.4]),
+    )
+    joined, _ = join_bodies(scene, (), np.array([2.0, 1.0, 7.0]), CELL_M)
+    assert_allclose(joined.scatterer_velocities_m_s, [[2.0, 1.0, 0.0], [5.0, 5.0, 5.0]])
+    spread = np.trace(joined.scatterer_velocity_covariance_m2_s2, axis1=1, axis2=2)
+    assert_allclose(spread, [3 * 4 / 3, 9.0])
+    assert_allclose(joined.moving_probability, [0.9, 0.4])

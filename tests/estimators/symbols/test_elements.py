@@ -72,3 +72,11 @@ def test_a_linear_array_points_along_its_axis_alone(shape):
     obs = isac.Scenario(array_shape=shape, n_subcarriers=16, n_users=1).simulate(0).observation
     stds = slope_stds(with_arguments(obs, element_phase_std_rad=0.1).hardware, obs.array)
     assert np.array_equal(stds > 0, obs.array.sees_cosines)
+
+
+def test_a_step_that_diverges_leaves_responses_to_divide_by():
+    errors = errors_of(element_gain_std=5.0)
+    n = len(errors.response)
+    for left in (-1e9, 1e9):
+        found = errors.refined(np.full(n, left + 0j) * np.arange(n), np.full(n, 1e-3), 1.0)
+        assert np.all(np.isfinite(1 / found.response)) and np.all(np.isfinite(found.response))

@@ -1,0 +1,360 @@
+"""Do the tests see a wrong formula? One small change of the source at a time, and the tests of its room.
+
+``python benchmarks/nightly/mutation.py [--per-module 3] [--seed 0] [--minutes 60] [PART OF A PATH ...]``
+
+Mutants are drawn per module with a seed from all that the operators below can change; constants of a
+module (caps, guards, tuned numbers), texts, annotations and assertions are left alone. Each is run in a copy
+of the repository: first against the tests named after its module, then against those of its room, until one
+fails. Modules with compiled kernels are compiled anew for every mutant, callers in other files included.
+Every outcome is a line of ``mutation.jsonl`` as soon as it is known, and what is there is not run again; at
+the end the tables are written to ``mutation.txt`` and ``mutation_left.txt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import numba
+import pytest
+import scipy.fft
+import scipy.linalg
+import scipy.optimize
+import scipy.sparse
+import scipy.special
+import scipy.stats  # noqa: F401
+from tables import write
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(__file__).parent
+RECORDS, TABLE, LEFT = (FOLDER / name for name in ("mutation.jsonl", "mutation.txt", "mutation_left.txt"))
+PACKAGE = "isac_toolbox"
+#: Rooms whose formulas are tested, and the tests of each beside those named after the module.
+ROOMS = {
+    "inference": ["tests/inference"],
+    "channel": [
+        *("tests/channel", "tests/scenario", "tests/interop", "tests/test_moving_scenarios.py"),
+        *("tests/test_imperfect_scenarios.py", "tests/test_links_and_squint.py", "tests/test_succession.py"),
+    ],
+    "estimators/scene": [
+        "tests/estimators/scene",
+        "tests/estimators/coarse",
+        *(f"tests/estimators/test_{name}.py" for name in ("bisvbi", "moving_blocks", "coloured_noise")),
+        *(f"tests/estimators/test_{name}.py" for name in ("imperfect_arrays", "coupled_arrays", "masks")),
+        *(f"tests/estimators/test_{name}.py" for name in ("without_places", "arbitrary_array", "extremes")),
+    ],
+    "bounds.py": ["tests/test_bounds.py", "tests/test_moving_bounds.py", "tests/test_imperfect_scenarios.py"],
+}
+#: Seconds that one run of tests may take; a mutant that takes longer is counted as seen.
+LONGEST_S = 300
+SWAPPED = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
+COMPARED = {
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+}
+NAMES = {
+    "max": "min",
+    "argmax": "argmin",
+    "maximum": "minimum",
+    "any": "all",
+    "ceil": "floor",
+    "real": "imag",
+}
+NAMES |= {"sin": "cos", "sum": "mean", "log": "log1p", "exp": "expm1", "zeros": "ones", "triu": "tril"}
+NAMES |= {other: name for name, other in NAMES.items() if name not in ("sum", "log", "exp")}
+#: Calls of one argument, and methods, that may be left out.
+DROPPED = {"conj", "sqrt", "abs", "square", "sort"}
+
+Change = tuple[int, str, Callable[[], None], Callable[[], None]]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A module with one change."""
+
+    module: str
+    line: int
+    change: str
+    source: str
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What it is known by."""
+        return self.module, self.line, self.change
+
+
+# ---- what is changed -----------------------------------------------------------------------------------
+
+
+def mutants_of(module: str, count: int, chance: random.Random) -> list[Mutant]:
+    """So many mutants of a module, drawn among all; fewer where there are not as many."""
+    tree = ast.parse((ROOT / PACKAGE / module).read_text(encoding="utf-8"))
+    changes, found = list(_changes(tree)), []
+    for line, change, apply, undo in chance.sample(changes, min(count, len(changes))):
+        apply()
+        found.append(Mutant(module, line, change, ast.unparse(ast.fix_missing_locations(tree))))
+        undo()
+    return found
+
+
+def _changes(tree: ast.Module) -> Iterator[Change]:
+    """Every single change of a tree: its line, its words, how it is made and undone."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield from _inside(node)
+
+
+def _inside(node: ast.AST) -> Iterator[Change]:
+    """Changes of a node's children and of all below them."""
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list", "type_params", "bases"):
+            continue
+        for index, child in enumerate(value if isinstance(value, list) else [value]):
+            if not isinstance(child, ast.AST) or isinstance(child, (ast.Raise, ast.Assert, ast.JoinedStr)):
+                continue
+            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+                continue
+            where = (value, index) if isinstance(value, list) else (node, field)
+            for other in _instead(child):
+                yield _exchange(where, child, other)
+            yield from _inside(child)
+
+
+def _exchange(where: tuple, old: ast.AST, new: ast.AST) -> Change:
+    """The change that puts one node in the place of another."""
+    holder, place = where
+
+    def put(node: ast.AST) -> None:
+        if isinstance(holder, list):
+            holder[place] = node
+        else:
+            setattr(holder, place, node)
+
+    words = f"{ast.unparse(old)} -> {ast.unparse(ast.fix_missing_locations(new))}".replace("\n", " ")
+    return old.lineno if hasattr(old, "lineno") else 0, words, lambda: put(new), lambda: put(old)
+
+
+def _instead(node: ast.AST) -> Iterator[ast.AST]:
+    """What can stand in the place of a node."""
+    copy = ast.copy_location
+    if isinstance(node, ast.BinOp) and type(node.op) in SWAPPED:
+        if not (isinstance(node.left, ast.Constant) and isinstance(node.left.value, str)):
+            yield copy(ast.BinOp(node.left, SWAPPED[type(node.op)](), node.right), node)
+    elif isinstance(node, ast.AugAssign) and type(node.op) in SWAPPED:
+        yield copy(ast.AugAssign(node.target, SWAPPED[type(node.op)](), node.value), node)
+        yield copy(ast.Pass(), node)
+    elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+        yield copy(ast.Pass(), node)
+    elif isinstance(node, ast.Compare) and len(node.ops) == 1:
+        for other in COMPARED.get(type(node.ops[0]), ()):
+            yield copy(ast.Compare(node.left, [other()], node.comparators), node)
+    elif isinstance(node, ast.BoolOp):
+        other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        yield copy(ast.BoolOp(other, node.values), node)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not, ast.Invert)):
+        yield node.operand
+    elif isinstance(node, ast.Constant):
+        yield from (copy(ast.Constant(value), node) for value in _other_values(node.value))
+    elif isinstance(node, ast.If):
+        yield copy(ast.If(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse), node)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        yield from _other_calls(node, node.func)
+
+
+def _other_values(value: object) -> Iterator[object]:
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int):
+        yield value + 1
+    elif isinstance(value, float):
+        yield 2 * value if value else 1.0
+    elif isinstance(value, complex):
+        yield -value
+
+
+def _other_calls(node: ast.Call, function: ast.Attribute) -> Iterator[ast.AST]:
+    """Another function, or none: of a call ``np.f(x)`` what it is given, of ``x.f()`` the object."""
+    if function.attr in NAMES:
+        renamed = ast.Attribute(function.value, NAMES[function.attr], function.ctx)
+        yield ast.copy_location(ast.Call(renamed, node.args, node.keywords), node)
+    if function.attr in DROPPED:
+        yield node.args[0] if node.args else function.value
+
+
+# ---- how it is tried -----------------------------------------------------------------------------------
+
+
+def room_of(module: str) -> str:
+    """The room of a module."""
+    return next(room for room in ROOMS if module.startswith(room))
+
+
+def own_tests(module: str) -> list[str]:
+    """Tests named after a module, those of a kernel after what they compute."""
+    stem = Path(module).stem.strip("_").removesuffix("_kernels")
+    found = [path for path in (ROOT / "tests").rglob(f"test_{stem}.py") if "nn" not in path.parts]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def copy_of_repository(folder: Path) -> Path:
+    """A copy to change, without what no test here reads."""
+    skipped = shutil.ignore_patterns(".*", "docs", "renders", "__pycache__", "findings")
+    return Path(shutil.copytree(ROOT, folder / "copy", ignore=skipped))
+
+
+def is_seen(mutant: Mutant, copy: Path, caches: Path) -> str:
+    """Which tests fail on a mutant; empty if none does."""
+    path = copy / PACKAGE / mutant.module
+    whole, times = path.read_bytes(), path.stat()
+    compiled = b"njit" in whole
+    kernels = caches / ("anew" if compiled else "kept")
+    path.write_text(mutant.source, encoding="utf-8")
+    try:
+        for tests in (own_tests(mutant.module), ROOMS[room_of(mutant.module)]):
+            if tests and not passes(copy, tests, kernels):
+                return " ".join(tests)
+    finally:
+        path.write_bytes(whole)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # kept kernels go by it
+        if compiled:
+            shutil.rmtree(kernels, ignore_errors=True)
+    return ""
+
+
+def passes(copy: Path, tests: list[str], kernels: Path) -> bool:
+    """Whether tests pass in a copy; too long is a failure.
+
+    In a fork of this process, which has loaded what all tests need but nothing of the toolbox.
+    """
+    child = multiprocessing.get_context("fork").Process(target=_run, args=(copy, tests, kernels))
+    child.start()
+    child.join(LONGEST_S)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    return child.exitcode == 0
+
+
+def _run(copy: Path, tests: list[str], kernels: Path) -> None:
+    """Run tests in this process and leave with pytest's exit code."""
+    os.setsid()
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    sys.dont_write_bytecode = True
+    os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(kernels)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+    os._exit(int(code))
+
+
+# ---- what is kept --------------------------------------------------------------------------------------
+
+
+def records() -> list[dict]:
+    """Outcomes of this and of earlier runs."""
+    if not RECORDS.exists():
+        return []
+    return [json.loads(line) for line in RECORDS.read_text(encoding="utf-8").splitlines()]
+
+
+def keep(mutant: Mutant, seen_by: str) -> None:
+    """Write an outcome as a line."""
+    entry = {"module": mutant.module, "line": mutant.line, "change": mutant.change, "seen_by": seen_by}
+    with RECORDS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def write_tables() -> None:
+    """By room mutants and those that tests see, and one by one those that they do not."""
+    found = records()
+    tried, seen = Counter(), Counter()
+    for entry in found:
+        for room in (room_of(entry["module"]), "all"):
+            tried[room] += 1
+            seen[room] += bool(entry["seen_by"])
+    rows = [
+        (room, tried[room], seen[room], f"{seen[room] / tried[room]:.0%}")
+        for room in [*ROOMS, "all"]
+        if tried[room]
+    ]
+    write(TABLE, "Changes of the source that tests see", ("room", "changes", "seen", "share"), rows)
+    left = [(e["module"], e["line"], e["change"]) for e in found if not e["seen_by"]]
+    write(LEFT, "Changes that they do not see", ("module", "line", "change"), left)
+
+
+def main() -> None:
+    """Draw mutants, try those that are new, write the table."""
+    parser = argparse.ArgumentParser(description="Mutation tests, a sample per module.")
+    parser.add_argument("only", nargs="*", help="parts of paths of the modules that are tried")
+    parser.add_argument("--per-module", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--again", action="store_true", help="try those once more that were not seen")
+    given = parser.parse_args()
+    end = time.monotonic() + 60 * given.minutes
+    if given.again:
+        kept = [entry for entry in records() if entry["seen_by"]]
+        RECORDS.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+    known = {(e["module"], e["line"], e["change"]) for e in records()}
+    drawn = [m for m in sample(given.per_module, given.seed, given.only) if m.key not in known]
+    with tempfile.TemporaryDirectory() as folder:
+        copy, caches = copy_of_repository(Path(folder)), Path(folder) / "kernels"
+        for mutant in drawn:
+            if time.monotonic() > end:
+                break
+            seen_by = is_seen(mutant, copy, caches)
+            keep(mutant, seen_by)
+            print(
+                f"{'seen    ' if seen_by else 'NOT SEEN'} {mutant.module}:{mutant.line} {mutant.change}",
+                flush=True,
+            )
+    write_tables()
+
+
+def sample(per_module: int, seed: int, only: list[str]) -> list[Mutant]:
+    """So many mutants of each module, in a random order."""
+    chance, drawn = random.Random(seed), []
+    paths = sorted(p.relative_to(ROOT / PACKAGE).as_posix() for p in (ROOT / PACKAGE).rglob("*.py"))
+    for module in (m for m in paths if m.startswith(tuple(ROOMS))):
+        chosen = mutants_of(module, per_module * (10 if module == "bounds.py" else 1), chance)
+        drawn += [m for m in chosen if not only or any(part in module for part in only)]
+    chance.shuffle(drawn)
+    return drawn
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Whether what no channel explains is white over the array."""
+
+from __future__ import annotations
+
+import pytest
+
+import isac_toolbox as isac
+from helpers.scenes import SMALL
+
+
+@pytest.mark.parametrize("interferers", [0, 1])
+def test_colour_is_shown_by_an_interferer_and_by_nothing_else(interferers):
+    """Asked of the loop with which the block was estimated, as after every fit test that fails."""
+    from isac_toolbox.estimators.bisvbi_loop import BiSVBILoop
+    from isac_toolbox.estimators.scene.colour import shows_colour
+
+    scenario = SMALL.replace(n_interferers=interferers, interferer_power_db=3.0, n_pilot_symbols=3)
+    for seed in range(3):
+        loop = BiSVBILoop(isac.EMTurboBiSVBI(), scenario.simulate(seed).observation)
+        loop.run_bounded(None, 1)
+        moments = loop.detect().moments
+        assert shows_colour(loop.obs, loop.working.fit, loop.block, moments) == bool(interferers)
