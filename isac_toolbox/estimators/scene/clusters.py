@@ -45,6 +45,8 @@ _LOOSE = 0.1
 _CROWD = 3
 # Tuned: and share of paths in one that needs no evidence; it is below 0.1 in blocks of points.
 _CROWDED = 0.25
+# Mathematics: energy over the noise that a parameter must explain to make the channel better (Mallows's C_p).
+_WORTH = 2.0
 # Guard: power relative to the noise below which nothing is left of a path or cluster.
 _LEAST_POWER = 1e-6
 
@@ -225,10 +227,22 @@ class Clusters:
     def _preferred(
         cls, fit: Fit, statistics: Statistics, shape: ClusterShape, noise_variance: float
     ) -> Clusters | None:
-        """The clusters of a fit, or None where their evidence does not pay for their powers, a nat each."""
+        """The clusters of a fit; None where evidence does not pay for powers, a nat each, or C_p for them."""
         clusters = cls.start(fit, statistics, shape, noise_variance)
         alone = cls.start(fit, statistics, replace(shape, factors=shape.factors[:0]), noise_variance)
-        return clusters if clusters.log_evidence > alone.log_evidence + len(fit.paths) else None
+        if clusters.log_evidence <= alone.log_evidence + len(fit.paths):
+            return None
+        return clusters if clusters.pays(fit, statistics) else None
+
+    def pays(self, fit: Fit, statistics: Statistics) -> bool:
+        """Return whether clusters make the channel better than the paths of their fit have it.
+
+        By Mallows's C_p: they explain energy, but every parameter that the samples determine of them adds its
+        noise.
+        """
+        left, paths = Left.of(fit, statistics), _channel_of(fit, len(self.mean))
+        without, beside = (left.energy_beside(channel, 0.0) for channel in (paths, paths + self.mean))
+        return without - beside >= _WORTH * self.n_determined * self.noise_variance
 
     def stays(self, fit: Fit, statistics: Statistics) -> bool:
         """Return whether paths of a fit still stand in clusters; where few do, evidence decides."""

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.atoms.frames import MovingAtoms
 from isac_toolbox.estimators.scene.clusters import Clusters, ClusterShape, crowding
-from isac_toolbox.estimators.scene.diffuse import Left
 from isac_toolbox.estimators.scene.fit import Bundles, Fit
 
 __all__ = ["MovingClusters"]
@@ -25,8 +24,6 @@ _MOST_ENTRIES = 2**24
 # Cost cap: share of paths with neighbours below which no clusters are tried; it is 0 to 0.3 in blocks of
 # points and 0.35 to 0.8 in those of 3GPP.
 _CLUSTERED = 0.2
-# Mathematics: energy over the noise that a parameter must explain to make the channel better (Mallows's C_p).
-_WORTH = 2.0
 # Prior: change of an amplitude over half the block relative to it, before any is learned.
 _START_SLOPE = 0.1
 
@@ -60,7 +57,7 @@ class MovingClusters:
             return None
         cells = _Cells.of(fit, statistics)
         clusters = cells.clusters(shape)
-        if cells.explained_by(clusters) < _WORTH * clusters.n_determined:
+        if not clusters.pays(cells.over_cells, cells.statistics):
             return None
         return cls(cells.at_rest(clusters), cells.bundles(clusters))
 
@@ -124,14 +121,6 @@ class _Cells:
             path_power=np.concatenate([alone.path_power, _START_SLOPE**2 * alone.path_power]),
             cluster_power=np.concatenate([alone.cluster_power, _START_SLOPE * alone.cluster_power]),
         ).settled(fit, self.statistics)
-
-    def explained_by(self, clusters: Clusters) -> float:
-        """Energy over the noise that clusters explain beside the paths of the fit."""
-        fit = self.over_cells
-        left = Left.of(fit, self.statistics)
-        paths = fit.atoms.synthesise(fit.posterior.mean, len(clusters.mean))
-        without, beside = (left.energy_beside(channel, 0.0) for channel in (paths, clusters.whole))
-        return (without - beside) / clusters.noise_variance
 
     def at_rest(self, clusters: Clusters) -> Clusters:
         """Clusters at the reference time, beside the paths of the fit."""

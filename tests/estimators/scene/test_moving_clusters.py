@@ -73,7 +73,7 @@ def test_clusters_are_kept_where_they_make_the_channel_better(bundles_of_rays, m
     for simulation, kept in ((bundles_of_rays, True), (points, False)):
         found, tried = [], []
         for worth in (2.0, -np.inf):
-            monkeypatch.setattr("isac_toolbox.estimators.scene.moving_clusters._WORTH", worth)
+            monkeypatch.setattr("isac_toolbox.estimators.scene.clusters._WORTH", worth)
             found.append(isac.EMTurboBiSVBI().estimate(simulation.observation))
             tried.append(nmse_db(simulation, found[-1]))
         alone = nmse_db(simulation, isac.EMTurboBiSVBI(diffuse=False).estimate(simulation.observation))
