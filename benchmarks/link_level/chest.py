@@ -319,17 +319,7 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
         model, sight, speed = case
         title = f"{model}, {'line of sight' if sight else 'no line of sight'}, {speed:g} m/s"
         table = Table(title=title, title_justify="left")
-        for head in (
-            "Eb/N0 dB",
-            "method",
-            "drops",
-            "NMSE dB",
-            "median",
-            "worst",
-            "coded BER",
-            "words wrong",
-            "median CPU s",
-        ):
+        for head in HEADS:
             table.add_column(head)
         for ebno_db in sorted({row["ebno_db"] for row in rows}):
             for method in METHODS:
