@@ -191,11 +191,8 @@ class SceneLoop(TurboLoop):
 
         self.warnings += listen(self.obs, self.block, first_fit)
 
-    def detect(self, part: ReceivedBlock | None = None, noise_variance: float | None = None) -> Detection:
-        """Return the symbols of the block, or of some OFDM symbols of it, under the present channel.
-
-        The noise of a scaled sample is at least that found; more may be given.
-        """
+    def detect(self, part: ReceivedBlock | None = None) -> Detection:
+        """Return the symbols of the block, or of some OFDM symbols of it, under the present channel."""
         fit, n_users = self._breathing(self.working.fit), self.working.n_users
         block = self.block if part is None else part
         prior_llr = self.prior_llr
