@@ -30,8 +30,9 @@ def bounded_threads(n_threads: int) -> Iterator[None]:
     """
     n_modules = len(sys.modules)
     pools = _process_pools(n_modules)
-    bound = _process.enter(n_threads, pools)
-    try:
+    context = object()
+    try:  # an interrupt may come at any moment
+        bound = _process.enter(context, n_threads, pools)
         with (
             _libraries(n_modules).limit(limits=bound, user_api="openmp"),
             fft.set_workers(bound),
@@ -39,7 +40,7 @@ def bounded_threads(n_threads: int) -> Iterator[None]:
         ):
             yield
     finally:
-        _process.leave(n_threads)
+        _process.leave(context)
 
 
 @lru_cache(maxsize=1)
@@ -87,21 +88,21 @@ class _Process:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._bounds: list[int] = []
+        self._bounds: dict[object, int] = {}
         self._before: dict[str, tuple[_Pool, int]] = {}
 
-    def enter(self, bound: int, pools: dict[str, _Pool]) -> int:
-        """Add a bound and return the smallest in force."""
+    def enter(self, context: object, bound: int, pools: dict[str, _Pool]) -> int:
+        """Add the bound of a context and return the smallest in force."""
         with self._lock:
             for name in pools.keys() - self._before.keys():
                 self._before[name] = pools[name], pools[name].get()
-            self._bounds.append(bound)
+            self._bounds[context] = bound
             return self._apply()
 
-    def leave(self, bound: int) -> None:
-        """Take a bound away; with the last one, everything is as before."""
+    def leave(self, context: object) -> None:
+        """Take the bound of a context away, if it has one; with the last one, everything is as before."""
         with self._lock:
-            self._bounds.remove(bound)
+            self._bounds.pop(context, None)
             if self._bounds:
                 self._apply()
                 return
@@ -110,7 +111,7 @@ class _Process:
             self._before.clear()
 
     def _apply(self) -> int:
-        smallest = min(self._bounds)
+        smallest = min(self._bounds.values())
         for pool, _ in self._before.values():
             pool.set(smallest)
         return smallest

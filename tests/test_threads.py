@@ -108,3 +108,23 @@ def test_torch_is_bounded_once_it_is_loaded():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("where", ["_apply", "enter"])
+def test_an_interrupt_on_the_way_in_leaves_no_bound(where, monkeypatch):
+    """Ctrl-C while the bound is set, or just before the context's body."""
+    process = _threads._process
+    whole = getattr(process, where)
+
+    def interrupted(*arguments):
+        whole(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process, where, interrupted)
+    with pytest.raises(KeyboardInterrupt), bounded_threads(1):
+        raise AssertionError("not reached")
+    monkeypatch.undo()
+    assert blas() == {3}
+    with bounded_threads(2):
+        assert blas() == {2}
+    assert blas() == {3}
