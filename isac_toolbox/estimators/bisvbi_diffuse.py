@@ -20,6 +20,11 @@ __all__ = ["NEGLIGIBLE_NOISE", "DiffuseLoop"]
 # Guard: noise relative to the samples' power (-70 dB) below which any fit is good.
 NEGLIGIBLE_NOISE = 1e-7
 
+_TOO_MANY_CELLS = (
+    "rays around the paths are not allowed for: the block has too many resource elements and paths; estimate "
+    "fewer OFDM symbols or subcarriers at a time"
+)
+
 
 class DiffuseLoop(ReceiverLoop):
     """A loop that has a diffuse part of the channel where the samples show one."""
@@ -70,6 +75,11 @@ class DiffuseLoop(ReceiverLoop):
         if not self.settings.diffuse or receiver.beam_squint or receiver.whitening is not None:
             return None
         if statistics.missing is not None or fit.problem.noise_precision * NEGLIGIBLE_NOISE >= 1:
+            return None
+        if not MovingClusters.may_surround(fit):
+            return None
+        if MovingClusters.too_many(fit, statistics):
+            self.warnings.append(_TOO_MANY_CELLS)
             return None
         return MovingClusters.shown(fit, statistics, self._cluster_shape)
 

@@ -43,6 +43,18 @@ class MovingClusters:
     at_rest: Clusters
     bundles: Bundles
 
+    @staticmethod
+    def may_surround(fit: Fit) -> bool:
+        """Return whether so many paths of a fit have neighbours that clusters are to be tried."""
+        return crowding(fit)[0] >= _CLUSTERED
+
+    @staticmethod
+    def too_many(fit: Fit, statistics: Statistics) -> bool:
+        """Return whether a block has more cells and paths than clusters are learned for."""
+        frames = statistics.frames
+        assert frames is not None
+        return 2 * len(fit.atoms.delay) * frames.times_s.size * len(fit.paths) > _MOST_ENTRIES
+
     @classmethod
     def shown(cls, fit: Fit, statistics: Statistics, shape: ClusterShape) -> MovingClusters | None:
         """Return the clusters around the paths of a fit; None where they would make its channel worse.
@@ -50,11 +62,6 @@ class MovingClusters:
         By Mallows's C_p: they explain energy, but every parameter that the samples determine of them adds its
         noise.
         """
-        frames = statistics.frames
-        assert frames is not None
-        n_entries = 2 * len(fit.atoms.delay) * frames.times_s.size * len(fit.paths)
-        if n_entries > _MOST_ENTRIES or crowding(fit)[0] < _CLUSTERED:
-            return None
         cells = _Cells.of(fit, statistics)
         clusters = cells.clusters(shape)
         if not clusters.pays(cells.over_cells, cells.statistics):

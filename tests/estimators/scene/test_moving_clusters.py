@@ -83,6 +83,13 @@ def test_clusters_are_kept_where_they_make_the_channel_better(bundles_of_rays, m
         assert tried[0] == pytest.approx(min(tried[1], alone), abs=0.3)
 
 
+def test_a_block_too_large_for_clusters_says_so(bundles_of_rays, monkeypatch):
+    monkeypatch.setattr("isac_toolbox.estimators.scene.moving_clusters._MOST_ENTRIES", 1000)
+    result = isac.EMTurboBiSVBI().estimate(bundles_of_rays.observation)
+    assert any("fewer OFDM symbols or subcarriers" in text for text in result.warnings)
+    assert not result.diffuse_power.any()
+
+
 def test_a_block_at_rest_by_clusters_agrees_with_its_channel_at_the_reference_time(bundles_of_rays):
     loop = BiSVBILoop(isac.EMTurboBiSVBI(), bundles_of_rays.observation)
     loop.run()
