@@ -46,7 +46,7 @@ def training_step(width):
 def compressor_with_support(width):
     """Return a compressor whose averages, log-odds and masks are random."""
     compressor = TurboVBICompressor(resnet18(width, SHAPE[0]), warmup_epochs=0)
-    compressor.input_shape = SHAPE
+    compressor.input_shape = compressor.example = SHAPE  # as after a fit
     for name, layer in compressor.layers.items():
         compressor.curvatures[name].add(torch.randn(layer.mask.shape), torch.rand(layer.mask.shape))
         layer.mask.copy_(torch.rand(layer.mask.shape) < 0.3)
