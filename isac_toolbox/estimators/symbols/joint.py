@@ -6,6 +6,7 @@ docs/theory.md, section 5.6. Everything starts from the likelihood of a cell's s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,11 +20,13 @@ from isac_toolbox.estimators.symbols.kernels import (
     linear_log_probability,
     normalised_moments,
 )
+from isac_toolbox.estimators.symbols.tree_kernels import neighbourhood_posterior
 
 __all__ = [
     "SymbolLikelihood",
     "SymbolPosterior",
     "coupled_groups",
+    "crowds",
     "linear_error_rate",
     "symbol_posterior",
 ]
@@ -39,6 +42,13 @@ _COUPLED = 0.1
 _CLEAR = 1e-5
 # Cost cap: as long as their symbols have no more combinations than this.
 _MAX_COMBINATIONS = 4096
+# Cost cap: combinations that a search in a crowd of more users keeps; four err in one cell of hundreds.
+_BREADTH = 8
+# Guard: mean share of the best combination in a crowd below which many are about as likely, and more than a
+# search of its neighbourhood finds.
+_LEAST_SURE = 0.5
+# Mathematics: distances of points, relative to the least, that reach the neighbours along rows and diagonals.
+_NEIGHBOURHOOD = 1.5
 # Cost cap: subcarriers that one thread takes at once.
 _SUBCARRIERS_AT_ONCE = 128
 # Guard: of a symbol's prior in the linear estimates of the others; beside one of its energy it is certain.
@@ -181,13 +191,11 @@ def symbol_posterior(
         log_probability += log_prior
     error_correlation = likelihood.error_correlation[:, None]
     unclear = (linear_error_rate(variance, constellation) > _CLEAR) & joint
-    groups = coupled_groups(likelihood.error_correlation, unclear, n_points)
-    if groups:
+    decided = list(_jointly(likelihood, constellation, log_prior, unclear))
+    if decided:
         shape = (len(error_correlation), likelihood.matched.shape[2], n_users, n_users)
         error_correlation = np.broadcast_to(error_correlation, shape).copy()
-    for group in groups:
-        prior = np.zeros((group.size, 1, 1, n_points)) if log_prior is None else log_prior[group]
-        marginal, inside = _enumerated(likelihood.given_gaussian_rest(group), constellation, prior)
+    for group, marginal, inside in decided:
         log_probability[group] = marginal
         error_correlation[:, :, group[:, None], group] = inside
     mean, spread = _moments(log_probability, constellation)
@@ -198,6 +206,34 @@ def symbol_posterior(
         spread.reshape(by_cell),
         error_correlation.reshape(n_sub, -1, n_users, n_users),
     )
+
+
+def _jointly(
+    likelihood: SymbolLikelihood,
+    constellation: ComplexArray,
+    log_prior: RealArray | None,
+    unclear: NDArray[np.bool_],
+) -> Iterator[tuple[IntArray, RealArray, ComplexArray]]:
+    """Users decided together, their log-probabilities (U, N, T, Q) and error correlations (N, T, U, U).
+
+    Crowds of more combinations than can be enumerated are searched; where that is not sure of what it finds,
+    the most coupled of their users are enumerated.
+    """
+    correlation, n_points = likelihood.error_correlation, constellation.size
+    in_crowd = np.zeros(correlation.shape[1], bool)
+
+    def prior_of(group: IntArray) -> RealArray:
+        return np.zeros((group.size, 1, 1, n_points)) if log_prior is None else log_prior[group]
+
+    for crowd in crowds(correlation, unclear, n_points):
+        found = _searched(likelihood.given_gaussian_rest(crowd), constellation, prior_of(crowd))
+        if found is not None:
+            in_crowd[crowd] = True
+            yield (crowd, *found)
+    for group in coupled_groups(correlation, unclear & ~in_crowd, n_points):
+        if not in_crowd[group].any():
+            rest = likelihood.given_gaussian_rest(group)
+            yield (group, *_enumerated(rest, constellation, prior_of(group)))
 
 
 def _of_linear_estimates(symbol: ComplexArray, variance: RealArray, constellation: ComplexArray) -> RealArray:
@@ -252,7 +288,7 @@ def coupled_groups(
         return []
     symbol_gram = np.mean(np.abs(error_correlation), axis=0)
     n_users = len(symbol_gram)
-    largest = int(np.log(_MAX_COMBINATIONS) / np.log(n_points) + 1e-9)
+    largest = _most_users(n_points)
     group_of = np.arange(n_users)
     first, second = np.triu_indices(n_users, 1)
     for pair in np.argsort(-symbol_gram[first, second], kind="stable"):
@@ -264,6 +300,69 @@ def coupled_groups(
             group_of[together] = group_of[i]
     groups = [np.flatnonzero(group_of == g) for g in np.unique(group_of)]
     return [g for g in groups if g.size > 1]
+
+
+def crowds(error_correlation: ComplexArray, unclear: NDArray[np.bool_], n_points: int) -> list[IntArray]:
+    """Return the sets of users coupled with each other that have too many combinations to enumerate.
+
+    Arguments are those of :func:`coupled_groups`.
+    """
+    coupled = np.mean(np.abs(error_correlation), axis=0) > _COUPLED
+    together = (coupled & (unclear[:, None] | unclear)) | np.eye(unclear.size, dtype=bool)
+    for _ in range(unclear.size.bit_length()):  # chains twice as long every time
+        together = together @ together
+    sets = {tuple(np.flatnonzero(row).tolist()) for row in together}
+    return [np.array(users) for users in sorted(sets) if len(users) > _most_users(n_points)]
+
+
+def _most_users(n_points: int) -> int:
+    """Users whose symbols are few enough to go through all their combinations."""
+    return int(np.log(_MAX_COMBINATIONS) / np.log(n_points) + 1e-9)
+
+
+def _searched(
+    likelihood: SymbolLikelihood, constellation: ComplexArray, log_prior: RealArray
+) -> tuple[RealArray, ComplexArray] | None:
+    """Marginal log-probabilities and error correlations of a crowd, None where most of it stays unsure."""
+    n_sub, n_users, n_symbols = likelihood.matched.shape
+    marginal = np.empty((n_users, n_sub, n_symbols, constellation.size))
+    second = np.empty((n_sub, n_symbols, n_users, n_users), complex)
+    sure = np.empty((n_sub, n_symbols))
+    near = _neighbours(constellation)
+
+    def fill_in(part: slice) -> None:
+        prior = log_prior if log_prior.shape[1] == 1 else log_prior[:, part]
+        own = np.empty((n_users, part.stop - part.start, n_symbols, constellation.size))
+        neighbourhood_posterior(
+            np.ascontiguousarray(likelihood.information[part]),
+            np.ascontiguousarray(likelihood.matched[part]),
+            np.ascontiguousarray(prior),
+            constellation,
+            near,
+            _BREADTH,
+            NEGLIGIBLE_NATS,
+            own,
+            second[part],
+            sure[part],
+        )
+        marginal[:, part] = own
+
+    parts = stretches(n_sub, _SUBCARRIERS_AT_ONCE)
+    in_threads(fill_in, parts, _BREADTH * constellation.size * n_users * likelihood.matched.size)
+    if sure.mean() < _LEAST_SURE:
+        return None
+    mean = (marginal @ constellation).transpose(1, 2, 0)
+    return np.log(np.maximum(marginal, _LEAST_PROBABILITY)), _error_correlation(second, mean)
+
+
+def _neighbours(constellation: ComplexArray) -> IntArray:
+    """Indices of the points around every point, minus one where there are fewer, shape (Q, neighbours)."""
+    gaps = np.abs(constellation[:, None] - constellation)
+    near = (gaps > 0) & (gaps < _NEIGHBOURHOOD * np.min(gaps[gaps > 0]))
+    out = np.full((len(near), int(near.sum(axis=1).max())), -1)
+    for row, around in zip(out, near, strict=True):
+        row[: around.sum()] = np.flatnonzero(around)
+    return out
 
 
 def _enumerated(
