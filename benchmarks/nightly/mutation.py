@@ -59,8 +59,10 @@ TESTS = [
     *(f"tests/test_{name}.py" for name in ("imperfect_scenarios", "links_and_squint", "succession")),
     *(f"tests/test_{name}.py" for name in ("invariances", "metrics", "storage")),
 ]
-#: Seconds of tests tried on a mutant; how many times longer than that one is stopped, and counted as seen.
-MOST_S, PATIENCE = 100.0, 4.0
+#: How many times longer than its tests take a mutant may run; then it is stopped and counted as seen.
+PATIENCE = 4.0
+#: Floats below this are guards against a division by zero, whatever their value.
+LEAST = 1e-100
 SWAPPED = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -103,12 +105,13 @@ Change = tuple[int, str, Callable[[], None], Callable[[], None]]
 
 @dataclass(frozen=True)
 class Mutant:
-    """A module with one change."""
+    """A module with one change, that of a line as it was when drawn, and where that line stands now."""
 
     module: str
     line: int
     change: str
     source: str
+    stands: int
 
     @property
     def key(self) -> Key:
@@ -128,11 +131,11 @@ def mutants_of(module: str, count: int, chance: random.Random) -> list[Mutant]:
 
 def _made(module: str, line: int, tree: ast.Module, change: Change) -> Mutant:
     """The mutant of one change; the tree is as it was."""
-    _, words, apply, undo = change
+    stands, words, apply, undo = change
     apply()
     source = ast.unparse(ast.fix_missing_locations(tree))
     undo()
-    return Mutant(module, line, words, source)
+    return Mutant(module, line, words, source, stands)
 
 
 def _changes(tree: ast.Module) -> Iterator[Change]:
@@ -204,7 +207,7 @@ def _other_values(value: object) -> Iterator[object]:
         yield not value
     elif isinstance(value, int):
         yield value + 1
-    elif isinstance(value, float):
+    elif isinstance(value, float) and (value == 0 or abs(value) > LEAST):
         yield 2 * value if value else 1.0
     elif isinstance(value, complex):
         yield -value
@@ -265,7 +268,7 @@ def failing(copy: Path, chosen: Chosen, kernels: Path) -> str:
     code = in_child(
         copy, kernels, functools.partial(_run, chosen.tests, words), 60 + PATIENCE * chosen.seconds
     )
-    return {0: "", None: "takes too long"}.get(code, words.read_text(encoding="utf-8"))
+    return {0: "", None: "takes too long"}.get(code, words.read_text(encoding="utf-8") or "import")
 
 
 def in_child(
@@ -311,7 +314,7 @@ class _First:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """The file, where it cannot even be imported."""
-        if report.failed:
+        if report.failed and report.nodeid:
             self.words.write_text(report.nodeid, encoding="utf-8")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -374,6 +377,7 @@ def main() -> None:
     parser.add_argument("--per-module", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of tests tried on one mutant")
     parser.add_argument("--again", action="store_true", help="try those once more that were not seen")
     given = parser.parse_args()
     end = time.monotonic() + 60 * given.minutes
@@ -381,16 +385,20 @@ def main() -> None:
         copy, caches = copy_of_repository(Path(folder)), Path(folder) / "kernels"
         tests = which_tests.renew(MAP, copy, TESTS, functools.partial(in_child, copy, caches / "kept"))
         known = records()
-        drawn = sample(given.per_module, given.seed)
-        for mutant in unseen(known) if given.again else [m for m in drawn if m.key not in known]:
-            if given.only and not any(part in mutant.module for part in given.only):
+        new = ([m] for m in sample(given.per_module, given.seed) if m.key not in known)
+        for alike in unseen(known) if given.again else new:
+            if given.only and not any(part in alike[0].module for part in given.only):
                 continue
             if time.monotonic() > end:
                 break
-            own = own_tests(mutant.module)
-            chosen = which_tests.choose(tests, copy, mutant.module, mutant.line, own, MOST_S)
-            begin, seen_by = time.monotonic(), is_seen(mutant, copy, caches, chosen)
-            keep(mutant, seen_by)
+            begin, seen_by = time.monotonic(), ""
+            for mutant in alike:
+                own = own_tests(mutant.module)
+                chosen = which_tests.choose(tests, copy, mutant.module, mutant.stands, own, given.seconds)
+                seen_by = is_seen(mutant, copy, caches, chosen)
+                if not seen_by:
+                    break
+            keep(alike[0], seen_by)
             verdict = "seen    " if seen_by else "NOT SEEN"
             took = f"{time.monotonic() - begin:.0f} s, {len(chosen.tests)} tests"
             print(f"{verdict} {mutant.module}:{mutant.line} {mutant.change} ({took}) {seen_by}", flush=True)
@@ -407,21 +415,20 @@ def sample(per_module: int, seed: int) -> list[Mutant]:
     return drawn
 
 
-def unseen(known: dict[Key, list[dict]]) -> list[Mutant]:
+def unseen(known: dict[Key, list[dict]]) -> list[list[Mutant]]:
     """Mutants that no test saw and that nobody has explained, as the source is now."""
-    explained, found = reasons(), []
-    for key, entries in known.items():
-        if not entries[-1]["seen_by"] and key not in explained:
-            found += same(key)
-    return found
+    explained = reasons()
+    left = [key for key, found in known.items() if not found[-1]["seen_by"] and key not in explained]
+    return [alike for alike in map(same, left) if alike]
 
 
 def same(key: Key) -> list[Mutant]:
-    """The same change of a module, the nearest to its line; none where the source has it no more."""
+    """The same change of a module, the nearest to its line; all of them where that line has it twice."""
     module, line, change = key
     tree = ast.parse((ROOT / PACKAGE / module).read_text(encoding="utf-8"))
     alike = [found for found in _changes(tree) if found[1] == change]
-    return [_made(module, line, tree, min(alike, key=lambda found: abs(found[0] - line)))] if alike else []
+    nearest = min((found[0] for found in alike), key=lambda other: abs(other - line), default=0)
+    return [_made(module, line, tree, found) for found in alike if found[0] == nearest]
 
 
 if __name__ == "__main__":

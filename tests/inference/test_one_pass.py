@@ -17,6 +17,8 @@ import isac_toolbox as isac
 from isac_toolbox.estimators.scene import working_set
 from isac_toolbox.inference import GatedChain, ThreeLayerPrior, compact_sweep, sparse_recover
 from isac_toolbox.inference._sweep_kernels import sweep_paths
+from isac_toolbox.inference.messages import GaussianMessage
+from isac_toolbox.inference.mixture import gaussian_log_ratio
 
 PACKAGE = Path(isac.__file__).parent
 GRAPHS = {"BlockSupport", "IndependentSupport", "GatedChain", "Lattice", "ScenePriorGraph"}
@@ -89,6 +91,34 @@ def test_sparse_recovery_sweeps(sweeps):
     matrix = rng.standard_normal((20, 40))
     result = sparse_recover(matrix, matrix[:, 3] + 0.1 * rng.standard_normal(20), GatedChain([8] * 5))
     assert len(sweeps) == result.n_iter
+
+
+@pytest.mark.parametrize("told", [1e-11, 1e-3, 1e3, 1e11])
+def test_what_data_tell_is_kept_to_all_digits_beside_a_prior(told):
+    """Of one coefficient ``1/v = gamma g``, however little or much of its precision that is."""
+    mean, slab, spike = (0.6 + 0.8j) / np.sqrt(told), 0.1 * told, 10 * told
+    variance = 1 / (told + 1)
+    posterior = np.array([mean * variance * told]), np.array([[told + 0j]]), np.array([[variance + 0j]])
+    beliefs, learned = np.empty((5, 1)), np.empty(3)
+    sizes, limits = (1, 0, 0, 0), (1e-300, 1e3, 1.0, 1e-300, 1e300)
+    precisions = np.array([[slab], [spike]])
+    sweep_paths(
+        posterior,
+        np.ones(1),
+        1.0,
+        np.zeros(1, np.int64),
+        precisions,
+        limits,
+        sizes,
+        np.full(2, 0.5),
+        np.array([0.3, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        beliefs,
+        learned,
+        np.empty(3),
+    )
+    message = GaussianMessage(np.array([mean]), np.array([1 / told]))
+    expected = gaussian_log_ratio(message, *precisions, is_complex=True)
+    np.testing.assert_allclose(beliefs[3], expected, rtol=1e-12)
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason='needs the extra "nn"')
