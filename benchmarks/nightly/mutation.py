@@ -230,11 +230,16 @@ def room_of(module: str) -> str:
     return next(room for room in ROOMS if module.startswith(room))
 
 
+@functools.cache
 def own_tests(module: str) -> list[str]:
-    """Tests named after a module, those of a kernel after what they compute."""
-    stem = Path(module).stem.strip("_").removesuffix("_kernels")
-    found = [path for path in (ROOT / "tests").rglob(f"test_{stem}.py") if "nn" not in path.parts]
-    return sorted(str(path.relative_to(ROOT)) for path in found)
+    """Tests named after a module, those of a kernel after what they compute, and those that import it."""
+    stem, path = Path(module).stem.strip("_").removesuffix("_kernels"), module.removesuffix(".py")
+    imports = f"{PACKAGE}.{path.replace('/', '.')} import"
+    return sorted(
+        file.relative_to(ROOT).as_posix()
+        for file in (ROOT / "tests").rglob("test_*.py")
+        if file.stem == f"test_{stem}" or imports in file.read_text(encoding="utf-8")
+    )
 
 
 def copy_of_repository(folder: Path) -> Path:
