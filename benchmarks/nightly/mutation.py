@@ -5,8 +5,9 @@
 Mutants are drawn per module with a seed from all that the operators below can change; constants of a
 module (caps, guards, tuned numbers), texts, annotations and assertions are left alone. Each is run in a copy
 of the repository against the tests that run its function (``which_tests.py``): those named after its module
-first, then quick ones, until one fails. Modules with compiled kernels are compiled anew for every mutant,
-callers in other files included.
+and those that import it first, then quick ones, until one fails. Modules with compiled kernels are compiled
+anew for every mutant, callers in other files included.
+
 Every outcome is a line of ``mutation.jsonl`` as soon as it is known, and what is there is not run again but
 with ``--again``, which adds a second line; at the end the tables are written to ``mutation.txt`` and
 ``mutation_left.txt``. Why a change that nothing sees changes nothing stands in ``mutation_reasons.jsonl``.
@@ -96,6 +97,8 @@ NAMES = {
 }
 NAMES |= {"sin": "cos", "sum": "mean", "log": "log1p", "exp": "expm1", "zeros": "ones", "triu": "tril"}
 NAMES |= {other: name for name, other in NAMES.items() if name not in ("sum", "log", "exp")}
+#: Arguments that guard or save time, and change no number.
+LEFT_ALONE = ("strict", "optimize", "cache")
 #: Calls of one argument, and methods, that may be left out.
 DROPPED = {"conj", "sqrt", "abs", "square", "sort"}
 
@@ -154,6 +157,8 @@ def _inside(node: ast.AST) -> Iterator[Change]:
             if not isinstance(child, ast.AST) or isinstance(child, (ast.Raise, ast.Assert, ast.JoinedStr)):
                 continue
             if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+                continue
+            if isinstance(child, ast.keyword) and child.arg in LEFT_ALONE:
                 continue
             where = (value, index) if isinstance(value, list) else (node, field)
             for other in _instead(child):
