@@ -61,7 +61,7 @@ TESTS = [
     *(f"tests/test_{name}.py" for name in ("invariances", "metrics", "storage")),
 ]
 #: How many times longer than its tests take a mutant may run; then it is stopped and counted as seen.
-PATIENCE = 4.0
+PATIENCE = 2.0
 #: Floats below this are guards against a division by zero, whatever their value.
 LEAST = 1e-100
 SWAPPED = {
@@ -276,7 +276,7 @@ def failing(copy: Path, chosen: Chosen, kernels: Path) -> str:
     words = copy / ".failed"
     words.write_text("import", encoding="utf-8")
     code = in_child(
-        copy, kernels, functools.partial(_run, chosen.tests, words), 60 + PATIENCE * chosen.seconds
+        copy, kernels, functools.partial(_run, chosen.tests, words), 30 + PATIENCE * chosen.seconds
     )
     return {0: "", None: "takes too long"}.get(code, words.read_text(encoding="utf-8") or "import")
 
