@@ -81,6 +81,13 @@ def test_noise_fails_no_more_often_than_stated(small):
         assert p_values.min() > 1e-5, name
 
 
+def test_echoes_of_noise_at_one_element_fail_no_more_often_than_stated():
+    """No array averages over them: one bin of length has the two degrees of freedom of one sample."""
+    known = Known(SMALL.replace(array_shape=(1, 1), n_users=1, n_pilot_symbols=1).simulate(0))
+    p_values = np.array([known.misfit(known.samples(seed)).delay.p_value for seed in range(200)])
+    assert 3 <= np.count_nonzero(p_values < 0.1) <= 30 and p_values.min() > 1e-5
+
+
 @pytest.mark.parametrize("snr_db", [-3.0, 3.0])
 def test_uncertain_symbols_are_no_misfit(snr_db):
     """Data decided under the true channel: what is uncertain of them counts in expectation."""
