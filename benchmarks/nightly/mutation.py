@@ -5,8 +5,8 @@
 Mutants are drawn per module with a seed from all that the operators below can change; constants of a
 module (caps, guards, tuned numbers), texts, annotations and assertions are left alone. Each is run in a copy
 of the repository against the tests that run its function (``which_tests.py``): those named after its module
-and those that import it first, then quick ones, until one fails. Modules with compiled kernels are compiled
-anew for every mutant, callers in other files included.
+and those that import it first, then those of its room, then all others, until one fails. Modules with
+compiled kernels are compiled anew for every mutant, callers in other files included.
 
 Every outcome is a line of ``mutation.jsonl`` as soon as it is known, and what is there is not run again but
 with ``--again``, which adds a second line; at the end the tables are written to ``mutation.txt`` and

@@ -148,12 +148,16 @@ def functions_of(source: str) -> list[tuple[str, int, int]]:
 
 
 def choose(tests: Map, root: Path, module: str, line: int, first: list[str], most_s: float) -> Chosen:
-    """Tests that run the function of a line: files in ``first``, then quick ones, up to so many seconds."""
+    """Tests that run the function of a line, up to so many seconds.
+
+    Files in ``first`` come first, then those of the module's room, then all others; quick ones first of each.
+    """
+    room = f"tests/{Path(module).parent.as_posix()}/"
     keys = _keys(root, module, line)
     hit = {file: [t for t in _ordered(entry) if t in _of(entry, keys)] for file, entry in tests.items()}
     cost = {file: sum(tests[file]["seconds"][t] for t in found) for file, found in hit.items() if found}
     chosen, seconds = [], 0.0
-    for file in sorted(cost, key=lambda file: (file not in first, cost[file])):
+    for file in sorted(cost, key=lambda file: (file not in first, not file.startswith(room), cost[file])):
         fixtures = tests[file]["seconds"].get(file, 0.0)
         for test in hit[file]:
             if seconds + tests[file]["seconds"][test] > most_s:
