@@ -153,18 +153,21 @@ def choose(tests: Map, root: Path, module: str, line: int, first: list[str], mos
     Files in ``first`` come first, then those of the module's room, then all others; quick ones first of each.
     """
     room = f"tests/{Path(module).parent.as_posix()}/"
-    keys = _keys(root, module, line)
-    hit = {file: [t for t in _ordered(entry) if t in _of(entry, keys)] for file, entry in tests.items()}
+    keys, is_compiled = _keys(root, module, line)
+    hit = {
+        file: _ordered(entry) if is_compiled and file in first else _of(entry, keys)
+        for file, entry in tests.items()
+    }
     cost = {file: sum(tests[file]["seconds"][t] for t in found) for file, found in hit.items() if found}
     chosen, seconds = [], 0.0
     for file in sorted(cost, key=lambda file: (file not in first, not file.startswith(room), cost[file])):
-        fixtures = tests[file]["seconds"].get(file, 0.0)
+        of_file = []
         for test in hit[file]:
-            if seconds + tests[file]["seconds"][test] > most_s:
-                continue
-            seconds += tests[file]["seconds"][test]
-            chosen.append(test)
-        seconds += fixtures
+            if seconds + tests[file]["seconds"][test] <= most_s:
+                seconds += tests[file]["seconds"][test]
+                of_file.append(test)
+        seconds += tests[file]["seconds"].get(file, 0.0) if of_file else 0.0
+        chosen += of_file
     return Chosen(chosen, seconds)
 
 
@@ -172,22 +175,23 @@ def _ordered(entry: dict) -> list[str]:
     return [test for test in entry["seconds"] if "::" in test]
 
 
-def _of(entry: dict, keys: Callable[[str], bool]) -> set[str]:
+def _of(entry: dict, keys: Callable[[str], bool]) -> list[str]:
     """Tests of a file that run what the keys name; all of them where a fixture of the file does."""
     found = {test for function, tests in entry["runs"].items() if keys(function) for test in tests}
-    return found if all("::" in test for test in found) else set(_ordered(entry))
+    of_all = any("::" not in test for test in found)
+    return [test for test in _ordered(entry) if of_all or test in found]
 
 
-def _keys(root: Path, module: str, line: int) -> Callable[[str], bool]:
-    """What names the functions whose tests are wanted for a line of a module."""
+def _keys(root: Path, module: str, line: int) -> tuple[Callable[[str], bool], bool]:
+    """What names the functions whose tests are wanted for a line of a module, and whether it is compiled."""
     source = (root / PACKAGE / module).read_text(encoding="utf-8")
     inside = [name for name, first, last in functions_of(source) if first <= line <= last]
     if inside and not _compiled(source, inside[0]):
-        return lambda function: function == f"{module}:{inside[0]}"
+        return lambda function: function == f"{module}:{inside[0]}", False
     if not inside and "njit" not in source:
-        return lambda function: function.startswith(f"{module}:")
+        return lambda function: function.startswith(f"{module}:"), False
     callers = _importers(root, module)
-    return lambda function: function.partition(":")[0] in callers
+    return lambda function: function.partition(":")[0] in callers, True
 
 
 def _compiled(source: str, function: str) -> bool:
