@@ -72,6 +72,13 @@ def test_noise_has_uniform_probabilities_in_time_and_over_elements(small):
         assert kstest(p_values, "uniform").statistic < 0.094
 
 
+def test_a_small_block_gives_all_its_cells_to_the_covariance():
+    known = Known(SMALL.replace(n_subcarriers=16).simulate(0))
+    samples = known.samples(0)
+    sums = _Sums.of(known.fitted(samples))
+    assert len(sums.snapshots) == samples.shape[0] * samples.shape[2]
+
+
 def test_noise_fails_no_more_often_than_stated(small):
     """Corrected for the number of looks, so conservative; 300 blocks have 30 +- 5 below a tenth at most."""
     found = [small.misfit(small.samples(seed)).axes for seed in range(300)]
