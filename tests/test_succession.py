@@ -124,6 +124,15 @@ def test_a_bad_process_is_named(name, value):
         ConstantVelocity(**{name: value})
 
 
+def test_a_process_stays_as_it_was_made():
+    given = np.array([1.0, 2.0, 0.0])
+    process = ConstantVelocity(user_acceleration_std_m_s2=given)
+    given[0] = 5.0  # the caller's array stays the caller's
+    assert process.user_acceleration_std_m_s2.tolist() == [1.0, 2.0, 0.0]
+    with pytest.raises(ValueError, match="read-only"):
+        process.user_acceleration_std_m_s2[0] = 5.0
+
+
 def test_the_steps_of_a_process():
     process = ConstantVelocity((1.0, 2.0, 0.0), 3.0, 1e-9, 2.0)
     transition, noise = process.user_step(0.5)

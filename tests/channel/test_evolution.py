@@ -32,7 +32,7 @@ def test_bad_shapes_and_symbols_are_named():
         ChannelEvolution(parts, curves[:, :1])
     with pytest.raises(ValueError, match="parts must be finite"):
         ChannelEvolution(parts * np.nan, curves)
-    for symbols in ([5], [-1]):
+    for symbols in ([5], [-1], [-1, 2], [2, 5]):
         with pytest.raises(ValueError, match=r"symbols must be indices in 0\.\.4"):
             evolution.at(symbols)
     with pytest.raises(TypeError, match="symbols must hold integers"):

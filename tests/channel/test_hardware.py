@@ -122,6 +122,21 @@ def test_bad_values_are_named(perfect, name, value, message):
         replace(perfect, **{name: value})
 
 
+@pytest.mark.parametrize("power", [1e-8, 1e-4, 1.0])
+@pytest.mark.parametrize("wrong", ["mirror", "eigenvalue"])
+def test_joint_covariances_may_be_off_by_rounding_whatever_their_size(perfect, power, wrong):
+    off = np.zeros((2 * M, 2 * M))
+    if wrong == "mirror":
+        off[0, 1] = 1.0
+    else:
+        off[-1, -1] = -1.0
+    covariance = power * np.diag(np.r_[np.ones(2 * M - 1), 0.0])
+    taken = replace(perfect, element_covariance=covariance + 0.5e-6 * power * off)
+    assert np.allclose(taken.hardware.element_covariance, covariance, atol=1e-6 * power)
+    with pytest.raises(ValueError, match="element_covariance must be "):
+        replace(perfect, element_covariance=covariance + 2e-6 * power * off)
+
+
 @pytest.mark.parametrize("name", [name for name in PLANAR_FIELDS if name != "noise_covariance"])
 def test_other_types_are_named(perfect, name):
     with pytest.raises(TypeError, match=f"^{name} must be"):

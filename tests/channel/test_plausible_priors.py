@@ -104,3 +104,17 @@ def test_angles_are_unlikely_right_beyond_those_that_there_are(name, block):
         replace(block, array=isac.UniformPlanarArray((6, 4), **{name: -largest}))
     with pytest.warns(isac.ImplausibleValueWarning, match=rf"array\.{name}"):
         replace(block, array=isac.UniformPlanarArray((6, 4), **{name: 1.001 * largest}))
+
+
+def test_the_order_of_tones_does_not_matter(block):
+    """Of tones in any other order the differences are no spacing."""
+    order = np.arange(len(block.subcarrier_frequencies_hz))[::-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replace(
+            block,
+            received=block.received[order],
+            pilots=block.pilots[:, order],
+            pilot_mask=block.pilot_mask[..., order, :],
+            subcarrier_frequencies_hz=block.subcarrier_frequencies_hz[order],
+        )

@@ -56,6 +56,25 @@ def test_both_sweeps_agree(case, damping):
             assert getattr(narrow, name) == pytest.approx(getattr(wide, name), rel=1e-5)
 
 
+@pytest.mark.parametrize("strong_first", [False, True])
+def test_evidence_of_a_large_group_adds_up_beyond_what_a_product_holds(strong_first):
+    """Three members for an open gate and nine hundred against it, hundreds of nats each way, nearly even."""
+    mean = np.zeros(903, np.float32)
+    mean[slice(3) if strong_first else slice(-3, None)] = 2.25
+    message = GaussianMessage(mean, np.full(903, 0.01, np.float32))
+    prior = ThreeLayerPrior(np.array([1.0]), 1e8, is_complex=False)
+    ratio = prior.log_likelihood_ratio(
+        PriorState.initial(903, 1.0), message, mean, message.variance, np.zeros(903, int)
+    )
+    evidence = np.sum(np.log1p(0.632 * np.expm1(ratio)))
+    assert abs(evidence) < 100 < np.sum(ratio[mean > 0])
+    chain = GatedChain([903], gate=1 / (1 + np.exp(evidence)), p_first=0.632, p01=0.632, p11=0.632)
+    odds = np.zeros(903, np.float32)
+    _, learned = compact_sweep(prior, chain, message, np.ones(903, np.float32), odds, 1.0)
+    wide = chain.learned(ratio.astype(float))
+    assert learned.gate == pytest.approx(wide.gate, rel=1e-3)
+
+
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_extreme_evidence_gives_finite_numbers(sign):
     mean = np.full(60, 30.0 if sign > 0 else 0.0, np.float32)

@@ -17,6 +17,8 @@ import isac_toolbox as isac
 from isac_toolbox.estimators.scene import working_set
 from isac_toolbox.inference import GatedChain, ThreeLayerPrior, compact_sweep, sparse_recover
 from isac_toolbox.inference._sweep_kernels import sweep_paths
+from isac_toolbox.inference.messages import GaussianMessage
+from isac_toolbox.inference.mixture import gaussian_log_ratio
 
 PACKAGE = Path(isac.__file__).parent
 GRAPHS = {"BlockSupport", "IndependentSupport", "GatedChain", "Lattice", "ScenePriorGraph"}
@@ -89,6 +91,38 @@ def test_sparse_recovery_sweeps(sweeps):
     matrix = rng.standard_normal((20, 40))
     result = sparse_recover(matrix, matrix[:, 3] + 0.1 * rng.standard_normal(20), GatedChain([8] * 5))
     assert len(sweeps) == result.n_iter
+
+
+def swept_alone(mean: complex, told: float, slab: float, spike: float, floor: float) -> np.ndarray:
+    """Beliefs (5,) in one line of sight of which data tell a precision, after one pass from ``rho = 1``."""
+    variance = 1 / (told + 1)
+    posterior = np.array([mean * variance * told]), np.array([[told + 0j]]), np.array([[variance + 0j]])
+    beliefs, learned = np.empty((5, 1)), np.empty(3)
+    limits, counts = (floor, 1e3, 1.0, 1e-300, 1e300), np.array([0.3, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    precisions, odds = np.array([[slab], [spike]]), np.full(2, 0.5)
+    classes, sizes = np.zeros(1, np.int64), (1, 0, 0, 0)
+    room = np.empty(3)
+    sweep_paths(
+        posterior, np.ones(1), 1.0, classes, precisions, limits, sizes, odds, counts, beliefs, learned, room
+    )
+    return beliefs[:, 0]
+
+
+@pytest.mark.parametrize("told", [1e-11, 1e-3, 1e3, 1e11])
+def test_what_data_tell_is_kept_to_all_digits_beside_a_prior(told):
+    """Of one coefficient ``1/v = gamma g``, however little or much of its precision that is."""
+    mean, slab, spike = (0.6 + 0.8j) / np.sqrt(told), 0.1 * told, 10 * told
+    message = GaussianMessage(np.array([mean]), np.array([1 / told]))
+    expected = gaussian_log_ratio(message, np.array([slab]), np.array([spike]), is_complex=True)
+    found = swept_alone(mean, told, slab, spike, floor=1e-300)
+    np.testing.assert_allclose(found[3], expected[0], rtol=1e-12)
+
+
+def test_where_data_tell_nothing_the_prior_decides():
+    found = swept_alone(0j, 0.0, slab=0.5, spike=50.0, floor=1e-12)
+    assert found[3] == pytest.approx(0, abs=1e-9)
+    assert found[2] == pytest.approx(1 / (1 + np.exp(-0.3)))
+    assert np.all(np.isfinite(found)) and 0.5 < found[0] < 50.0
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason='needs the extra "nn"')

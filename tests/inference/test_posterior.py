@@ -37,6 +37,14 @@ def test_posterior_equals_the_plain_inverse(is_complex):
     assert np.iscomplexobj(posterior.mean) == is_complex
 
 
+@pytest.mark.parametrize("unit", [1e-40, 1e-6, 1e40])
+def test_posterior_follows_the_unit_of_the_coefficients(unit):
+    phi, y, rho = problem(True)
+    plain, scaled = posterior_of(phi, y, 2.5, rho), posterior_of(phi * unit, y, 2.5, rho * unit**2)
+    np.testing.assert_allclose(scaled.mean * unit, plain.mean, rtol=1e-11)
+    np.testing.assert_allclose(scaled.variance * unit**2, plain.variance, rtol=1e-11)
+
+
 @pytest.mark.parametrize("is_complex", [True, False])
 def test_message_equals_the_posterior_without_the_own_prior(is_complex):
     phi, y, rho = problem(is_complex)

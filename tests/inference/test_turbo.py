@@ -110,12 +110,12 @@ def test_begin_sees_the_loop_before_its_first_step():
 
     class Look(Watcher):
         def begin(self, loop):
-            seen.update(n_iter=loop.n_iter, change=loop.change, status=loop.status)
+            seen.update(n_iter=loop.n_iter, n_active=loop.n_active, change=loop.change, status=loop.status)
 
     loop = Countdown()
     loop.run()
     loop.run(Look())
-    assert seen == {"n_iter": 0, "change": 1.0, "status": ""}
+    assert seen == {"n_iter": 0, "n_active": 0, "change": 1.0, "status": ""}
 
 
 def test_plain_callables_need_no_methods():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -184,6 +186,18 @@ def test_prior_of_known_and_uncertain_unknowns():
     assert_allclose(deviation[users], 0.25)
     assert_allclose(deviation[offsets], scene.offsets_m)
     assert np.count_nonzero(deviation) == 8
+
+
+def test_prior_of_where_the_array_points():
+    scene = replace(random_case(0, "planar")[0], pointing=np.array([0.02, -0.03]))
+    prior = ScenePrior(scene.users_m, np.zeros((2, 3)), np.zeros(2), pointing_stds=np.array([0.01, 0.0]))
+    block = scene.pointing_block
+    assert prior.known(scene)[block].tolist() == [False, True]
+    assert_allclose(prior.precision(scene)[block], [1e4, 0])
+    assert_allclose(prior.deviation(scene)[block], scene.pointing)
+    assert prior.penalty(scene) == pytest.approx(0.5 * (0.02 / 0.01) ** 2)
+    untold = replace(prior, pointing_stds=None)
+    assert untold.known(scene)[block].all() and untold.penalty(scene) == 0
 
 
 @pytest.mark.parametrize("wavefront", ["planar", "spherical"])

@@ -225,6 +225,13 @@ def test_paths_that_look_like_too_many_others_have_no_shifts():
     assert path.tolist() == [0, 0, 0] and sorted(shifted[:, 0]) == [20.0, 80.0, 140.0]
 
 
+@pytest.mark.parametrize(("n_more", "n_found"), [(0, 10_000), (1, 0)])
+def test_up_to_ten_thousand_shifts_are_listed(n_more, n_found):
+    limits = np.array([[20.0, 20.0 + 9999.5 + n_more]])
+    lengths = Lattice(np.ones(1), np.full(2, 2.0))
+    assert len(lengths.shifts(np.array([[80.0, 0.2, 0.0]]), np.zeros(1, int), limits)[0]) == n_found
+
+
 def test_paths_with_most_alternatives_are_left_out_where_not_all_can_be_weighed():
     counts = [900, 20, 2500, 1000]
     path = np.repeat(np.arange(4), counts)

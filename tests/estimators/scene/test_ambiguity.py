@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -9,8 +11,13 @@ from numpy.testing import assert_allclose
 import isac_toolbox as isac
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.estimators import Ambiguity
-from isac_toolbox.estimators.scene.alternatives import Lattice
-from isac_toolbox.estimators.scene.ambiguity import clock_ambiguities, clock_periods_m, spread_over
+from isac_toolbox.estimators.scene.alternatives import Alternatives, Lattice
+from isac_toolbox.estimators.scene.ambiguity import (
+    PlaceBeliefs,
+    clock_ambiguities,
+    clock_periods_m,
+    spread_over,
+)
 
 QPSK = np.exp(0.5j * np.pi * (np.arange(4) + 0.5))
 UPLINK = isac.Scenario.load("urban_uplink").replace(snr_db=20)
@@ -70,6 +77,23 @@ def test_other_places_widen_the_covariance_to_the_second_moment():
     added = spread_over((entry, Ambiguity("clock", 0, np.zeros((2, 1)), np.full(2, 0.5))), 2)
     assert np.all(added[0] == 0)
     assert_allclose(added[1], 0.25 * np.diag([9.0, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("target", [0, -1])
+def test_the_likeliest_places_are_listed_in_order_after_the_present_one(target):
+    """Of eight places of one path those that are likeliest, whether it has a scatterer or not."""
+    places = np.random.default_rng(0).normal(0, 10, (8, 3))
+    belief = np.array([0.05, 0.3, 0.005, 0.1, 0.2, 0.07, 0.15, 0.06])
+    fit = SimpleNamespace(
+        paths=SimpleNamespace(target=np.array([target])), scene=SimpleNamespace(points_m=places[3:4] + 1e-3)
+    )
+    alternatives = Alternatives(np.zeros(8, np.int64), np.zeros((8, 3)), places)
+    beliefs = PlaceBeliefs(fit, np.zeros(1, np.int64), alternatives, belief)
+    (entry,) = beliefs.ambiguities(np.ones(1, bool))
+    order = [3, 1, 4, 6, 5, 7] if target == 0 else [1, 4, 6, 3, 5, 7]
+    assert entry.kind == ("scatterer" if target == 0 else "path")
+    assert_allclose(entry.alternatives, places[order])
+    assert_allclose(entry.weights, belief[order] / belief[order].sum())
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -202,3 +203,18 @@ def test_with_equal_noise_the_covariance_is_the_inverse_of_the_hessian():
     louder = scene_covariance(replace(fit, excess=np.full(len(fit.paths), 4.0)))
     assert np.all(np.diag(louder) >= np.diag(plain) * (1 - 1e-6))
     assert np.all(np.diag(louder) <= 4 * np.diag(plain) * (1 + 1e-3))
+
+
+@pytest.mark.parametrize("lengths_m", [[50.0], [50.0, 52.0], [50.0, 52.0, 54.0, 56.0]])
+def test_a_path_sees_the_noise_of_the_nearest_bin_of_its_user(lengths_m):
+    rng = np.random.default_rng(0)
+    lengths_m, user = np.array(lengths_m), rng.integers(0, 2, 40)
+    floor = rng.uniform(1, 2, (2, lengths_m.size))
+    diffuse = Diffuse(lengths_m, floor, np.zeros((2, 1, 1)), np.zeros((2, 1)), 1.0, floor, 0.0)
+    of_paths = rng.uniform(40, 70, 40)
+    fit = SimpleNamespace(parameters=SimpleNamespace(length_m=of_paths), paths=SimpleNamespace(user=user))
+    nearest = np.abs(lengths_m - of_paths[:, None]).argmin(axis=1)
+    assert np.array_equal(diffuse.noise_at(fit), floor[user, nearest])
+    active = of_paths > 60
+    expected = floor[user, nearest][active].mean()
+    assert diffuse.paths_noise(fit, active) == pytest.approx(expected)

@@ -58,11 +58,13 @@ def test_marginal_is_a_block_of_the_inverse():
     np.testing.assert_allclose(np.linalg.solve(inner, pulled), (covariance @ vector)[kept], atol=1e-10)
 
 
-def test_blur_adds_to_the_covariance():
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e9])
+def test_blur_adds_to_the_covariance_in_any_unit(unit):
     rng = np.random.default_rng(1)
     matrix, vector = _random_information(rng, 6)
     index, root = np.array([5, 1]), rng.normal(size=(2, 2))
-    inner, pulled = blurred(matrix, vector, index, root @ root.T)
+    inner, pulled = blurred(matrix / unit**2, vector / unit, index, root @ root.T * unit**2)
+    inner, pulled = inner * unit**2, pulled * unit
     expected = np.linalg.inv(matrix)
     expected[np.ix_(index, index)] += root @ root.T
     np.testing.assert_allclose(np.linalg.inv(inner), expected, atol=1e-10)

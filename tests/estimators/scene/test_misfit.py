@@ -105,7 +105,7 @@ def test_work_is_as_many_pairs_of_paths_as_there_are_samples():
     _, _, n_paths = working.counts
     work = Work()
     assert work.may_try(10**6) and work.take_births(10**6) == 10**6  # no limit until it is set
-    work.allow(100 * n_paths**2, working)
+    work.allow(101 * n_paths**2 - 1, working)  # one pair short of another trial
     tried = sum(work.may_try(n_paths) for _ in range(200))
     assert tried == 100 and work.exhausted
     few = Work()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,6 +44,21 @@ def test_no_move_leaves_a_true_scene(finished):
     loop, _ = finished
     for move in (structure.split_points, structure.merge_points, structure.absorb_duplicates):
         assert move(loop.working) is None
+
+
+@pytest.mark.parametrize("above", [-1e-3, 1e-3])
+def test_points_may_be_one_by_the_volume_they_could_be_in(above):
+    """``ln V + ln N(d; 0, 2)`` beside the least that is tried; a cube of centimetres or kilometres alike."""
+    log_side = (structure._PROMISING_EVIDENCE + above + 1.5 * np.log(4 * np.pi)) / 3
+    apart_m = np.array([0.3, 0.2, -0.1])
+    scene = Scene(np.stack([np.zeros(3), apart_m]), np.zeros((1, 3)), np.zeros(1), np.zeros((0, 3)))
+    for further_m in (0.0, 5.0):
+        scene.points_m[1, 0] = 0.3 + further_m
+        side_m = np.exp(log_side + np.sum(scene.points_m[1] ** 2) / 4 / 3)
+        problem = SimpleNamespace(region_m=np.array([np.full(3, 1.0), np.full(3, 1.0) + side_m]))
+        fit = SimpleNamespace(problem=problem, scene=scene)
+        pairs = structure._promising_pairs(fit, np.eye(scene.n_parameters))
+        assert pairs == ([(0, 1)] if above > 0 else [])
 
 
 def test_a_split_point_is_merged_again(finished):

@@ -72,6 +72,13 @@ def test_noise_has_uniform_probabilities_in_time_and_over_elements(small):
         assert kstest(p_values, "uniform").statistic < 0.094
 
 
+def test_a_small_block_gives_all_its_cells_to_the_covariance():
+    known = Known(SMALL.replace(n_subcarriers=16).simulate(0))
+    samples = known.samples(0)
+    sums = _Sums.of(known.fitted(samples))
+    assert len(sums.snapshots) == samples.shape[0] * samples.shape[2]
+
+
 def test_noise_fails_no_more_often_than_stated(small):
     """Corrected for the number of looks, so conservative; 300 blocks have 30 +- 5 below a tenth at most."""
     found = [small.misfit(small.samples(seed)).axes for seed in range(300)]
@@ -79,6 +86,13 @@ def test_noise_fails_no_more_often_than_stated(small):
         p_values = np.array([axes[name].p_value for axes in found])
         assert 5 <= np.count_nonzero(p_values < 0.1) <= 45, name
         assert p_values.min() > 1e-5, name
+
+
+def test_echoes_of_noise_at_one_element_fail_no_more_often_than_stated():
+    """No array averages over them: one bin of length has the two degrees of freedom of one sample."""
+    known = Known(SMALL.replace(array_shape=(1, 1), n_users=1, n_pilot_symbols=1).simulate(0))
+    p_values = np.array([known.misfit(known.samples(seed)).delay.p_value for seed in range(200)])
+    assert 3 <= np.count_nonzero(p_values < 0.1) <= 30 and p_values.min() > 1e-5
 
 
 @pytest.mark.parametrize("snr_db", [-3.0, 3.0])

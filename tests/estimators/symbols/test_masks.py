@@ -69,6 +69,23 @@ def test_completed_statistics_have_the_residual_of_the_samples_that_are_there():
         )
 
 
+def test_parts_of_a_block_with_missing_samples_add_up_to_the_whole():
+    rng = np.random.default_rng(2)
+    mask, usable = masks(rng)
+    moments = soft_moments(rng, (K, N, T))
+    received = complex_normal(rng, (N, M, T)) * usable
+
+    def of(symbols):
+        some = type(moments)(moments.mean[..., symbols], moments.variance[..., symbols])
+        return data_statistics(received[..., symbols], some, mask.take(symbols))
+
+    both, whole = of(np.array([0, 3])) + of(np.array([1, 2])), of(np.arange(T))
+    assert np.any(of(np.array([1, 2])).missing)
+    assert_allclose(both.missing, whole.missing, atol=1e-12)
+    channel = complex_normal(rng, (K, N, M))
+    assert both.completed(channel).energy == pytest.approx(whole.completed(channel).energy)
+
+
 def test_whole_cells_and_elements_leave_no_single_samples_to_complete():
     rng = np.random.default_rng(1)
     moments = replace(soft_moments(rng, (K, N, T)), variance=np.zeros((K, N, T)))
