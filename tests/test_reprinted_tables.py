@@ -214,6 +214,12 @@ def test_fewer_blocks_never_make_more_cells_move(old, step, fewer):
         assert moved(a, b, head) or not moved(a, b, head, fresh=fewer)
 
 
+def test_fewer_blocks_are_others_on_average():
+    assert not moved("-47.5", "-46.5", "NMSE dB", fresh=5) and moved("-47.5", "-46.5", "NMSE dB", fresh=20)
+    assert not moved("0.50", "0.64", "RMSE m", fresh=5) and moved("0.50", "0.64", "RMSE m", fresh=20)
+    assert moved("-47.5", "-44.5", "NMSE dB", fresh=5) and moved("0.50", "0.90", "RMSE m", fresh=5)
+
+
 def test_the_worst_of_fewer_blocks_moves_only_where_it_is_worse():
     assert not moved("5.0", "0.5", "worst gap dB", fresh=5) and moved("5.0", "0.5", "worst gap dB")
     assert moved("0.5", "5.0", "worst gap dB", fresh=5)

@@ -15,9 +15,10 @@ rows apart. A fresh number has moved if it differs from the stored one by more t
 - p-values and times: a factor of ten, and of three; times are listed apart, as they are another machine's;
 - everything else: 5 %, and 1e-6.
 
-A number never moves by the rounding of its last digit. Where the fresh run has fewer blocks all of this is
-wider by the root of their ratio, counts are scaled by it, and the worst of fewer blocks only moves where it
-is worse. Seeds and blocks themselves are what was asked for and do not move.
+A number never moves by the rounding of its last digit. Fewer blocks than the stored ones are others on
+average: to dB come 2, to what is relative 60 %, both over the root of their number; the rest is wider by the
+root of the ratio, counts are scaled by it, and the worst of fewer blocks only moves where it is worse. Seeds
+and blocks themselves are what was asked for and do not move.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ DEVIATIONS = 2.0
 RELATIVE, ABSOLUTE = 0.05, 1e-6
 RATE_RELATIVE, RATE_ABSOLUTE = 0.2, 2e-4
 CALIBRATION = 0.01
+#: Standard deviation of one block's figures around those of many.
+BLOCK_DB, BLOCK_RELATIVE = 1.0, 0.3
 P_FACTOR, TIME_FACTOR = 10.0, 3.0
 #: Blocks behind a percentage of which nothing is said.
 USUAL_BLOCKS = 20
@@ -303,6 +306,11 @@ class Scale:
         return max(self.stored / self.fresh, 1.0) if self.stored and self.fresh else 1.0
 
     @property
+    def sampling(self) -> float:
+        """How many deviations of a single block the mean of fewer ones may be off; zero for as many."""
+        return DEVIATIONS / math.sqrt(self.fresh) if self.ratio > 1.0 else 0.0
+
+    @property
     def of(self) -> int:
         """What a percentage is of."""
         return self.whole or self.fresh or USUAL_BLOCKS
@@ -387,14 +395,15 @@ def _noise(number: _Number, expected: float, is_worst: bool, scale: Scale) -> fl
     if number.spread is not None:
         return DEVIATIONS * number.spread * wider
     if number.is_db:
-        return WORST_DB if is_worst else MEDIAN_DB * wider
+        return WORST_DB if is_worst else MEDIAN_DB + scale.sampling * BLOCK_DB
     if _SHARED.search(number.head) and 0 <= expected <= 1:
         return DEVIATIONS * _deviation(expected, scale.of)
     if _ECE.search(number.head):
         return CALIBRATION * wider
+    further = scale.sampling * BLOCK_RELATIVE
     if _RATE.search(number.head):
-        return (RATE_RELATIVE * abs(expected) + RATE_ABSOLUTE) * wider
-    return (RELATIVE * abs(expected) + ABSOLUTE) * wider
+        return (RATE_RELATIVE + further) * abs(expected) + RATE_ABSOLUTE * wider
+    return (RELATIVE + further) * abs(expected) + ABSOLUTE * wider
 
 
 def _share_moved(old: tuple[str, str], new: tuple[str, str], scale: Scale) -> bool:

@@ -7,7 +7,7 @@ Every ``.txt`` below ``benchmarks`` has its command in ``JOBS``. Tables run one 
 oldest. One that fails is said with its error, one whose packages, data or commits are missing with what is
 missing. A table that takes hours runs for some of its rows only (``--whole``: all of it), or its finished
 trials are compared with the stored ones of the same seeds; what of it ran stands in its row. ``--blocks 5``
-takes a quarter of the time of 20, and sees half as little.
+takes a quarter of the time of 20 and sees less.
 
 Every outcome is a line of ``reprint.jsonl`` as soon as it is known. ``reprint.txt`` has the last one of each
 table that is still stored as it was then: cells compared, cells that moved beyond their noise, and below
