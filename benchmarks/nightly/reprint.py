@@ -76,7 +76,7 @@ JOBS = {
     "accuracy/ambiguous": Job(_JOBS, blocks=_SEEDS),
     "accuracy/imperfect_array": Job(blocks=_SEEDS),
     "accuracy/calibration": Job(_JOBS, blocks=_SEEDS),
-    # what it ignores is looked for during so many seconds, and depends on the machine as times do
+    # estimates that ignore the coupling are stopped after some seconds: how far they get is the machine's
     "accuracy/coupled_array": Job("--seeds 10", blocks=_SEEDS, times="^ignored$", db="^(known|bound|above)$"),
     "accuracy/hard_uplinks": Job(_JOBS, blocks=_SEEDS),
     "accuracy/interfered": Job(blocks=_SEEDS, db="^NOMP$"),
