@@ -16,7 +16,7 @@ rows apart. A fresh number has moved if it differs from the stored one by more t
 - everything else: 5 %, and 1e-6.
 
 A number never moves by the rounding of its last digit. Fewer blocks than the stored ones are others on
-average: to dB come 2, to what is relative 60 %, both over the root of their number; the rest is wider by the
+average: to dB come 2, to what is relative 100 %, both over the root of their number; the rest is wider by the
 root of the ratio, counts are scaled by it, and the worst of fewer blocks only moves where it is worse. Seeds
 and blocks themselves are what was asked for and do not move.
 """
@@ -35,7 +35,7 @@ RELATIVE, ABSOLUTE = 0.05, 1e-6
 RATE_RELATIVE, RATE_ABSOLUTE = 0.2, 2e-4
 CALIBRATION = 0.01
 #: Standard deviation of one block's figures around those of many.
-BLOCK_DB, BLOCK_RELATIVE = 1.0, 0.3
+BLOCK_DB, BLOCK_RELATIVE = 1.0, 0.5
 P_FACTOR, TIME_FACTOR = 10.0, 3.0
 #: Blocks behind a percentage of which nothing is said.
 USUAL_BLOCKS = 20
@@ -255,7 +255,7 @@ def _compare(stored: Table, fresh: Table, outcome: Difference, times: str, db: s
         if row not in new:
             outcome.gone.append(f"{stored.title}: row {row}")
             continue
-        whole = _whole(new[row])
+        whole = 0 if is_said else _whole(new[row])  # sentences tell several
         scale = Scale(stored.blocks, fresh.blocks, whole)
         for head in columns:
             place, name = (stored.title, row, head), row if is_said else head
