@@ -203,7 +203,8 @@ def test_noise_is_what_the_head_says(old, new, head, has):
 
 def test_a_percentage_is_of_the_whole_that_its_row_tells():
     assert not moved("95.0 %", "91.0 %", "covered", whole=100)
-    assert moved("95.0 %", "91.0 %", "covered", whole=1000)
+    assert moved("95.0 %", "91.0 %", "covered", whole=1000, stored=100, fresh=100)
+    assert not moved("95.0 %", "91.0 %", "covered", whole=1000, stored=10, fresh=10)
 
 
 @examples(60)

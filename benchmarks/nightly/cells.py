@@ -6,7 +6,7 @@ rows apart. A fresh number has moved if it differs from the stored one by more t
 
 - dB: 0.3, and 1.5 where it is the worst of several blocks;
 - "a / b", "a of b" and percentages: two binomial standard deviations. A percentage is of as many as the
-  largest "b" of its row, or of the blocks where there is none: points of one block fail together;
+  largest "b" of its row, ten a block at most, or of the blocks where there is none: points fail together;
 - counts: two standard deviations of Poisson;
 - "a ± b": two of the stored "b";
 - shares of points, bits and their mean probability in tables of probabilities: as percentages, of the points
@@ -37,8 +37,8 @@ CALIBRATION = 0.01
 #: Standard deviation of one block's figures around those of many.
 BLOCK_DB, BLOCK_RELATIVE = 1.0, 0.5
 P_FACTOR, TIME_FACTOR = 10.0, 3.0
-#: Blocks behind a percentage of which nothing is said.
-USUAL_BLOCKS = 20
+#: Blocks behind a percentage of which nothing is said, and cases of one block that count as independent.
+USUAL_BLOCKS, MOST_A_BLOCK = 20, 10
 MOST_KEYS = 5
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
@@ -313,7 +313,8 @@ class Scale:
     @property
     def of(self) -> int:
         """What a percentage is of."""
-        return self.whole or self.fresh or USUAL_BLOCKS
+        blocks = self.fresh or USUAL_BLOCKS
+        return min(self.whole, MOST_A_BLOCK * blocks) if self.whole else blocks
 
 
 def has_moved(old: str, new: str, head: str, scale: Scale, is_time: bool = False, db: str = "") -> bool:
