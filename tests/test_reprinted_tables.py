@@ -227,6 +227,13 @@ def test_the_worst_of_fewer_blocks_moves_only_where_it_is_worse():
     assert not moved("0.5", "5.0", "worst gain dB", fresh=5) and moved("5.0", "0.5", "worst gain dB", fresh=5)
 
 
+def test_words_of_fewer_blocks_are_not_compared():
+    old, new = "delay 8, element 1", "delay 2"
+    assert moved(old, new, "first") and not moved(old, new, "first", fresh=5)
+    assert moved("2e-09", "6e-03", "lowest p") and not moved("2e-09", "6e-03", "lowest p", fresh=5)
+    assert moved("6e-03", "2e-09", "lowest p", fresh=5)
+
+
 def test_counts_of_fewer_blocks_are_scaled():
     assert not moved("152 / 152", "38 / 38", "found / true", fresh=5)
     assert not moved("40", "10", "waves", fresh=5)

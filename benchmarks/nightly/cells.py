@@ -17,8 +17,8 @@ rows apart. A fresh number has moved if it differs from the stored one by more t
 
 A number never moves by the rounding of its last digit. Fewer blocks than the stored ones are others on
 average: to dB come 2, to what is relative 100 %, both over the root of their number; the rest is wider by the
-root of the ratio, counts are scaled by it, and the worst of fewer blocks only moves where it is worse. Seeds
-and blocks themselves are what was asked for and do not move.
+root of the ratio, counts are scaled by it, the worst of fewer blocks only moves where it is worse, and what
+cells say in words is not compared. Seeds and blocks themselves are what was asked for and do not move.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _TIME = re.compile(
 )
 _DB = re.compile(r"dB|gap|^(median|worst)( |$)|^- ")
 _WORST = re.compile(r"worst|behind|^max")
-_LEAST = re.compile(r"worst gain|^min|least")
+_LEAST = re.compile(r"worst gain|^min|least|lowest")
 _SHARED = re.compile(r"^(mean|real|share real|share of ones)$")
 _OF = ("n", "points", "bits")
 _ECE = re.compile(r"ECE|calibration error")
@@ -322,7 +322,7 @@ def has_moved(old: str, new: str, head: str, scale: Scale, is_time: bool = False
     if old == new:
         return False
     if _words(old) != _words(new):
-        return not is_time
+        return not is_time and scale.ratio == 1.0
     if is_time:
         return any(not _alike(a, b, TIME_FACTOR) for a, b in zip(_numbers(old), _numbers(new)))
     if any(_share_moved(a, b, scale) for a, b in zip(SHARE.findall(old), SHARE.findall(new))):
@@ -375,12 +375,12 @@ def _said_of(cell: str, head: str, db: str) -> list[_Number]:
 
 def _number_moved(old: _Number, new: _Number, scale: Scale) -> bool:
     """Whether a number moved."""
-    if old.head.endswith("lowest p"):
-        return max(old.value, new.value) > ABSOLUTE and not _alike(old.text, new.text, P_FACTOR)
     is_least = bool(_LEAST.search(old.head))
     is_worst = is_least or bool(_WORST.search(old.head))
     if is_worst and scale.ratio > 1.0 and (new.value < old.value) != is_least:
         return False
+    if old.head.endswith("lowest p"):
+        return max(old.value, new.value) > ABSOLUTE and not _alike(old.text, new.text, P_FACTOR)
     expected = old.value / scale.ratio if old.is_count and not old.is_percent else old.value
     rounding = 1.01 * max(old.rounding, new.rounding)
     return not abs(new.value - expected) <= max(_noise(old, expected, is_worst, scale), rounding)
