@@ -392,7 +392,7 @@ def _noise(number: _Number, expected: float, is_worst: bool, scale: Scale) -> fl
     if number.is_percent and 0 <= expected <= 100:
         return 100 * DEVIATIONS * _deviation(expected / 100, scale.of)
     if number.is_count:
-        return DEVIATIONS * math.sqrt(max(abs(expected), 1.0))
+        return DEVIATIONS * math.sqrt(max(abs(expected), 1.0)) * wider
     if number.spread is not None:
         return DEVIATIONS * number.spread * wider
     if number.is_db:
