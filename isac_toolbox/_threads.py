@@ -1,18 +1,26 @@
-"""Bounded threads of the numerical libraries."""
+"""Bounded threads of the numerical libraries, and work on parts of large arrays in several of them."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from scipy import fft
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["bounded_threads"]
+__all__ = ["bounded_threads", "in_threads", "shared_threads", "stretches"]
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+# Entries of arrays, a few milliseconds of work, from which on Python threads share it.
+_FEWEST_SHARED = 2**18
+_sharing = threading.local()
 
 
 @contextmanager
@@ -41,6 +49,49 @@ def bounded_threads(n_threads: int) -> Iterator[None]:
             yield
     finally:
         _process.leave(context)
+
+
+@contextmanager
+def shared_threads(n_threads: int) -> Iterator[None]:
+    """Let :func:`in_threads` take so many Python threads, of the one that opens the context alone.
+
+    The libraries keep to one thread each, in all of them: numbers are the same bits with any number.
+
+    Parameters
+    ----------
+    n_threads : int
+        At least one.
+    """
+    before = _pool()
+    with bounded_threads(1), ThreadPoolExecutor(n_threads) if n_threads > 1 else nullcontext() as pool:
+        _sharing.pool = pool
+        try:
+            yield
+        finally:
+            _sharing.pool = before
+
+
+def in_threads(work: Callable[[Part], Result], parts: Iterable[Part], n_entries: int) -> list[Result]:
+    """Return the work on every part, shared by the threads of :func:`shared_threads`, where it is open.
+
+    It is done one after the other where the arrays that it goes through have so few entries in all,
+    ``n_entries``, that threads would cost more than they save.
+    """
+    parts, pool = list(parts), _pool()
+    if pool is None or len(parts) < 2 or n_entries < _FEWEST_SHARED:
+        return [work(part) for part in parts]
+    return list(pool.map(work, parts))
+
+
+def _pool() -> ThreadPoolExecutor | None:
+    """Threads that this one may share its work with."""
+    return getattr(_sharing, "pool", None)
+
+
+def stretches(n: int, most: int) -> list[slice]:
+    """Return slices that cover ``n`` items, of at most so many each, at least one."""
+    step = max(most, 1)
+    return [slice(first, min(first + step, n)) for first in range(0, n, step)]
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from scipy import fft
 from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
 
 from isac_toolbox import _threads
-from isac_toolbox._threads import bounded_threads
+from isac_toolbox._threads import bounded_threads, in_threads, shared_threads, stretches
 
 
 @pytest.fixture(autouse=True)
@@ -128,3 +128,62 @@ def test_an_interrupt_on_the_way_in_leaves_no_bound(where, monkeypatch):
     with bounded_threads(2):
         assert blas() == {2}
     assert blas() == {3}
+
+
+MANY = 2**30
+
+
+def test_parts_are_shared_by_as_many_threads_as_allowed_and_come_in_order():
+    meeting = threading.Barrier(2, timeout=5)
+
+    def work(part):
+        meeting.wait()  # broken unless two parts are under way together
+        inner = in_threads(lambda _: threading.current_thread(), range(3), MANY)
+        return part.start, threading.current_thread(), set(inner)
+
+    with shared_threads(2):
+        assert blas() == {1}
+        starts, threads, inner = zip(*in_threads(work, stretches(10, 3), MANY), strict=True)
+    assert blas() == {3}
+    assert starts == (0, 3, 6, 9) and len(set(threads)) == 2 and threading.current_thread() not in threads
+    assert all(own == {thread} for own, thread in zip(inner, threads, strict=True))
+
+
+@pytest.mark.parametrize(("allowed", "n_parts", "size"), [(1, 3, MANY), (2, 1, MANY), (2, 3, 10)])
+def test_little_work_stays_in_this_thread(allowed, n_parts, size):
+    with shared_threads(allowed):
+        found = in_threads(lambda part: threading.current_thread(), range(n_parts), size)
+    assert set(found) == {threading.current_thread()}
+
+
+def test_other_threads_and_what_comes_after_share_nothing():
+    found = []
+
+    def other():
+        found.extend(in_threads(lambda part: threading.current_thread(), range(3), MANY))
+
+    with shared_threads(2):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    found += in_threads(lambda part: threading.current_thread(), range(3), MANY)
+    assert set(found) == {thread, threading.current_thread()}
+
+
+def test_an_error_in_a_part_comes_out_and_everything_is_as_before():
+    def work(part):
+        raise ZeroDivisionError(part)
+
+    with pytest.raises(ZeroDivisionError), shared_threads(2):
+        in_threads(work, range(4), MANY)
+    assert blas() == {3}
+    assert set(in_threads(lambda part: threading.current_thread(), range(3), MANY)) == {
+        threading.current_thread()
+    }
+
+
+def test_stretches_cover_everything_once():
+    assert stretches(0, 4) == []
+    for n, most in ((7, 3), (7, 7), (7, 100), (7, 0)):
+        covered = [i for part in stretches(n, most) for i in range(n)[part]]
+        assert covered == list(range(n))

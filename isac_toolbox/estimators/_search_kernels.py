@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 __all__ = ["local_maxima", "pair_evidence"]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def local_maxima(power, candidates, reach, is_peak):  # type: ignore[no-untyped-def]
     """Fill in which candidates (flat indices) no bin within ``reach`` exceeds; directions wrap around."""
     n_g, n_h, n_v = power.shape
@@ -25,7 +25,7 @@ def local_maxima(power, candidates, reach, is_peak):  # type: ignore[no-untyped-
         is_peak[c] = highest <= value
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _pair_evidence(mean, covariance, points, first, second, v, d, evidence):  # type: ignore[no-untyped-def]
     """Fill in ``-1/2 ln det(2 pi V) - 1/2 d^T V^-1 d`` of pairs of points, ``d`` apart with covariance ``V``.
 

@@ -93,8 +93,8 @@ class EMTurboBiSVBI(ManyBlocks):
         Precision in which the block's correlations and their tables are kept; all sums are in double
         precision. Single precision halves the largest arrays and adds an error of -140 dB of the channel.
     n_threads : int, optional
-        Largest number of threads of BLAS and of the Fourier transforms; one if not given, which is fastest at
-        most sizes and right beside other processes.
+        Largest number of threads that share users and subcarriers of a large block (of some 260,000 samples
+        and more); one if not given, which is right beside other processes. The numbers are the same bits.
     max_iter : int
         Largest number of iterations.
     max_seconds : float, optional

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._threads import in_threads
 from isac_toolbox.channel.atoms.frames import Frames
 from isac_toolbox.estimators.search import PathSearch, Spectrum
 
@@ -78,7 +79,11 @@ class DopplerSearch(PathSearch):
         turned = np.zeros((n_users, n_sub, self.shifts_hz.size, n_elements), "c8")
         for part, left in residual:
             turned += np.matmul(back[:, None, :, part], left.astype(np.complex64))
-        return [self._shifted(*user) for user in zip(turned, energies, self.stds_hz, strict=True)]
+        return in_threads(
+            lambda user: self._shifted(turned[user], energies[user], self.stds_hz[user]),
+            range(n_users),
+            turned.size,
+        )
 
     def _shifted(self, turned: ComplexArray, energy: float, std_hz: float) -> ShiftedSpectrum:
         """The spectrum of one user, whose residual (N, F, M) was turned back by every shift."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from isac_toolbox._threads import in_threads
 from isac_toolbox.channel.array import AntennaArray, ArbitraryArray, UniformPlanarArray
 from isac_toolbox.channel.atoms.whitening import Whitening
 from isac_toolbox.estimators._search_kernels import local_maxima
@@ -182,8 +183,12 @@ class PathSearch(LengthWindow):
 
     def spectra(self, residual: ComplexArray, energies: RealArray) -> list[Spectrum]:
         """Return spectra of the users' residuals (K, N, M), in single precision, with their noise levels."""
-        powers = [self.spectrum(e.astype(np.complex64), d) for e, d in zip(residual, energies, strict=True)]
-        return [Spectrum(power, self.noise_level(power)) for power in powers]
+
+        def spectrum(user: int) -> Spectrum:
+            power = self.spectrum(residual[user].astype(np.complex64), energies[user])
+            return Spectrum(power, self.noise_level(power))
+
+        return in_threads(spectrum, range(len(residual)), residual.size)
 
     def noise_level(self, spectrum: RealArray) -> float:
         """Return the noise power in a spectrum from its median (an exponential law)."""

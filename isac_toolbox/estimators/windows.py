@@ -14,6 +14,7 @@ from scipy.special import chdtri
 
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.receiver import Receiver, tone_step_hz
+from isac_toolbox.channel.atoms.zoom import zoom_pays, zoomed
 from isac_toolbox.channel.observation import UplinkObservation
 
 __all__ = ["OVERSAMPLING", "LengthWindow", "usable_pilots", "usable_tones"]
@@ -366,10 +367,12 @@ class LengthWindow:
         if raster is None:
             return np.asarray(self._to_delay.astype(residual.dtype, copy=False) @ residual)
         n_lengths = self.lengths_m.size
-        columns = residual * self._at_first_length.astype(residual.dtype)[:, None]
-        if not self.receiver.equally_spaced:
-            columns = raster.spread(columns.T).T
-        powers = fft.ifft(columns, n=self._bins_per_cell * raster.size, axis=0, norm="forward")
+        columns = raster.rows(residual * self._at_first_length.astype(residual.dtype)[:, None])
+        size = self._bins_per_cell * raster.size
+        if zoom_pays(1 / size, n_lengths):
+            powers = zoomed(columns, 0.0, 1 / size, n_lengths, 0.0)
+        else:
+            powers = fft.ifft(columns, n=size, axis=0, norm="forward")
         carrier = self._carrier.astype(residual.dtype)[:, None]
         if n_lengths == len(powers):
             powers *= carrier

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def log_add(a: float, b: float) -> float:
     """Return ``ln(e^a + e^b)``, exact for minus infinity."""
     if a < b:
@@ -21,7 +21,7 @@ def log_add(a: float, b: float) -> float:
     return a + np.log1p(np.exp(b - a))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def filter_groups(
     ratio: np.ndarray,
     starts: np.ndarray,
@@ -65,7 +65,7 @@ def filter_groups(
                 backward[i - 1, a] = log_add(log_transition[i, a, 0] + zero, log_transition[i, a, 1] + one)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def member_log_odds(
     starts: np.ndarray,
     log_gate: np.ndarray,
@@ -87,7 +87,7 @@ def member_log_odds(
                 extrinsic[i] = one - zero
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def pair_counts(
     ratio: np.ndarray,
     starts: np.ndarray,

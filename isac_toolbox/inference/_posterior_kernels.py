@@ -8,7 +8,7 @@ from numba import njit
 __all__ = ["hermitian_inverse", "scaled_precision"]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def scaled_precision(gram, gamma, rho, transposed, scale):  # type: ignore[no-untyped-def]
     """Fill in the lower triangle of ``gamma G + diag(rho)``, scaled to a unit diagonal, and the scale.
 
@@ -29,7 +29,7 @@ def scaled_precision(gram, gamma, rho, transposed, scale):  # type: ignore[no-un
     return True
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def hermitian_inverse(transposed, scale, full):  # type: ignore[no-untyped-def]
     """Fill in ``diag(scale) A diag(scale)``, exactly Hermitian, ``A`` by its lower triangle, transposed."""
     n = scale.size

@@ -10,7 +10,7 @@ from isac_toolbox.inference._chain_kernels import log_add
 __all__ = ["sweep_paths"]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def sweep_paths(  # type: ignore[no-untyped-def]
     posterior, rho, gamma, classes, precisions, limits, sizes, odds, counts, beliefs, learned, room
 ):

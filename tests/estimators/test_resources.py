@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import isac_toolbox as isac
 from helpers.scenes import SMALL
+from isac_toolbox import _threads
 
 
 @pytest.mark.parametrize("changes", [{}, {"n_subcarriers": 128, "subcarrier_spacing_hz": 1e6}])
@@ -74,11 +75,20 @@ def test_single_precision_changes_nothing_that_matters(snr_db):
     assert single.channel.dtype == np.complex128
 
 
-def test_threads_change_nothing():
-    observation = SMALL.simulate(seed=2).observation
-    one = isac.EMTurboBiSVBI().estimate(observation)
-    two = isac.EMTurboBiSVBI(n_threads=2).estimate(observation)
-    assert_allclose(two.channel, one.channel, atol=1e-6 * np.abs(one.channel).max())
+@pytest.mark.parametrize(
+    ("changes", "n_elements"),
+    [
+        ({"n_users": 4, "n_subcarriers": 1200}, 4 * 1200 * 64),  # all users in one fit of the pilots
+        ({"n_users": 6, "n_subcarriers": 800, "n_pilot_symbols": 6}, 6 * 800 * 64),  # each in its own
+    ],
+)
+def test_threads_change_not_a_bit(changes, n_elements):
+    assert n_elements > _threads._FEWEST_SHARED
+    scenario = isac.Scenario.load("urban_uplink").replace(snr_db=10.0, **changes)
+    observation = scenario.simulate(seed=2).observation
+    one, two = (isac.EMTurboBiSVBI(n_threads=n).estimate(observation) for n in (None, 2))
+    for name in ("channel", "scatterer_positions_m", "symbol_mean", "llr"):
+        assert_array_equal(getattr(two, name), getattr(one, name))
 
 
 @pytest.mark.parametrize(

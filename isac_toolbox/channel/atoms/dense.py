@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._threads import in_threads, stretches
 from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S, UniformPlanarArray
 from isac_toolbox.channel.atoms.frames import Frames, MovingAtoms
 from isac_toolbox.channel.atoms.planar import PlanarAtoms, delay_moments, match_separable, over_times
@@ -35,6 +36,9 @@ __all__ = [
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
+
+# Cost cap: subcarriers that one thread takes at once.
+_SUBCARRIERS_AT_ONCE = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,8 +179,15 @@ class Statistics:
 
 
 def through(symbol_gram: ComplexArray, channel: ComplexArray) -> ComplexArray:
-    """Return ``sum_j R[k, j] H_j`` of a symbol Gram (N, K, K) and channels (K, N, M), shape (K, N, M)."""
-    return np.asarray(np.matmul(symbol_gram, channel.transpose(1, 0, 2)).transpose(1, 0, 2))
+    """Return ``sum_j R[k, j] H_j``, shape (R, N, M), of rows k of a Gram (N, R, K) and channels (K, N, M)."""
+    shape = (symbol_gram.shape[1], *channel.shape[1:])
+    out = np.empty(shape, np.result_type(symbol_gram, channel))
+
+    def fill_in(part: slice) -> None:
+        np.matmul(symbol_gram[part], channel[:, part].transpose(1, 0, 2), out=out[:, part].transpose(1, 0, 2))
+
+    in_threads(fill_in, stretches(len(symbol_gram), _SUBCARRIERS_AT_ONCE), out.size)
+    return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ __all__ = [
 _LINE_OF_SIGHT = -1
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def trace_paths(scene, paths, bs, axes, spherical, out):  # type: ignore[no-untyped-def]
     """Fill in length (L,), cosines (2, L), derivatives (L, 1 + D, 7) from zeros, and their columns (L, 7).
 
@@ -79,7 +79,7 @@ def trace_paths(scene, paths, bs, axes, spherical, out):  # type: ignore[no-unty
                     entries[i, 1 + a, x] = (axes[a, x] - along / far * to_bs[x] / far) / far
 
 
-@njit(cache=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _array_sums(half, slope, n):  # type: ignore[no-untyped-def]
     """``sum cos(s_m x)`` over n centred elements of spacing ``slope``, and its two derivatives in x.
 
@@ -102,7 +102,7 @@ def _array_sums(half, slope, n):  # type: ignore[no-untyped-def]
     return 2 * value, 2 * one, 2 * two
 
 
-@njit(cache=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _table_place(difference, step, first, n_centres):  # type: ignore[no-untyped-def]
     """Row of a Taylor table from its first centre on, and how far from its centre in half steps."""
     x = difference / step
@@ -110,7 +110,7 @@ def _table_place(difference, step, first, n_centres):  # type: ignore[no-untyped
     return (int(centre) - first) % n_centres, 2 * (x - centre)
 
 
-@njit(cache=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _holes_sum(x_h, x_v, holes, order_h, order_v):  # type: ignore[no-untyped-def]
     """``sum exp(j (s_h x_h + s_v x_v))`` over elements of phase slopes ``holes``, or a derivative of it."""
     value = 0j
@@ -121,7 +121,7 @@ def _holes_sum(x_h, x_v, holes, order_h, order_v):  # type: ignore[no-untyped-de
     return value
 
 
-@njit(cache=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def path_gram(length, cosines, user, waves, tables, lattice, holes, gram):  # type: ignore[no-untyped-def]
     """Fill in the Gram (L, L) of the path atoms.
 
@@ -155,7 +155,7 @@ def path_gram(length, cosines, user, waves, tables, lattice, holes, gram):  # ty
         gram[i, i] = gram[i, i].real
 
 
-@njit(cache=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def path_correlations(length, user, waves, grid, first, kernel, lattice, near, out):  # type: ignore[no-untyped-def]
     """Fill in inner products of path, length, ``u_h`` and ``u_v`` atoms with ``Z``, (4, L).
 
@@ -215,13 +215,13 @@ def path_correlations(length, user, waves, grid, first, kernel, lattice, near, o
         out[3, i] = -1j * waves[2, i] * in_v
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _n_columns(entries, i):  # type: ignore[no-untyped-def]
     """Columns that a path depends on: an unlocated one, without a clock, on its own three alone."""
     return 3 if entries[i, 0, 6] == 0.0 else 7
 
 
-@njit(cache=True, fastmath=True, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def normal_blocks(length, cosines, user, waves, tables, lattice, holes, gains, jacobian, row, out):  # type: ignore[no-untyped-def]
     """Fill in ``B`` (L, P), ``S`` (P, P) and the fitted slopes ``G^(d,0) x`` (3, L), from zeros.
 
@@ -291,7 +291,7 @@ def normal_blocks(length, cosines, user, waves, tables, lattice, holes, gains, j
             scene_scene[r, q] = scene_scene[q, r]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def assemble_gram(delay, horizontal, vertical, cosine_h, cosine_v, squint, n_orders, n_types):  # type: ignore[no-untyped-def]
     """Return the Gram of the first ``n_types`` atom types, shape (types, types, L, L).
 

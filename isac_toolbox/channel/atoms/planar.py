@@ -9,6 +9,7 @@ from math import comb, factorial
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._threads import in_threads
 from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.atoms.kernels import assemble_gram
 
@@ -190,17 +191,20 @@ class PlanarAtoms:
         channel = np.zeros((n_users, self.delay.shape[0], self.array.n_elements), complex)
         powers = self.wavenumbers_per_m[:, None] * self.squint
         a_h, a_v = self.factors
-        for k in range(n_users):
+
+        def fill_in(k: int) -> None:
             index = np.flatnonzero(self.user == k)
             if not index.size:
-                continue
+                return
             if self.n_orders == 1:
                 np.matmul(weighted[:, index], self._kronecker(a_h[index], a_v[index]), out=channel[k])
-                continue
+                return
             left = [weighted[:, index]]
             for _ in range(1, self.n_orders):
                 left.append(left[-1] * powers)
             channel[k] = np.concatenate(left, axis=1) @ np.concatenate(self._squint_responses(index))
+
+        in_threads(fill_in, range(n_users), channel.size)
         return channel
 
     def respond(self, rows: ComplexArray) -> ComplexArray:

@@ -74,6 +74,12 @@ class Raster:
         out[..., self.place] = values
         return out
 
+    def rows(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values of the subcarriers (N, X) by place (size, X), the same where that changes nothing."""
+        if np.array_equal(self.place, np.arange(self.size)):
+            return values
+        return self.spread(values.T).T
+
 
 def _common_step(distances: RealArray, least: float) -> float | None:
     """Largest step, not below ``least``, of which all distances are multiples (Euclid's algorithm)."""

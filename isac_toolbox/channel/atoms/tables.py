@@ -17,20 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from isac_toolbox._threads import in_threads, stretches
 from isac_toolbox.channel.array import UniformPlanarArray
 from isac_toolbox.channel.atoms.kernels import normal_blocks, path_correlations, path_gram
 from isac_toolbox.channel.atoms.receiver import Raster, Receiver
 from isac_toolbox.channel.atoms.scene import PathJacobian, PathParameters, Paths
+from isac_toolbox.channel.atoms.zoom import SHARPNESS, TAPS, kernel_transform, zoom_pays, zoomed
 
 __all__ = ["LARGE_GRID", "BlockTables"]
 
 RealArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
-# With twofold oversampling both are exact to about 1e-13 of the largest value.
+# With twofold oversampling exact to about 1e-13 of the largest value, as the kernel is.
 _TERMS = 15
-_TAPS = 14
-_SHARPNESS = 2.30 * _TAPS
 # Entries of a whole grid of lengths from which on it is kept for the lengths of paths alone.
 LARGE_GRID = 2**19
 # Steps by which such lengths may be exceeded, as paths are refined.
@@ -207,18 +207,33 @@ class BlockTables:
         correction = _kernel_response(self.raster.size, middle, self._size)[self.raster.place]
         first, count = 0, self._size
         if window is not None:
-            first = int(np.floor(window[0] / self._step)) - _TAPS
-            count = int(np.ceil(window[1] / self._step)) + _TAPS - first
-        rows = np.arange(first, first + count) % self._size
+            first = int(np.floor(window[0] / self._step)) - TAPS
+            count = int(np.ceil(window[1] / self._step)) + TAPS - first
         grid = np.empty((n_users, count, n_antennas), self.cross_correlation.dtype)
-        padded = np.empty((self._size, n_antennas), complex)
-        for k, z in enumerate(self.cross_correlation):
-            # along the columns as they lie in memory: a transposed copy would cost as much as the transform
-            padded[:] = 0
-            padded[self.raster.place - middle] = z * correction[:, None]
-            whole = fft.ifft(padded, axis=0, norm="forward", overwrite_x=True)
-            grid[k] = whole if window is None else whole[rows]
+
+        rows = np.arange(first, first + count) % self._size if count < self._size else slice(None)
+
+        def transform(users: slice) -> None:
+            whole = None if zoom_pays(1 / self._size, count) else np.zeros((self._size, n_antennas), complex)
+            for k in range(users.start, users.stop):
+                columns = self.cross_correlation[k] * correction[:, None]
+                if whole is None:
+                    turn = 1 / self._size
+                    grid[k] = zoomed(self.raster.rows(columns), first * turn, turn, count, middle)
+                else:
+                    grid[k] = self._transformed(columns, whole)[rows]
+
+        in_threads(transform, stretches(n_users, -(-n_users // 2)), self.cross_correlation.size)
         return grid.view(grid.real.dtype), first
+
+    def _transformed(self, columns: ComplexArray, room: ComplexArray) -> ComplexArray:
+        """``sum_n g_n exp(j (w_n - w_ref) l)`` of (N, M) on the whole grid of lengths; ``room`` is used up.
+
+        Along the columns as they lie in memory: a transposed copy would cost as much as the transform.
+        """
+        room[:] = 0
+        room[self.raster.place - self._reference[0]] = columns
+        return np.asarray(fft.ifft(room, axis=0, norm="forward", overwrite_x=True))
 
     @cached_property
     def _lattice(self) -> tuple[Any, ...]:
@@ -253,7 +268,7 @@ class BlockTables:
         """Return the inner products of path, length and cosine atoms with ``Z``, shape (4, L)."""
         out = np.empty((4, len(paths)), complex)
         grid, first = self._correlation_grid(self._asked(parameters))
-        near, kernel = np.empty((2, grid.shape[2])), (_TAPS, _SHARPNESS)
+        near, kernel = np.empty((2, grid.shape[2])), (TAPS, SHARPNESS)
         at = parameters.length_m, paths.user, self._waves(parameters)
         path_correlations(*at, grid, first, kernel, self._lattice, near, out)
         return out
@@ -286,8 +301,5 @@ def _taylor_powers(argument: bytes) -> ComplexArray:
 @lru_cache(maxsize=16)
 def _kernel_response(n: int, middle: int, size: int) -> RealArray:
     """Inverse of the kernel's Fourier transform at every place of the raster, shape (n,)."""
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    value = np.exp(_SHARPNESS * (np.sqrt(1 - nodes**2) - 1)) * weights * (_TAPS / 2)
-    order = np.arange(n) - middle
-    waves = np.cos(np.pi * _TAPS / size * np.multiply.outer(order, nodes))
-    return np.asarray(1 / (waves @ value))
+    order = np.arange(n, dtype=float) - middle
+    return np.asarray(1 / (TAPS / 2 * kernel_transform(np.pi * TAPS / size * order)))

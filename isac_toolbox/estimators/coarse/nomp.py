@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._threads import in_threads
 from isac_toolbox.channel.atoms.kinematics import Kinematics
 from isac_toolbox.estimators.coarse.lobes import fit_unlocated, on_best_lobes, without_companions
 from isac_toolbox.estimators.doppler_search import DopplerSearch
@@ -75,9 +76,8 @@ def newtonised_omp(
     problem = problem.searched_over((search.min_length_m, search.max_length_m))
     n_users = problem.statistics.symbol_gram.shape[1]
     groups = _groups(problem)
-    spectra: list[Spectrum] = []
-    for group in groups:
-        spectra += group.spectra(search)
+    size = problem.statistics.cross_correlation.size
+    spectra = _spectra(groups, search, size)
     for _ in range(max_rounds):
         counts = np.concatenate([group.counts for group in groups])
         found, found_user, noise = search.detect_in(
@@ -89,30 +89,22 @@ def newtonised_omp(
         problem = with_noise_precision(problem, 1 / noise)
         if not len(found):
             break
-        for i, group in enumerate(groups):
-            in_group = np.isin(found_user, group.users)
-            if in_group.any():
-                further = _shifts(search, spectra, found[in_group], found_user[in_group])
-                extended = group.extended(problem, found[in_group], found_user[in_group], further)
-                groups[i] = (
-                    extended.on_best_lobes(search, false_alarm_rate) if search.has_high_lobes else extended
-                )
-                for k, spectrum in zip(group.users, groups[i].spectra(search), strict=True):
-                    spectra[k] = spectrum
+        births = _Births(found, found_user, _shifts(search, spectra, found, found_user), false_alarm_rate)
+        groups, spectra = births.added(groups, spectra, problem, search)
         if problem.elements is not None or problem.coupling is not None:
             problem, groups = _calibrated(problem, groups, n_users)
             search = search.coupled(problem.receiver.coupling)
-            spectra = [spectrum for group in groups for spectrum in group.spectra(search)]
+            spectra = _spectra(groups, search, size)
         if watch is not None and watch(_joined(problem, groups, n_users)):
             return problem, _joined(problem, groups, n_users)
         if deadline.reached():
             break
-    finished = [group.finished(problem, deadline) for group in groups]
+    finished = in_threads(lambda group: group.finished(problem, deadline), groups, size)
     for _ in range(_CALIBRATIONS if problem.elements is not None or problem.coupling is not None else 0):
         problem, finished = _calibrated(problem, finished, n_users)
         finished = [group.finished(problem, deadline) for group in finished]
     if prune and not deadline.reached():
-        finished = [group.pruned(search, false_alarm_rate) for group in finished]
+        finished = in_threads(lambda group: group.pruned(search, false_alarm_rate), finished, size)
     fit = _joined(problem, finished, n_users)
     for _ in range(_COMPLETIONS):
         fit = completed(fit)
@@ -192,6 +184,40 @@ def _calibrated(problem: Problem, groups: list[_Group], n_users: int) -> tuple[P
             for group, part in zip(groups, parts, strict=True)
         ]
     return problem, groups
+
+
+@dataclass(frozen=True, eq=False)
+class _Births:
+    """Paths that a round found: parameters (P, 3), users (P,), and Doppler shifts where they are searched."""
+
+    found: RealArray
+    user: NDArray[np.int64]
+    doppler_hz: RealArray | None
+    false_alarm_rate: float
+
+    def added(
+        self, groups: list[_Group], spectra: list[Spectrum], problem: Problem, search: PathSearch
+    ) -> tuple[list[_Group], list[Spectrum]]:
+        """Return the groups with them, and the spectra of all users."""
+
+        def extend(group: _Group) -> tuple[_Group, list[Spectrum]]:
+            own = np.isin(self.user, group.users)
+            if not own.any():
+                return group, [spectra[k] for k in group.users]
+            doppler_hz = None if self.doppler_hz is None else self.doppler_hz[own]
+            extended = group.extended(problem, self.found[own], self.user[own], doppler_hz)
+            if search.has_high_lobes:
+                extended = extended.on_best_lobes(search, self.false_alarm_rate)
+            return extended, extended.spectra(search)
+
+        pairs = in_threads(extend, groups, problem.statistics.cross_correlation.size)
+        return [group for group, _ in pairs], [spectrum for _, own in pairs for spectrum in own]
+
+
+def _spectra(groups: list[_Group], search: PathSearch, size: int) -> list[Spectrum]:
+    """Spectra of all users of groups, whose correlations have so many entries in all."""
+    of_groups = in_threads(lambda group: group.spectra(search), groups, size)
+    return [spectrum for spectra in of_groups for spectrum in spectra]
 
 
 def _shifts(

@@ -290,11 +290,25 @@ class Clusters:
         if heard is None:
             heard = np.ones(fitted.shape[2], bool)
         current, channel = self, fitted + self.mean
+        users = [self._of_user(k, heard) for k in range(len(self.mean))]
         for _ in range(n_rounds):
-            current, channel = current._round(left, channel, heard)
+            current, channel = current._round(left, channel, users, heard)
         return replace(current, mean=channel - fitted)
 
-    def _round(self, left: Left, channel: ComplexArray, heard: BoolArray) -> tuple[Clusters, ComplexArray]:
+    def _of_user(self, k: int, heard: BoolArray) -> _User:
+        """What the filter needs of a user's paths, whatever their powers."""
+        index = np.flatnonzero(self.user == k)
+        delay, atoms = self.delay[:, index], self.shape.around(self.steering[index])
+        back, measured = delay.conj().T.copy(), np.ascontiguousarray(atoms[..., heard])
+        flat, n_atoms = measured.reshape(-1, measured.shape[2]), measured.shape[1]
+        overlap = flat.conj() @ flat.T
+        over_tones = (back * self.symbol_energies[k]) @ delay
+        information = np.repeat(np.repeat(over_tones, n_atoms, axis=0), n_atoms, axis=1) * overlap
+        return _User(index, delay, back, atoms, measured.conj(), overlap, information)
+
+    def _round(
+        self, left: Left, channel: ComplexArray, users: list[_User], heard: BoolArray
+    ) -> tuple[Clusters, ComplexArray]:
         """One user after another: amplitudes given the others, then powers; last the noise."""
         statistics, n_observations = left.statistics, left.statistics.n_observations
         channel = np.where(heard, channel, 0)
@@ -302,15 +316,15 @@ class Clusters:
         path, cluster = self.path_power.copy(), self.cluster_power.copy()
         over_array = np.zeros_like(self.over_array)
         determined = spread = cost = 0.0
-        for k, energy in enumerate(self.symbol_energies):
-            others = channel.copy()
-            others[k] = 0
-            own = statistics.cross_correlation[k] - through(statistics.symbol_gram, others)[k]
-            index = np.flatnonzero(self.user == k)
-            found = self._filter(index, energy, own, heard)
+        for k, user in enumerate(users):
+            of_others = statistics.symbol_gram[:, k : k + 1].copy()
+            of_others[:, 0, k] = 0
+            own = statistics.cross_correlation[k] - through(of_others, channel)[0]
+            found = self._filter(user, own[:, heard])
+            index = user.index
             path[index], cluster[index] = found.path_power, found.cluster_power
             over_array[index], variance[k] = found.over_array, found.variance
-            whole[k] = self.delay[:, index] @ found.over_array
+            whole[k] = user.delay @ found.over_array
             channel[k] = whole[k] * heard
             determined += found.determined
             spread += found.spread
@@ -330,33 +344,28 @@ class Clusters:
         )
         return again, whole
 
-    def _filter(self, index: IntArray, energy: RealArray, own: ComplexArray, heard: BoolArray) -> _Filtered:
-        """Amplitudes of a user's paths and clusters, from its correlation (N, M) without the others."""
-        delay, atoms = self.delay[:, index], self.shape.around(self.steering[index])
-        measured = atoms[..., heard]
-        n_paths, n_atoms, n_heard = measured.shape
-        flat = measured.reshape(-1, n_heard)
-        overlap = flat.conj() @ flat.T
-        over_tones = (delay.conj().T * energy) @ delay
-        information = np.repeat(np.repeat(over_tones, n_atoms, axis=0), n_atoms, axis=1) * overlap
-        samples = delay.conj().T @ own[:, heard]
-        matched = np.einsum("lm,lrm->lr", samples, measured.conj(), optimize=True)
-        power = np.repeat(self.cluster_power[index, None], n_atoms, axis=1)
-        power[:, 0] = self.path_power[index]
+    def _filter(self, user: _User, own: ComplexArray) -> _Filtered:
+        """Amplitudes of a user's paths and clusters, from its correlation (N, M') without the others."""
+        n_paths, n_atoms, n_heard = user.back_over_array.shape
+        matched = np.matmul(user.back_over_array, (user.back @ own)[:, :, None])
+        power = np.repeat(self.cluster_power[user.index, None], n_atoms, axis=1)
+        power[:, 0] = self.path_power[user.index]
         amplitudes, covariance, shrunk = posterior_of(
-            information / self.noise_variance, matched.reshape(-1, 1) / self.noise_variance, power.ravel()
+            user.information / self.noise_variance,
+            matched.reshape(-1, 1) / self.noise_variance,
+            power.ravel(),
         )
         amplitudes = amplitudes.reshape(power.shape)
         variance = np.real(np.diagonal(covariance)).reshape(power.shape)
         second = np.abs(amplitudes) ** 2 + variance
-        between = (covariance * overlap.T).reshape(n_paths, n_atoms, n_paths, n_atoms).sum(axis=(1, 3))
+        between = (covariance * user.overlap.T).reshape(n_paths, n_atoms, n_paths, n_atoms).sum(axis=(1, 3))
         return _Filtered(
             path_power=second[:, 0],
-            cluster_power=second[:, 1:].mean(axis=1) if n_atoms > 1 else self.cluster_power[index],
-            over_array=np.einsum("lr,lrm->lm", amplitudes, atoms),
-            variance=np.real(np.sum((delay @ between) * delay.conj(), axis=1)) / n_heard,
+            cluster_power=second[:, 1:].mean(axis=1) if n_atoms > 1 else self.cluster_power[user.index],
+            over_array=np.matmul(amplitudes[:, None], user.atoms)[:, 0],
+            variance=np.real(np.sum((user.delay @ between) * user.back.T, axis=1)) / n_heard,
             determined=float(np.sum(1 - variance / power)),
-            spread=float(np.real(np.vdot(information, covariance))),
+            spread=float(np.real(np.vdot(user.information, covariance))),
             cost=shrunk + float(np.sum(second / power - 1)),
         )
 
@@ -410,6 +419,24 @@ class Clusters:
     def rises(self, search: PathSearch) -> None:
         """Nothing: paths inside clusters are born as elsewhere, since clusters stand around paths alone."""
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class _User:
+    """What does not change with the powers: which paths (l,), and their atoms.
+
+    Over subcarriers ``delay`` (N, l) and its conjugate transpose, over the array with their clusters
+    ``atoms`` (l, 1 + R, M) and conjugates on the elements heard, with overlaps; and the information of the
+    amplitudes (l (1 + R), l (1 + R)), for noise of one.
+    """
+
+    index: IntArray
+    delay: ComplexArray
+    back: ComplexArray
+    atoms: ComplexArray
+    back_over_array: ComplexArray
+    overlap: ComplexArray
+    information: ComplexArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -293,10 +293,11 @@ def posterior_of(
         return matched, information, 0.0
     scaled = root[:, None] * information * root
     scaled.flat[:: root.size + 1] += 1
-    factor, _ = zpotrf(scaled, lower=True)
+    factor, _ = zpotrf(scaled, lower=True, clean=True)
     shrunk = 2 * float(np.sum(np.log(np.real(np.diagonal(factor)))))
-    inverse, _ = zpotri(factor, lower=True)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).conj().T
+    lower, _ = zpotri(factor, lower=True)  # zero above the diagonal, as the factor is
+    inverse = lower + lower.conj().T
+    inverse.flat[:: root.size + 1] /= 2
     covariance = root[:, None] * inverse * root
     return np.asarray(covariance @ matched), np.asarray(covariance), shrunk
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from isac_toolbox._threads import bounded_threads
+from isac_toolbox._threads import shared_threads
 from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.observation import UplinkObservation
 from isac_toolbox.estimators.result import Candidates, EstimationResult, Misfit
@@ -157,7 +157,7 @@ class SceneLoop(TurboLoop):
         n_threads: int | None = None,
     ) -> EstimationResult:
         """Run with at most so many threads, one if not given, and give the result."""
-        with bounded_threads(n_threads or 1):
+        with shared_threads(n_threads or 1):
             self.run(callback)
             return self.result()
 

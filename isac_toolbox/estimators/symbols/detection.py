@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._threads import in_threads, stretches
 from isac_toolbox.channel.atoms.dense import PathAtoms
 from isac_toolbox.channel.modulation import bit_labels
 from isac_toolbox.estimators.symbols.block import Masks, ReceivedBlock
@@ -93,11 +94,14 @@ class Detection:
         """``ln P(bit = 0) / P(bit = 1)`` less the bit's own prior, zero at pilots, (K, N, T, bits)."""
         labels = bit_labels(self.log_probability.shape[-1])
         llr = np.empty((*self.log_probability.shape[:-1], labels.shape[1]))
-        step = max(_MOST_PRODUCTS // max(self.log_probability[:, :1].size, 1), 1)
-        for part in (slice(first, first + step) for first in range(0, llr.shape[1], step)):
+
+        def fill_in(part: slice) -> None:
             some = self.log_probability[:, part]
             for i, bit in enumerate(labels.T):
                 llr[:, part, :, i] = _log_sum(some[..., ~bit]) - _log_sum(some[..., bit])
+
+        most = _MOST_PRODUCTS // max(self.log_probability[:, :1].size, 1)
+        in_threads(fill_in, stretches(llr.shape[1], most), self.log_probability.size)
         return llr if self.prior_llr is None else llr - self.prior_llr
 
 
@@ -323,13 +327,22 @@ def _matched_filter(
     channel: ComplexArray, received: ComplexArray, pilots: ComplexArray, masks: Masks | None
 ) -> tuple[ComplexArray, ComplexArray]:
     """``G = H^H H`` (N, K, K) and ``H^H (y - H u)`` (N, K, T), the known symbols ``u`` taken away."""
-    if masks is not None and not masks.elements.all():
-        channel = np.where(masks.elements, channel, 0)
-    conjugate = channel.conj().transpose(1, 0, 2)
-    gram = np.matmul(conjugate, channel.transpose(1, 2, 0))
-    matched = np.matmul(conjugate, received)
-    if pilots.any():
-        matched -= np.matmul(gram, pilots.transpose(1, 0, 2))
+    n_users, n_sub, n_antennas = channel.shape
+    n_symbols = received.shape[2]
+    gram = np.empty((n_sub, n_users, n_users), complex)
+    matched = np.empty((n_sub, n_users, n_symbols), complex)
+    heard = None if masks is None or masks.elements.all() else masks.elements
+
+    def fill_in(part: slice) -> None:
+        own = channel[:, part] if heard is None else np.where(heard, channel[:, part], 0)
+        conjugate = own.conj().transpose(1, 0, 2)
+        np.matmul(conjugate, own.transpose(1, 2, 0), out=gram[part])
+        np.matmul(conjugate, received[part], out=matched[part])
+        if pilots.any():
+            matched[part] -= np.matmul(gram[part], pilots[:, part].transpose(1, 0, 2))
+
+    parts = stretches(n_sub, _MOST_PRODUCTS // max(n_antennas * max(n_users, n_symbols), 1))
+    in_threads(fill_in, parts, n_sub * n_antennas * n_symbols)
     return gram, matched
 
 
@@ -340,18 +353,24 @@ def _likelihood(
 
     ``z = H^H y = G s + noise`` of covariance ``s2 G + E``, hence ``A = G (s2 G + E)^-1 G``.
     """
-    block = gram[:, users[:, None], users]
-    noise = noise_variance * block + error
-    least = _LEAST_LOADING * np.real(np.trace(noise, axis1=1, axis2=2)) / users.size
-    noise = noise + np.maximum(least, 1e-200)[:, None, None] * np.eye(users.size)
-    whitened = np.linalg.solve(noise, block)
-    information = np.matmul(block, whitened)
-    whitened_match = np.matmul(whitened.conj().transpose(0, 2, 1), matched[:, users])
-    most = np.max(np.real(np.diagonal(information, axis1=1, axis2=2)), axis=1)
-    scale = 0.5 * (_MOST_INFORMATION / np.maximum(most, _MOST_INFORMATION))[:, None, None]
-    return SymbolLikelihood(
-        scale * (information + information.conj().transpose(0, 2, 1)), 2 * scale * whitened_match
-    )
+    information = np.empty(error.shape, complex)
+    own_match = np.empty((len(error), users.size, matched.shape[2]), complex)
+
+    def fill_in(part: slice) -> None:
+        block = gram[part][:, users[:, None], users]
+        noise = noise_variance * block + error[part]
+        least = _LEAST_LOADING * np.real(np.trace(noise, axis1=1, axis2=2)) / users.size
+        noise = noise + np.maximum(least, 1e-200)[:, None, None] * np.eye(users.size)
+        whitened = np.linalg.solve(noise, block)
+        both = np.matmul(block, whitened)
+        most = np.max(np.real(np.diagonal(both, axis1=1, axis2=2)), axis=1)
+        scale = 0.5 * (_MOST_INFORMATION / np.maximum(most, _MOST_INFORMATION))[:, None, None]
+        information[part] = scale * (both + both.conj().transpose(0, 2, 1))
+        own_match[part] = 2 * scale * np.matmul(whitened.conj().transpose(0, 2, 1), matched[part][:, users])
+
+    parts = stretches(len(gram), _MOST_PRODUCTS // max(users.size * (users.size + matched.shape[2]), 1))
+    in_threads(fill_in, parts, matched.size)
+    return SymbolLikelihood(information, own_match)
 
 
 def _error_after_matching(
@@ -366,9 +385,10 @@ def _error_after_matching(
     atoms, gains = channel.atoms.take(order), channel.gains[order]
     covariance, error = channel.covariance[order[:, None], order], np.empty(gram.shape, complex)
     own = [slice(*np.searchsorted(atoms.user, (j, j + 1))) for j in users]
-    step = max(_MOST_PRODUCTS // max(users.size * order.size, 1), 1)
-    for part in (slice(first, first + step) for first in range(0, len(gram), step)):
-        some = atoms if step >= len(gram) else atoms.on_subcarriers(part)
+    parts = stretches(len(gram), _MOST_PRODUCTS // max(users.size * order.size, 1))
+
+    def fill_in(part: slice) -> None:
+        some = atoms if len(parts) == 1 else atoms.on_subcarriers(part)
         through = some.match(gains, users)
         flat = through.reshape(len(through) * users.size, order.size)
         weighted = np.zeros_like(flat)
@@ -376,4 +396,6 @@ def _error_after_matching(
             weighted[:, paths] = flat[:, paths] @ covariance[paths, paths]
         np.conj(through, out=through)
         np.matmul(weighted.reshape(through.shape), through.transpose(0, 2, 1), out=error[part])
+
+    in_threads(fill_in, parts, len(gram) * users.size * order.size)
     return error

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._threads import in_threads, stretches
 from isac_toolbox.estimators.symbols.kernels import (
     NEGLIGIBLE_NATS,
     enumerated_posterior,
@@ -38,6 +39,8 @@ _COUPLED = 0.1
 _CLEAR = 1e-5
 # Cost cap: as long as their symbols have no more combinations than this.
 _MAX_COMBINATIONS = 4096
+# Cost cap: subcarriers that one thread takes at once.
+_SUBCARRIERS_AT_ONCE = 128
 # Guard: of a symbol's prior in the linear estimates of the others; beside one of its energy it is certain.
 _LEAST_PRIOR_VARIANCE = 1e-6
 # Guard: of a constellation point that is left out of an enumeration; bounds how certain a symbol can be.
@@ -70,7 +73,7 @@ class SymbolLikelihood:
     def under(self, log_prior: RealArray, constellation: ComplexArray) -> SymbolLikelihood:
         """Return the likelihood of all N T cells with the moments of their symbols' priors (U, N, T, Q)."""
         n_sub, n_users, n_symbols = self.matched.shape
-        mean, variance = normalised_moments(log_prior.copy(), constellation)
+        mean, variance = _moments(log_prior.copy(), constellation)
         return SymbolLikelihood(
             np.repeat(self.information, n_symbols, axis=0),
             self.matched.transpose(0, 2, 1).reshape(n_sub * n_symbols, n_users, 1),
@@ -173,7 +176,7 @@ def symbol_posterior(
         likelihood = likelihood.under(log_prior, constellation)
         log_prior = log_prior.reshape(n_users, -1, 1, n_points)
     symbol, variance = likelihood.unbiased()
-    log_probability = linear_log_probability(symbol, variance, constellation)
+    log_probability = _of_linear_estimates(symbol, variance, constellation)
     if log_prior is not None:
         log_probability += log_prior
     error_correlation = likelihood.error_correlation[:, None]
@@ -187,7 +190,7 @@ def symbol_posterior(
         marginal, inside = _enumerated(likelihood.given_gaussian_rest(group), constellation, prior)
         log_probability[group] = marginal
         error_correlation[:, :, group[:, None], group] = inside
-    mean, spread = normalised_moments(log_probability, constellation)
+    mean, spread = _moments(log_probability, constellation)
     by_cell = (n_users, n_sub, n_symbols)
     return SymbolPosterior(
         log_probability.reshape(*by_cell, n_points),
@@ -195,6 +198,30 @@ def symbol_posterior(
         spread.reshape(by_cell),
         error_correlation.reshape(n_sub, -1, n_users, n_users),
     )
+
+
+def _of_linear_estimates(symbol: ComplexArray, variance: RealArray, constellation: ComplexArray) -> RealArray:
+    """Log-probabilities (U, N, T, Q), not normalised, of estimates (N, U, T) of variance (N, U)."""
+    n_sub, n_users, n_symbols = symbol.shape
+    out = np.empty((n_users, n_sub, n_symbols, constellation.size))
+
+    def fill_in(part: slice) -> None:
+        linear_log_probability(symbol, variance, constellation, out, part.start, part.stop)
+
+    in_threads(fill_in, stretches(n_sub, _SUBCARRIERS_AT_ONCE), out.size)
+    return out
+
+
+def _moments(log_probability: RealArray, constellation: ComplexArray) -> tuple[ComplexArray, RealArray]:
+    """Means and variances (U, N, T) under log-probabilities (U, N, T, Q), which are normalised in place."""
+    n_users, n_sub, n_symbols, _ = log_probability.shape
+    mean, variance = np.empty((n_users, n_sub, n_symbols), complex), np.empty((n_users, n_sub, n_symbols))
+
+    def fill_in(part: slice) -> None:
+        normalised_moments(log_probability, constellation, mean, variance, part.start, part.stop)
+
+    in_threads(fill_in, stretches(n_sub, _SUBCARRIERS_AT_ONCE), log_probability.size)
+    return mean, variance
 
 
 def linear_error_rate(variance: RealArray, constellation: ComplexArray) -> RealArray:
@@ -243,9 +270,19 @@ def _enumerated(
     likelihood: SymbolLikelihood, constellation: ComplexArray, log_prior: RealArray
 ) -> tuple[RealArray, ComplexArray]:
     """Marginal log-probabilities (U, N, T, Q) and error correlations (N, T, U, U) by enumeration."""
-    marginal, second = enumerated_posterior(
-        likelihood.information, likelihood.matched, np.ascontiguousarray(log_prior), constellation
-    )
+    information, matched = likelihood.information, likelihood.matched
+
+    def enumerate_in(part: slice) -> tuple[RealArray, ComplexArray]:
+        prior = log_prior if log_prior.shape[1] == 1 else log_prior[:, part]
+        found: tuple[RealArray, ComplexArray] = enumerated_posterior(
+            information[part], matched[part], np.ascontiguousarray(prior), constellation
+        )
+        return found
+
+    n_combinations = constellation.size ** matched.shape[1]
+    parts = stretches(len(matched), _SUBCARRIERS_AT_ONCE)
+    marginals, seconds = zip(*in_threads(enumerate_in, parts, matched.size * n_combinations), strict=True)
+    marginal, second = np.concatenate(marginals, axis=1), np.concatenate(seconds)
     mean = (marginal @ constellation).transpose(1, 2, 0)
     return np.log(np.maximum(marginal, _LEAST_PROBABILITY)), _error_correlation(second, mean)
 

@@ -17,51 +17,51 @@ _LEAST_PIVOT = 1e-13
 _NEGLIGIBLE = -85.0
 
 
-@njit(cache=True, error_model="numpy")
-def linear_log_probability(symbol, variance, constellation):  # type: ignore[no-untyped-def]
-    """Return ``-|u - c|^2 / v`` of estimates (N, U, T) of variance (N, U), shape (U, N, T, Q)."""
-    n_sub, n_users, n_symbols = symbol.shape
-    out = np.empty((n_users, n_sub, n_symbols, constellation.size))
+@njit(cache=True, nogil=True, error_model="numpy")
+def linear_log_probability(symbol, variance, constellation, out, first, stop):  # type: ignore[no-untyped-def]
+    """Fill in ``-|u - c|^2 / v`` (U, N, T, Q) of estimates (N, U, T) and variances (N, U), a stretch of N."""
+    n_users, n_symbols = symbol.shape[1], symbol.shape[2]
     for k in range(n_users):
-        for n in range(n_sub):
+        for n in range(first, stop):
             for t in range(n_symbols):
                 for q in range(constellation.size):
                     error = symbol[n, k, t] - constellation[q]
                     out[k, n, t, q] = -(error.real**2 + error.imag**2) / variance[n, k]
-    return out
 
 
-@njit(cache=True, error_model="numpy")
-def normalised_moments(log_probability, constellation):  # type: ignore[no-untyped-def]
-    """Return means and variances (U, N, T) under log-probabilities (U, N, T, Q), normalised in place."""
-    n_users, n_sub, n_symbols, n_points = log_probability.shape
-    mean = np.empty((n_users, n_sub, n_symbols), np.complex128)
-    variance = np.empty((n_users, n_sub, n_symbols))
+@njit(cache=True, nogil=True, error_model="numpy")
+def normalised_moments(log_probability, constellation, mean, variance, first, stop):  # type: ignore[no-untyped-def]
+    """Fill in means and variances (U, N, T) on some subcarriers under log-probabilities (U, N, T, Q).
+
+    Those are normalised in place.
+    """
+    n_users, _, n_symbols, n_points = log_probability.shape
     for k in range(n_users):
-        for n in range(n_sub):
+        for n in range(first, stop):
             for t in range(n_symbols):
                 cell = log_probability[k, n, t]
-                largest = -np.inf
-                for q in range(n_points):
-                    largest = max(largest, cell[q])
-                total, first, second = 0.0, 0j, 0.0
+                largest = cell[0]
+                for q in range(1, n_points):
+                    if cell[q] > largest:
+                        largest = cell[q]
+                total, moment, second = 0.0, 0j, 0.0
                 for q in range(n_points):
                     if cell[q] - largest < _NEGLIGIBLE:
                         continue
                     weight, point = np.exp(cell[q] - largest), constellation[q]
                     total += weight
-                    first += weight * point
+                    moment += weight * point
                     second += weight * (point.real**2 + point.imag**2)
                 largest += np.log(total)
                 for q in range(n_points):
                     cell[q] -= largest
-                first /= total
-                mean[k, n, t] = first
-                variance[k, n, t] = max(second / total - first.real**2 - first.imag**2, 0.0)
-    return mean, variance
+                moment *= 1.0 / total  # a complex division takes a third of a second to compile
+                mean[k, n, t] = moment
+                spread = second / total - moment.real**2 - moment.imag**2
+                variance[k, n, t] = spread if spread > 0.0 else 0.0
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _triangular_root(information, root):  # type: ignore[no-untyped-def]
     """Upper triangular ``R`` with ``A = R^H R``, diagonal real and positive; ``A`` may lack rank."""
     n_users = len(information)
@@ -82,7 +82,7 @@ def _triangular_root(information, root):  # type: ignore[no-untyped-def]
             root[i, k] = rest / pivot
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _centre(root, matched, centre):  # type: ignore[no-untyped-def]
     """``z`` with ``R^H z = b``, so that ``s^H A s - 2 Re s^H b = |R s - z|^2 - |z|^2``."""
     for k in range(matched.size):
@@ -92,7 +92,7 @@ def _centre(root, matched, centre):  # type: ignore[no-untyped-def]
         centre[k] = rest / root[k, k].real
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _decided_in_turn(root, centre, cost, constellation, labels):  # type: ignore[no-untyped-def]
     """Cost of the combination that deciding one user after another finds; no better one costs more."""
     total = 0.0
@@ -110,7 +110,7 @@ def _decided_in_turn(root, centre, cost, constellation, labels):  # type: ignore
     return total
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _extended(root, centre, cost, constellation, limit, k, size, label, metric):  # type: ignore[no-untyped-def]
     """Extend ``size`` combinations of the users after k by every point of user k that stays below the limit.
 
@@ -135,7 +135,7 @@ def _extended(root, centre, cost, constellation, limit, k, size, label, metric):
     return count
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _fold(sizes, label, weight, partial, constellation, marginal, second):  # type: ignore[no-untyped-def]
     """Marginals (U, Q) and second moments ``E[s_k conj(s_j)]`` (U, U) of weights of combinations.
 
@@ -164,7 +164,7 @@ def _fold(sizes, label, weight, partial, constellation, marginal, second):  # ty
             second[before, user] = np.conj(second[user, before])
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def enumerated_posterior(information, matched, log_prior, constellation):  # type: ignore[no-untyped-def]
     """Return the marginals (U, N, T, Q) and second moments ``E[s_k conj(s_j)]`` (N, T, U, U) by enumeration.
 

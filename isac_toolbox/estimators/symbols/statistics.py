@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox._threads import in_threads, stretches
 from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.channel.atoms.frames import Frames, interpolation
 from isac_toolbox.estimators.symbols.block import Masks, ReceivedBlock
@@ -259,16 +260,22 @@ def _statistics(
 
     The means (K, N, T) are zero in the other cells (N, T).
     """
-    samples = received.transpose(0, 2, 1)
-    cross_correlation = np.matmul(mean.transpose(1, 0, 2).conj(), samples).transpose(1, 0, 2)
+    n_users, n_sub, _ = mean.shape
+    cross_correlation = np.empty((n_users, n_sub, received.shape[1]), complex)
+
+    def correlate(part: slice) -> None:
+        back = mean[:, part].conj().transpose(1, 0, 2)
+        np.matmul(back, received[part].transpose(0, 2, 1), out=cross_correlation[:, part].transpose(1, 0, 2))
+
+    in_threads(correlate, stretches(n_sub, _MOST_PRODUCTS // max(received[0].size, 1)), received.size)
     if energies is None:
-        counted = received if used.all() else samples[used]
+        counted = received if used.all() else received.transpose(0, 2, 1)[used]
         energy = float(np.vdot(counted, counted).real)
     else:
         energy = float(energies[used].sum())
     whole = int(np.count_nonzero(used)) * received.shape[1]
     n_observations = whole if masks is None else masks.count(used)
-    return Statistics(symbol_gram, np.ascontiguousarray(cross_correlation), energy, n_observations)
+    return Statistics(symbol_gram, cross_correlation, energy, n_observations)
 
 
 def least_squares_channel(statistics: Statistics, frequencies_hz: NDArray[np.float64]) -> ComplexArray:

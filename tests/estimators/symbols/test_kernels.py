@@ -48,10 +48,14 @@ def test_enumeration_is_the_sum_over_all_combinations(n_users, points, strength)
 def test_linear_posteriors_and_their_moments():
     rng = np.random.default_rng(0)
     symbol, variance = complex_normal(rng, (3, 2, 4)), rng.uniform(0.01, 2, (3, 2))
-    found = linear_log_probability(symbol, variance, QAM)
+    found = np.empty((2, 3, 4, QAM.size))
+    for n in range(3):
+        linear_log_probability(symbol, variance, QAM, found, n, n + 1)
     distance = np.abs(symbol.transpose(1, 0, 2)[..., None] - QAM) ** 2
     assert_allclose(found, -distance / variance.T[:, :, None, None], rtol=1e-12)
-    mean, spread = normalised_moments(found, QAM)
+    mean, spread = np.empty((2, 3, 4), complex), np.empty((2, 3, 4))
+    for part in ((0, 1), (1, 3)):
+        normalised_moments(found, QAM, mean, spread, *part)
     probability = np.exp(found)
     assert_allclose(probability.sum(axis=-1), 1, rtol=1e-12)
     assert_allclose(mean, probability @ QAM, atol=1e-12)
