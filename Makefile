@@ -14,7 +14,11 @@ NIGHTLY_TESTS := tests/faults tests/nn/test_damaged_files.py tests/nn/test_comma
 # The whole suite in pieces, so that one that is stopped is not lost; compiled functions are left out.
 ROOMS := $(filter-out tests/helpers/,$(wildcard tests/*/)) $(wildcard tests/test_*.py)
 
-.PHONY: demo test nightly fuzz mutation coverage test-oldest test-bare wheel audit check docs clean
+# Of `make reprint`: how long, and parts of the paths of the tables that are printed anew; empty for all.
+MINUTES ?= 120
+TABLES ?=
+
+.PHONY: demo test nightly fuzz mutation reprint coverage test-oldest test-bare wheel audit check docs clean
 
 $(VENV)/.base: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +58,9 @@ coverage: $(VENV)/.installed      ## lines that the tests run, room by room; chi
 
 mutation: $(VENV)/.installed      ## do tests see a wrong formula? a sample of changes, an hour; resumes
 	$(BIN)/python benchmarks/nightly/mutation.py --minutes 60
+
+reprint: $(VENV)/.installed       ## do stored tables still say what the code does? two hours of them; resumes
+	$(BIN)/python benchmarks/nightly/reprint.py --minutes $(MINUTES) $(TABLES)
 
 $(VENV)-bare/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-bare

@@ -12,7 +12,8 @@ from typing import Any
 
 REPOSITORY_TEXT = "Made from stored results when this manual was built; the scripts are in the repository."
 _NIGHTLY = (
-    "What the last runs of `make nightly`, `make fuzz`, `make mutation` and `make coverage` tried and found."
+    "What the last runs of `make nightly`, `make fuzz`, `make mutation`, `make coverage` and `make reprint` "
+    "tried and found."
 )
 _MOST_ROWS = 60
 _MOST_LABELS = 2

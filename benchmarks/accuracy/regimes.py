@@ -38,7 +38,7 @@ from runs import (
 import isac_toolbox as isac
 from isac_toolbox.scenario import Simulation
 
-SCENARIOS = ("urban_uplink", "rich_scattering", "massive_uplink", "low_snr")
+SCENARIOS = ("urban_uplink", "rich_scattering", "low_snr", "monostatic_echo", "massive_uplink")
 SNRS_DB = (-10.0, -5.0, 0.0, 10.0, 20.0, 30.0)
 MANY_WRONG = 0.01
 

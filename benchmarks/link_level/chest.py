@@ -264,9 +264,9 @@ def block_rows(
     arguments: argparse.Namespace, case: tuple[str, bool, float], ebno_db: float, drop: int, done: set[str]
 ) -> Iterator[dict[str, Any]]:
     """Figures of every method that a block does not have yet."""
+    code = encoder()  # seeds its grid when it is first made
     h = channels(*case, seed=drop)
     config.seed = 1_000 + drop
-    code = encoder()
     drawn = torch.Generator().manual_seed(1_000 + drop)  # not of Sionna's seed
     information = torch.randint(0, 2, (1, USERS, 1, WORDS, code.k), generator=drawn).float()
     x = ResourceGridMapper(grid())(Mapper("qam", BITS)(code(information).flatten(-2)))

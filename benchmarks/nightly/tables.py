@@ -8,11 +8,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+#: Title, heads, rows.
+Part = tuple[str, Sequence[str], Iterable[Sequence[object]]]
+
 
 def write(path: Path, title: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write one table with a title."""
-    table = Table(*heads, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*map(str, row))
+    write_all(path, [(title, heads, rows)])
+
+
+def write_all(path: Path, parts: Iterable[Part], width: int = 200) -> None:
+    """Write tables with titles one below the other."""
     with path.open("w", encoding="utf-8") as file:
-        Console(file=file, width=200).print(table, markup=False)
+        for title, heads, rows in parts:
+            table = Table(*heads, title=title, title_justify="left")
+            for row in rows:
+                table.add_row(*map(str, row))
+            Console(file=file, width=width).print(table, markup=False)
