@@ -26,6 +26,8 @@ ComplexArray = NDArray[np.complex128]
 OVERSAMPLING = 2
 # Guard: coherence of two users' pilots at some length above which their paths are mistaken for each other.
 _COHERENT_CODES = 0.5
+# Guard: the same of a user's own pilots at some length, whose lower lobes the search tells from the main one.
+_COHERENT_LOBES = 0.8
 # Guard: cells beyond which a lobe of a user's own pilots counts as well; nearer ones are told apart.
 _NEAREST_LOBE = 8.0
 # Cost cap: antennas whose powers over path length say where paths are.
@@ -145,9 +147,10 @@ class LengthWindow:
         )
         shifts = SPEED_OF_LIGHT_M_S * np.arange(n_tones) / (n_tones * self._spacing_hz) % self._period_m
         distances = np.minimum(shifts, self._period_m - shifts)
-        nearest = np.where(np.eye(n_users, dtype=bool), _NEAREST_LOBE, 1.0)[:, :, None]
+        own = np.eye(n_users, dtype=bool)[:, :, None]
+        nearest, most = np.where(own, _NEAREST_LOBE, 1.0), np.where(own, _COHERENT_LOBES, _COHERENT_CODES)
         cell_m = SPEED_OF_LIGHT_M_S / np.ptp(self.receiver.frequencies_hz)
-        alike = np.any((response > _COHERENT_CODES) & (distances > nearest * cell_m), axis=(0, 1))
+        alike = np.any((response > most) & (distances > nearest * cell_m), axis=(0, 1))
         return float(distances[alike].min()) if alike.any() else None
 
     def _on_tones(self, tones: RealArray) -> Self:

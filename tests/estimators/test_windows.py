@@ -129,6 +129,14 @@ def test_an_open_window_ends_at_the_lobes_of_tones_in_groups():
     assert search.lengths_m[-1] - search.lengths_m[0] < lobe_m
 
 
+def test_lower_lobes_of_a_comb_leave_the_window_to_the_priors():
+    """Two of four tones: a lobe of half the power a quarter of the period away, which hides no path."""
+    scenario = isac.Scenario.load("urban_uplink").replace(pilot_pattern="comb", n_users=4, n_pilot_symbols=2)
+    search = PathSearch.for_observation(scenario.simulate(seed=0).observation)
+    assert search.code_shift_m is None
+    assert np.ptp(search.lengths_m) > 150.0
+
+
 HOLES = {
     "no dc": np.delete(np.arange(264), 132),
     "resource blocks": np.delete(np.arange(264), np.r_[60:84, 132, 200:212]),
