@@ -214,13 +214,15 @@ class Clusters:
     ) -> Clusters | None:
         """Return clusters where paths of a fit stand in them; None where they explain the samples no better.
 
-        Where most are rays of clusters, they leave nothing for clusters to explain, but noise between them.
+        Where most are rays of clusters, they leave nothing for clusters to explain but noise between them, and
+        evidence is not asked; clusters have to make the channel better in any case.
         """
         near, crowded = crowding(fit)
         if near < _NEAR:
             return None
         if crowded > _CROWDED:
-            return cls.start(fit, statistics, shape, noise_variance)
+            clusters = cls.start(fit, statistics, shape, noise_variance)
+            return clusters if clusters.pays(fit, statistics) else None
         return cls._preferred(fit, statistics, shape, noise_variance)
 
     @classmethod

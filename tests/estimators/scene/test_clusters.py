@@ -183,3 +183,14 @@ def test_clusters_make_the_channel_of_a_clustered_delay_line_better():
         )
         gains.append(other_db - error_db)
     assert np.mean(gains) > 1.0 and min(gains) > -0.3
+
+
+def test_points_that_crowd_are_no_clusters():
+    """Four users of a city whose echoes come from places close together: clusters would swallow half of them."""
+    users = [4, 5, 6, 7]
+    scenario = isac.Scenario.load("traced_munich").replace(snr_db=20.0)
+    simulation = scenario.simulate(seed=1, environment=isac.load_traced("munich"), users=users)
+    result = isac.EMTurboBiSVBI().estimate(simulation.observation)
+    assert not result.diffuse_power.any()
+    found = isac.metrics.localisation(result.scatterer_positions_m, simulation.truth.scatterer_positions_m)
+    assert found.hits >= 9 and found.false_alarms == 0
