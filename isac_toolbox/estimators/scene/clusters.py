@@ -43,7 +43,7 @@ _NEAR = 0.2
 _LOOSE = 0.1
 # Tuned: neighbours of a path in a crowd,
 _CROWD = 3
-# Tuned: and share of paths in one that needs no evidence; it is below 0.1 in blocks of points.
+# Tuned: and share of paths in one that needs no evidence; below 0.1 in blocks of points, but 0.3 in a city.
 _CROWDED = 0.25
 # Mathematics: energy over the noise that a parameter must explain to make the channel better (Mallows's C_p).
 _WORTH = 2.0
@@ -214,7 +214,7 @@ class Clusters:
     ) -> Clusters | None:
         """Return clusters where paths of a fit stand in them; None where they explain the samples no better.
 
-        Where most are rays of clusters, they leave nothing for clusters to explain but noise between them, and
+        Where most are rays of clusters, they leave nothing for clusters to explain but noise between them, so
         evidence is not asked; clusters have to make the channel better in any case.
         """
         near, crowded = crowding(fit)

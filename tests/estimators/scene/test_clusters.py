@@ -186,7 +186,7 @@ def test_clusters_make_the_channel_of_a_clustered_delay_line_better():
 
 
 def test_points_that_crowd_are_no_clusters():
-    """Four users of a city whose echoes come from places close together: clusters would swallow half of them."""
+    """Four users of a city with echoes from places close together, half of which clusters would swallow."""
     users = [4, 5, 6, 7]
     scenario = isac.Scenario.load("traced_munich").replace(snr_db=20.0)
     simulation = scenario.simulate(seed=1, environment=isac.load_traced("munich"), users=users)
