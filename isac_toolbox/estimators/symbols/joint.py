@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from isac_toolbox._threads import in_threads, stretches
 from isac_toolbox.estimators.symbols.kernels import (
@@ -47,6 +48,8 @@ _BREADTH = 8
 # Guard: mean share of the best combination in a crowd below which many are about as likely, and more than a
 # search of its neighbourhood finds.
 _LEAST_SURE = 0.5
+# Cost cap: the same above which nothing but the search is asked.
+_SURE = 0.98
 # Mathematics: distances of points, relative to the least, that reach the neighbours along rows and diagonals.
 _NEIGHBOURHOOD = 1.5
 # Cost cap: subcarriers that one thread takes at once.
@@ -195,9 +198,9 @@ def symbol_posterior(
     if decided:
         shape = (len(error_correlation), likelihood.matched.shape[2], n_users, n_users)
         error_correlation = np.broadcast_to(error_correlation, shape).copy()
-    for group, marginal, inside in decided:
-        log_probability[group] = marginal
-        error_correlation[:, :, group[:, None], group] = inside
+    for group, found in decided:
+        log_probability[group] = found.mixed_with(log_probability[group])
+        error_correlation[:, :, group[:, None], group] = found.error_correlation
     mean, spread = _moments(log_probability, constellation)
     by_cell = (n_users, n_sub, n_symbols)
     return SymbolPosterior(
@@ -208,32 +211,54 @@ def symbol_posterior(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Together:
+    """Decisions of users together: log-probabilities (U, N, T, Q) and error correlations (N, T, U, U).
+
+    ``share`` (N, T) is how much of the probability they are about; all of it if not given.
+    """
+
+    log_probability: RealArray
+    error_correlation: ComplexArray
+    share: RealArray | None = None
+
+    def mixed_with(self, log_probability: RealArray) -> RealArray:
+        """Return log-probabilities with the rest of the probability as others (U, N, T, Q) have it."""
+        if self.share is None:
+            return self.log_probability
+        with np.errstate(divide="ignore"):
+            own, rest = np.log(self.share)[..., None], np.log1p(-self.share)[..., None]
+        others = log_probability - logsumexp(log_probability, axis=-1, keepdims=True)
+        return np.logaddexp(own + self.log_probability, rest + others)
+
+
 def _jointly(
     likelihood: SymbolLikelihood,
     constellation: ComplexArray,
     log_prior: RealArray | None,
     unclear: NDArray[np.bool_],
-) -> Iterator[tuple[IntArray, RealArray, ComplexArray]]:
-    """Users decided together, their log-probabilities (U, N, T, Q) and error correlations (N, T, U, U).
+) -> Iterator[tuple[IntArray, _Together]]:
+    """Sets of users and what deciding them together finds, crowds after the groups that they are mixed with.
 
-    Crowds of more combinations than can be enumerated are searched; where that is not sure of what it finds,
-    the most coupled of their users are enumerated.
+    Crowds of more combinations than can be enumerated are searched. Where that is sure of what it finds
+    nothing else is asked; where it is not, the most coupled of their users are enumerated as well.
     """
     correlation, n_points = likelihood.error_correlation, constellation.size
-    in_crowd = np.zeros(correlation.shape[1], bool)
+    settled = np.zeros(correlation.shape[1], bool)
 
     def prior_of(group: IntArray) -> RealArray:
         return np.zeros((group.size, 1, 1, n_points)) if log_prior is None else log_prior[group]
 
+    searched = []
     for crowd in crowds(correlation, unclear, n_points):
         found = _searched(likelihood.given_gaussian_rest(crowd), constellation, prior_of(crowd))
         if found is not None:
-            in_crowd[crowd] = True
-            yield (crowd, *found)
-    for group in coupled_groups(correlation, unclear & ~in_crowd, n_points):
-        if not in_crowd[group].any():
-            rest = likelihood.given_gaussian_rest(group)
-            yield (group, *_enumerated(rest, constellation, prior_of(group)))
+            settled[crowd] = found.share is None
+            searched.append((crowd, found))
+    for group in coupled_groups(correlation, unclear & ~settled, n_points):
+        if not settled[group].any():
+            yield group, _enumerated(likelihood.given_gaussian_rest(group), constellation, prior_of(group))
+    yield from searched
 
 
 def _of_linear_estimates(symbol: ComplexArray, variance: RealArray, constellation: ComplexArray) -> RealArray:
@@ -322,8 +347,8 @@ def _most_users(n_points: int) -> int:
 
 def _searched(
     likelihood: SymbolLikelihood, constellation: ComplexArray, log_prior: RealArray
-) -> tuple[RealArray, ComplexArray] | None:
-    """Marginal log-probabilities and error correlations of a crowd, None where most of it stays unsure."""
+) -> _Together | None:
+    """What a search in a crowd finds, None where most of it stays unsure."""
     n_sub, n_users, n_symbols = likelihood.matched.shape
     marginal = np.empty((n_users, n_sub, n_symbols, constellation.size))
     second = np.empty((n_sub, n_symbols, n_users, n_users), complex)
@@ -352,7 +377,9 @@ def _searched(
     if sure.mean() < _LEAST_SURE:
         return None
     mean = (marginal @ constellation).transpose(1, 2, 0)
-    return np.log(np.maximum(marginal, _LEAST_PROBABILITY)), _error_correlation(second, mean)
+    log_probability = np.log(np.maximum(marginal, _LEAST_PROBABILITY))
+    share = None if sure.mean() > _SURE else np.minimum(sure, 1.0)
+    return _Together(log_probability, _error_correlation(second, mean), share)
 
 
 def _neighbours(constellation: ComplexArray) -> IntArray:
@@ -365,10 +392,8 @@ def _neighbours(constellation: ComplexArray) -> IntArray:
     return out
 
 
-def _enumerated(
-    likelihood: SymbolLikelihood, constellation: ComplexArray, log_prior: RealArray
-) -> tuple[RealArray, ComplexArray]:
-    """Marginal log-probabilities (U, N, T, Q) and error correlations (N, T, U, U) by enumeration."""
+def _enumerated(likelihood: SymbolLikelihood, constellation: ComplexArray, log_prior: RealArray) -> _Together:
+    """What the enumeration of all combinations of a group finds."""
     information, matched = likelihood.information, likelihood.matched
 
     def enumerate_in(part: slice) -> tuple[RealArray, ComplexArray]:
@@ -383,7 +408,8 @@ def _enumerated(
     marginals, seconds = zip(*in_threads(enumerate_in, parts, matched.size * n_combinations), strict=True)
     marginal, second = np.concatenate(marginals, axis=1), np.concatenate(seconds)
     mean = (marginal @ constellation).transpose(1, 2, 0)
-    return np.log(np.maximum(marginal, _LEAST_PROBABILITY)), _error_correlation(second, mean)
+    log_probability = np.log(np.maximum(marginal, _LEAST_PROBABILITY))
+    return _Together(log_probability, _error_correlation(second, mean))
 
 
 def _error_correlation(second: ComplexArray, mean: ComplexArray) -> ComplexArray:

@@ -168,6 +168,24 @@ def test_as_many_users_as_elements_are_decided_and_know_how_well(n_users, n_elem
     assert left / received.size == pytest.approx(noise, rel=0.1)
 
 
+def test_what_a_search_is_unsure_of_is_shared_with_groups(monkeypatch):
+    """Eight users in noise: surer marginals where one combination stands out, wide ones elsewhere."""
+    labels, _, _, likelihood = block(6, 8, 1.2, QPSK, n_elements=8, n_sub=60, n_symbols=6)
+    found = symbol_posterior(likelihood, QPSK)
+    monkeypatch.setattr(joint, "crowds", lambda *arguments: [])
+    groups = symbol_posterior(likelihood, QPSK)
+
+    def rate(posterior):  # nats that the posterior tells of a symbol
+        told = np.take_along_axis(posterior.log_probability, labels[..., None], axis=-1)
+        return float(np.log(4) + told.mean())
+
+    probability = np.exp(found.log_probability)
+    assert_allclose(probability.sum(axis=-1), 1)
+    assert rate(found) > rate(groups) + 0.02
+    wrong = np.mean(np.argmax(probability, axis=-1) != labels)
+    assert 1 - probability.max(axis=-1).mean() > 0.5 * wrong > 0.01
+
+
 def test_a_crowd_in_noise_is_left_to_groups(monkeypatch):
     _, _, _, likelihood = block(4, 8, 20.0, QPSK, n_elements=8, alike=2.0)
     assert crowds(likelihood.error_correlation, np.ones(8, bool), 4)
