@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -44,15 +45,45 @@ def assert_same_scene(
             assert np.linalg.norm(places_m - position, axis=1).min(initial=np.inf) < deviation
 
 
+def assert_same(
+    obs: isac.UplinkObservation,
+    other: isac.EstimationResult,
+    channel: np.ndarray,
+    places_m: np.ndarray,
+    further: Callable[[isac.EstimationResult], None] = lambda plain: None,
+) -> None:
+    """The other result, its channel and places turned back, is that of a block.
+
+    One block in thousands stands between two scenes, of which rounding chooses; the other result may then be
+    that of a block with samples off by rounding.
+    """
+    first: AssertionError | None = None
+    for seed in range(7):
+        rng, received = np.random.default_rng(seed), obs.received
+        if seed:
+            received = received * (1 + 1e-13 * rng.standard_normal(received.shape))
+        plain = ESTIMATOR.estimate(replace(obs, received=received))
+        try:
+            assert_same_channel(channel, plain)
+            assert_same_scene(other, plain, places_m)
+            further(plain)
+            return
+        except AssertionError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
 @given(KIND, SEED, st.floats(-5, 5), st.floats(0, 2 * np.pi))
 @examples(4)
 def test_amplitude_and_phase_of_all_samples(kind, seed, decades, phase_rad):
     obs, factor = block_of(kind, seed), 10.0**decades * np.exp(1j * phase_rad)
-    plain = ESTIMATOR.estimate(obs)
     other = ESTIMATOR.estimate(replace(obs, received=factor * obs.received))
-    assert_same_channel(other.channel / factor, plain)
-    assert_same_scene(other, plain, other.scatterer_positions_m)
-    assert np.isclose(other.noise_variance / abs(factor) ** 2, plain.noise_variance, rtol=1e-3)
+
+    def same_noise(plain: isac.EstimationResult) -> None:
+        assert np.isclose(other.noise_variance / abs(factor) ** 2, plain.noise_variance, rtol=1e-3)
+
+    assert_same(obs, other, other.channel / factor, other.scatterer_positions_m, same_noise)
 
 
 @given(KIND, SEED, st.randoms(use_true_random=False))
@@ -60,9 +91,8 @@ def test_amplitude_and_phase_of_all_samples(kind, seed, decades, phase_rad):
 def test_order_of_the_subcarriers(kind, seed, random):
     obs = block_of(kind, seed)
     order = np.array(random.sample(range(obs.n_subcarriers), obs.n_subcarriers))
-    plain, other = ESTIMATOR.estimate(obs), ESTIMATOR.estimate(with_subcarriers(obs, order))
-    assert_same_channel(other.channel[:, np.argsort(order)], plain)
-    assert_same_scene(other, plain, other.scatterer_positions_m)
+    other = ESTIMATOR.estimate(with_subcarriers(obs, order))
+    assert_same(obs, other, other.channel[:, np.argsort(order)], other.scatterer_positions_m)
 
 
 @given(KIND, SEED, st.randoms(use_true_random=False))
@@ -70,9 +100,8 @@ def test_order_of_the_subcarriers(kind, seed, random):
 def test_order_of_the_users(kind, seed, random):
     obs = block_of(kind, seed)
     order = np.array(random.sample(range(obs.n_users), obs.n_users))
-    plain, other = ESTIMATOR.estimate(obs), ESTIMATOR.estimate(with_users(obs, order))
-    assert_same_channel(other.channel[np.argsort(order)], plain)
-    assert_same_scene(other, plain, other.scatterer_positions_m)
+    other = ESTIMATOR.estimate(with_users(obs, order))
+    assert_same(obs, other, other.channel[np.argsort(order)], other.scatterer_positions_m)
 
 
 @given(KIND, SEED, st.randoms(use_true_random=False))
@@ -84,33 +113,35 @@ def test_order_of_the_elements(kind, seed, random):
     along = offsets @ obs.array.axes.T * (3.5e9 / isac.channel.SPEED_OF_LIGHT_M_S)
     order = np.array(random.sample(range(len(along)), len(along)))
     arrays = [isac.ArbitraryArray(along[rows], *orientation) for rows in (slice(None), order)]
-    plain = ESTIMATOR.estimate(with_elements(obs, np.arange(len(along)), arrays[0]))
+    plain = with_elements(obs, np.arange(len(along)), arrays[0])
     other = ESTIMATOR.estimate(with_elements(obs, order, arrays[1]))
-    assert_same_channel(other.channel[:, :, np.argsort(order)], plain)
-    assert_same_scene(other, plain, other.scatterer_positions_m)
+    assert_same(plain, other, other.channel[:, :, np.argsort(order)], other.scatterer_positions_m)
 
 
 @given(KIND, SEED, st.integers(0, 3), st.tuples(*[st.floats(-1e4, 1e4)] * 3))
 @examples(4)
 def test_place_and_orientation_of_the_world(kind, seed, quarters, shift_m):
     obs, turn = block_of(kind, seed), quarter_turns(quarters)
-    plain, other = ESTIMATOR.estimate(obs), ESTIMATOR.estimate(elsewhere(obs, quarters, np.array(shift_m)))
-    assert_same_channel(other.channel, plain)
-    assert_same_scene(other, plain, (other.scatterer_positions_m - shift_m) @ turn)
+    other = ESTIMATOR.estimate(elsewhere(obs, quarters, np.array(shift_m)))
     users_m = (other.user_positions_m - shift_m) @ turn
-    deviation = np.sqrt(np.trace(plain.user_position_covariance_m2, axis1=1, axis2=2))
-    assert np.all(np.linalg.norm(users_m - plain.user_positions_m, axis=1) <= deviation)
+
+    def same_users(plain: isac.EstimationResult) -> None:
+        deviation = np.sqrt(np.trace(plain.user_position_covariance_m2, axis1=1, axis2=2))
+        assert np.all(np.linalg.norm(users_m - plain.user_positions_m, axis=1) <= deviation)
+
+    assert_same(obs, other, other.channel, (other.scatterer_positions_m - shift_m) @ turn, same_users)
 
 
 @given(st.sampled_from(["moving", "turning"]), SEED, st.floats(-1e6, 1e6))
 @examples(3)
 def test_time_of_the_block(kind, seed, later_s):
     obs = block_of(kind, seed)
-    plain = ESTIMATOR.estimate(obs)
     other = ESTIMATOR.estimate(replace(obs, symbol_times_s=obs.symbol_times_s + later_s))
-    assert_same_channel(other.channel, plain)
-    assert_same_scene(other, plain, other.scatterer_positions_m)
-    assert np.isclose(other.reference_time_s, plain.reference_time_s + later_s)
+
+    def same_time(plain: isac.EstimationResult) -> None:
+        assert np.isclose(other.reference_time_s, plain.reference_time_s + later_s)
+
+    assert_same(obs, other, other.channel, other.scatterer_positions_m, same_time)
 
 
 @given(KIND, SEED)
