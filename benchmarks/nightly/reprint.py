@@ -79,6 +79,7 @@ JOBS = {
     # estimates that ignore the coupling are stopped after some seconds: how far they get is the machine's
     "accuracy/coupled_array": Job("--seeds 10", blocks=_SEEDS, times="^ignored$", db="^(known|bound|above)$"),
     "accuracy/hard_uplinks": Job(_JOBS, blocks=_SEEDS),
+    "accuracy/many_users": Job(_JOBS, blocks=_SEEDS),
     "accuracy/interfered": Job(blocks=_SEEDS, db="^NOMP$"),
     "accuracy/low_resolution": Job(blocks=_SEEDS, db="^(EM|NOMP|LS|behind)$"),
     "accuracy/coarse_stages": Job(_JOBS, blocks=_SEEDS),
