@@ -74,8 +74,10 @@ $(VENV)-oldest/.installed: pyproject.toml constraints-oldest.txt
 	$(VENV)-oldest/bin/python -m pip install --quiet -e . pytest hypothesis -c constraints-oldest.txt
 	touch $@
 
-# Each environment keeps its own compiled kernels: Numba discards those of another version.
+# Each environment keeps its own compiled kernels: Numba discards those of another version. A process of its own
+# compiles them first, as with old versions of Numba the one that does ends with other last bits than later ones.
 test-bare test-oldest: test-%: $(VENV)-%/.installed  ## the core with no extra: newest versions, oldest versions
+	NUMBA_CACHE_DIR=$(abspath $(VENV)-$*/numba) $(VENV)-$*/bin/isac selftest
 	NUMBA_CACHE_DIR=$(abspath $(VENV)-$*/numba) $(VENV)-$*/bin/python -m pytest -r s $(CORE_TESTS)
 
 # Away from the repository, so that the wheel alone is tested; PYTHONS="python3.11 python3.13" for several.
