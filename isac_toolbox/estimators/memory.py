@@ -23,9 +23,9 @@ def peak_bytes(obs: UplinkObservation, dtype: str, inverse: str, grid_points: in
 
     Held throughout: the scaled block, correlations ``Z`` of pilots and data, and the tables of two blocks (2
     Z each), of large blocks at the lengths of paths alone. On top of them detection, or the result: a few
-    channels' worth, the users' error correlations, and products of every subcarrier with every path, or of
-    every element with every pair of a user's paths. A block that moves is held once, and its statistics over
-    time twice, as old and new.
+    channels' worth, the users' error correlations, probabilities of the symbols (six copies), and products of
+    every subcarrier with every path, or of every element with every pair of a user's paths. A block that
+    moves is held once, and its statistics over time twice, as old and new.
     """
     n_subcarriers, n_antennas, n_symbols = obs.received.shape
     n_users = obs.n_users
@@ -42,7 +42,8 @@ def peak_bytes(obs: UplinkObservation, dtype: str, inverse: str, grid_points: in
     tables = 4 if 2 * channel < LARGE_GRID else 1
     held = _DOUBLE * (block + channel) + item * (2 + tables) * channel
     errors = 2 * n_subcarriers * n_symbols * n_users**2
-    detection = 2 * channel + errors + n_subcarriers * n_users * paths
+    points = n_users * n_subcarriers * n_symbols * obs.constellation.size
+    detection = 2 * channel + errors + 3 * points + n_subcarriers * n_users * paths
     scene = 8 * paths**2 + 2 * n_antennas * _PATHS_PER_USER**2
     total = held + _DOUBLE * (detection + scene)
     if inverse == "full":

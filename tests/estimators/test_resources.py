@@ -103,3 +103,18 @@ def test_threads_change_not_a_bit(changes, n_elements):
 def test_bad_resources(settings, error, match):
     with pytest.raises(error, match=match):
         isac.EMTurboBiSVBI(**settings)
+
+
+def test_memory_of_crowds_is_predicted():
+    """Probabilities of many users' symbols of 16-QAM outweigh the channels of few antennas."""
+    changes = {"n_users": 6, "n_pilot_symbols": 6, "modulation": "16qam", "array_shape": (4, 4)}
+    observation = (
+        isac.Scenario.load("urban_uplink").replace(snr_db=6.0, **changes).simulate(seed=0).observation
+    )
+    estimator = isac.EMTurboBiSVBI()
+    estimator.estimate(observation)
+    tracemalloc.start()
+    estimator.estimate(observation)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.5 * peak < estimator.memory_usage(observation) < 2 * peak

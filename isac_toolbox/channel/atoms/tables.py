@@ -223,7 +223,7 @@ class BlockTables:
                 else:
                     grid[k] = self._transformed(columns, whole)[rows]
 
-        in_threads(transform, stretches(n_users, -(-n_users // 2)), self.cross_correlation.size)
+        in_threads(transform, stretches(n_users, 2), self.cross_correlation.size)
         return grid.view(grid.real.dtype), first
 
     def _transformed(self, columns: ComplexArray, room: ComplexArray) -> ComplexArray:
