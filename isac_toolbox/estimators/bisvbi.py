@@ -101,7 +101,7 @@ class EMTurboBiSVBI(ManyBlocks):
         Time for the iterations and what precedes them; no limit if not given. When it is over, also inside an
         iteration, the result is made of what there is, with the status ``"time limit"``.
     burn_in : int
-        Pilot-only iterations before data are used.
+        Largest number of pilot-only iterations before data are used; fewer where the scene is at rest sooner.
     tol : float
         Converged when no point moves by more than this share of a resolution cell in two successive
         iterations and the structure is settled.

@@ -34,7 +34,13 @@ from isac_toolbox.estimators.scene.moving import with_movers
 from isac_toolbox.estimators.scene.refine import gradient_steps, refine
 from isac_toolbox.estimators.scene.schedule import StructureSchedule
 from isac_toolbox.estimators.scene.squint import shows_squint
-from isac_toolbox.estimators.scene.structure import absorb_duplicates, give_birth, merge_points, split_points
+from isac_toolbox.estimators.scene.structure import (
+    absorb_duplicates,
+    give_birth,
+    merge_points,
+    release_points,
+    split_points,
+)
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.coupling import Coupling
 from isac_toolbox.estimators.symbols.phases import PhasePrior
@@ -297,7 +303,8 @@ class BiSVBILoop(DiffuseLoop):
     def _revise_structure(self) -> None:
         """Removal always; search when the schedule says so. The loop stays open until all is settled."""
         self.remove_rejected()
-        if self.schedule.is_due(self.n_iter) and not self.deadline.reached():
+        self.schedule = self.schedule.after_iteration()
+        if self.schedule.is_due(self.change) and not self.deadline.reached():
             counts = self.working.counts
             if self.schedule.completes_cycle(counts):
                 self.schedule = self.schedule.after_cycle()
@@ -305,7 +312,7 @@ class BiSVBILoop(DiffuseLoop):
                 changed = self._search_structure()
                 if changed:
                     self.working = self._e_step(self.working, 1)
-                self.schedule = self.schedule.after_search(counts, changed)
+                self.schedule = self.schedule.after_search(counts, changed, self.change)
         if self._work.exhausted and self.schedule.searches_all_data:
             if self.diffuse is None:
                 self._look_for_diffuse(Residual.of(self.working, self.search))
@@ -328,7 +335,8 @@ class BiSVBILoop(DiffuseLoop):
         changed = born is not None
         n_born = 0 if born is None else len(born.fit.scene.points_m) + len(born.unlocated_user) - n_before
         self._n_unexplained = max(residual.n_peaks(settings.false_alarm_rate) - n_born, 0)
-        for move in (split_points, merge_points, absorb_duplicates):
+        moves = [split_points, merge_points, absorb_duplicates]
+        for move in [*moves, release_points] if settings.unlocated_paths else moves:
             moved = move(self.working, residual, work)
             self.working = moved or self.working
             changed = changed or moved is not None

@@ -14,6 +14,7 @@ from isac_toolbox.estimators.scene.coupled import calibrated
 from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
 from isac_toolbox.estimators.scene.phases import phases_of
 from isac_toolbox.estimators.scene.problem import Problem
+from isac_toolbox.estimators.scene.schedule import StructureSchedule
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.phases import PhasePrior
 from isac_toolbox.estimators.symbols.statistics import SymbolMoments, data_statistics, pilot_statistics
@@ -37,6 +38,7 @@ def statistics_of(block: ReceivedBlock, moments: SymbolMoments) -> Statistics:
 class ReceiverLoop(StartedLoop):
     """A loop that corrects its block by what it learns of the receiver, and keeps the statistics of it."""
 
+    schedule: StructureSchedule
     _phase_prior: PhasePrior | None
     _pilot_misfit: float | None
     _whitening_settled: bool
@@ -46,7 +48,7 @@ class ReceiverLoop(StartedLoop):
     @property
     def _uses_data(self) -> bool:
         burn_in = self.settings.burn_in if self._expected is None else 0
-        return self.settings.data_aided and self.n_iter >= burn_in
+        return self.settings.data_aided and (self.n_iter >= burn_in or self.schedule.wants_data)
 
     def _use_turned_pilots(self) -> None:
         """Put the pilots' statistics, turned back as they are known by now, in the place of the present."""

@@ -13,9 +13,10 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 
 from isac_toolbox.channel.atoms.scene import Scene
 from isac_toolbox.estimators.scene.fit import Fit, evaluate
+from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.still import StillFit, moved_paths, moved_points
 
-__all__ = ["gradient_steps", "refine"]
+__all__ = ["gradient_steps", "held_by_border", "refine"]
 
 RealArray = NDArray[np.float64]
 
@@ -23,6 +24,12 @@ RealArray = NDArray[np.float64]
 _MAX_DAMPING_TRIES = 6
 # Tuned: largest step in resolution cells, inside the main lobe, beyond which the model is not quadratic.
 _STEP_CAP_CELLS = 0.7
+# Tuned: share of the promised fall below which a step has gone too far along its direction.
+_FAIR = 0.5
+# Tuned: promise (in nats, a step of three deviations) up to which the objective is a parabola along a step.
+_NEAR = 4.5
+# Cost cap: shortest share of a step that its parabola may ask for; where it asks for less, damping helps.
+_SHORTEST = 0.1
 # Cost cap: share of the tolerance below which a promised fall of the objective is not worth a step.
 _WORTHWHILE = 0.01
 
@@ -69,11 +76,13 @@ def _damped_step(
 ) -> tuple[Fit | StillFit | None, float]:
     """First step of rising damping that lowers the objective, and the next damping.
 
-    None where no step does, or where its quadratic model promises a fall of less than ``least``.
+    None where no step does, or where its quadratic model promises a fall of less than ``least``. Near
+    the optimum a step that keeps less than half of its promise is shortened.
     """
     hessian, gradient = fit.normal_equations
-    if unknown is not None:
-        hessian, gradient = hessian[np.ix_(unknown, unknown)], gradient[unknown]
+    free = _free(fit, gradient, unknown)
+    if free is not None:
+        hessian, gradient = hessian[np.ix_(free, free)], gradient[free]
     scale = 1 / np.sqrt(np.maximum(hessian.diagonal(), 1e-12))
     scaled = hessian * scale
     scaled *= scale[:, None]
@@ -87,24 +96,62 @@ def _damped_step(
             damping *= 10
             continue
         solution = dpotrs(factor, scaled_gradient, lower=True)[0]
-        if scaled_gradient @ solution < least:
+        promised = float(scaled_gradient @ solution)
+        if promised < least:
             break
         step = -scale * solution
-        if unknown is not None:
-            whole = np.zeros(unknown.size)
-            whole[unknown] = step
+        if free is not None:
+            whole = np.zeros(free.size)
+            whole[free] = step
             step = whole
         trial = _after(fit, step)
+        if promised < _NEAR and fit.objective - trial.objective < _FAIR * promised:
+            trial = _shortened(fit, step, trial, promised)
         if trial.objective < fit.objective:
             return trial, max(damping / 10, 1e-9)
         damping = damping * 10
     return None, damping
 
 
+def _free(
+    fit: Fit | StillFit, gradient: RealArray, unknown: NDArray[np.bool_] | None
+) -> NDArray[np.bool_] | None:
+    """The unknown entries but those that the border of the region holds, None where these are all."""
+    points = fit.points_m if isinstance(fit, StillFit) else fit.scene.points_m
+    held = held_by_border(fit.problem, points, gradient)
+    if not held.any():
+        return unknown
+    free = np.ones(gradient.size, bool) if unknown is None else unknown.copy()
+    free[: points.size] &= ~held.ravel()
+    return free
+
+
+def held_by_border(problem: Problem, points_m: RealArray, gradient: RealArray) -> NDArray[np.bool_]:
+    """Return which coordinates of points, on the border of the region, fit better outside it, (S, 3)."""
+    low, high = problem.region_m
+    rise = gradient[: points_m.size].reshape(points_m.shape)
+    return np.asarray(((points_m <= low) & (rise > 0)) | ((points_m >= high) & (rise < 0)))
+
+
+def _shortened(
+    fit: Fit | StillFit, step: RealArray, trial: Fit | StillFit, promised: float
+) -> Fit | StillFit:
+    """The better one of the fit after a step, and that at the lowest point of the parabola along it.
+
+    Where the residual's own curvature counts, the Gauss-Newton matrix is too flat, and whole steps swing
+    around the minimum: the slope ``-2 promised`` and the objective after the step tell how far it lies.
+    """
+    share = promised / (2 * promised - (fit.objective - trial.objective))
+    if not share > _SHORTEST:
+        return trial
+    shorter = _after(fit, share * step)
+    return shorter if shorter.objective < trial.objective else trial
+
+
 def _after(fit: Fit | StillFit, step: RealArray) -> Fit | StillFit:
     """The fit of the scene after a step (P,), capped to a fraction of the resolution cell."""
     if isinstance(fit, StillFit):
-        problem = fit.start.problem
+        problem = fit.problem
         return fit.moved(step, _STEP_CAP_CELLS * problem.length_cell_m, _STEP_CAP_CELLS * problem.path_cells)
     return evaluate(fit.problem, _moved(fit, step), fit.paths, fit.posterior.prior_precision)
 

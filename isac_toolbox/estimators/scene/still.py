@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms.scene import PathParameters, StillPrior, trace_still
 from isac_toolbox.channel.atoms.tables import BlockTables
 from isac_toolbox.estimators.scene.fit import Fit, reduced_hessian
+from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.inference.posterior import GaussianPosterior, unchecked_posterior
 
 __all__ = ["StillFit", "moved_paths", "moved_points"]
@@ -82,6 +83,16 @@ class StillFit:
         correlations = np.concatenate([fit.correlation[None], fit.slopes])
         at = fit.parameters, fit.gram, correlations, fit.posterior
         return cls(fit, tables, prior, scene.vector(), *at)
+
+    @property
+    def problem(self) -> Problem:
+        """What the scene is fitted to."""
+        return self.start.problem
+
+    @property
+    def points_m(self) -> RealArray:
+        """Places of the points, shape (S, 3)."""
+        return self.vector[: self.start.scene.points_m.size].reshape(-1, 3)
 
     def fit(self) -> Fit:
         """Return it with all that others ask of a fit."""

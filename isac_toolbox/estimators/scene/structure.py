@@ -21,7 +21,7 @@ from isac_toolbox.estimators.scene.locate import coincidence_evidence, condition
 from isac_toolbox.estimators.scene.misfit import Residual, Work
 from isac_toolbox.estimators.scene.place import list_alternatives
 from isac_toolbox.estimators.scene.problem import Problem
-from isac_toolbox.estimators.scene.refine import refine
+from isac_toolbox.estimators.scene.refine import held_by_border, refine
 from isac_toolbox.estimators.scene.velocities import with_first_movers
 from isac_toolbox.estimators.scene.working_set import WorkingSet
 from isac_toolbox.estimators.search import BIN_VARIANCE
@@ -31,6 +31,7 @@ __all__ = [
     "give_birth",
     "log_evidence",
     "merge_points",
+    "release_points",
     "remove_rejected",
     "split_points",
 ]
@@ -53,6 +54,9 @@ _PROMISING_EVIDENCE = -10.0
 _COHERENT = 0.4
 # Cost cap: predicted fall of the objective in nats below which splitting a path from its point is not tried.
 _PROMISING_FALL = 5.0
+# Tuned: predicted fall of the objective in nats (five deviations), below which a point on a border is inside;
+# bodies of rays near it are pushed out by less.
+_OUTSIDE = 12.0
 # Cost cap: nats that a move has to gain for every trial it took; a search whose moves gain less is over.
 _PRICE = 1.0
 
@@ -162,6 +166,16 @@ def absorb_duplicates(
     return _raise_evidence(working, _absorptions, residual, work or Work())
 
 
+def release_points(
+    working: WorkingSet, residual: Residual | None = None, work: Work | None = None
+) -> WorkingSet | None:
+    """Make unlocated paths of a point that the border holds against the data; None where it holds none.
+
+    Promising ones are refined, and kept when :func:`log_evidence` rises.
+    """
+    return _raise_evidence(working, _releases, residual, work or Work())
+
+
 def _raise_evidence(
     working: WorkingSet, propose: Proposals, residual: Residual | None, work: Work
 ) -> WorkingSet | None:
@@ -258,6 +272,47 @@ def _splits(working: WorkingSet, fit: Fit, residual: Residual | None) -> Iterato
         if fall[path] < _PROMISING_FALL:
             return
         yield _over_points(fit, fit.paths.target[path]), partial(_split_fit, working, fit, int(path))
+
+
+def _releases(working: WorkingSet, fit: Fit, residual: Residual | None) -> Iterator[Move]:
+    cost = _border_costs(fit)
+    if residual is not None:
+        for point in np.flatnonzero(cost >= _OUTSIDE):
+            cost[point] /= residual.excess(fit, _over_points(fit, point))
+    for point in np.argsort(-cost, kind="stable"):
+        if cost[point] < _OUTSIDE:
+            return
+        yield _over_points(fit, point), partial(_released_fit, working, fit, int(point))
+
+
+def _border_costs(fit: Fit) -> RealArray:
+    """Predicted fall of the objective when the border holds a point no more, shape (S,)."""
+    points = fit.scene.points_m
+    _, gradient = fit.normal_equations
+    held = held_by_border(fit.problem, points, gradient)
+    if not held.any():
+        return np.zeros(len(points))
+    covariance = scene_covariance(fit)
+    pulled = np.where(held, gradient[: points.size].reshape(points.shape), 0.0)
+    blocks = covariance[: points.size, : points.size].reshape(len(points), 3, len(points), 3)
+    own = blocks[np.arange(len(points)), :, np.arange(len(points))]
+    return np.asarray(2 * np.einsum("si,sij,sj->s", pulled, own, pulled))
+
+
+def _released_fit(working: WorkingSet, fit: Fit, point: int, goal: Callable[[Fit], float] = _no_goal) -> Fit:
+    """The active scene with an unlocated path for every user of a point in its place, refined."""
+    scene, paths, parameters = fit.scene, fit.paths, fit.parameters
+    sight, seen, unlocated_user = paths.membership(working.n_users, len(scene.points_m))
+    own = _over_points(fit, point)
+    user = paths.user[own]
+    shifts = None if parameters.doppler_hz is None else parameters.doppler_hz[own]
+    released = scene.take(np.delete(np.arange(len(scene.points_m)), point)).extended(
+        np.zeros((0, 3)),
+        np.column_stack([parameters.length_m[own], parameters.cosines.T[own]]),
+        fit.problem.further_hz(scene, user, shifts),
+    )
+    left = Paths.build(sight, np.delete(seen, point, axis=1), np.concatenate([unlocated_user, user]))
+    return _refined(working, released, left, goal)
 
 
 def _over_points(fit: Fit, *points: int) -> IntArray:

@@ -9,32 +9,47 @@ from isac_toolbox.estimators.scene.schedule import Stage, StructureSchedule
 COUNTS = (3, 1, 7)
 
 
+REST, MOVES = 1e-4, 0.1
+
+
 def test_a_structure_found_on_the_pilots_is_never_settled():
     schedule = StructureSchedule()
-    for _ in range(3):
+    for changed, change in ((True, REST), (False, MOVES), (True, MOVES)):
         assert not schedule.completes_cycle(COUNTS)
-        schedule = schedule.after_search(COUNTS, changed=False)
-        assert schedule == StructureSchedule(Stage.PILOTS)
+        schedule = schedule.after_search(COUNTS, changed, change)
+        assert schedule == StructureSchedule(Stage.PILOTS) and not schedule.wants_data
+
+
+def test_pilots_that_show_no_more_at_rest_make_way_for_the_data():
+    schedule = StructureSchedule().after_search(COUNTS, changed=False, change=REST)
+    assert schedule.wants_data and not schedule.settled and not schedule.searches_all_data
+    assert schedule.on_all_data().searches_all_data
 
 
 def test_a_search_on_all_data_that_changes_nothing_settles():
     schedule = StructureSchedule().on_all_data()
     assert schedule.stage is Stage.SEARCHING
-    schedule = schedule.after_search(COUNTS, changed=True)
+    schedule = schedule.after_search(COUNTS, changed=True, change=MOVES)
     assert not schedule.settled
-    schedule = schedule.after_search((4, 1, 8), changed=False)
+    schedule = schedule.after_search((4, 1, 8), changed=False, change=MOVES)
     assert schedule.settled
     assert schedule.on_all_data() is schedule
 
 
 def test_a_cycle_of_births_and_removals_settles():
-    schedule = StructureSchedule().on_all_data().after_search(COUNTS, changed=True)
+    schedule = StructureSchedule().on_all_data().after_search(COUNTS, changed=True, change=REST)
     assert schedule.completes_cycle(COUNTS)
     assert not schedule.completes_cycle((3, 1, 8))
     assert schedule.after_cycle().settled
 
 
 @pytest.mark.parametrize("schedule", [StructureSchedule(), StructureSchedule(Stage.SEARCHING)])
-def test_searches_come_every_third_iteration(schedule):
-    assert [i for i in range(12) if schedule.is_due(i)] == [2, 5, 8, 11]
-    assert not any(StructureSchedule(Stage.SETTLED).is_due(i) for i in range(12))
+def test_searches_come_at_rest_and_every_third_iteration(schedule):
+    due = []
+    for _ in range(7):
+        schedule = schedule.after_iteration()
+        assert schedule.is_due(REST) and not StructureSchedule(Stage.SETTLED).is_due(REST)
+        due.append(schedule.is_due(MOVES))
+        if due[-1]:
+            schedule = schedule.after_search((len(due), 0, 0), changed=True, change=MOVES)
+    assert due == [False, False, True, False, False, True, False]

@@ -429,12 +429,12 @@ def fails(*words) -> str:
 def test_command_writes_the_page_with_its_iterations(tmp_path):
     target = tmp_path / "scene.html"
     outcome = CliRunner().invoke(
-        cli.app, [*ESTIMATE, "--seed", "0", "--max-iter", "5", "--html", str(target)]
+        cli.app, [*ESTIMATE, "--seed", "0", "--max-iter", "3", "--html", str(target)]
     )
     assert outcome.exit_code == 0 and f"wrote {target}" in outcome.stdout, outcome.output
     page = target.read_text(encoding="utf-8")
     assert "<h1>urban_uplink, seed 0, SNR 10 dB<small>EM-Turbo-BiSVBI, " in page
-    assert len(data_of(page)["figure"]["frames"]) == 5
+    assert len(data_of(page)["figure"]["frames"]) == 3
 
 
 def test_command_checks_the_page_before_the_estimation(tmp_path, monkeypatch):
