@@ -278,11 +278,11 @@ def _releases(working: WorkingSet, fit: Fit, residual: Residual | None) -> Itera
     cost = _border_costs(fit)
     if residual is not None:
         for point in np.flatnonzero(cost >= _OUTSIDE):
-            cost[point] /= residual.excess(fit, _over_points(fit, point))
+            cost[point] /= residual.excess(fit, _over_points(fit, int(point)))
     for point in np.argsort(-cost, kind="stable"):
         if cost[point] < _OUTSIDE:
             return
-        yield _over_points(fit, point), partial(_released_fit, working, fit, int(point))
+        yield _over_points(fit, int(point)), partial(_released_fit, working, fit, int(point))
 
 
 def _border_costs(fit: Fit) -> RealArray:
