@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from isac_toolbox.channel.atoms.dense import Statistics
 from isac_toolbox.estimators.bisvbi_receiver import ReceiverLoop
 from isac_toolbox.estimators.scene.clusters import Clusters, ClusterShape
 from isac_toolbox.estimators.scene.diffuse import Diffuse
@@ -20,6 +21,9 @@ __all__ = ["NEGLIGIBLE_NOISE", "DiffuseLoop"]
 # Guard: noise relative to the samples' power (-70 dB) below which any fit is good.
 NEGLIGIBLE_NOISE = 1e-7
 
+# Cost cap: change of the number of paths after which clusters around them are looked for again.
+_ALIKE = 0.1
+
 _TOO_MANY_CELLS = (
     "rays around the paths are not allowed for: the block has too many resource elements and paths; estimate "
     "fewer OFDM symbols or subcarriers at a time"
@@ -30,6 +34,7 @@ class DiffuseLoop(ReceiverLoop):
     """A loop that has a diffuse part of the channel where the samples show one."""
 
     _profile_is_of_pilots: bool
+    _refused: tuple[Statistics, int] | None = None
 
     def _n_determined_by_diffuse(self) -> float:
         """Complex parameters of the diffuse part that the data in use determine."""
@@ -63,11 +68,21 @@ class DiffuseLoop(ReceiverLoop):
             return self.diffuse.stays(fit, self._statistics)
         if self.diffuse is not None or residual.shows_diffuse:
             return False
+        if self._were_refused(fit):
+            return False
         noise = self._noise_between_paths(residual)
         clusters = Clusters.shown(fit, self._statistics, self._cluster_shape, noise)
         if clusters is not None:
             self._under_diffuse(clusters)
+        self._refused = (self._statistics, len(fit.paths)) if clusters is None else None
         return clusters is not None
+
+    def _were_refused(self, fit: Fit) -> bool:
+        """Whether clusters around about as many paths were refused on the same statistics."""
+        if self._refused is None:
+            return False
+        statistics, n_paths = self._refused
+        return statistics is self._statistics and abs(len(fit.paths) - n_paths) <= _ALIKE * n_paths
 
     def moving_clusters(self, fit: Fit) -> MovingClusters | None:
         """Return the clusters around the paths of a block that moves, where there are any."""

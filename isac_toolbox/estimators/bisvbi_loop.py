@@ -154,6 +154,7 @@ class BiSVBILoop(DiffuseLoop):
         self._n_unexplained = 0
         self._pilot_misfit: float | None = None
         self._whitening_settled = False
+        self._decided = self._refused = None
         self._undecided_shifts = []
         self.start(self._coarse)
         self.warnings += self._coarse_warnings
@@ -205,7 +206,12 @@ class BiSVBILoop(DiffuseLoop):
         self.record()
 
     def _use_data(self) -> None:
-        """Put the pilots' and the soft data symbols' statistics in the place of the present ones."""
+        """Put the pilots' and the soft data symbols' statistics in the place of the present ones.
+
+        Not where these are of symbols that are certain, under a channel that has hardly changed.
+        """
+        if self._decisions_stand:
+            return
         if self.block.derotation is not None:
             self._turn()
         if self.settings.decoder is not None:
@@ -216,6 +222,7 @@ class BiSVBILoop(DiffuseLoop):
             statistics = self._known + statistics
         self._statistics = statistics.stored_as(self.settings.dtype)
         self._take_statistics()
+        self._remember_decisions(moments)
 
     def _ask_decoder(self, decoder: Decoder) -> None:
         """Renew what the code says of the bits, from what the samples say of them."""

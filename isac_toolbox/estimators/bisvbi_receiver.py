@@ -12,6 +12,7 @@ from isac_toolbox.estimators.bisvbi_start import StartedLoop
 from isac_toolbox.estimators.scene.colour import elements_in_use, estimates_noise, left_by_scene, whitening_of
 from isac_toolbox.estimators.scene.coupled import calibrated
 from isac_toolbox.estimators.scene.derotation import derotated, mean_doppler_hz
+from isac_toolbox.estimators.scene.fit import Fit
 from isac_toolbox.estimators.scene.phases import phases_of
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.schedule import StructureSchedule
@@ -35,6 +36,22 @@ def statistics_of(block: ReceivedBlock, moments: SymbolMoments) -> Statistics:
     return data_statistics(block.received, moments, block.masks, block.derotation, energies)
 
 
+# Tuned: variance of a symbol below which it is known, so that no better channel would change it,
+_CERTAIN = 1e-9
+# Tuned: and change of a user's channel, relative to it, that such symbols bear.
+_NEAR = 0.03
+# Cost cap: subcarriers on which that is looked at.
+_LOOKED_AT = 16
+
+
+def _sampled_channel(fit: Fit, n_users: int) -> NDArray[np.complex128]:
+    """The channel of the paths of a fit on some subcarriers, shape (K, n, M)."""
+    delay, steering = fit.atoms.delay, fit.atoms.steering[0]
+    delay = delay[:: max(len(delay) // _LOOKED_AT, 1)] * fit.posterior.mean
+    own = [np.flatnonzero(fit.paths.user == k) for k in range(n_users)]
+    return np.stack([delay[:, paths] @ steering[paths] for paths in own])
+
+
 class ReceiverLoop(StartedLoop):
     """A loop that corrects its block by what it learns of the receiver, and keeps the statistics of it."""
 
@@ -42,6 +59,7 @@ class ReceiverLoop(StartedLoop):
     _phase_prior: PhasePrior | None
     _pilot_misfit: float | None
     _whitening_settled: bool
+    _decided: NDArray[np.complex128] | None
     _with_data: ReceivedBlock
     _data_symbols: NDArray[np.bool_]
 
@@ -49,6 +67,25 @@ class ReceiverLoop(StartedLoop):
     def _uses_data(self) -> bool:
         burn_in = self.settings.burn_in if self._expected is None else 0
         return self.settings.data_aided and (self.n_iter >= burn_in or self.schedule.wants_data)
+
+    def _remember_decisions(self, moments: SymbolMoments) -> None:
+        """Keep the channel under which symbols are decided, where they are certain and it alone decides."""
+        problem, block = self.working.problem, self.block
+        corrected = problem.elements is not None or problem.coupling is not None or self.mixers is not None
+        corrected |= block.derotation is not None or estimates_noise(self.obs)
+        beside = self.diffuse is not None or problem.statistics.missing is not None
+        alone = not corrected and not beside and self.settings.decoder is None
+        certain = alone and float(moments.variance.max(initial=0.0)) <= _CERTAIN
+        self._decided = _sampled_channel(self.working.fit, self.working.n_users) if certain else None
+
+    @property
+    def _decisions_stand(self) -> bool:
+        """Whether all symbols are certain and no user's channel is far from the one that decided them."""
+        before = self._decided
+        if before is None or self.diffuse is not None:
+            return False
+        moved = np.linalg.norm(_sampled_channel(self.working.fit, self.working.n_users) - before, axis=(1, 2))
+        return bool(np.all(moved <= _NEAR * np.linalg.norm(before, axis=(1, 2))))
 
     def _use_turned_pilots(self) -> None:
         """Put the pilots' statistics, turned back as they are known by now, in the place of the present."""

@@ -5,6 +5,7 @@ docs/theory.md, section 5.8.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -230,10 +231,15 @@ class Clusters:
         cls, fit: Fit, statistics: Statistics, shape: ClusterShape, noise_variance: float
     ) -> Clusters | None:
         """The clusters of a fit; None where evidence does not pay for powers, a nat each, or C_p for them."""
-        clusters = cls.start(fit, statistics, shape, noise_variance)
-        alone = cls.start(fit, statistics, replace(shape, factors=shape.factors[:0]), noise_variance)
-        if clusters.log_evidence <= alone.log_evidence + len(fit.paths):
-            return None
+        bare = replace(shape, factors=shape.factors[:0])
+        begun = [cls.begun(fit, statistics, each, noise_variance) for each in (shape, bare)]
+        rounds = (start._rounds(fit, statistics, _FIRST_ROUNDS) for start in begun)
+        ahead = -np.inf
+        for n_done, (clusters, alone) in enumerate(zip(*rounds, strict=True), 1):
+            before, ahead = ahead, clusters.log_evidence - alone.log_evidence - len(fit.paths)
+            n_left = _FIRST_ROUNDS - n_done
+            if ahead + n_left * (ahead - before) <= 0:  # every round brings less than the one before
+                return None
         return clusters if clusters.pays(fit, statistics) else None
 
     def pays(self, fit: Fit, statistics: Statistics) -> bool:
@@ -287,6 +293,13 @@ class Clusters:
 
     def _settled(self, fit: Fit, statistics: Statistics, n_rounds: int) -> Clusters:
         """Alternate between the channels of all users, the powers and the noise."""
+        last = self
+        for after_round in self._rounds(fit, statistics, n_rounds):
+            last = after_round
+        return last
+
+    def _rounds(self, fit: Fit, statistics: Statistics, n_rounds: int) -> Iterator[Clusters]:
+        """The clusters after every round."""
         left, fitted = Left.of(fit, statistics), _channel_of(fit, len(self.mean))
         heard = fit.problem.receiver.element_mask
         if heard is None:
@@ -295,7 +308,7 @@ class Clusters:
         users = [self._of_user(k, heard) for k in range(len(self.mean))]
         for _ in range(n_rounds):
             current, channel = current._round(left, channel, users, heard)
-        return replace(current, mean=channel - fitted)
+            yield replace(current, mean=channel - fitted)
 
     def _of_user(self, k: int, heard: BoolArray) -> _User:
         """What the filter needs of a user's paths, whatever their powers."""

@@ -10,6 +10,7 @@ import pytest
 import isac_toolbox as isac
 from helpers.scenes import SMALL
 from isac_toolbox.channel.atoms.scene import Paths, Scene
+from isac_toolbox.estimators.bisvbi_loop import BiSVBILoop
 from isac_toolbox.estimators.scene.clusters import _SPREAD_CELLS, Clusters, ClusterShape, crowding
 from isac_toolbox.estimators.scene.fit import evaluate
 from isac_toolbox.estimators.scene.problem import Problem
@@ -194,3 +195,24 @@ def test_points_that_crowd_are_no_clusters():
     assert not result.diffuse_power.any()
     found = isac.metrics.localisation(result.scatterer_positions_m, simulation.truth.scatterer_positions_m)
     assert found.hits >= 9 and found.false_alarms == 0
+
+
+def test_what_is_refused_early_would_be_refused_after_all_rounds():
+    """Evidence with and without clusters in channels of clusters, of points and of a city."""
+    kept = refused = 0
+    for name, seed in (("umi_like", 1), ("traced_street_canyon", 0), ("extended_scatterers", 3)):
+        simulation = isac.Scenario.load(name).replace(snr_db=10.0).simulate(seed=seed)
+        loop = BiSVBILoop(isac.EMTurboBiSVBI(diffuse=False, max_iter=4), simulation.observation)
+        loop.run()
+        fit, _, _ = loop.working.active_fit()
+        statistics, noise = loop._statistics, loop.noise_variance / loop.block.scale**2
+        shape = ClusterShape.of(loop.obs.array)
+        bare = replace(shape, factors=shape.factors[:0])
+        whole, alone = (Clusters.start(fit, statistics, each, noise) for each in (shape, bare))
+        pays = whole.log_evidence > alone.log_evidence + len(fit.paths) and whole.pays(fit, statistics)
+        found = Clusters._preferred(fit, statistics, shape, noise)
+        assert (found is not None) == pays
+        if found is not None:
+            np.testing.assert_array_equal(found.mean, whole.mean)
+        kept, refused = kept + pays, refused + (not pays)
+    assert kept and refused
