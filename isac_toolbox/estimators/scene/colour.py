@@ -94,13 +94,15 @@ def whitening_of(left: LeftOver, block: ReceivedBlock, fit: Fit | None = None) -
 
 
 def shows_colour(obs: UplinkObservation, fit: Fit, block: ReceivedBlock, moments: SymbolMoments) -> bool:
-    """Return whether what no channel explains, beside pilots or all symbols, is far from white."""
-    in_use = elements_in_use(block)
-    for left in (left_by_scene(fit, block, moments), _left_by_pilots(obs, block)):
-        found = whitening_of(left, block, fit)
-        if found is not None and left.nats_of(found, in_use) > _CHANCE * np.count_nonzero(in_use):
-            return True
-    return False
+    """Return whether what no channel explains, beside all symbols, is far from white.
+
+    Beside the pilots where too few symbols are decided: there rough channels may let signals through.
+    """
+    in_use, left = elements_in_use(block), left_by_scene(fit, block, moments)
+    if not left.tells:
+        left = _left_by_pilots(obs, block)
+    found = whitening_of(left, block, fit)
+    return found is not None and left.nats_of(found, in_use) > _CHANCE * np.count_nonzero(in_use)
 
 
 def _signal_covariance(fit: Fit) -> ComplexArray:
