@@ -102,7 +102,7 @@ def shows_colour(obs: UplinkObservation, fit: Fit, block: ReceivedBlock, moments
     if not left.tells:
         left = _left_by_pilots(obs, block)
     found = whitening_of(left, block, fit)
-    return found is not None and left.nats_of(found, in_use) > _CHANCE * np.count_nonzero(in_use)
+    return found is not None and bool(left.nats_of(found, in_use) > _CHANCE * np.count_nonzero(in_use))
 
 
 def _signal_covariance(fit: Fit) -> ComplexArray:
