@@ -81,7 +81,8 @@ def dead(snr_db: float, unsure: bool, seeds: range) -> str:
         heard = simulation.observation
         if not unsure:  # the bound counts all elements, and how unsure those are of which nothing is heard
             heard = replace(heard, element_mask=mask)
-        excess.append(nmse_db - isac.bounds.hybrid_crb(replace(simulation, observation=heard)).channel_nmse_db)
+        bound = isac.bounds.hybrid_crb(replace(simulation, observation=heard))
+        excess.append(nmse_db - bound.channel_nmse_db)
     label = f"{snr_db:.0f} dB, {'3 %, 3 degrees' if unsure else 'others ideal'}"
     return (
         f"{label:<26}{np.median(excess):>9.2f}{max(excess):>8.2f}{found:>6d}{2 * len(seeds):>4d}{wrong:>7d}"

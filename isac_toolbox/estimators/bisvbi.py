@@ -104,7 +104,8 @@ class EMTurboBiSVBI(ManyBlocks):
         Largest number of pilot-only iterations before data are used; fewer where the scene is at rest sooner.
     tol : float
         Converged when no point moves by more than this share of a resolution cell in two successive
-        iterations and the structure is settled.
+        iterations and the structure is settled; also when the scene swings by less than a hundredth of
+        a cell and comes back as near as that.
     false_alarm_rate : float
         Of a search for new paths, per user and search, in (0, 1); also of the NOMP coarse stage.
 

@@ -55,6 +55,8 @@ IntArray = NDArray[np.int64]
 _SWEEPS = 3
 # Tuned: steps of an M-step.
 _STEPS = {"gauss_newton": 2, "gradient": 3}
+# Tuned: moves, in resolution cells, below which a scene that comes back every other iteration is at rest.
+_SWING_CELLS = 1e-2
 # Tuned: deviations by which the misfit of the pilots may rise before the data are given up.
 _CONTRADICTION_STDS = 8.0
 # Tuned: parameters for which one of a diffuse part counts, as its profile is fitted too; 1.25 are measured.
@@ -155,6 +157,7 @@ class BiSVBILoop(DiffuseLoop):
         self._pilot_misfit: float | None = None
         self._whitening_settled = False
         self._decided = self._refused = None
+        self._earlier: Scene | None = None
         self._undecided_shifts = []
         self.start(self._coarse)
         self.warnings += self._coarse_warnings
@@ -200,6 +203,9 @@ class BiSVBILoop(DiffuseLoop):
         changed = self._calibrate()
         self._learn_images()
         self.change = max(self._largest_move(before), _ELEMENT_CELLS * changed)
+        if self.change < _SWING_CELLS and self._earlier is not None:
+            self.change = max(min(self.change, self._largest_move(self._earlier)), _ELEMENT_CELLS * changed)
+        self._earlier = before
         if isinstance(self.diffuse, Clusters):
             self.change = min(self.change, self.tol * self._channel_move(channel) / _SETTLED_CHANNEL)
         self._revise_structure()
@@ -303,7 +309,10 @@ class BiSVBILoop(DiffuseLoop):
             yield _UNEXPLAINED.format(paths=paths)
 
     def _largest_move(self, before: Scene) -> float:
+        """Largest move of a point since a scene, in resolution cells; infinite with other points."""
         old, new = before.points_m, self.working.fit.scene.points_m
+        if old.shape != new.shape:
+            return np.inf
         moved = np.linalg.norm(new - old, axis=1).max(initial=0.0)
         return float(moved / self.working.problem.length_cell_m)
 

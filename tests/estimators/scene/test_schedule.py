@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+import isac_toolbox as isac
 from isac_toolbox.estimators.scene.schedule import Stage, StructureSchedule
 
 COUNTS = (3, 1, 7)
@@ -53,3 +55,19 @@ def test_searches_come_at_rest_and_every_third_iteration(schedule):
         if due[-1]:
             schedule = schedule.after_search((len(due), 0, 0), changed=True, change=MOVES)
     assert due == [False, False, True, False, False, True, False]
+
+
+def test_a_scene_that_swings_has_converged():
+    """Messages of a weak path that alternate moved points by a six-hundredth of a cell until the limit."""
+    scenario = isac.Scenario.load("umi_like").replace(
+        snr_db=0.0, n_users=4, n_subcarriers=312, subcarrier_spacing_hz=30e3, array_shape=(4, 4)
+    )
+    scenario = scenario.replace(pilot_pattern="comb", n_pilot_symbols=4, n_data_symbols=10)
+    simulation = scenario.simulate(3)
+    scenes = []
+    result = isac.EMTurboBiSVBI().estimate(
+        simulation.observation, callback=lambda loop: scenes.append(loop.working.fit.scene.points_m)
+    )
+    assert result.converged and result.n_iter < 20
+    last, before, earlier = scenes[-1], scenes[-2], scenes[-3]
+    assert np.max(np.abs(last - earlier)) < 0.2 * np.max(np.abs(last - before))
