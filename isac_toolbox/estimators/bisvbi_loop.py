@@ -38,8 +38,8 @@ from isac_toolbox.estimators.scene.structure import (
     absorb_duplicates,
     give_birth,
     merge_points,
-    release_points,
     split_points,
+    unlocate_points,
 )
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 from isac_toolbox.estimators.symbols.coupling import Coupling
@@ -352,7 +352,7 @@ class BiSVBILoop(DiffuseLoop):
         n_born = 0 if born is None else len(born.fit.scene.points_m) + len(born.unlocated_user) - n_before
         self._n_unexplained = max(residual.n_peaks(settings.false_alarm_rate) - n_born, 0)
         moves = [split_points, merge_points, absorb_duplicates]
-        for move in [*moves, release_points] if settings.unlocated_paths else moves:
+        for move in [*moves, unlocate_points] if settings.unlocated_paths else moves:
             moved = move(self.working, residual, work)
             self.working = moved or self.working
             changed = changed or moved is not None

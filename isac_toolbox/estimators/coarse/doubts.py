@@ -16,12 +16,12 @@ from isac_toolbox.channel.array import SPEED_OF_LIGHT_M_S
 from isac_toolbox.channel.atoms.scene import Paths, Scene, ScenePrior
 from isac_toolbox.estimators.scene.alternatives import Lattice
 from isac_toolbox.estimators.scene.clocks import users_without_clock
+from isac_toolbox.estimators.scene.evidence import log_evidence
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
 from isac_toolbox.estimators.scene.locate import NominalSight, SightMisfit, fuse_points
 from isac_toolbox.estimators.scene.place import place_points, release_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
-from isac_toolbox.estimators.scene.structure import log_evidence
 
 __all__ = ["Placed", "place_despite_priors", "without_refused_noise"]
 

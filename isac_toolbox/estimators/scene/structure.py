@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from isac_toolbox.channel.atoms.scene import Paths, Scene, path_parameters
 from isac_toolbox.estimators.scene.alternatives import Alternatives
 from isac_toolbox.estimators.scene.clocks import users_without_clock
+from isac_toolbox.estimators.scene.evidence import occam_factor
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
 from isac_toolbox.estimators.scene.locate import coincidence_evidence, condition_on_coincidence, path_snr
 from isac_toolbox.estimators.scene.misfit import Residual, Work
@@ -29,11 +30,10 @@ from isac_toolbox.estimators.search import BIN_VARIANCE
 __all__ = [
     "absorb_duplicates",
     "give_birth",
-    "log_evidence",
     "merge_points",
-    "release_points",
     "remove_rejected",
     "split_points",
+    "unlocate_points",
 ]
 
 RealArray = NDArray[np.float64]
@@ -166,14 +166,14 @@ def absorb_duplicates(
     return _raise_evidence(working, _absorptions, residual, work or Work())
 
 
-def release_points(
+def unlocate_points(
     working: WorkingSet, residual: Residual | None = None, work: Work | None = None
 ) -> WorkingSet | None:
     """Make unlocated paths of a point that the border holds against the data; None where it holds none.
 
     Promising ones are refined, and kept when :func:`log_evidence` rises.
     """
-    return _raise_evidence(working, _releases, residual, work or Work())
+    return _raise_evidence(working, _unlocations, residual, work or Work())
 
 
 def _raise_evidence(
@@ -204,7 +204,7 @@ def _first_better(
     for n_tried, (paths, make) in enumerate(moves, 1):
         if not work.may_try(len(fit.paths)):
             break
-        before = _occam_factor(fit) if before is None else before
+        before = occam_factor(fit) if before is None else before
         excess = 1.0 if residual is None else residual.excess(fit, paths)
         aim = _Aim(fit.objective, before, excess)
         trial = make(aim.break_even)
@@ -235,7 +235,7 @@ class _Aim:
 
     def break_even(self, trial: Fit) -> float:
         """Return the objective below which a trial that begins has more evidence."""
-        self.at_start = self.objective + self.excess * (_occam_factor(trial) - self.occam)
+        self.at_start = self.objective + self.excess * (occam_factor(trial) - self.occam)
         return self.at_start
 
     def gain(self, trial: Fit) -> float:
@@ -243,7 +243,7 @@ class _Aim:
         if trial.objective - self.at_start > abs(self.at_start - self.objective):
             return -np.inf
         fall = (self.objective - trial.objective) / self.excess
-        return fall + _occam_factor(trial) - self.occam
+        return fall + occam_factor(trial) - self.occam
 
 
 def _no_goal(trial: Fit) -> float:
@@ -274,7 +274,7 @@ def _splits(working: WorkingSet, fit: Fit, residual: Residual | None) -> Iterato
         yield _over_points(fit, fit.paths.target[path]), partial(_split_fit, working, fit, int(path))
 
 
-def _releases(working: WorkingSet, fit: Fit, residual: Residual | None) -> Iterator[Move]:
+def _unlocations(working: WorkingSet, fit: Fit, residual: Residual | None) -> Iterator[Move]:
     cost = _border_costs(fit)
     if residual is not None:
         for point in np.flatnonzero(cost >= _OUTSIDE):
@@ -282,7 +282,7 @@ def _releases(working: WorkingSet, fit: Fit, residual: Residual | None) -> Itera
     for point in np.argsort(-cost, kind="stable"):
         if cost[point] < _OUTSIDE:
             return
-        yield _over_points(fit, int(point)), partial(_released_fit, working, fit, int(point))
+        yield _over_points(fit, int(point)), partial(_unlocated_fit, working, fit, int(point))
 
 
 def _border_costs(fit: Fit) -> RealArray:
@@ -299,20 +299,20 @@ def _border_costs(fit: Fit) -> RealArray:
     return np.asarray(2 * np.einsum("si,sij,sj->s", pulled, own, pulled))
 
 
-def _released_fit(working: WorkingSet, fit: Fit, point: int, goal: Callable[[Fit], float] = _no_goal) -> Fit:
+def _unlocated_fit(working: WorkingSet, fit: Fit, point: int, goal: Callable[[Fit], float] = _no_goal) -> Fit:
     """The active scene with an unlocated path for every user of a point in its place, refined."""
     scene, paths, parameters = fit.scene, fit.paths, fit.parameters
     sight, seen, unlocated_user = paths.membership(working.n_users, len(scene.points_m))
     own = _over_points(fit, point)
     user = paths.user[own]
     shifts = None if parameters.doppler_hz is None else parameters.doppler_hz[own]
-    released = scene.take(np.delete(np.arange(len(scene.points_m)), point)).extended(
+    unlocated = scene.take(np.delete(np.arange(len(scene.points_m)), point)).extended(
         np.zeros((0, 3)),
         np.column_stack([parameters.length_m[own], parameters.cosines.T[own]]),
         fit.problem.further_hz(scene, user, shifts),
     )
     left = Paths.build(sight, np.delete(seen, point, axis=1), np.concatenate([unlocated_user, user]))
-    return _refined(working, released, left, goal)
+    return _refined(working, unlocated, left, goal)
 
 
 def _over_points(fit: Fit, *points: int) -> IntArray:
@@ -449,47 +449,3 @@ def _merged_fit(
     merged = replace(scene, points_m=points)
     paths = Paths.build(sight, np.delete(seen, second, axis=1), unlocated_user)
     return _refined(working, merged, paths, goal)
-
-
-def log_evidence(fit: Fit) -> float:
-    """Return the Laplace evidence of a scene: gains integrated out, positions by the Gauss-Newton matrix.
-
-    ``-J + ln det Sigma + sum ln rho - 1/2 ln det((H + U) / 2 pi) - S ln(volume) - F ln(path volume)``; terms
-    that are the same for every scene of these users and data are left out (docs/theory.md, section 6). ``U``
-    holds the inverse variances of the uniform priors, so that no direction counts as wider than its prior.
-    """
-    return _occam_factor(fit) - fit.objective
-
-
-def _occam_factor(fit: Fit) -> float:
-    """The log evidence without the objective."""
-    hessian, _ = fit.normal_equations
-    extents = _uniform_extents(fit)
-    unknown = ~fit.problem.prior.known(fit.scene)
-    bounded = fit.problem.prior.precision(fit.scene) > 0  # these have their prior in the Hessian
-    inner = 2 * hessian + np.diag(np.where(bounded, 0.0, 12 / extents**2))
-    inner = inner[np.ix_(unknown, unknown)]
-    diagonal = np.maximum(np.diag(inner), 1e-12)
-    scaled = inner / np.sqrt(np.multiply.outer(diagonal, diagonal))
-    _, log_det = np.linalg.slogdet(scaled + 1e-12 * np.eye(len(scaled)))
-    curvature = log_det + float(np.sum(np.log(diagonal / (2 * np.pi))))
-    posterior = fit.posterior
-    gains = posterior.log_det + float(np.sum(np.log(posterior.prior_precision)))
-    occam = float(np.sum(np.log(extents[unknown & np.isfinite(extents)])))
-    return gains - 0.5 * curvature - occam
-
-
-def _uniform_extents(fit: Fit) -> RealArray:
-    """Width of the uniform prior of every entry of the scene's vector, infinite for users and offsets.
-
-    Points: the region. Unlocated paths: twice the region's diagonal in length, or without a region one
-    unambiguous interval, and the unit disc's equivalent square in direction cosines.
-    """
-    scene, region_m = fit.scene, fit.problem.region_m
-    region = region_m[1] - region_m[0]
-    extents = np.full(scene.n_parameters, np.inf)
-    points, _, _, unlocated = scene.blocks()
-    extents[points] = np.tile(region, len(scene.points_m))
-    side = np.sqrt(np.pi)
-    extents[unlocated] = np.tile([fit.problem.longest_length_m, side, side], len(scene.unlocated_m))
-    return extents

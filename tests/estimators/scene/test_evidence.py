@@ -10,10 +10,10 @@ import pytest
 
 from helpers.scenes import REGION_M, Case, full_information, random_case, true_problem, unknown
 from isac_toolbox.channel.atoms.scene import Paths, Scene
+from isac_toolbox.estimators.scene.evidence import log_evidence
 from isac_toolbox.estimators.scene.fit import Fit, evaluate, scene_covariance
 from isac_toolbox.estimators.scene.problem import with_noise_precision
 from isac_toolbox.estimators.scene.refine import refine
-from isac_toolbox.estimators.scene.structure import log_evidence
 
 EXTENT_M = REGION_M[1] - REGION_M[0]
 # Length, and the side of a square with the area of all directions.

@@ -14,6 +14,7 @@ from isac_toolbox.channel.atoms.scene import Paths, Scene
 from isac_toolbox.channel.geometry import unit_vectors
 from isac_toolbox.estimators.coarse.nomp import newtonised_omp
 from isac_toolbox.estimators.scene import locate
+from isac_toolbox.estimators.scene.evidence import log_evidence
 from isac_toolbox.estimators.scene.fit import evaluate, scene_covariance
 from isac_toolbox.estimators.scene.locate import (
     arrival_directions,
@@ -26,7 +27,6 @@ from isac_toolbox.estimators.scene.locate import (
 from isac_toolbox.estimators.scene.place import place_points
 from isac_toolbox.estimators.scene.problem import Problem
 from isac_toolbox.estimators.scene.refine import refine
-from isac_toolbox.estimators.scene.structure import log_evidence
 from isac_toolbox.estimators.search import PathSearch
 from isac_toolbox.estimators.symbols.block import ReceivedBlock
 

@@ -232,7 +232,7 @@ def test_coherent_repetitions_are_tried(above, tried, monkeypatch):
         tries.append(len(fit.paths))
         return fit.objective - len(fit.paths)
 
-    monkeypatch.setattr(structure, "_occam_factor", fewer_is_better)
+    monkeypatch.setattr(structure, "occam_factor", fewer_is_better)
     monkeypatch.setattr(structure, "refine", lambda fit, **_: fit)
     low, high = 0.0, 3.0
     for _ in range(25):

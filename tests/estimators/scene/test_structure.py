@@ -14,6 +14,7 @@ from isac_toolbox.channel.atoms.scene import LINE_OF_SIGHT, Paths, Scene
 from isac_toolbox.channel.geometry import bistatic_delays_s, line_of_sight_delays_s
 from isac_toolbox.estimators.bisvbi import BiSVBILoop
 from isac_toolbox.estimators.scene import structure
+from isac_toolbox.estimators.scene.evidence import log_evidence
 from isac_toolbox.estimators.scene.fit import evaluate, scene_covariance
 from isac_toolbox.estimators.scene.plausibility import (
     ground_reflections,
@@ -82,10 +83,10 @@ def wrongly_merged(loop):
 def test_a_wrong_merge_is_split(finished):
     loop, truth = finished
     merged = wrongly_merged(loop)
-    before = structure.log_evidence(merged.active_fit()[0])
+    before = log_evidence(merged.active_fit()[0])
     split = structure.split_points(merged)
     assert split is not None and split.n_points >= len(truth.scatterer_positions_m)
-    assert structure.log_evidence(split.active_fit()[0]) > before
+    assert log_evidence(split.active_fit()[0]) > before
 
 
 def test_the_score_predicts_the_fall_of_a_small_contradiction(finished):
