@@ -54,9 +54,9 @@ _PROMISING_EVIDENCE = -10.0
 _COHERENT = 0.4
 # Cost cap: predicted fall of the objective in nats below which splitting a path from its point is not tried.
 _PROMISING_FALL = 5.0
-# Tuned: predicted fall of the objective in nats (five deviations), below which a point on a border is inside;
+# Tuned: predicted fall of the objective in nats (four deviations), below which a point on a border is inside;
 # bodies of rays near it are pushed out by less.
-_OUTSIDE = 12.0
+_OUTSIDE = 8.0
 # Cost cap: nats that a move has to gain for every trial it took; a search whose moves gain less is over.
 _PRICE = 1.0
 
