@@ -203,12 +203,13 @@ class BiSVBILoop(DiffuseLoop):
         changed = self._calibrate()
         self._learn_images()
         self.change = max(self._largest_move(before), _ELEMENT_CELLS * changed)
+        moved = max(self.change, self._largest_move_of_paths(before))
         if self.change < _SWING_CELLS and self._earlier is not None:
             self.change = max(min(self.change, self._largest_move(self._earlier)), _ELEMENT_CELLS * changed)
         self._earlier = before
         if isinstance(self.diffuse, Clusters):
             self.change = min(self.change, self.tol * self._channel_move(channel) / _SETTLED_CHANNEL)
-        self._revise_structure()
+        self._revise_structure(moved)
         self.record()
 
     def _use_data(self) -> None:
@@ -316,11 +317,21 @@ class BiSVBILoop(DiffuseLoop):
         moved = np.linalg.norm(new - old, axis=1).max(initial=0.0)
         return float(moved / self.working.problem.length_cell_m)
 
-    def _revise_structure(self) -> None:
-        """Removal always; search when the schedule says so. The loop stays open until all is settled."""
+    def _largest_move_of_paths(self, before: Scene) -> float:
+        """Largest move of an unlocated path since a scene, in resolution cells; infinite with other ones."""
+        old, new = before.unlocated_m, self.working.fit.scene.unlocated_m
+        if old.shape != new.shape:
+            return np.inf
+        return float(np.max(np.abs(new - old) / self.working.problem.path_cells, initial=0.0))
+
+    def _revise_structure(self, moved: float) -> None:
+        """Removal always; search when the schedule says so. The loop stays open until all is settled.
+
+        ``moved`` are the resolution cells by which the iteration moved points or paths at the most.
+        """
         self.remove_rejected()
         self.schedule = self.schedule.after_iteration()
-        if self.schedule.is_due(self.change) and not self.deadline.reached():
+        if self.schedule.is_due(moved) and not self.deadline.reached():
             counts = self.working.counts
             if self.schedule.completes_cycle(counts):
                 self.schedule = self.schedule.after_cycle()
@@ -328,7 +339,7 @@ class BiSVBILoop(DiffuseLoop):
                 changed = self._search_structure()
                 if changed:
                     self.working = self._e_step(self.working, 1)
-                self.schedule = self.schedule.after_search(counts, changed, self.change)
+                self.schedule = self.schedule.after_search(counts, changed, moved)
         if self._work.exhausted and self.schedule.searches_all_data:
             if self.diffuse is None:
                 self._look_for_diffuse(Residual.of(self.working, self.search))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import isac_toolbox as isac
+from isac_toolbox.estimators.bisvbi_loop import BiSVBILoop
 from isac_toolbox.estimators.scene.schedule import Stage, StructureSchedule
 
+PLACES = ("bs_position_m", "user_positions_m", "user_position_std_m", "time_offset_std_s", "region_m")
 COUNTS = (3, 1, 7)
 
 
@@ -71,3 +75,21 @@ def test_a_scene_that_swings_has_converged():
     assert result.converged and result.n_iter < 20
     last, before, earlier = scenes[-1], scenes[-2], scenes[-3]
     assert np.max(np.abs(last - earlier)) < 0.2 * np.max(np.abs(last - before))
+
+
+def test_paths_without_a_place_have_to_rest_as_well(monkeypatch):
+    """A block without places has no points, whose moves once were all that was asked."""
+    observation = isac.Scenario.load("urban_uplink").simulate(0).observation
+    loop = BiSVBILoop(isac.EMTurboBiSVBI(), replace(observation, **dict.fromkeys(PLACES)))
+    told, wanted = [], []
+    revise = BiSVBILoop._revise_structure
+
+    def look(loop, moved):
+        told.append(moved)
+        revise(loop, moved)
+
+    monkeypatch.setattr(BiSVBILoop, "_revise_structure", look)
+    loop.run(lambda loop: wanted.append(loop.schedule.wants_data))
+    assert loop.working.n_points == 0 and max(told) > 0.1 and told[-1] < 1e-4
+    first = wanted.index(True)
+    assert first == 3 or told[first] <= 1e-3
