@@ -48,6 +48,8 @@ _CROWD = 3
 _CROWDED = 0.25
 # Mathematics: energy over the noise that a parameter must explain to make the channel better (Mallows's C_p).
 _WORTH = 2.0
+# Tuned: evidence that all later rounds bring, at most, relative to the last; 0.9 to 1.3 are measured.
+_ALL_LATER = 2.0
 # Guard: power relative to the noise below which nothing is left of a path or cluster.
 _LEAST_POWER = 1e-6
 
@@ -237,8 +239,7 @@ class Clusters:
         ahead = -np.inf
         for n_done, (clusters, alone) in enumerate(zip(*rounds, strict=True), 1):
             before, ahead = ahead, clusters.log_evidence - alone.log_evidence - len(fit.paths)
-            n_left = _FIRST_ROUNDS - n_done
-            if ahead + n_left * (ahead - before) <= 0:  # every round brings less than the one before
+            if ahead + min(_FIRST_ROUNDS - n_done, _ALL_LATER) * (ahead - before) <= 0:
                 return None
         return clusters if clusters.pays(fit, statistics) else None
 
