@@ -94,10 +94,11 @@ def print_groups(title: str, groups: list[Group]) -> None:
     real, reported = sum(g.real for g in groups), sum(g.reported for g in groups)
     errors = np.concatenate([g.user_error_m for g in groups])
     nominal = np.concatenate([g.nominal_error_m for g in groups])
+    above = [g.nmse_db - g.bound_db for g in groups]
     rows.append(
         [
             "all",
-            "",
+            f"{min(above):.1f} to {max(above):.1f}",
             "",
             f"min {min(g.nomp_nmse_db - g.nmse_db for g in groups):.1f}",
             f"{100 * recalled / observable:.0f} %",
