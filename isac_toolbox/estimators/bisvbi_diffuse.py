@@ -34,7 +34,7 @@ class DiffuseLoop(ReceiverLoop):
     """A loop that has a diffuse part of the channel where the samples show one."""
 
     _profile_is_of_pilots: bool
-    _refused: tuple[Statistics, int] | None = None
+    _refused: tuple[Statistics, int] | None
 
     def _n_determined_by_diffuse(self) -> float:
         """Complex parameters of the diffuse part that the data in use determine."""

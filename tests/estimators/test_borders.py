@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -28,3 +28,21 @@ def test_scatterers_within_a_resolution_cell_of_the_region_stay_outside(seed, sp
     assert found.false_alarms <= 1 and found.misses <= 1
     bound_db = isac.bounds.hybrid_crb(simulation).channel_nmse_db
     assert isac.metrics.channel_nmse_db(result.channel, simulation.truth.channel) < bound_db + 3
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("moving_uplink", {}), ("urban_uplink", {"wavefront": "spherical"})]
+)
+def test_points_clearly_outside_are_let_go_of_in_motion_and_near_by_too(name, changes):
+    """Half of the scatterers lie outside; such blocks once ran to the limit of iterations."""
+    simulation = isac.Scenario.load(name).replace(snr_db=15.0, **changes).simulate(3)
+    low, high = simulation.observation.region_m
+    cut = 0.15 * (high - low) * [1, 1, 0]
+    observation = replace(simulation.observation, region_m=(low + cut, high - cut))
+    result = isac.EMTurboBiSVBI().estimate(observation)
+    points = simulation.truth.scatterer_positions_m
+    inside = np.all((points >= low + cut) & (points <= high - cut), axis=1)
+    assert result.converged and len(result.unlocated_paths) >= np.count_nonzero(~inside) - 1
+    found = isac.metrics.localisation(result.scatterer_positions_m, points[inside])
+    assert found.misses == 0 and found.false_alarms <= 1
+    assert isac.metrics.channel_nmse_db(result.channel, simulation.truth.channel) < -49

@@ -76,7 +76,7 @@ class StructureSchedule:
         return replace(self, waited=self.waited + 1)
 
     def is_due(self, change: float) -> bool:
-        """Return whether an iteration that moved points by so many resolution cells is to search."""
+        """Return whether an iteration that moved points and paths by so many resolution cells searches."""
         return not self.settled and (self.waited >= self.every or change <= _REST)
 
     def on_all_data(self) -> StructureSchedule:
